@@ -1,0 +1,16 @@
+"""The one exception of this package."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be read, or that this version cannot reproduce exactly."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`` (did you mean ...?)`` for the known names closest to ``name``, or an empty string."""
+    close = get_close_matches(name, list(known), n=3, cutoff=0.75)
+    return f" (did you mean {' or '.join(close)}?)" if close else ""

@@ -1,0 +1,87 @@
+"""`load_config`: a YAML file, its text, or the name of a published model -> `ModelConfig`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tf_d2.config.build import build_config
+from tf_d2.config.defaults import INFERENCE, Flat
+from tf_d2.config.errors import ConfigError
+from tf_d2.config.merge import merge_file, merge_opts
+from tf_d2.config.safe_yaml import parse_yaml, read_with_bases
+from tf_d2.config.schema import ModelConfig
+
+
+def _resolve(config: str | Path, opts: Sequence) -> Flat:
+    path = Path(config)
+    return merge_opts(merge_file(read_with_bases(path), str(path)), opts)
+
+
+def load_config(config: str | Path, opts: Sequence = ()) -> ModelConfig:
+    """Read a detectron2 configuration.
+
+    Args:
+        config: a YAML file (with ``_BASE_`` files, or the full dump a training run wrote), or the name of a
+            published model such as ``"COCO-Detection/faster_rcnn_R_50_FPN_3x"``. An existing file wins.
+        opts: ``["KEY", value, ...]`` overrides, as in detectron2.
+
+    Raises:
+        ConfigError: unreadable, not data, an unknown key, or a setting that is not supported.
+    """
+    return _named(str(config), lambda: build_config(_resolve(config, opts)))
+
+
+def load_config_text(text: str, opts: Sequence = (), source: str = "configuration") -> ModelConfig:
+    """`load_config` for YAML text; it cannot name a ``_BASE_``. ``source`` names it in errors."""
+    return _named(source, lambda: build_config(_resolve_text(text, opts, source)))
+
+
+def _resolve_text(text: str, opts: Sequence, source: str) -> Flat:
+    return merge_opts(merge_file(parse_yaml(text, source), source), opts)
+
+
+def _named(source: str, build: Any) -> Any:
+    """Errors of ``build`` start with what was being read."""
+    try:
+        return build()
+    except ConfigError as error:
+        text = str(error)
+        raise error if text.startswith((source, "option")) else ConfigError(f"{source}: {text}") from None
+
+
+def resolve_yaml(config: str | Path, opts: Sequence = ()) -> str:
+    """The resolved configuration as detectron2-style YAML: every key inference reads, and VERSION.
+
+    `load_config_text` reads it back to an equal `ModelConfig`; detectron2 reads it too.
+    """
+    flat = _named(str(config), lambda: _resolve(config, opts))
+    build_config(flat)
+    return to_yaml(flat)
+
+
+def to_yaml(flat: Flat) -> str:
+    """Nested block YAML of the inference keys, in the order of the table; leaves in JSON-like flow style."""
+    lines: list[str] = []
+    open_sections: list[str] = []
+    for key in INFERENCE:
+        *sections, leaf = key.split(".")
+        common = 0
+        while common < min(len(sections), len(open_sections)) and sections[common] == open_sections[common]:
+            common += 1
+        lines += [f"{'  ' * depth}{sections[depth]}:" for depth in range(common, len(sections))]
+        open_sections = sections
+        lines.append(f"{'  ' * len(sections)}{leaf}: {_scalar(flat[key])}")
+    return "\n".join(lines) + "\n"
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_scalar, value))}]"
+    if isinstance(value, float):
+        text = repr(value)
+        # YAML 1.1 reads 1e-05 as a string; it needs the dot
+        return text if "." in text or "e" not in text else text.replace("e", ".0e")
+    return json.dumps(value, ensure_ascii=True)

@@ -1,0 +1,170 @@
+"""Nested YAML and ``KEY VALUE`` options merged into the flat table of defaults, with types checked.
+
+Source: yacs ``CfgNode.merge_from_list`` and ``_check_and_coerce_cfg_value_type``; renames of old versions:
+``detectron2/config/compat.py``.
+"""
+
+from __future__ import annotations
+
+import ast
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from tf_d2.config.defaults import IGNORED, IGNORED_SECTIONS, INFERENCE, KEYS, PROJECTS, SECTIONS, Flat
+from tf_d2.config.errors import ConfigError, did_you_mean
+
+_MAX_LITERAL = 20_000
+
+_RENAMED_V1 = {"MODEL.RPN_HEAD.NAME": "MODEL.RPN.HEAD_NAME"}
+_RENAMED_V2 = {
+    "MODEL.WEIGHT": "MODEL.WEIGHTS",
+    "MODEL.PANOPTIC_FPN.SEMANTIC_LOSS_SCALE": "MODEL.SEM_SEG_HEAD.LOSS_WEIGHT",
+    "MODEL.PANOPTIC_FPN.RPN_LOSS_SCALE": "MODEL.RPN.LOSS_WEIGHT",
+    "MODEL.PANOPTIC_FPN.INSTANCE_LOSS_SCALE": "MODEL.PANOPTIC_FPN.INSTANCE_LOSS_WEIGHT",
+    "MODEL.PANOPTIC_FPN.COMBINE_ON": "MODEL.PANOPTIC_FPN.COMBINE.ENABLED",
+    "MODEL.PANOPTIC_FPN.COMBINE_OVERLAP_THRESHOLD": "MODEL.PANOPTIC_FPN.COMBINE.OVERLAP_THRESH",
+    "MODEL.PANOPTIC_FPN.COMBINE_STUFF_AREA_LIMIT": "MODEL.PANOPTIC_FPN.COMBINE.STUFF_AREA_LIMIT",
+    "MODEL.PANOPTIC_FPN.COMBINE_INSTANCES_CONFIDENCE_THRESHOLD": (
+        "MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH"
+    ),
+    "MODEL.ROI_HEADS.SCORE_THRESH": "MODEL.ROI_HEADS.SCORE_THRESH_TEST",
+    "MODEL.ROI_HEADS.NMS": "MODEL.ROI_HEADS.NMS_THRESH_TEST",
+    "MODEL.RETINANET.INFERENCE_SCORE_THRESHOLD": "MODEL.RETINANET.SCORE_THRESH_TEST",
+    "MODEL.RETINANET.INFERENCE_TOPK_CANDIDATES": "MODEL.RETINANET.TOPK_CANDIDATES_TEST",
+    "MODEL.RETINANET.INFERENCE_NMS_THRESHOLD": "MODEL.RETINANET.NMS_THRESH_TEST",
+    "TEST.DETECTIONS_PER_IMG": "TEST.DETECTIONS_PER_IMAGE",
+    "TEST.AUG_ON": "TEST.AUG.ENABLED",
+    "TEST.AUG_MIN_SIZES": "TEST.AUG.MIN_SIZES",
+    "TEST.AUG_MAX_SIZE": "TEST.AUG.MAX_SIZE",
+    "TEST.AUG_FLIP": "TEST.AUG.FLIP",
+}
+_ANCHOR_KEYS = ("ANCHOR_SIZES", "ANCHOR_ASPECT_RATIOS")
+_VERSION = INFERENCE["VERSION"]
+
+
+def literal(value: Any) -> Any:
+    """Strings that spell a Python literal become it, as yacs does: ``"(1, 2)"`` -> ``(1, 2)``; others stay."""
+    if not isinstance(value, str) or len(value) > _MAX_LITERAL:
+        return value
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # SyntaxWarning of strings such as "5is"
+            return ast.literal_eval(value)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return value
+
+
+def as_tuples(value: Any) -> Any:
+    """Lists become tuples, all the way down."""
+    return tuple(as_tuples(v) for v in value) if isinstance(value, (list, tuple)) else value
+
+
+def _kind(value: Any) -> str:
+    return "a list" if isinstance(value, tuple) else f"{type(value).__name__} {value!r}"[:80]
+
+
+def coerce(key: str, value: Any) -> Any:
+    """``value`` as the type of the default of ``key``: same type, list for tuple, int for float, null for "".
+
+    Keys that inference ignores take any value.
+    """
+    value = as_tuples(literal(value))
+    if key in IGNORED:
+        return value
+    default = INFERENCE[key]
+    if type(value) is type(default):
+        return value
+    if isinstance(default, float) and type(value) is int:
+        return float(value)
+    if value is None and isinstance(default, str):
+        return ""
+    raise ConfigError(f"{key} = {_kind(value)}: expected a value like its default, {_kind(default)}")
+
+
+def _unknown(key: str) -> str:
+    for prefix, project in PROJECTS.items():
+        if key == prefix or key.startswith(prefix + "."):
+            return f"{key} belongs to {project}, which is not supported; supported is detectron2 without projects"
+    return f"{key} is not a key of detectron2{did_you_mean(key, KEYS)}"
+
+
+def flatten(data: dict, source: str, prefix: str = "") -> Flat:
+    """``{"A": {"B": 1}}`` -> ``{"A.B": 1}``, leaving lists as they are."""
+    flat: Flat = {}
+    for key, value in data.items():
+        if not isinstance(key, str):
+            raise ConfigError(f"{source}: the key {prefix}{key!r} is not a string")
+        name = prefix + key
+        if isinstance(value, dict) and name not in KEYS:
+            flat.update(flatten(value, source, name + "."))
+        else:
+            flat[name] = value
+    return flat
+
+
+def _rename(flat: Flat, renames: dict[str, str], source: str) -> None:
+    for old, new in renames.items():
+        if old in flat:
+            if new in flat:
+                raise ConfigError(f"{source}: has both {new} and its old name {old}; keep one")
+            flat[new] = flat.pop(old)
+
+
+def upgrade(flat: Flat, source: str) -> Flat:
+    """A configuration of ``VERSION`` 0 or 1 under today's names; ``VERSION`` 2 unchanged."""
+    flat = dict(flat)
+    old_style = "MODEL.WEIGHT" in flat or "TEST.AUG_ON" in flat
+    version = flat.get("VERSION", 1 if old_style else _VERSION)
+    if not isinstance(version, int) or not 0 <= version <= _VERSION:
+        raise ConfigError(f"{source}: VERSION = {version!r}; supported are 0, 1 and {_VERSION}")
+    flat["VERSION"] = _VERSION
+    if version == _VERSION:
+        return flat
+    if version == 0:
+        _rename(flat, _RENAMED_V1, source)
+    _rename(flat, _RENAMED_V2, source)
+    one_stage = flat.get("MODEL.META_ARCHITECTURE") == "RetinaNet"
+    used, unused = ("RETINANET", "RPN") if one_stage else ("RPN", "RETINANET")
+    for name in _ANCHOR_KEYS:
+        flat.pop(f"MODEL.{unused}.{name}", None)
+        new = "MODEL.ANCHOR_GENERATOR." + name.removeprefix("ANCHOR_")
+        _rename(flat, {f"MODEL.{used}.{name}": new}, source)
+    flat.pop("MODEL.RETINANET.ANCHOR_STRIDES", None)
+    return flat
+
+
+def merge_file(data: dict, source: str) -> Flat:
+    """All keys with their defaults, overridden by the nested mapping of a file.
+
+    Raises:
+        ConfigError: naming the key that is unknown, of a project, or of the wrong type.
+    """
+    merged = dict(KEYS)
+    for key, value in upgrade(flatten(data, source), source).items():
+        if key in KEYS:
+            try:
+                merged[key] = coerce(key, value)
+            except ConfigError as error:
+                raise ConfigError(f"{source}: {error}") from error
+        elif key in SECTIONS:
+            raise ConfigError(f"{source}: {key} = {value!r}: expected a section with keys below it")
+        elif not key.startswith(IGNORED_SECTIONS):
+            raise ConfigError(f"{source}: {_unknown(key)}")
+    return merged
+
+
+def merge_opts(flat: Flat, opts: Sequence) -> Flat:
+    """``flat`` overridden by ``["KEY", value, "KEY", value, ...]``; string values are read as literals."""
+    if isinstance(opts, str) or len(opts) % 2:
+        raise ConfigError(f"options must be pairs of KEY and VALUE, got {list(opts)!r}")
+    merged = dict(flat)
+    for key, value in zip(opts[0::2], opts[1::2], strict=True):
+        if not isinstance(key, str) or key not in KEYS:
+            known = f"{key} is a section" if key in SECTIONS else _unknown(str(key))
+            raise ConfigError(f"option {key}: {known}")
+        try:
+            merged[key] = coerce(key, value)
+        except ConfigError as error:
+            raise ConfigError(f"option {error}") from error
+    return merged

@@ -1,0 +1,241 @@
+"""YAML that is only ever data: plain values, size limits, ``_BASE_`` files, one recognised expression.
+
+detectron2 reads its configurations with ``yaml.unsafe_load`` where the safe loader refuses; this module never
+does. The limits are far above real files (a full training dump has about 10 kB, 500 values and 4 levels).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tf_d2.config.errors import ConfigError
+
+MAX_BYTES = 1 << 19
+MAX_VALUES = 50_000
+MAX_DEPTH = 50
+MAX_BASES = 20
+
+_NUMBER = r"\d+(?:\.\d*)?"
+_ITEM = (
+    rf"x(?:\s*\*\s*(?:2\s*\*\*\s*\(\s*(?P<num>{_NUMBER})\s*/\s*(?P<den>{_NUMBER})\s*\)|(?P<mul>{_NUMBER})))?"
+)
+# "[[x, x * 2**(1.0/3), ...] for x in [32, 64, ...]]", the anchor sizes of detectron2's Base-RetinaNet.yaml
+_SIZES = re.compile(
+    r"\s*\[\s*\[(?P<items>[^\[\]]*)\]\s*for\s+x\s+in\s*\[(?P<sizes>[^\[\]]*)\]\s*\]\s*", re.ASCII
+)
+_ITEM_RE = re.compile(_ITEM, re.ASCII)
+_EVAL_TAG = "tag:yaml.org,2002:python/object/apply:eval"
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader that also refuses duplicate keys and reads the harmless Python tags."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            if isinstance(key_node, yaml.ScalarNode) and key_node.tag != "tag:yaml.org,2002:merge":
+                if key_node.value in seen:
+                    raise ConfigError(f"the key {key_node.value!r} occurs twice ({_where(key_node)})")
+                seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+def _where(node: yaml.Node) -> str:
+    return f"line {node.start_mark.line + 1}"
+
+
+def _number(text: str) -> int | float:
+    return float(text) if "." in text else int(text)
+
+
+def _scale(item: str, x: int | float) -> int | float:
+    match = _ITEM_RE.fullmatch(item.strip())
+    if match is None:
+        raise ConfigError(item.strip())
+    if match["num"]:
+        return x * 2 ** (_number(match["num"]) / _number(match["den"]))
+    return x * _number(match["mul"]) if match["mul"] else x
+
+
+def anchor_sizes(expression: str) -> list[list[int | float]]:
+    """Anchor sizes in pixels, one list per level, of the list comprehension that Base-RetinaNet.yaml holds.
+
+    Accepts ``[[x, x * 2**(a/b), x * c] for x in [s, ...]]`` with any such factors and sizes, and computes it
+    in the order Python would, so the floats are detectron2's. Anything else is a ConfigError.
+    """
+    match = _SIZES.fullmatch(expression) if len(expression) < 1000 else None
+    try:
+        if match is None:
+            raise ConfigError(expression[:80])
+        sizes = [_number(s.strip()) for s in match["sizes"].rstrip(" ,").split(",")]
+        items = match["items"].rstrip(" ,").split(",")
+        return [[_scale(item, x) for item in items] for x in sizes]
+    except (ValueError, ArithmeticError) as error:
+        raise ConfigError(
+            f"the expression {expression[:80]!r} is not evaluated: only anchor sizes like "
+            "'[[x, x * 2**(1.0/3)] for x in [32, 64]]' are understood; write the numbers out"
+        ) from error
+
+
+def _construct_eval(loader: _Loader, node: yaml.Node) -> list:
+    args = loader.construct_sequence(node) if isinstance(node, yaml.SequenceNode) else []
+    if len(args) != 1 or not isinstance(args[0], str):
+        return _refuse(loader, node)
+    try:
+        return anchor_sizes(args[0])
+    except ConfigError as error:
+        raise ConfigError(f"{error} ({_where(node)})") from error
+
+
+def _construct_tuple(loader: _Loader, node: yaml.Node) -> list:
+    if not isinstance(node, yaml.SequenceNode):
+        return _refuse(loader, node)
+    return loader.construct_sequence(node, deep=True)
+
+
+def _construct_text(loader: _Loader, node: yaml.Node) -> str:
+    if not isinstance(node, yaml.ScalarNode):
+        raise ConfigError(f"the tag {node.tag!r} needs a string ({_where(node)})")
+    return str(loader.construct_scalar(node))
+
+
+def _refuse(loader: yaml.SafeLoader, node: yaml.Node) -> list:
+    tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+    raise ConfigError(
+        f"the tag {tag[:100]!r} asks for more than data and is not executed ({_where(node)}); "
+        "write the plain value instead"
+    )
+
+
+_Loader.add_constructor(_EVAL_TAG, _construct_eval)
+_Loader.add_constructor("tag:yaml.org,2002:python/tuple", _construct_tuple)
+_Loader.add_constructor("tag:yaml.org,2002:python/str", _construct_text)
+_Loader.add_constructor("tag:yaml.org,2002:python/unicode", _construct_text)
+_Loader.add_constructor(None, _refuse)  # type: ignore[arg-type]  # None: every other tag
+
+
+def _check_size(node: yaml.Node, sizes: dict[int, int | None], depth: int = 0) -> int:
+    """Number of values below ``node`` with every alias written out; errors before anything is built."""
+    if depth > MAX_DEPTH:
+        raise ConfigError(f"values are nested more than {MAX_DEPTH} deep ({_where(node)})")
+    known = sizes.get(id(node), 0)
+    if known is None:
+        raise ConfigError(f"an alias contains itself ({_where(node)})")
+    if known:
+        return known
+    sizes[id(node)] = None
+    children: list[yaml.Node] = []
+    if isinstance(node, yaml.MappingNode):
+        children = [child for pair in node.value for child in pair]
+    elif isinstance(node, yaml.SequenceNode):
+        children = node.value
+    total = 1 + sum(_check_size(child, sizes, depth + 1) for child in children)
+    if total > MAX_VALUES:
+        raise ConfigError(f"aliases expand to more than {MAX_VALUES} values ({_where(node)})")
+    sizes[id(node)] = total
+    return total
+
+
+def parse_yaml(text: str, source: str) -> dict[str, Any]:
+    """The mapping in ``text``; ``source`` names it in errors. Never executes anything.
+
+    Raises:
+        ConfigError: not YAML, not a mapping, an unknown tag, a duplicate key, or over the limits.
+    """
+    if len(text) > MAX_BYTES:
+        raise ConfigError(f"{source}: larger than {MAX_BYTES} bytes, which no configuration is")
+    loader = None
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is not None:
+            _check_size(node, {})
+        data = {} if node is None else loader.construct_document(node)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
+    except (yaml.YAMLError, ValueError, OverflowError, AttributeError) as error:
+        raise ConfigError(f"{source}: not valid YAML: {' '.join(str(error).split())[:300]}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{source}: values are nested too deep") from error
+    finally:
+        if loader is not None:
+            loader.dispose()
+    if not isinstance(data, dict):
+        raise ConfigError(f"{source}: holds a {type(data).__name__}, not the mapping of a configuration")
+    return data
+
+
+def _read_text(path: Path) -> str:
+    try:
+        if path.is_dir():
+            raise ConfigError(f"{path}: is a directory, not a configuration file")
+        if not path.exists():
+            raise ConfigError(f"{path}: no such file")
+        if not path.is_file():
+            raise ConfigError(f"{path}: is not a regular file")
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    if len(raw) > MAX_BYTES:
+        raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes, which no configuration is")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not text, so not a YAML configuration") from error
+
+
+def _merge_raw(new: dict, into: dict, source: str, prefix: str = "") -> None:
+    for key, value in new.items():
+        if isinstance(value, dict) and key in into:
+            if not isinstance(into[key], dict):
+                raise ConfigError(f"{source}: {prefix}{key} is a section here and a value in its base")
+            _merge_raw(value, into[key], source, f"{prefix}{key}.")
+        else:
+            into[key] = value
+
+
+def _base_path(base: Any, path: Path) -> Path:
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: _BASE_ must name a file, not {base!r}")
+    if "://" in base:
+        raise ConfigError(f"{path}: _BASE_ {base!r} is a URL; fetch it and name the local file instead")
+    try:
+        expanded = Path(base).expanduser() if base.startswith("~") else Path(base)
+    except RuntimeError as error:
+        raise ConfigError(f"{path}: _BASE_ {base!r}: {error}") from error
+    return expanded if expanded.is_absolute() else path.parent / expanded
+
+
+def read_with_bases(path: Path, opened: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The mapping in the file, merged over its ``_BASE_`` file or files; later values win.
+
+    ``_BASE_`` is relative to the file that names it, absolute, or starts with ``~``; bases may have bases.
+    Source: fvcore ``CfgNode.load_yaml_with_base``.
+    """
+    resolved = path.resolve()
+    if resolved in opened:
+        raise ConfigError(f"{path}: _BASE_ leads back to the same file")
+    if len(opened) > MAX_BASES:
+        raise ConfigError(f"{path}: more than {MAX_BASES} levels of _BASE_")
+    data = parse_yaml(_read_text(path), str(path))
+    if "_BASE_" not in data:
+        return data
+    bases = data.pop("_BASE_")
+    merged: dict[str, Any] = {}
+    for base in bases if isinstance(bases, list) else [bases]:
+        base_path = _base_path(base, path)
+        if not base_path.exists():
+            raise ConfigError(
+                f"{path}: its _BASE_ {base!r} does not exist at {base_path}. Copy that file too, or use the "
+                "full config.yaml that training wrote, or the zoo name of a published model"
+            )
+        _merge_raw(read_with_bases(base_path, (*opened, resolved)), merged, str(base_path))
+    _merge_raw(data, merged, str(path))
+    return merged
