@@ -1,0 +1,263 @@
+"""detectron2 state dicts <-> Keras variables: one naming rule, layouts by shape, every tensor accounted for.
+
+Naming: variable path ``backbone/bottom_up/res2/0/conv1/kernel`` <-> key
+``backbone.bottom_up.res2.0.conv1.weight``.
+Layouts (torch -> Keras), decided by the two shapes and never by reshaping until it fits:
+
+* convolution ``(out, in/groups, kh, kw)`` -> ``(kh, kw, in/groups, out)``; transposed convolution
+  ``(in, out, kh, kw)`` -> ``(kh, kw, out, in)``: the same permutation, ``transpose(2, 3, 1, 0)``;
+* linear ``(out, in)`` -> ``(in, out)``;
+* linear after flattening C, H, W ``(out, C*H*W)`` -> ``(H, W, C, out)``, because our features are H, W, C;
+* everything else as it is.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from weights.errors import ConversionError
+
+logger = logging.getLogger(__name__)
+Shape = tuple[int, ...]
+
+_LEAF_TO_TORCH = {
+    "kernel": "weight",
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+}
+# what FrozenBatchNorm2d takes for files older than its version 2
+_FILL = {"moving_mean": 0.0, "moving_variance": 1.0}
+_SHOWN = 40  # names of each kind in an error message
+
+# Tensors that a checkpoint may hold beyond the model's variables, and why they change nothing for inference.
+HARMLESS = (
+    (re.compile(r"(^|\.)anchor_generator\.cell_anchors(\.|$)"), "anchors are computed from the config"),
+    (re.compile(r"^pixel_(mean|std)$"), "taken from the config, as detectron2 does"),
+    (re.compile(r"(^|\.)num_batches_tracked$"), "a counter of training steps"),
+    (re.compile(r"(^|\.)fed_loss_cls_weights$"), "weights of a training loss"),
+    (re.compile(r"(^|\.)relative_position_index$"), "computed from the window size"),
+)
+
+
+def path_to_key(path: str) -> str:
+    """The detectron2 state-dict key of the Keras variable ``path``."""
+    *modules, leaf = path.split("/")
+    return ".".join([*modules, _LEAF_TO_TORCH.get(leaf, leaf)])
+
+
+def harmless_reason(key: str) -> str | None:
+    """Why a model for inference has no variable for ``key``, or None when it should have one."""
+    return next((reason for pattern, reason in HARMLESS if pattern.search(key)), None)
+
+
+def split_harmless(state: Mapping[str, np.ndarray], keys: Iterable[str]) -> dict[str, np.ndarray]:
+    """The entries of ``state`` under ``keys`` that no inference model needs (kept for the way back)."""
+    return {key: state[key] for key in keys if key in state and harmless_reason(key)}
+
+
+def to_keras_arrays(
+    state: Mapping[str, np.ndarray],
+    specs: Mapping[str, Shape],
+    *,
+    dtype: Any = np.float32,
+    allow_nonfinite: bool = False,
+) -> dict[str, np.ndarray]:
+    """Fill the variables of a model from a detectron2 state dict, with every tensor accounted for.
+
+    Args:
+        state: tensors by detectron2 key, in torch layout (``Checkpoint.state``).
+        specs: variable path -> Keras shape (``model.variable_specs()``).
+        dtype: what floating point tensors become (float16 is widened); integer tensors keep their dtype.
+        allow_nonfinite: NaN and infinite values give a warning with their count instead of an error.
+
+    Returns:
+        path -> array in Keras layout, in the order of ``specs``; views of ``state`` where only the order
+        of axes changes.
+
+    Raises:
+        ConversionError: lists all missing, unexpected and mismatched names, and the class counts if they
+        explain it.
+    """
+    left = dict(state)
+    arrays: dict[str, np.ndarray] = {}
+    missing: list[str] = []
+    mismatched: list[str] = []
+    bad_values: dict[str, int] = {}
+    fused_norms = not any(key.endswith(".running_mean") for key in state)
+    for path, shape in specs.items():
+        key, leaf = path_to_key(path), path.rsplit("/", 1)[-1]
+        source = left.pop(key, None)
+        if source is None:
+            if leaf in _FILL and fused_norms and _norm_is_present(key, state):
+                arrays[path] = np.full(shape, _FILL[leaf], dtype)
+            else:
+                missing.append(key)
+            continue
+        array = keras_layout(source, tuple(shape), leaf)
+        if array is None:
+            mismatched.append(f"{key}: file {tuple(source.shape)}, model {torch_shape(tuple(shape), leaf)}")
+            continue
+        arrays[path] = _cast(array, dtype)
+        count = nonfinite_count(arrays[path])
+        if count:
+            bad_values[key] = count
+    unexpected = [key for key in left if harmless_reason(key) is None]
+    if missing or unexpected or mismatched:
+        raise ConversionError(_mismatch_message(missing, unexpected, mismatched, state, specs))
+    _report_nonfinite(bad_values, allow_nonfinite)
+    return arrays
+
+
+def _norm_is_present(key: str, state: Mapping[str, np.ndarray]) -> bool:
+    """Old files fold the statistics of a frozen norm into its weight and bias; both must be there."""
+    layer = key.rsplit(".", 1)[0]
+    return f"{layer}.weight" in state and f"{layer}.bias" in state
+
+
+def keras_layout(array: np.ndarray, shape: Shape, leaf: str) -> np.ndarray | None:
+    """``array`` (torch layout) as the Keras variable ``leaf`` of ``shape``, a view; None when it does not
+    fit."""
+    if leaf == "kernel" and len(shape) == 4 and array.ndim == 2:
+        height, width, channels, out = shape
+        if array.shape != (out, channels * height * width):
+            return None
+        return array.reshape(out, channels, height, width).transpose(2, 3, 1, 0)
+    if leaf == "kernel" and array.ndim >= 2:
+        array = array.transpose(*range(2, array.ndim), 1, 0)
+    return array if array.shape == shape else None
+
+
+def torch_layout(array: np.ndarray, path: str, shape: Shape | None = None) -> np.ndarray:
+    """Inverse of :func:`keras_layout`: the variable ``path`` as detectron2 stores it, a view where possible.
+
+    ``shape`` is the torch shape if known. Without it a 4-D kernel of a layer named ``fc<number>`` is a
+    linear layer after a flatten, as in all of detectron2's box heads, and any other one a convolution.
+    """
+    *_, layer, leaf = ("", *path.split("/"))
+    if leaf != "kernel" or array.ndim < 2:
+        return array
+    result = array.transpose(array.ndim - 1, array.ndim - 2, *range(array.ndim - 2))
+    is_linear = len(shape) == 2 if shape is not None else re.fullmatch(r"fc\d+", layer) is not None
+    if array.ndim == 4 and is_linear:
+        return result.reshape(result.shape[0], -1)
+    return result
+
+
+def torch_shape(shape: Shape, leaf: str) -> Shape:
+    """The torch shape of a Keras variable (a linear layer after a flatten shows as its convolution)."""
+    return (shape[-1], shape[-2], *shape[:-2]) if leaf == "kernel" and len(shape) >= 2 else shape
+
+
+def _cast(array: np.ndarray, dtype: Any) -> np.ndarray:
+    if array.dtype.kind != "f":
+        return array
+    with np.errstate(over="ignore"):  # an overflow becomes infinite, which is then counted and reported
+        return array.astype(dtype, copy=False)
+
+
+def nonfinite_count(array: np.ndarray) -> int:
+    """Number of NaN and infinite values; allocates only when there are any."""
+    if array.dtype.kind not in "fc" or not array.size:
+        return 0
+    with np.errstate(invalid="ignore", over="ignore"):
+        finite = np.isfinite(array.min()) and np.isfinite(array.max())
+    return 0 if finite else int(array.size - np.count_nonzero(np.isfinite(array)))
+
+
+def _report_nonfinite(bad_values: dict[str, int], allowed: bool) -> None:
+    if not bad_values:
+        return
+    names = _listing([f"{key}: {count}" for key, count in sorted(bad_values.items())])
+    text = f"{sum(bad_values.values())} NaN or infinite values in {len(bad_values)} tensors:{names}"
+    if not allowed:
+        raise ConversionError(
+            f"{text}\nThe training probably diverged; --allow-nonfinite loads them all the same."
+        )
+    warnings.warn(text, stacklevel=3)
+
+
+def _listing(names: list[str]) -> str:
+    shown = "".join(f"\n  {name}" for name in names[:_SHOWN])
+    return shown + (f"\n  ... and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
+def _mismatch_message(
+    missing: list[str],
+    unexpected: list[str],
+    mismatched: list[str],
+    state: Mapping[str, np.ndarray],
+    specs: Mapping[str, Shape],
+) -> str:
+    parts = ["The checkpoint does not match the model of the config."]
+    parts += class_count_hints({key: tuple(value.shape) for key, value in state.items()}, specs)
+    for title, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", mismatched)):
+        if names:
+            parts.append(f"{len(names)} {title}:{_listing(sorted(names))}")
+    return "\n".join(parts)
+
+
+def class_count_hints(file_shapes: Mapping[str, Shape], specs: Mapping[str, Shape]) -> list[str]:
+    """Sentences that name differing class counts, the usual reason why predictors do not fit."""
+    model_shapes = {
+        path_to_key(path): torch_shape(tuple(shape), path.rsplit("/", 1)[-1]) for path, shape in specs.items()
+    }
+    in_file, in_model = class_counts(file_shapes), class_counts(model_shapes)
+    return [
+        f"{option} is {in_model[option]} in the config; the file was trained with {in_file[option]}."
+        for option in sorted(in_file.keys() & in_model.keys())
+        if in_file[option] != in_model[option]
+    ]
+
+
+def class_counts(shapes: Mapping[str, Shape]) -> dict[str, int]:
+    """Config option -> class count, as far as the predictors' shapes (torch layout) tell."""
+    counts: dict[str, int] = {}
+    for key, shape in shapes.items():
+        if re.search(r"^roi_heads\.box_predictor\.(\d+\.)?cls_score\.weight$", key):
+            counts["MODEL.ROI_HEADS.NUM_CLASSES"] = shape[0] - 1  # the last row is the background
+        elif key == "sem_seg_head.predictor.weight":
+            counts["MODEL.SEM_SEG_HEAD.NUM_CLASSES"] = shape[0]
+        elif key == "roi_heads.keypoint_head.score_lowres.weight":
+            counts["MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS"] = shape[1]
+        elif key == "head.cls_score.weight" and shapes.get("head.bbox_pred.weight", (0,))[0] >= 4:
+            counts["MODEL.RETINANET.NUM_CLASSES"] = shape[0] // (shapes["head.bbox_pred.weight"][0] // 4)
+    return counts
+
+
+def to_state_dict(
+    arrays: Mapping[str, np.ndarray],
+    *,
+    shapes: Mapping[str, Shape] | None = None,
+    dtypes: Mapping[str, Any] | None = None,
+    extra: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, np.ndarray]:
+    """Inverse of :func:`to_keras_arrays`, bit for bit.
+
+    Args:
+        arrays: variable path -> array in Keras layout.
+        shapes: variable path -> torch shape, where known (see :func:`torch_layout`).
+        dtypes: variable path -> dtype in the original file, where it was narrower.
+        extra: tensors by detectron2 key that the model has no variable for; added as they are.
+
+    Raises:
+        ConversionError: if two variables claim the same key.
+    """
+    shapes, dtypes = shapes or {}, dtypes or {}
+    state: dict[str, np.ndarray] = {}
+    for path, array in arrays.items():
+        key = path_to_key(path)
+        if key in state or (extra and key in extra):
+            raise ConversionError(
+                f"Two variables claim the state-dict key {key!r}; is this a model of this library?"
+            )
+        value = torch_layout(array, path, shapes.get(path))
+        state[key] = value.astype(dtypes.get(path, value.dtype), copy=False)
+    return {**state, **(extra or {})}
