@@ -1,6 +1,6 @@
 """Configuration: detectron2's YAML -> frozen dataclasses that hold exactly what inference needs."""
 
-from tf_d2.config.errors import ConfigError
+from tf_d2.config.errors import ConfigError, DownloadError
 from tf_d2.config.load import load_config, load_config_text, resolve_yaml
 from tf_d2.config.schema import (
     AnchorConfig,
@@ -18,11 +18,13 @@ from tf_d2.config.schema import (
     RPNConfig,
     SemSegHeadConfig,
 )
+from tf_d2.config.zoo import ZooModel, resolve_weights, unsupported_reason, zoo_models
 
 __all__ = [
     "AnchorConfig",
     "BoxHeadConfig",
     "ConfigError",
+    "DownloadError",
     "FPNConfig",
     "InputConfig",
     "KeypointHeadConfig",
@@ -30,12 +32,16 @@ __all__ = [
     "ModelConfig",
     "PanopticConfig",
     "PoolerConfig",
-    "RPNConfig",
     "ROIHeadsConfig",
+    "RPNConfig",
     "ResNetConfig",
     "RetinaNetConfig",
     "SemSegHeadConfig",
+    "ZooModel",
     "load_config",
     "load_config_text",
+    "resolve_weights",
     "resolve_yaml",
+    "unsupported_reason",
+    "zoo_models",
 ]

@@ -7,6 +7,7 @@ Each refusal names the key, its value and what is supported. What detectron2 ass
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import isfinite
 from typing import Any
 
@@ -184,7 +185,7 @@ def _resnet(flat: Flat) -> ResNetConfig:
 def _check_pyramid(key: str, names: tuple[str, ...], strides: dict[str, int]) -> None:
     """Levels in ascending order, each twice the stride of the one before, as detectron2 asserts."""
     values = [strides[n] for n in names]
-    if any(b != 2 * a for a, b in zip(values, values[1:], strict=False)):
+    if any(b != 2 * a for a, b in pairwise(values)):
         raise _fail(key, names, f"strides must double from one to the next, they are {values}")
 
 

@@ -14,3 +14,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`` (did you mean ...?)`` for the known names closest to ``name``, or an empty string."""
     close = get_close_matches(name, list(known), n=3, cutoff=0.75)
     return f" (did you mean {' or '.join(close)}?)" if close else ""
+
+
+class DownloadError(OSError):
+    """Weights that are not here and could not be fetched; says what to fetch by hand, and where to."""

@@ -9,14 +9,21 @@ from typing import Any
 
 from tf_d2.config.build import build_config
 from tf_d2.config.defaults import INFERENCE, Flat
-from tf_d2.config.errors import ConfigError
+from tf_d2.config.errors import ConfigError, did_you_mean
 from tf_d2.config.merge import merge_file, merge_opts
 from tf_d2.config.safe_yaml import parse_yaml, read_with_bases
 from tf_d2.config.schema import ModelConfig
+from tf_d2.config.zoo import zoo_models, zoo_name, zoo_values
 
 
 def _resolve(config: str | Path, opts: Sequence) -> Flat:
-    path = Path(config)
+    path = Path(config).expanduser()
+    if isinstance(config, str) and not path.exists():
+        name = zoo_name(config)
+        if name is not None:
+            return merge_opts(zoo_values(name), opts)
+        hint = did_you_mean(config.removesuffix(".yaml"), zoo_models())
+        raise ConfigError(f"{config}: no such file, and not the name of a published model{hint}")
     return merge_opts(merge_file(read_with_bases(path), str(path)), opts)
 
 

@@ -44,7 +44,7 @@ _VERSION = INFERENCE["VERSION"]
 
 
 def literal(value: Any) -> Any:
-    """Strings that spell a Python literal become it, as yacs does: ``"(1, 2)"`` -> ``(1, 2)``; others stay."""
+    """Strings that spell a Python literal become it, as in yacs: ``"(1, 2)"`` -> ``(1, 2)``."""
     if not isinstance(value, str) or len(value) > _MAX_LITERAL:
         return value
     try:
@@ -85,7 +85,7 @@ def coerce(key: str, value: Any) -> Any:
 def _unknown(key: str) -> str:
     for prefix, project in PROJECTS.items():
         if key == prefix or key.startswith(prefix + "."):
-            return f"{key} belongs to {project}, which is not supported; supported is detectron2 without projects"
+            return f"{key} belongs to {project}, which is not supported: only detectron2's own models are"
     return f"{key} is not a key of detectron2{did_you_mean(key, KEYS)}"
 
 

@@ -1,0 +1,216 @@
+"""Fetch a published checkpoint once: resumed, checked, and moved into place only when complete.
+
+detectron2 names its checkpoints after their content: the MD5 digest of ``model_final_280758.pkl`` starts with
+280758 (MODEL_ZOO.md). That catches a broken file, not a malicious one; the reader of checkpoints executes nothing
+in them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from tf_d2.config.errors import DownloadError
+
+CHUNK = 1 << 18
+TIMEOUT_S = 30
+ATTEMPTS = 3
+
+_HASHED = re.compile(r"_([0-9a-f]{6})\.[a-z]+$")
+_UNSAFE = re.compile(r"[^A-Za-z0-9._%+=@,-]")
+
+
+class _Interrupted(Exception):
+    """The connection ended early; what came is kept and the next attempt continues."""
+
+
+def cache_dir() -> Path:
+    """``TF_D2_CACHE``, or ``~/.cache/tf_d2`` (below ``XDG_CACHE_HOME`` where that is set)."""
+    if os.environ.get("TF_D2_CACHE"):
+        return Path(os.environ["TF_D2_CACHE"]).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tf_d2"
+
+
+def cache_path(url: str) -> Path:
+    """Where the file of ``url`` is kept: host and path of the address below `cache_dir`."""
+    parts = urlsplit(url)
+    segments = [parts.netloc, *parts.path.split("/")]
+    safe = [_UNSAFE.sub("_", s) for s in segments if s not in ("", ".", "..")]
+    if len(safe) < 2:
+        raise DownloadError(f"{url}: names no file")
+    return cache_dir().joinpath(*safe)
+
+
+def expected_md5(path: Path) -> str | None:
+    """The start of the MD5 digest that a file name promises (``280758``), or None."""
+    match = _HASHED.search(path.name)
+    return match[1] if match else None
+
+
+def _md5(path: Path) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """One process at a time per file, where the system can lock; a crash leaves no lock behind."""
+    try:
+        import fcntl
+    except (
+        ImportError
+    ):  # not on Windows: two downloads of one file may then disturb each other and fail the check
+        yield
+        return
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _request(url: str, start: int) -> urllib.request.Request:
+    headers = {"User-Agent": "tf-d2", "Accept-Encoding": "identity"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    return urllib.request.Request(url, headers=headers)
+
+
+def _continues(response: Any, start: int) -> bool:
+    """Whether the server sent the rest after byte ``start`` rather than the whole file."""
+    content_range = response.headers.get("Content-Range") or ""
+    return response.status == 206 and content_range.startswith(f"bytes {start}-")
+
+
+def _receive(response: Any, part: Path, start: int, progress: Any) -> None:
+    length = response.headers.get("Content-Length")
+    total = start + int(length) if length and length.isdigit() else None
+    size = start
+    with part.open("ab" if start else "wb") as file:
+        progress(size, total)
+        while chunk := response.read(CHUNK):
+            file.write(chunk)
+            size += len(chunk)
+            progress(size, total)
+    if total is not None and size < total:
+        raise _Interrupted(f"it ended after {size} of {total} bytes")
+
+
+def _attempt(url: str, part: Path, resumable: bool, progress: Any) -> None:
+    start = part.stat().st_size if resumable and part.exists() else 0
+    try:
+        with urllib.request.urlopen(_request(url, start), timeout=TIMEOUT_S) as response:
+            _receive(response, part, start if start and _continues(response, start) else 0, progress)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code != 416:
+            raise
+        part.unlink()  # it has all bytes, or those of another file: start again
+        raise _Interrupted("the server refused to continue a partial file") from None
+    except (TimeoutError, ConnectionError, http.client.IncompleteRead) as error:
+        raise _Interrupted(str(error) or type(error).__name__) from error
+
+
+@contextmanager
+def _bar(name: str, show: bool) -> Iterator[Any]:
+    if not show:
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(name, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _by_hand(url: str, path: Path) -> str:
+    return f"Fetch it by hand:\n  {url}\nand put it at:\n  {path}"
+
+
+def _download(url: str, part: Path, path: Path, progress: bool) -> None:
+    resumable = expected_md5(path) is not None  # without a check, two halves of different files would pass
+    with _bar(path.name, progress) as report:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return _attempt(url, part, resumable, report)
+            except _Interrupted as error:
+                if attempt == ATTEMPTS:
+                    kept = " Run the same command again to continue." if resumable and part.exists() else ""
+                    raise DownloadError(
+                        f"{url}: broke off {ATTEMPTS} times ({error}).{kept} {_by_hand(url, path)}"
+                    ) from error
+            except urllib.error.HTTPError as error:
+                raise DownloadError(
+                    f"{url}: the server answered {error.code} {error.reason}. {_by_hand(url, path)}"
+                ) from error
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                reason = getattr(error, "reason", error)
+                raise DownloadError(f"{url}: cannot be reached ({reason}). {_by_hand(url, path)}") from error
+
+
+def _check(file: Path, path: Path, url: str) -> None:
+    expected = expected_md5(path)
+    if file.stat().st_size == 0:
+        file.unlink()
+        raise DownloadError(f"{url}: the server sent an empty file. {_by_hand(url, path)}")
+    if expected and not (actual := _md5(file)).startswith(expected):
+        file.unlink()
+        raise DownloadError(
+            f"{url}: what arrived is not this file: its name promises an MD5 digest that starts with "
+            f"{expected}, it is {actual}. The broken file was removed; try again, or: {_by_hand(url, path)}"
+        )
+
+
+def _of_detectron2(url: str, path: Path) -> Path | None:
+    """The same file in detectron2's own cache (iopath), if it is there and its digest fits its name."""
+    root = Path(os.environ.get("FVCORE_CACHE") or "~/.torch/iopath_cache").expanduser()
+    candidate = root.joinpath(*[p for p in urlsplit(url).path.split("/") if p not in ("", ".", "..")])
+    expected = expected_md5(path)
+    if expected and candidate.is_file() and _md5(candidate).startswith(expected):
+        return candidate
+    return None
+
+
+def fetch(url: str, *, progress: bool = True) -> Path:
+    """The local copy of ``url``, downloaded if neither our cache nor detectron2's has it.
+
+    The file appears under its name only when complete and checked, so a copy that exists is good.
+
+    Raises:
+        DownloadError: no network, an error of the server, a broken file, or no room; it says what to fetch by
+            hand and where to put it.
+    """
+    url = url.split("?", 1)[0].split("#", 1)[
+        0
+    ]  # ?matching_heuristics=True is a note to the reader of the file
+    path = cache_path(url)
+    if path.is_file():
+        return path
+    if found := _of_detectron2(url, path):
+        return found
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _lock(path.with_name(path.name + ".lock")):
+            if not path.is_file():
+                _download(url, part, path, progress)
+                _check(part, path, url)
+                os.replace(part, path)
+        path.with_name(path.name + ".lock").unlink(missing_ok=True)
+    except DownloadError:
+        raise
+    except OSError as error:
+        raise DownloadError(f"{url}: cannot be kept in {path.parent} ({error}); set TF_D2_CACHE") from error
+    return path

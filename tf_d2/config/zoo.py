@@ -1,0 +1,155 @@
+"""The published models by name: what they are, whether this version runs them, where their weights are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
+
+from tf_d2.config.build import build_config
+from tf_d2.config.defaults import Flat
+from tf_d2.config.download import fetch
+from tf_d2.config.errors import ConfigError, DownloadError, did_you_mean
+from tf_d2.config.zoo_configs import is_complete, published_values
+from tf_d2.config.zoo_table import HOST, TABLE
+
+_CATALOG = "catalog://ImageNetPretrained/"
+_IMAGENET = "ImageNet backbone (init only)"
+_DETECTRON1 = "Legacy Detectron1 (Caffe2)"
+_NO_CONFIG = {
+    _IMAGENET: "weights of a backbone for starting a training; not a detector",
+    _DETECTRON1: "detectron2 publishes no configuration for the weights of its predecessor; give one with "
+    "--config-file (boxes then follow detectron2's conventions)",
+}
+# catalog:// names whose checkpoint detectron2's documents list by URL alone
+_CATALOG_IDS = {"47261647": "FAIR/", "47592356": "FAIR/", "25093814": "FAIR/", "MSRA": "MSRA/"}
+
+
+@dataclass(frozen=True)
+class ZooModel:
+    """One published checkpoint. ``config_path`` is empty where detectron2 has no configuration for it."""
+
+    name: str
+    family: str
+    config_path: str
+    url: str
+
+
+def _stem(config_path: str) -> str:
+    for suffix in (".yaml", ".yml", ".py"):
+        config_path = config_path.removesuffix(suffix)
+    return config_path
+
+
+def _row(family: str, config: str, checkpoint: str) -> ZooModel:
+    stem = _stem(config)
+    path = checkpoint.replace("~", f"detectron2/{stem}", 1)
+    if config == "-":
+        stem = "detectron2://" + path.removeprefix("detectron2/")
+        parts = path.split("/")
+        if path.startswith("detectron/"):
+            stem = f"{_CATALOG}{_CATALOG_IDS[parts[-2]]}{_stem_of_file(parts[-1])}"
+    published = not config.startswith(("-", "catalog:"))
+    full = config if config.startswith("projects/") else f"configs/{config}"
+    return ZooModel(stem, family, full if published else "", HOST + path)
+
+
+def _stem_of_file(name: str) -> str:
+    return name.removesuffix(".pkl")
+
+
+@lru_cache(maxsize=1)
+def zoo_models() -> Mapping[str, ZooModel]:
+    """All published checkpoints by name, in the order of detectron2's documents."""
+    rows: dict[str, ZooModel] = {}
+    family = ""
+    for line in TABLE.strip().splitlines():
+        if line.startswith("# "):
+            family = line[2:]
+        else:
+            row = _row(family, *line.split(" "))
+            rows[row.name] = row
+    return MappingProxyType(rows)
+
+
+def zoo_name(name: str) -> str | None:
+    """The canonical form of a zoo name (without ``configs/`` and extension), or None if it is not one."""
+    stem = _stem(name.removeprefix("configs/"))
+    known = stem in zoo_models() or published_values(stem, "") is not None
+    return stem if known else None
+
+
+def zoo_values(name: str) -> Flat:
+    """All configuration keys of a zoo model.
+
+    Raises:
+        ConfigError: the model has no configuration, or one this version does not hold.
+    """
+    row = zoo_models().get(name)
+    values = published_values(name, row.family if row else "")
+    if values is None:
+        assert row is not None
+        raise ConfigError(f"{name}: {_NO_CONFIG[row.family]}")
+    if not is_complete(name):
+        build_config(values)  # names the setting that is not supported
+        raise ConfigError(f"{name}: this version does not hold its configuration; give the YAML file")
+    return values
+
+
+def unsupported_reason(row: ZooModel) -> str | None:
+    """Why this version cannot run the model, found by building its configuration; None if it can."""
+    try:
+        build_config(zoo_values(row.name))
+    except ConfigError as error:
+        return str(error).removeprefix(f"{row.name}: ")
+    return None
+
+
+def _catalog_url(name: str) -> str:
+    row = zoo_models().get(name)
+    if row is None and name.startswith(_CATALOG + "MSRA/"):
+        return f"{HOST}detectron/ImageNetPretrained/{name.removeprefix(_CATALOG)}.pkl"
+    if row is None:
+        known = [n for n in zoo_models() if n.startswith("catalog://")]
+        raise DownloadError(f"{name}: not in detectron2's catalogue{did_you_mean(name, known)}")
+    return row.url
+
+
+def weights_url(name: str) -> str | None:
+    """The address of a zoo name, ``detectron2://``, ``catalog://`` or ``https://`` name; None for a path."""
+    if name.startswith("catalog://"):
+        return _catalog_url(name)
+    if name.startswith("detectron2://"):
+        return f"{HOST}detectron2/{name.removeprefix('detectron2://')}"
+    if name.startswith(("https://", "http://")):
+        return name
+    row = zoo_models().get(_stem(name.removeprefix("configs/")))
+    return row.url if row else None
+
+
+def resolve_weights(name_or_path: str | Path, *, progress: bool = True) -> Path:
+    """A local file for a path, a zoo name, or a ``detectron2://``, ``catalog://`` or ``https://`` address.
+
+    Downloads go to a cache (``TF_D2_CACHE``, default ``~/.cache/tf_d2``) and happen once. An existing local
+    file wins over a zoo name.
+
+    Raises:
+        DownloadError: neither a file nor a known name, or it could not be fetched.
+    """
+    name = str(name_or_path)
+    path = Path(name_or_path).expanduser()
+    if path.is_file():
+        return path
+    url = weights_url(name) if isinstance(name_or_path, str) else None
+    if url is not None:
+        return fetch(url, progress=progress)
+    if path.is_dir():
+        raise DownloadError(f"{name}: is a directory, not a checkpoint")
+    if zoo_name(name):
+        raise DownloadError(
+            f"{name}: detectron2 publishes this configuration without weights; give a checkpoint"
+        )
+    hint = did_you_mean(_stem(name), zoo_models())
+    raise DownloadError(f"{name}: no such file, and not the name of a published model{hint}")

@@ -1,0 +1,264 @@
+"""Configuration values of the published models, as differences from detectron2's defaults.
+
+A model is a base plus what sets it apart, so that a row can be read at a glance. The values are facts of the
+YAML files under ``configs/`` and, for the LSJ baselines, of ``configs/new_baselines`` and
+``configs/common/models/mask_rcnn_fpn.py``.
+"""
+
+from __future__ import annotations
+
+from tf_d2.config.defaults import KEYS, Flat
+from tf_d2.config.safe_yaml import anchor_sizes
+
+_RES_2_TO_5 = ("res2", "res3", "res4", "res5")
+_RETINANET_SIZES = "[[x, x * 2**(1.0/3), x * 2**(2.0/3)] for x in [32, 64, 128, 256, 512]]"
+
+_C4: Flat = {"DATASETS.TRAIN": ("coco_2017_train",), "DATASETS.TEST": ("coco_2017_val",)}
+_DC5: Flat = {
+    **_C4,
+    "MODEL.RESNETS.OUT_FEATURES": ("res5",),
+    "MODEL.RESNETS.RES5_DILATION": 2,
+    "MODEL.RPN.IN_FEATURES": ("res5",),
+    "MODEL.ROI_HEADS.NAME": "StandardROIHeads",
+    "MODEL.ROI_HEADS.IN_FEATURES": ("res5",),
+    "MODEL.ROI_BOX_HEAD.NAME": "FastRCNNConvFCHead",
+    "MODEL.ROI_BOX_HEAD.NUM_FC": 2,
+    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 7,
+    "MODEL.ROI_MASK_HEAD.NUM_CONV": 4,
+}
+_FPN: Flat = {
+    **_DC5,
+    "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
+    "MODEL.RESNETS.OUT_FEATURES": _RES_2_TO_5,
+    "MODEL.RESNETS.RES5_DILATION": 1,
+    "MODEL.FPN.IN_FEATURES": _RES_2_TO_5,
+    "MODEL.ANCHOR_GENERATOR.SIZES": ((32,), (64,), (128,), (256,), (512,)),
+    "MODEL.RPN.IN_FEATURES": ("p2", "p3", "p4", "p5", "p6"),
+    "MODEL.RPN.PRE_NMS_TOPK_TEST": 1000,
+    "MODEL.ROI_HEADS.IN_FEATURES": ("p2", "p3", "p4", "p5"),
+}
+_RETINANET: Flat = {
+    **_C4,
+    "MODEL.META_ARCHITECTURE": "RetinaNet",
+    "MODEL.BACKBONE.NAME": "build_retinanet_resnet_fpn_backbone",
+    "MODEL.RESNETS.OUT_FEATURES": _RES_2_TO_5[1:],
+    "MODEL.FPN.IN_FEATURES": _RES_2_TO_5[1:],
+    "MODEL.ANCHOR_GENERATOR.SIZES": tuple(map(tuple, anchor_sizes(_RETINANET_SIZES))),
+}
+
+_R50: Flat = {"MODEL.WEIGHTS": "detectron2://ImageNetPretrained/MSRA/R-50.pkl"}
+_R101: Flat = {"MODEL.WEIGHTS": "detectron2://ImageNetPretrained/MSRA/R-101.pkl", "MODEL.RESNETS.DEPTH": 101}
+_IMAGENET_STD: Flat = {"MODEL.PIXEL_STD": (57.375, 57.12, 58.395)}
+_STRIDE_IN_3X3: Flat = {"MODEL.RESNETS.STRIDE_IN_1X1": False}
+_RESNEXT: Flat = {**_STRIDE_IN_3X3, "MODEL.RESNETS.NUM_GROUPS": 32, "MODEL.RESNETS.WIDTH_PER_GROUP": 8}
+_X101: Flat = {
+    **_IMAGENET_STD,
+    **_RESNEXT,
+    "MODEL.WEIGHTS": "detectron2://ImageNetPretrained/FAIR/X-101-32x8d.pkl",
+    "MODEL.RESNETS.DEPTH": 101,
+}
+
+_MASK: Flat = {"MODEL.MASK_ON": True}
+_KEYPOINT: Flat = {
+    "MODEL.KEYPOINT_ON": True,
+    "MODEL.ROI_HEADS.NUM_CLASSES": 1,
+    "DATASETS.TRAIN": ("keypoints_coco_2017_train",),
+    "DATASETS.TEST": ("keypoints_coco_2017_val",),
+}
+_PANOPTIC: Flat = {
+    **_MASK,
+    "MODEL.META_ARCHITECTURE": "PanopticFPN",
+    "DATASETS.TRAIN": ("coco_2017_train_panoptic_separated",),
+    "DATASETS.TEST": ("coco_2017_val_panoptic_separated",),
+}
+_LVIS_V05: Flat = {
+    **_MASK,
+    "MODEL.ROI_HEADS.NUM_CLASSES": 1230,
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0001,
+    "TEST.DETECTIONS_PER_IMAGE": 300,
+    "DATASETS.TRAIN": ("lvis_v0.5_train",),
+    "DATASETS.TEST": ("lvis_v0.5_val",),
+}
+_CITYSCAPES: Flat = {
+    **_MASK,
+    "MODEL.WEIGHTS": "detectron2://COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x/137849600/model_final_f10217.pkl",
+    "MODEL.ROI_HEADS.NUM_CLASSES": 8,
+    "INPUT.MIN_SIZE_TEST": 1024,
+    "INPUT.MAX_SIZE_TEST": 2048,
+    "DATASETS.TRAIN": ("cityscapes_fine_instance_seg_train",),
+    "DATASETS.TEST": ("cityscapes_fine_instance_seg_val",),
+}
+_VOC: Flat = {
+    "MODEL.ROI_HEADS.NUM_CLASSES": 20,
+    "DATASETS.TRAIN": ("voc_2007_trainval", "voc_2012_trainval"),
+    "DATASETS.TEST": ("voc_2007_test",),
+}
+_PROPOSALS: Flat = {"MODEL.META_ARCHITECTURE": "ProposalNetwork", "MODEL.RPN.POST_NMS_TOPK_TEST": 2000}
+_CASCADE: Flat = {
+    "MODEL.ROI_HEADS.NAME": "CascadeROIHeads",
+    "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": True,
+}
+_DCONV: Flat = {"MODEL.RESNETS.DEFORM_ON_PER_STAGE": (False, True, True, True)}
+_FOUR_CONV_BOX: Flat = {"MODEL.ROI_BOX_HEAD.NUM_CONV": 4, "MODEL.ROI_BOX_HEAD.NUM_FC": 1}
+
+
+def _norm(backbone: str, heads: str) -> Flat:
+    return {
+        "MODEL.RESNETS.NORM": backbone,
+        "MODEL.FPN.NORM": backbone,
+        "MODEL.ROI_BOX_HEAD.NORM": heads,
+        "MODEL.ROI_MASK_HEAD.NORM": heads,
+    }
+
+
+def _legacy(head: str) -> Flat:
+    return {f"MODEL.{head}.POOLER_SAMPLING_RATIO": 2, f"MODEL.{head}.POOLER_TYPE": "ROIAlign"}
+
+
+_SYNC_BN = {**_norm("SyncBN", "SyncBN"), **_FOUR_CONV_BOX}
+_GN = {**_norm("GN", "GN"), **_FOUR_CONV_BOX, **_STRIDE_IN_3X3}
+_R50_GN: Flat = {"MODEL.WEIGHTS": "catalog://ImageNetPretrained/FAIR/R-50-GN"}
+_LSJ: Flat = {
+    **_MASK,
+    **_norm("SyncBN", "naiveSyncBN_N"),
+    **_FOUR_CONV_BOX,
+    "MODEL.RPN.CONV_DIMS": (-1, -1),
+}
+
+_ROWS: dict[str, tuple[Flat, ...]] = {
+    "COCO-Detection/fast_rcnn_R_50_FPN_1x": (
+        _FPN,
+        _R50,
+        {"MODEL.PROPOSAL_GENERATOR.NAME": "PrecomputedProposals"},
+    ),
+    "COCO-Detection/rpn_R_50_C4_1x": (_C4, _R50, _PROPOSALS, {"MODEL.RPN.PRE_NMS_TOPK_TEST": 12000}),
+    "COCO-Detection/rpn_R_50_FPN_1x": (_FPN, _R50, _PROPOSALS),
+    "COCO-Detection/retinanet_R_50_FPN_1x": (_RETINANET, _R50),
+    "COCO-Detection/retinanet_R_50_FPN_3x": (_RETINANET, _R50),
+    "COCO-Detection/retinanet_R_101_FPN_3x": (_RETINANET, _R101),
+    "Cityscapes/mask_rcnn_R_50_FPN": (_FPN, _CITYSCAPES),
+    "PascalVOC-Detection/faster_rcnn_R_50_C4": (_C4, _R50, _VOC),
+    "Misc/mask_rcnn_R_50_FPN_1x_dconv_c3-c5": (_FPN, _R50, _MASK, _DCONV),
+    "Misc/mask_rcnn_R_50_FPN_3x_dconv_c3-c5": (_FPN, _R50, _MASK, _DCONV),
+    "Misc/cascade_mask_rcnn_R_50_FPN_1x": (_FPN, _R50, _MASK, _CASCADE),
+    "Misc/cascade_mask_rcnn_R_50_FPN_3x": (_FPN, _R50, _MASK, _CASCADE),
+    "Misc/mask_rcnn_R_50_FPN_3x_gn": (_FPN, _R50_GN, _MASK, _GN),
+    "Misc/mask_rcnn_R_50_FPN_3x_syncbn": (_FPN, _R50, _MASK, _SYNC_BN),
+    "Misc/scratch_mask_rcnn_R_50_FPN_3x_gn": (_FPN, _MASK, _GN),
+    "Misc/scratch_mask_rcnn_R_50_FPN_9x_gn": (_FPN, _MASK, _GN, _IMAGENET_STD),
+    "Misc/scratch_mask_rcnn_R_50_FPN_9x_syncbn": (_FPN, _MASK, _SYNC_BN, _IMAGENET_STD, _STRIDE_IN_3X3),
+    "Misc/panoptic_fpn_R_101_dconv_cascade_gn_3x": (
+        _FPN,
+        _PANOPTIC,
+        _CASCADE,
+        _DCONV,
+        _norm("GN", "GN"),
+        _STRIDE_IN_3X3,
+        {"MODEL.WEIGHTS": "catalog://ImageNetPretrained/FAIR/R-101-GN", "MODEL.RESNETS.DEPTH": 101},
+        {"MODEL.ROI_BOX_HEAD.NORM": ""},
+    ),
+    "Misc/cascade_mask_rcnn_X_152_32x8d_FPN_IN5k_gn_dconv": (
+        _FPN,
+        _MASK,
+        _CASCADE,
+        _DCONV,
+        _RESNEXT,
+        _FOUR_CONV_BOX,
+        {
+            "MODEL.WEIGHTS": "catalog://ImageNetPretrained/FAIR/X-152-32x8d-IN5k",
+            "MODEL.RESNETS.DEPTH": 152,
+            "MODEL.ROI_BOX_HEAD.NORM": "GN",
+            "MODEL.ROI_MASK_HEAD.NORM": "GN",
+            "MODEL.ROI_MASK_HEAD.NUM_CONV": 8,
+        },
+    ),
+    "Detectron1-Comparisons/faster_rcnn_R_50_FPN_noaug_1x": (_FPN, _R50, _legacy("ROI_BOX_HEAD")),
+    "Detectron1-Comparisons/mask_rcnn_R_50_FPN_noaug_1x": (
+        _FPN,
+        _R50,
+        _MASK,
+        _legacy("ROI_BOX_HEAD"),
+        _legacy("ROI_MASK_HEAD"),
+    ),
+    "Detectron1-Comparisons/keypoint_rcnn_R_50_FPN_1x": (
+        _FPN,
+        _R50,
+        _KEYPOINT,
+        _legacy("ROI_BOX_HEAD"),
+        _legacy("ROI_KEYPOINT_HEAD"),
+    ),
+    **{
+        f"COCO-{task}/{kind}_rcnn_{depth}_{part}_{schedule}": (base, weights, head)
+        for task, kind, head in (("Detection", "faster", {}), ("InstanceSegmentation", "mask", _MASK))
+        for part, base in (("C4", _C4), ("DC5", _DC5), ("FPN", _FPN))
+        for depth, schedule, weights in (("R_50", "1x", _R50), ("R_50", "3x", _R50), ("R_101", "3x", _R101))
+    },
+    **{
+        f"{name}_X_101_32x8d_FPN_{schedule}": (_FPN, _X101, head)
+        for name, schedule, head in (
+            ("COCO-Detection/faster_rcnn", "3x", {}),
+            ("COCO-InstanceSegmentation/mask_rcnn", "3x", _MASK),
+            ("COCO-Keypoints/keypoint_rcnn", "3x", _KEYPOINT),
+            ("LVISv0.5-InstanceSegmentation/mask_rcnn", "1x", _LVIS_V05),
+        )
+    },
+    **{
+        name: (_FPN, weights, head)
+        for name, weights, head in (
+            ("COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x", _R50, _KEYPOINT),
+            ("COCO-Keypoints/keypoint_rcnn_R_50_FPN_3x", _R50, _KEYPOINT),
+            ("COCO-Keypoints/keypoint_rcnn_R_101_FPN_3x", _R101, _KEYPOINT),
+            ("COCO-PanopticSegmentation/panoptic_fpn_R_50_1x", _R50, _PANOPTIC),
+            ("COCO-PanopticSegmentation/panoptic_fpn_R_50_3x", _R50, _PANOPTIC),
+            ("COCO-PanopticSegmentation/panoptic_fpn_R_101_3x", _R101, _PANOPTIC),
+            ("LVISv0.5-InstanceSegmentation/mask_rcnn_R_50_FPN_1x", _R50, _LVIS_V05),
+            ("LVISv0.5-InstanceSegmentation/mask_rcnn_R_101_FPN_1x", _R101, _LVIS_V05),
+        )
+    },
+    **{
+        f"new_baselines/mask_rcnn_R_{depth}_FPN_{epochs}ep_LSJ": (_FPN, _LSJ, {"MODEL.RESNETS.DEPTH": depth})
+        for depth in (50, 101)
+        for epochs in (100, 200, 400)
+    },
+}
+
+# What makes a family of `zoo_table` need code this version lacks: the setting `build_config` will refuse.
+_FAMILIES: dict[str, tuple[Flat, ...]] = {
+    "Mask R-CNN (RegNet, LSJ)": (_FPN, _LSJ, {"MODEL.BACKBONE.NAME": "FPN(RegNet)"}),
+    "Mask R-CNN (ViTDet)": (_FPN, _MASK, {"MODEL.BACKBONE.NAME": "SimpleFeaturePyramid(ViT)"}),
+    "Cascade Mask R-CNN (ViTDet)": (_FPN, _MASK, {"MODEL.BACKBONE.NAME": "SimpleFeaturePyramid(ViT)"}),
+    "Mask R-CNN (MViTv2)": (_FPN, _MASK, {"MODEL.BACKBONE.NAME": "FPN(MViT)"}),
+    "Cascade Mask R-CNN (MViTv2)": (_FPN, _MASK, {"MODEL.BACKBONE.NAME": "FPN(MViT)"}),
+    "Cascade Mask R-CNN (Swin)": (_FPN, _MASK, {"MODEL.BACKBONE.NAME": "FPN(SwinTransformer)"}),
+    "PointRend Mask R-CNN": (_FPN, _MASK, {"MODEL.ROI_MASK_HEAD.NAME": "PointRendMaskHead"}),
+    "PointRend Semantic FPN": (
+        _FPN,
+        {
+            "MODEL.META_ARCHITECTURE": "SemanticSegmentor",
+            "MODEL.SEM_SEG_HEAD.NAME": "PointRendSemSegHead",
+        },
+    ),
+    "DeepLabV3": ({"MODEL.BACKBONE.NAME": "build_resnet_deeplab_backbone"},),
+    "DeepLabV3+": ({"MODEL.BACKBONE.NAME": "build_resnet_deeplab_backbone"},),
+    "Panoptic-DeepLab": ({"MODEL.META_ARCHITECTURE": "PanopticDeepLab"},),
+    "TensorMask": ({"MODEL.META_ARCHITECTURE": "TensorMask"},),
+    "TridentNet Faster R-CNN": ({"MODEL.BACKBONE.NAME": "build_trident_resnet_backbone"},),
+    "DensePose IUV R-CNN": (_FPN, {"MODEL.ROI_HEADS.NAME": "DensePoseROIHeads"}),
+    "DensePose CSE R-CNN": (_FPN, {"MODEL.ROI_HEADS.NAME": "DensePoseROIHeads"}),
+}
+
+
+def published_values(name: str, family: str) -> Flat | None:
+    """All keys of the published model, or None where detectron2 publishes weights without a configuration."""
+    parts = _ROWS.get(name) or _FAMILIES.get(family)
+    if parts is None:
+        return None
+    merged = dict(KEYS)
+    for part in parts:
+        merged.update(part)
+    return merged
+
+
+def is_complete(name: str) -> bool:
+    """Whether `published_values` holds every setting of the model, not only the unsupported one."""
+    return name in _ROWS
