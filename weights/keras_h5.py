@@ -1,0 +1,217 @@
+"""Keras ``.weights.h5`` files: written so that stock ``model.load_weights`` reads them, read without h5py.
+
+Layout: ``vars/<variable path>`` holds every variable (the top-level model owns them all); the root
+attributes hold
+the provenance and the detectron2 config (YAML); ``extra_state/<detectron2 key>`` keeps tensors that no
+variable
+needs, so that the way back to detectron2 is bit-exact. Datasets carry an attribute ``torch_shape`` or
+``torch_dtype`` only where these cannot be told from the variable.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import h5py
+import numpy as np
+
+from weights import _hdf5
+from weights._atomic import replacing
+from weights.checkpoint import map_file
+from weights.errors import CheckpointError, WeightsError
+from weights.mapping import Shape, path_to_key, to_state_dict
+
+FORMAT_VERSION = "1"
+CONFIG_ATTRIBUTE = "detectron2_config"
+_VARS, _EXTRA = "vars", "extra_state"
+_MAX_ATTRIBUTE = 60_000  # bytes; HDF5 object headers cannot hold 64 KiB or more
+
+Progress = Callable[[int], None]  # called with the number of bytes just done
+
+
+@dataclass
+class KerasWeights:
+    """What a ``.weights.h5`` file holds; arrays are read-only views of the file.
+
+    Attributes:
+        arrays: variable path -> array in Keras layout.
+        torch_shapes: variable path -> shape in detectron2, where the variable does not tell it.
+        torch_dtypes: variable path -> dtype in the original file, where it was narrower.
+        extra_state: tensors by detectron2 key without a variable.
+        provenance: source name, SHA-256, versions.
+        config: detectron2 config (YAML), or None.
+        ignored: other groups of the file (an optimizer's, say).
+    """
+
+    arrays: dict[str, np.ndarray]
+    torch_shapes: dict[str, Shape] = field(default_factory=dict)
+    torch_dtypes: dict[str, str] = field(default_factory=dict)
+    extra_state: dict[str, np.ndarray] = field(default_factory=dict)
+    provenance: dict[str, str] = field(default_factory=dict)
+    config: str | None = None
+    ignored: list[str] = field(default_factory=list)
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """The detectron2 state dict, bit for bit as it was converted."""
+        return to_state_dict(
+            self.arrays, shapes=self.torch_shapes, dtypes=self.torch_dtypes, extra=self.extra_state
+        )
+
+
+def write_keras_h5(
+    path: str | os.PathLike[str],
+    arrays: Mapping[str, np.ndarray],
+    *,
+    provenance: Mapping[str, str],
+    config_yaml: str | None = None,
+    extra_state: Mapping[str, np.ndarray] | None = None,
+    source: Mapping[str, np.ndarray] | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Write ``arrays`` as a Keras weights file, read it back, compare bit by bit, then give it its name.
+
+    Args:
+        path: the file, by convention ``*.weights.h5``; replaced if it exists.
+        arrays: variable path -> array in Keras layout (:func:`weights.to_keras_arrays`).
+        provenance: short text, written as root attributes.
+        config_yaml: the detectron2 config, so that the file alone makes a predictor.
+        extra_state: tensors by detectron2 key that no variable needs (``num_batches_tracked``, ...).
+        source: the detectron2 state dict, for the shapes and dtypes that the variables do not tell.
+        progress: called with the bytes done; the total is twice the size of the arrays (writing, comparing).
+
+    Raises:
+        WeightsError: cannot be written, or what was written does not compare equal; ``path`` is then
+        untouched.
+    """
+    extra = dict(extra_state or {})
+    with replacing(path) as temporary:
+        with h5py.File(temporary, "w") as file:
+            _write_attributes(file, provenance, config_yaml)
+            group = file.create_group(_VARS)
+            for name, array in arrays.items():
+                _write_array(group, name, array, _torch_notes(name, array, source or {}))
+                if progress:
+                    progress(array.nbytes)
+            for key, array in extra.items():
+                _write_array(file.require_group(_EXTRA), key, array, {})
+        _compare(read_keras_h5(temporary), arrays, extra, progress)
+
+
+def _write_attributes(file: h5py.File, provenance: Mapping[str, str], config: str | None) -> None:
+    attributes = {**provenance, "weights_format": FORMAT_VERSION}
+    if config is not None:
+        attributes[CONFIG_ATTRIBUTE] = config
+    for name, value in attributes.items():
+        file.attrs[name] = value  # a variable-length string: no limit on its size
+
+
+def _torch_notes(path: str, array: np.ndarray, source: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The attributes from which :func:`weights.to_state_dict` restores the original tensor exactly."""
+    original = source.get(path_to_key(path))
+    if original is None:
+        return {}
+    notes: dict[str, Any] = {}
+    if original.ndim != array.ndim:
+        notes["torch_shape"] = np.array(original.shape, np.int64)
+    if original.dtype != array.dtype and original.dtype.itemsize < array.dtype.itemsize:
+        notes["torch_dtype"] = original.dtype.name
+    return notes
+
+
+def _write_array(group: h5py.Group, name: str, array: np.ndarray, notes: Mapping[str, Any]) -> None:
+    if array.dtype == np.bool_:  # HDF5 has no booleans
+        array, notes = array.astype(np.uint8), {**notes, "torch_dtype": "bool"}
+    if array.dtype.kind not in "fiu":
+        raise WeightsError(f"{name}: arrays of dtype {array.dtype} cannot be written to a weights file.")
+    dataset = group.create_dataset(name, data=np.require(array, requirements=["C", "A"]))
+    for key, value in notes.items():
+        dataset.attrs[key] = value
+
+
+def _compare(
+    written: KerasWeights,
+    arrays: Mapping[str, np.ndarray],
+    extra: Mapping[str, np.ndarray],
+    progress: Progress | None,
+) -> None:
+    if written.arrays.keys() != arrays.keys() or written.extra_state.keys() != extra.keys():
+        raise WeightsError("The written file does not hold the names it should; nothing was kept.")
+    for expected, found in ((arrays, written.arrays), (extra, written.extra_state)):
+        for name, array in expected.items():
+            if not same_bits(array, found[name]):
+                raise WeightsError(f"{name} reads back differently than written; nothing was kept.")
+            if progress:
+                progress(array.nbytes)
+
+
+def same_bits(one: np.ndarray, other: np.ndarray) -> bool:
+    """Equal dtype, shape and bytes (so NaN equals itself and 0.0 differs from -0.0)."""
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    return np.array_equal(_bits(one), _bits(other))
+
+
+def _bits(array: np.ndarray) -> np.ndarray:
+    """The array with its bits as unsigned integers, copied only if its layout demands it."""
+    if array.dtype.itemsize in (1, 2, 4, 8):
+        return array.view(f"u{array.dtype.itemsize}")
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+def read_keras_h5(path: str | os.PathLike[str]) -> KerasWeights:
+    """Read a Keras weights file of a model of this library, whether it or Keras wrote it.
+
+    Raises:
+        CheckpointError: damaged, hostile, or not the weights of a model of this library.
+    """
+    name = os.fspath(path)
+    try:
+        return keras_weights(map_file(name))
+    except CheckpointError as error:
+        text = str(error)
+        raise CheckpointError(text if text.startswith(name) else f"{name}: {text}") from None
+
+
+def keras_weights(data: memoryview) -> KerasWeights:
+    """:func:`read_keras_h5` of a file's bytes."""
+    attributes, datasets = _hdf5.read(data)
+    texts = {key: value for key, value in attributes.items() if isinstance(value, str)}
+    result = KerasWeights({}, provenance=texts, config=texts.pop(CONFIG_ATTRIBUTE, None))
+    ignored: set[str] = set()
+    for path, dataset in datasets.items():
+        top, _, rest = path.partition("/")
+        if top == _VARS and rest:
+            _take_variable(result, rest, dataset)
+        elif top == _EXTRA and rest:
+            result.extra_state[rest] = _original_dtype(dataset)
+        else:
+            ignored.add(top)
+    result.ignored = sorted(ignored)
+    if not result.arrays:
+        raise CheckpointError(
+            "The HDF5 file has no 'vars' group: it is not the weights file of a model of this library."
+        )
+    return result
+
+
+def _take_variable(result: KerasWeights, path: str, dataset: _hdf5.Dataset) -> None:
+    shape, dtype = dataset.attributes.get("torch_shape"), dataset.attributes.get("torch_dtype")
+    array = dataset.array
+    if isinstance(shape, np.ndarray) and shape.ndim == 1 and shape.dtype.kind == "i":
+        torch_shape = tuple(int(size) for size in shape)
+        if len(torch_shape) != 2 or array.ndim != 4 or torch_shape[0] != array.shape[-1]:
+            raise CheckpointError(f"The torch_shape of {path[:200]!r} does not fit the variable.")
+        result.torch_shapes[path] = torch_shape
+    if dtype == "bool":
+        array = _original_dtype(dataset)
+    elif dtype in ("float16", "float32"):
+        result.torch_dtypes[path] = dtype
+    result.arrays[path] = array
+
+
+def _original_dtype(dataset: _hdf5.Dataset) -> np.ndarray:
+    is_bool = dataset.attributes.get("torch_dtype") == "bool"
+    return dataset.array.astype(np.bool_) if is_bool else dataset.array
