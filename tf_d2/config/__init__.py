@@ -1,5 +1,6 @@
 """Configuration: detectron2's YAML -> frozen dataclasses that hold exactly what inference needs."""
 
+from tf_d2.config.classes import category_ids, class_names, keypoint_names, stuff_names
 from tf_d2.config.errors import ConfigError, DownloadError
 from tf_d2.config.load import load_config, load_config_text, resolve_yaml
 from tf_d2.config.schema import (
@@ -38,10 +39,14 @@ __all__ = [
     "RetinaNetConfig",
     "SemSegHeadConfig",
     "ZooModel",
+    "category_ids",
+    "class_names",
+    "keypoint_names",
     "load_config",
     "load_config_text",
     "resolve_weights",
     "resolve_yaml",
+    "stuff_names",
     "unsupported_reason",
     "zoo_models",
 ]

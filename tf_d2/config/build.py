@@ -105,9 +105,9 @@ def _nonzero(flat: Flat, key: str, lengths: Sequence[int] = ()) -> Floats:
 def _names(flat: Flat, key: str, available: Sequence[str] | None = None) -> tuple[str, ...]:
     names = flat[key]
     if not isinstance(names, tuple) or not names or not all(isinstance(n, str) for n in names):
-        raise _fail(key, names, "expected a list of feature names")
+        raise _fail(key, names, "expected a list of names")
     if len(set(names)) != len(names):
-        raise _fail(key, names, "a feature is named twice")
+        raise _fail(key, names, "a name occurs twice")
     unknown = [n for n in names if available is not None and n not in available]
     if unknown:
         raise _fail(key, names, f"this backbone makes only {', '.join(available or ())}")
@@ -285,7 +285,7 @@ def _stage_weights(flat: Flat, name: str) -> tuple[Floats, ...]:
     if flat["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG"] is not True:
         raise _fail("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", False, f"{name} needs True")
     ious = flat["MODEL.ROI_BOX_CASCADE_HEAD.IOUS"]
-    if not isinstance(ious, tuple) or len(ious) != len(flat[key]):
+    if len(ious) != len(flat[key]):
         raise _fail(key, flat[key], f"expected as many as MODEL.ROI_BOX_CASCADE_HEAD.IOUS = {ious!r}")
     if not flat[key]:
         raise _fail(key, flat[key], "expected at least one stage")
@@ -423,6 +423,13 @@ def _panoptic(flat: Flat) -> PanopticConfig:
     )
 
 
+def _dataset(flat: Flat) -> str:
+    for key in ("DATASETS.TEST", "DATASETS.TRAIN"):
+        if flat[key]:
+            return _names(flat, key)[0]
+    return ""
+
+
 def build_config(flat: Flat) -> ModelConfig:
     """The model that the merged keys describe.
 
@@ -454,4 +461,5 @@ def build_config(flat: Flat) -> ModelConfig:
         panoptic=_panoptic(flat) if meta == "PanopticFPN" else None,
         precomputed_proposal_topk=_int(flat, "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST", 0),
         weights=flat["MODEL.WEIGHTS"],
+        dataset=_dataset(flat),
     )

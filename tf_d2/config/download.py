@@ -1,8 +1,8 @@
 """Fetch a published checkpoint once: resumed, checked, and moved into place only when complete.
 
 detectron2 names its checkpoints after their content: the MD5 digest of ``model_final_280758.pkl`` starts with
-280758 (MODEL_ZOO.md). That catches a broken file, not a malicious one; the reader of checkpoints executes nothing
-in them.
+280758 (MODEL_ZOO.md). That catches a broken file, not a malicious one; the reader of checkpoints executes
+nothing in them.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _md5(path: Path) -> str:
 
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """One process at a time per file, where the system can lock; a crash leaves no lock behind."""
+    """One process at a time per partial file, where the system can lock; a crash leaves no lock behind."""
     try:
         import fcntl
     except (
@@ -115,7 +115,7 @@ def _attempt(url: str, part: Path, resumable: bool, progress: Any) -> None:
         error.close()
         if error.code != 416:
             raise
-        part.unlink()  # it has all bytes, or those of another file: start again
+        part.write_bytes(b"")  # it has all bytes, or those of another file: start again
         raise _Interrupted("the server refused to continue a partial file") from None
     except (TimeoutError, ConnectionError, http.client.IncompleteRead) as error:
         raise _Interrupted(str(error) or type(error).__name__) from error
@@ -163,10 +163,9 @@ def _download(url: str, part: Path, path: Path, progress: bool) -> None:
 def _check(file: Path, path: Path, url: str) -> None:
     expected = expected_md5(path)
     if file.stat().st_size == 0:
-        file.unlink()
         raise DownloadError(f"{url}: the server sent an empty file. {_by_hand(url, path)}")
     if expected and not (actual := _md5(file)).startswith(expected):
-        file.unlink()
+        file.write_bytes(b"")
         raise DownloadError(
             f"{url}: what arrived is not this file: its name promises an MD5 digest that starts with "
             f"{expected}, it is {actual}. The broken file was removed; try again, or: {_by_hand(url, path)}"
@@ -183,10 +182,16 @@ def _of_detectron2(url: str, path: Path) -> Path | None:
     return None
 
 
+def _drop_useless(part: Path, path: Path) -> None:
+    """Remove a partial file that a later attempt could not continue."""
+    if part.exists() and (part.stat().st_size == 0 or expected_md5(path) is None):
+        part.unlink()
+
+
 def fetch(url: str, *, progress: bool = True) -> Path:
     """The local copy of ``url``, downloaded if neither our cache nor detectron2's has it.
 
-    The file appears under its name only when complete and checked, so a copy that exists is good.
+    The file appears under its name only when complete and checked; a copy that exists is used as it is.
 
     Raises:
         DownloadError: no network, an error of the server, a broken file, or no room; it says what to fetch by
@@ -203,13 +208,13 @@ def fetch(url: str, *, progress: bool = True) -> Path:
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(path.with_name(path.name + ".lock")):
+        with _lock(part):
             if not path.is_file():
                 _download(url, part, path, progress)
                 _check(part, path, url)
                 os.replace(part, path)
-        path.with_name(path.name + ".lock").unlink(missing_ok=True)
     except DownloadError:
+        _drop_useless(part, path)
         raise
     except OSError as error:
         raise DownloadError(f"{url}: cannot be kept in {path.parent} ({error}); set TF_D2_CACHE") from error

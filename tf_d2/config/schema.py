@@ -24,7 +24,7 @@ class InputConfig:
 
 @dataclass(frozen=True)
 class ResNetConfig:
-    """``MODEL.RESNETS.*``. ``out_features`` are the stages the backbone returns ("stem", "res2" .. "res5")."""
+    """``MODEL.RESNETS.*``. ``out_features`` are the stages the backbone returns ("stem", "res2", ...)."""
 
     depth: int
     out_features: tuple[str, ...]
@@ -193,3 +193,6 @@ class ModelConfig:
     panoptic: PanopticConfig | None
     precomputed_proposal_topk: int
     weights: str = ""  # MODEL.WEIGHTS as written; informational
+    dataset: str = (
+        ""  # first of DATASETS.TEST, else of DATASETS.TRAIN; informational, for the names of classes
+    )

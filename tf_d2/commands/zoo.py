@@ -1,0 +1,91 @@
+"""``tf-d2 zoo``: the published models, which of them this version runs, and their settings."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tf_d2.config import ConfigError, ZooModel, resolve_yaml, unsupported_reason, zoo_models
+from tf_d2.config.errors import did_you_mean
+from tf_d2.config.zoo import zoo_name
+
+zoo_app = typer.Typer(help="The models detectron2 publishes.", no_args_is_help=True, add_completion=False)
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``zoo list`` and ``zoo show`` to the command line."""
+    app.add_typer(zoo_app, name="zoo")
+
+
+def _chosen(family: str | None, supported: bool | None) -> list[tuple[ZooModel, str | None]]:
+    """The models of a family (any part of its name, any case) with the reason each cannot run, if any."""
+    rows = [(row, unsupported_reason(row)) for row in zoo_models().values()]
+    if family is not None:
+        rows = [(row, why) for row, why in rows if family.lower() in row.family.lower()]
+    if supported is not None:
+        rows = [(row, why) for row, why in rows if (why is None) == supported]
+    return rows
+
+
+def _table(rows: list[tuple[ZooModel, str | None]]) -> Table:
+    table = Table(show_edge=False, pad_edge=False)
+    table.add_column("model", overflow="fold")
+    table.add_column("family")
+    table.add_column("runs", no_wrap=True)
+    table.add_column("why not", overflow="fold")
+    for row, why in rows:
+        mark = "[green]yes[/]" if why is None else "[yellow]not yet[/]"
+        table.add_row(escape(row.name), escape(row.family), mark, escape(why or ""))
+    return table
+
+
+def _records(rows: list[tuple[ZooModel, str | None]]) -> list[dict]:
+    return [
+        {"name": row.name, "family": row.family, "supported": why is None, "reason": why, "url": row.url}
+        for row, why in rows
+    ]
+
+
+@zoo_app.command("list")
+def list_models(
+    family: Annotated[str | None, typer.Option(help="Only families whose name contains this.")] = None,
+    supported: Annotated[
+        bool | None, typer.Option("--supported/--unsupported", help="Only what runs, or only what does not.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")] = False,
+) -> None:
+    """List the published models. What runs is found by building each configuration."""
+    rows = _chosen(family, supported)
+    if as_json:
+        typer.echo(json.dumps(_records(rows), indent=1))
+        return
+    if not rows:
+        families = sorted({row.family for row in zoo_models().values()})
+        typer.echo(f"No published model is of that kind. Families: {', '.join(families)}", err=True)
+        raise typer.Exit(1)
+    console = Console()
+    console.print(_table(rows))
+    running = sum(why is None for _, why in rows)
+    console.print(f"{len(rows)} models: {running} run, {len(rows) - running} not yet.")
+
+
+@zoo_app.command("show")
+def show_model(name: Annotated[str, typer.Argument(help="A name that `zoo list` shows.")]) -> None:
+    """Print where a model's weights are, and its resolved configuration as YAML."""
+    canonical = zoo_name(name)
+    if canonical is None:
+        typer.echo(f"{name}: not the name of a published model{did_you_mean(name, zoo_models())}", err=True)
+        raise typer.Exit(2)
+    row = zoo_models().get(canonical)
+    typer.echo(f"# {canonical}")
+    typer.echo(f"# weights: {row.url if row else 'none published'}")
+    try:
+        typer.echo(resolve_yaml(canonical), nl=False)
+    except ConfigError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from error

@@ -1,0 +1,157 @@
+"""Names and category numbers of the data sets the published models were trained on: facts, as tuples.
+
+A model numbers its classes 0, 1, ...; COCO result files use the numbers of the data set (1 to 90 with gaps).
+Source: ``detectron2/data/datasets/builtin_meta.py`` and the evaluators.
+"""
+
+from __future__ import annotations
+
+from tf_d2.config.schema import ModelConfig
+
+COCO = tuple(
+    """person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,
+parking meter,bench,bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,backpack,umbrella,handbag,tie,
+suitcase,frisbee,skis,snowboard,sports ball,kite,baseball bat,baseball glove,skateboard,surfboard,
+tennis racket,bottle,wine glass,cup,fork,knife,spoon,bowl,banana,apple,sandwich,orange,broccoli,carrot,
+hot dog,pizza,donut,cake,chair,couch,potted plant,bed,dining table,toilet,tv,laptop,mouse,remote,keyboard,cell phone,
+microwave,oven,toaster,sink,refrigerator,book,clock,vase,scissors,teddy bear,hair drier,toothbrush""".replace(
+        "\n", ""
+    ).split(",")
+)
+_COCO_UNUSED = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+COCO_IDS = tuple(i for i in range(1, 91) if i not in _COCO_UNUSED)
+
+# Class 0 stands for all things; 1 to 53 are the stuff classes of panoptic COCO.
+COCO_STUFF = tuple(
+    """things,banner,blanket,bridge,cardboard,counter,curtain,door-stuff,floor-wood,flower,fruit,gravel,house,
+light,mirror-stuff,net,pillow,platform,playingfield,railroad,river,road,roof,sand,sea,shelf,snow,stairs,tent,
+towel,wall-brick,wall-stone,wall-tile,wall-wood,water,window-blind,window,tree,fence,ceiling,sky,cabinet,table,
+floor,pavement,mountain,grass,dirt,paper,food,building,rock,wall,rug""".replace("\n", "").split(",")
+)
+COCO_STUFF_IDS = (
+    *(
+        0,
+        92,
+        93,
+        95,
+        100,
+        107,
+        109,
+        112,
+        118,
+        119,
+        122,
+        125,
+        128,
+        130,
+        133,
+        138,
+        141,
+        144,
+        145,
+        147,
+        148,
+        149,
+    ),
+    *(
+        151,
+        154,
+        155,
+        156,
+        159,
+        161,
+        166,
+        168,
+        171,
+        175,
+        176,
+        177,
+        178,
+        180,
+        181,
+        184,
+        185,
+        186,
+        187,
+        188,
+        189,
+    ),
+    *range(190, 201),
+)
+
+COCO_KEYPOINTS = (
+    *("nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder"),
+    *("left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip"),
+    *("left_knee", "right_knee", "left_ankle", "right_ankle"),
+)
+
+CITYSCAPES_THINGS = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
+CITYSCAPES_THING_IDS = (24, 25, 26, 27, 28, 31, 32, 33)
+CITYSCAPES_STUFF = (
+    *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation"),
+    *("terrain", "sky"),
+    *CITYSCAPES_THINGS,
+)
+
+VOC = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable"),
+    *("dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+
+# Prefix of a data set's name in detectron2 -> (things, their category numbers, stuff).
+_DATASETS: tuple[tuple[str, tuple[str, ...], tuple[int, ...], tuple[str, ...]], ...] = (
+    ("keypoints_coco_", ("person",), (1,), ()),
+    ("coco_", COCO, COCO_IDS, COCO_STUFF),
+    ("cityscapes_", CITYSCAPES_THINGS, CITYSCAPES_THING_IDS, CITYSCAPES_STUFF),
+    ("voc_", VOC, tuple(range(20)), ()),
+)
+
+
+def _dataset(name: str) -> tuple[tuple[str, ...], tuple[int, ...], tuple[str, ...]]:
+    return next((row[1:] for row in _DATASETS if name.startswith(row[0])), ((), (), ()))
+
+
+def num_classes(config: ModelConfig) -> int:
+    """Number of foreground classes of the detector; 0 for models without one."""
+    head = config.roi_heads or config.retinanet
+    return head.num_classes if head else 0
+
+
+def class_names(source: ModelConfig | str) -> tuple[str, ...]:
+    """Names of classes 0, 1, ... of a model, or of a data set by its detectron2 name.
+
+    For a model whose data set is unknown here, or has another number of classes: ``"class 0"``, ...
+    For an unknown data set: an empty tuple.
+    """
+    if isinstance(source, str):
+        return _dataset(source)[0]
+    names, count = _dataset(source.dataset)[0], num_classes(source)
+    return names if len(names) == count else tuple(f"class {i}" for i in range(count))
+
+
+def stuff_names(source: ModelConfig | str) -> tuple[str, ...]:
+    """Names of the semantic classes of a model, or of a data set; for COCO class 0 is ``"things"``."""
+    if isinstance(source, str):
+        return _dataset(source)[2]
+    names = _dataset(source.dataset)[2]
+    count = source.sem_seg_head.num_classes if source.sem_seg_head else 0
+    return names if len(names) == count else tuple(f"stuff {i}" for i in range(count))
+
+
+def category_ids(config: ModelConfig) -> tuple[int, ...]:
+    """Category number of class 0, 1, ... in COCO result files, as detectron2's evaluators write it.
+
+    COCO counts 1 to 90 with gaps, LVIS from 1; where the data set is unknown the class number itself is used.
+    """
+    count = num_classes(config)
+    if config.dataset.startswith("lvis_"):
+        return tuple(range(1, count + 1))
+    ids = _dataset(config.dataset)[1]
+    return ids if len(ids) == count else tuple(range(count))
+
+
+def keypoint_names(config: ModelConfig) -> tuple[str, ...]:
+    """Names of the keypoints of a model: COCO's 17, or ``"keypoint 0"``, ... for other numbers."""
+    head = config.roi_heads.keypoint_head if config.roi_heads else None
+    count = head.num_keypoints if head else 0
+    return COCO_KEYPOINTS if count == len(COCO_KEYPOINTS) else tuple(f"keypoint {i}" for i in range(count))
