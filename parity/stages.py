@@ -12,9 +12,11 @@ the same module within one image are written `<module>#1`, `<module>#2` (the cas
 pooler when it also predicts masks).
 
 Rules that make a unit reproducible from its inputs alone, in any backend:
-- a discrete unit rounds every floating point input to float32 first and computes in float32, as detectron2
-  does (in the float64 profile too: detectron2 itself casts box deltas to float32, and torchvision's NMS
-  wants one dtype);
+- a continuous unit computes in the profile's dtype; a small change of its inputs changes its outputs little;
+- a float32 unit is continuous but rounds its inputs to float32 and computes in float32 in every profile, as
+  detectron2 does when it decodes boxes;
+- a discrete unit selects, sorts or thresholds; it too rounds every floating point input to float32 and
+  computes in float32 in every profile (torchvision's NMS wants one dtype);
 - `steps/input` is computed in float32 and then cast to the profile's dtype;
 - pooling boxes are float32 values, cast to the dtype of the features;
 - the unpadded network input size is that of `input/resized`, the output size that of `input/image`.
@@ -28,7 +30,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Kind = Literal["continuous", "discrete"]
+Kind = Literal["continuous", "float32", "discrete"]
 
 # Arrays that are given, not computed.
 GIVEN = ("input/image", "steps/input_proposals")
@@ -99,14 +101,14 @@ def units(config: Mapping[str, Any]) -> tuple[Unit, ...]:
       rpn_head        features -> logits per level, deltas per level
       rpn_proposals   head outputs, network image -> objectness_logits, proposal_boxes: decode, top-k per
                       level, clip, size filter, NMS, top-k
-      roi_pool        args: (pooler, k). Features, boxes -> pooled features. For k > 0 the boxes come as
-                      proposals, (scores, deltas) of the cascade stages 0..k-1, network image: those of stage
-                      k are decoded from them and clipped, one stage after the other
+      roi_pool        args: (pooler,). Features, boxes -> pooled features
+      cascade_boxes   args: (k,). Deltas of cascade stage k-1, the boxes it pooled, network image -> the boxes
+                      that stage k pools: decoded and clipped, none dropped
       res5            pooled features -> res5 of the C4 heads
       box_head        args: (module,)
       box_predictor   args: (module,). -> scores, deltas. In C4 models of the spatial mean of the input
-      detect          args: (number of box stages,). (scores, deltas) per stage, proposals, network image ->
-                      final boxes, scores, classes in network pixels
+      detect          args: (number of box stages,). Scores of each stage, deltas and pooled boxes of the last,
+                      network image -> final boxes, scores, classes in network pixels
       mask_logits     mask head up to its logits, all classes
       mask_select     logits, classes -> probability of the predicted class, (N, 1, M, M)
       keypoint_lowres keypoint head up to its transposed convolution
@@ -243,10 +245,11 @@ def _roi_features(model: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(feature_name(name) for name in model["ROI_HEADS"]["IN_FEATURES"])
 
 
-def _detect(inputs: Iterable[str], proposals: str, stages_count: int) -> Unit:
+def _detect(scores: Iterable[str], deltas: str, boxes: str) -> Unit:
     outputs = tuple(f"steps/roi_heads/0/0/{field}" for field in ("pred_boxes", "scores", "pred_classes"))
-    given = (*inputs, proposals, "input/resized")
-    return Unit("detect", "detect", given, outputs, "discrete", (stages_count,), optional=True)
+    scores = tuple(scores)
+    inputs = (*scores, deltas, boxes, "input/resized")
+    return Unit("detect", "detect", inputs, outputs, "discrete", (len(scores),), optional=True)
 
 
 def _standard_box_units(model: Mapping[str, Any], proposals: str) -> list[Unit]:
@@ -254,51 +257,49 @@ def _standard_box_units(model: Mapping[str, Any], proposals: str) -> list[Unit]:
     predictions = ("steps/roi_heads.box_predictor/0", "steps/roi_heads.box_predictor/1")
     features = _roi_features(model)
     return [
-        Unit("box_pooler", "roi_pool", (*features, proposals), (pooled,), "continuous", ("box_pooler", 0)),
+        Unit("box_pooler", "roi_pool", (*features, proposals), (pooled,), "continuous", ("box_pooler",)),
         Unit("box_head", "box_head", (pooled,), (head,), "continuous", ("box_head",)),
         Unit("box_predictor", "box_predictor", (head,), predictions, "continuous", ("box_predictor",)),
-        _detect(predictions, proposals, 1),
+        _detect(predictions[:1], predictions[1], proposals),
     ]
 
 
 def _cascade_box_units(model: Mapping[str, Any], proposals: str) -> list[Unit]:
     built: list[Unit] = []
-    predictions: tuple[str, ...] = ()
-    count = len(model["ROI_BOX_CASCADE_HEAD"]["BBOX_REG_WEIGHTS"])
-    for k in range(count):
+    scores: list[str] = []
+    boxes, deltas = proposals, ""
+    for k in range(len(model["ROI_BOX_CASCADE_HEAD"]["BBOX_REG_WEIGHTS"])):
+        if k:
+            target = f"steps/roi_heads/cascade_boxes/{k}"
+            inputs = (deltas, boxes, "input/resized")
+            built.append(
+                Unit(f"cascade_boxes.{k}", "cascade_boxes", inputs, (target,), "float32", (k,), optional=True)
+            )
+            boxes = target
         pooled = "steps/roi_heads.box_pooler" + (f"#{k}" if k else "")
-        boxes = (proposals, *predictions, "input/resized") if k else (proposals,)
         head = f"steps/roi_heads.box_head.{k}"
         outputs = (f"steps/roi_heads.box_predictor.{k}/0", f"steps/roi_heads.box_predictor.{k}/1")
+        inputs = (*_roi_features(model), boxes)
         built += [
-            Unit(
-                f"box_pooler#{k}",
-                "roi_pool",
-                (*_roi_features(model), *boxes),
-                (pooled,),
-                "continuous",
-                ("box_pooler", k),
-                optional=k > 0,
-            ),
+            Unit(f"box_pooler#{k}", "roi_pool", inputs, (pooled,), "continuous", ("box_pooler",), k > 0),
             Unit(f"box_head.{k}", "box_head", (pooled,), (head,), "continuous", (f"box_head.{k}",)),
             Unit(
                 f"box_predictor.{k}", "box_predictor", (head,), outputs, "continuous", (f"box_predictor.{k}",)
             ),
         ]
-        predictions = (*predictions, *outputs)
-    return [*built, _detect(predictions, proposals, count)]
+        scores.append(outputs[0])
+        deltas = outputs[1]
+    return [*built, _detect(scores, deltas, boxes)]
 
 
 def _c4_box_units(model: Mapping[str, Any], proposals: str) -> list[Unit]:
     pooled, res5 = "steps/roi_heads.pooler", "steps/roi_heads.res5"
     predictions = ("steps/roi_heads.box_predictor/0", "steps/roi_heads.box_predictor/1")
     return [
-        Unit(
-            "pooler", "roi_pool", (*_roi_features(model), proposals), (pooled,), "continuous", ("pooler", 0)
-        ),
+        Unit("pooler", "roi_pool", (*_roi_features(model), proposals), (pooled,), "continuous", ("pooler",)),
         Unit("roi_res5", "res5", (pooled,), (res5,), "continuous"),
         Unit("box_predictor", "box_predictor", (res5,), predictions, "continuous", ("box_predictor",)),
-        _detect(predictions, proposals, 1),
+        _detect(predictions[:1], predictions[1], proposals),
     ]
 
 
@@ -316,7 +317,7 @@ def _mask_units(model: Mapping[str, Any]) -> list[Unit]:
                 (*features, boxes),
                 (pooled,),
                 "continuous",
-                ("pooler", 0),
+                ("pooler",),
                 optional=True,
             ),
             Unit("roi_res5#1", "res5", (pooled,), (res5,), "continuous", optional=True),
@@ -325,7 +326,7 @@ def _mask_units(model: Mapping[str, Any]) -> list[Unit]:
     else:
         pooled = "steps/roi_heads.mask_pooler"
         built = [
-            Unit("mask_pooler", "roi_pool", (*features, boxes), (pooled,), "continuous", ("mask_pooler", 0)),
+            Unit("mask_pooler", "roi_pool", (*features, boxes), (pooled,), "continuous", ("mask_pooler",)),
             Unit("mask_head", "mask_logits", (pooled,), (logits,), "continuous"),
         ]
     target = ("steps/roi_heads/0/0/pred_masks",)
@@ -345,7 +346,7 @@ def _keypoint_units(model: Mapping[str, Any]) -> list[Unit]:
     boxes, pooled = "steps/roi_heads/0/0/pred_boxes", "steps/roi_heads.keypoint_pooler"
     lowres = "steps/roi_heads.keypoint_head.score_lowres"
     heat, points = "steps/roi_heads/0/0/pred_keypoint_heatmaps", "steps/roi_heads/0/0/pred_keypoints"
-    args = ("keypoint_pooler", 0)
+    args = ("keypoint_pooler",)
     return [
         Unit("keypoint_pooler", "roi_pool", (*_roi_features(model), boxes), (pooled,), "continuous", args),
         Unit("keypoint_head", "keypoint_lowres", (pooled,), (lowres,), "continuous"),
