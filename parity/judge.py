@@ -1,0 +1,375 @@
+"""From two traces to a verdict: manifest, weights, then every stage of every image, with noise and waivers.
+
+This is the offline half of the harness: it needs no framework and can be repeated on saved traces.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any
+
+import numpy as np
+import yaml
+
+from parity.comparator import SETS, Arrays, Context, compare_image
+from parity.detections import Noise
+from parity.profiles import Profile, get_profile
+from parity.results import RUNGS, Comparison, StageResult, headline
+from parity.stages import forced_name
+from parity.status import Status, Verdict
+from parity.trace import ImageTrace, Trace
+
+EARLY_RUNGS = ("manifest", "weights", "preprocessing")
+
+
+@dataclass(frozen=True)
+class Waiver:
+    """A stage that is known not to agree: why, and until when that is accepted."""
+
+    stage: str
+    reason: str
+    until: date
+
+
+def parse_waiver(text: str) -> Waiver:
+    """``STAGE=REASON@YYYY-MM-DD``; ValueError where the reason or the date is missing."""
+    stage, _, rest = text.partition("=")
+    reason, _, until = rest.rpartition("@")
+    if not stage.strip() or not reason.strip():
+        raise ValueError(f"a waiver is STAGE=REASON@YYYY-MM-DD, not {text!r}")
+    try:
+        return Waiver(stage.strip(), reason.strip(), date.fromisoformat(until.strip()))
+    except ValueError as error:
+        raise ValueError(f"waiver {text!r} needs the date it ends on, as @YYYY-MM-DD") from error
+
+
+@dataclass(frozen=True)
+class Side:
+    """One opened trace: images in order, the manifest, the configuration and per-tensor weight hashes."""
+
+    name: str
+    images: Sequence[Arrays]
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] | None = None
+    tensors: Mapping[str, str] = field(default_factory=dict)
+    segments: Sequence[Sequence[Mapping[str, Any]]] = ()
+
+    @property
+    def recorded(self) -> bool:
+        """Whether this is a recording of detectron2 without a manifest of its own."""
+        return self.manifest.get("backend") == "recorded"
+
+
+TraceLike = str | os.PathLike[str] | Mapping[str, np.ndarray] | Side
+
+
+def open_side(source: TraceLike, stack: ExitStack) -> Side:
+    """A trace file or a mapping of arrays (one image, no manifest) as a ``Side``; files close with
+    ``stack``."""
+    if isinstance(source, Side):
+        return source
+    if isinstance(source, Mapping):
+        return Side("arrays", [source])
+    trace = stack.enter_context(Trace(source))
+    config = yaml.safe_load(trace.config) if trace.config else None
+    name = str(trace.manifest.get("backend", "trace"))
+    segments = [_segments(i) for i in trace.images]
+    return Side(name, trace.images, trace.manifest, config, _tensor_hashes(trace), segments)
+
+
+def _segments(image: ImageTrace) -> list[dict[str, Any]]:
+    return image.segments_info() if "output/panoptic_seg" in image else []
+
+
+def _tensor_hashes(trace: Trace) -> dict[str, str]:
+    """Key -> hash of each weight: as the backend wrote it into the manifest, or of a recording's own
+    weights."""
+    stated = trace.manifest.get("tensors")
+    if isinstance(stated, dict):
+        return {str(k): str(v) for k, v in stated.items()}
+    return {k: tensor_hash(v) for k, v in trace.weights().items()}
+
+
+def tensor_hash(array: np.ndarray) -> str:
+    """Hash of a weight's float32 values in detectron2's layout (shape included)."""
+    values = np.ascontiguousarray(array, dtype=np.float32)
+    return hashlib.sha256(repr(values.shape).encode() + values.tobytes()).hexdigest()[:32]
+
+
+def compare(
+    reference: TraceLike,
+    candidate: TraceLike,
+    *,
+    profile: str | Profile = "strict",
+    noise: Sequence[TraceLike] = (),
+    waivers: Sequence[Waiver] = (),
+    scope: str = "",
+    early_stop: bool = True,
+    config: Mapping[str, Any] | None = None,
+) -> list[Comparison]:
+    """Compare two traces: one ``Comparison`` per image.
+
+    ``noise``: further traces of the reference (another thread count, or float64 as truth); their
+    differences from ``reference`` become its noise. ``scope``: "" for every stage, "outputs" for a
+    candidate that has nothing else, taken from the candidate's manifest when it says so. ``early_stop``:
+    after a failing manifest, weights or preprocessing rung the later rungs are not judged, since they can
+    only show the same fault again. ``config``: detectron2's full configuration where the traces hold none.
+    Raises TraceError for unreadable files.
+    """
+    chosen = profile if isinstance(profile, Profile) else get_profile(profile)
+    with ExitStack() as stack:
+        ref, cand = open_side(reference, stack), open_side(candidate, stack)
+        further = [open_side(n, stack) for n in noise]
+        job = _Job(ref, cand, further, chosen, waivers, _scope(scope, cand), early_stop, config or ref.config)
+        if len(ref.images) != len(cand.images) or not ref.images:
+            return [_count_mismatch(job)]
+        return [_compare_one(job, k) for k in range(len(ref.images))]
+
+
+@dataclass(frozen=True)
+class _Job:
+    reference: Side
+    candidate: Side
+    noise: Sequence[Side]
+    profile: Profile
+    waivers: Sequence[Waiver]
+    scope: str
+    early_stop: bool
+    config: Mapping[str, Any] | None
+
+
+def _scope(scope: str, candidate: Side) -> str:
+    scope = scope or str(candidate.manifest.get("scope", "all"))
+    if scope not in ("all", "outputs"):
+        raise ValueError(f"scope {scope!r} is not one of: all, outputs")
+    return scope
+
+
+def _empty_comparison(job: _Job) -> Comparison:
+    return Comparison(
+        job.reference.name,
+        job.candidate.name,
+        job.profile.name,
+        reference_manifest=dict(job.reference.manifest),
+        candidate_manifest=dict(job.candidate.manifest),
+        scope="all stages" if job.scope == "all" else "outputs only; inner stages are not compared",
+    )
+
+
+def _count_mismatch(job: _Job) -> Comparison:
+    comparison = _empty_comparison(job)
+    text = f"{len(job.reference.images)} images against {len(job.candidate.images)}"
+    comparison.stages.append(StageResult("input", "manifest", "exact", Status.NOT_COMPARED, text))
+    return comparison
+
+
+def _compare_one(job: _Job, index: int) -> Comparison:
+    comparison = _empty_comparison(job)
+    comparison.image = _image_name(job, index)
+    comparison.stages = [*_manifest_stages(job, comparison), *_weight_stages(job, comparison)]
+    context = Context(
+        job.reference.images[index],
+        job.candidate.images[index],
+        job.profile,
+        job.config,
+        reference_segments=job.reference.segments[index] if job.reference.segments else (),
+        candidate_segments=job.candidate.segments[index] if job.candidate.segments else (),
+        recorded=job.reference.recorded,
+    )
+    _measure_noise(job, index, context, comparison)
+    comparison.stages += [s for s in compare_image(context) if _in_scope(job, s.name)]
+    _note_skipped(comparison, context)
+    _stop_early(job, comparison)
+    _waive(job, comparison)
+    _repeatability(job, comparison)
+    return comparison
+
+
+def _in_scope(job: _Job, name: str) -> bool:
+    return job.scope == "all" or name.startswith("output/") or name == "input/image"
+
+
+def _image_name(job: _Job, index: int) -> str:
+    images = job.candidate.manifest.get("images") or job.reference.manifest.get("images") or []
+    known = isinstance(images, list) and index < len(images)
+    return str(images[index]) if known else f"image {index}"
+
+
+def _note_skipped(comparison: Comparison, context: Context) -> None:
+    lacking = {
+        "the reference does not record": [n for n in context.skipped if n not in context.reference],
+        "the candidate does not give": [n for n in context.skipped if n not in context.candidate],
+    }
+    comparison.notes += [f"{what}: {', '.join(names)}" for what, names in lacking.items() if names]
+
+
+# ---- the first two rungs ---------------------------------------------------------------------------------
+
+
+def _manifest_stages(job: _Job, comparison: Comparison) -> list[StageResult]:
+    """Both sides must have read the same weights, configuration and pictures, at the same precision."""
+    out = []
+    for key in ("weights_sha256", "config_sha256", "images_sha256", "profile", "dtype"):
+        values = [side.manifest.get(key) for side in (job.reference, job.candidate)]
+        if None in values:
+            if values != [None, None]:
+                comparison.notes.append(f"manifest: only one side states {key}")
+            continue
+        same = values[0] == values[1]
+        text = f"{_short(values[0])}" if same else f"{_short(values[0])} against {_short(values[1])}"
+        status = Status.PASS if same else Status.FAIL
+        verdict = Verdict.NONE if same else Verdict.LOCAL
+        out.append(StageResult(f"manifest/{key}", "manifest", "exact", status, text, verdict=verdict))
+    return out
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= 40 else text[:16] + "…"
+
+
+def _weight_stages(job: _Job, comparison: Comparison) -> list[StageResult]:
+    """Every tensor bit-equal after the layout change, none missing, none extra."""
+    ref, cand = job.reference.tensors, job.candidate.tensors
+    if not ref or not cand:
+        if ref or cand:
+            side = job.reference.name if cand else job.candidate.name
+            comparison.notes.append(f"weights: {side} gives no tensor hashes, so tensors were not compared")
+        return []
+    ref, cand = (
+        {k: v for k, v in t.items() if not k.endswith("num_batches_tracked") and "anchor_generator" not in k}
+        for t in (ref, cand)
+    )
+    missing, extra = sorted(set(ref) - set(cand)), sorted(set(cand) - set(ref))
+    unequal = sorted(k for k in set(ref) & set(cand) if ref[k] != cand[k])
+    result = StageResult("weights", "weights", "exact", Status.PASS, f"{len(ref)} tensors bit-equal")
+    parts = {"differ": unequal, "missing in the candidate": missing, "extra in the candidate": extra}
+    broken = [f"{len(k)} {what}: {', '.join(k[:4])}" for what, k in parts.items() if k]
+    if broken:
+        result.status, result.message, result.verdict = Status.FAIL, "; ".join(broken), Verdict.LOCAL
+        result.details = parts
+    return [result]
+
+
+# ---- noise, waivers, early stop --------------------------------------------------------------------------
+
+
+def _measure_noise(job: _Job, index: int, context: Context, comparison: Comparison) -> None:
+    """The reference's own noise per stage: the largest difference of any noise trace from the reference."""
+    px = score = 0.0
+    noise: dict[str, float] = {}
+    for side in job.noise:
+        if index >= len(side.images):
+            continue
+        widened = _AsDtypeOf(side.images[index], context.reference)
+        probe = Context(
+            context.reference, widened, context.profile, context.config, table=context.table, recorded=True
+        )
+        for result in compare_image(probe):
+            if result.metrics is not None and np.isfinite(result.metrics.rel_l2):
+                noise[result.name] = max(noise.get(result.name, 0.0), result.metrics.rel_l2)
+        last = [
+            probe.matches[s.name] for s in SETS if s.name in probe.matches and s.name.startswith("output")
+        ]
+        for report in last:
+            px = max(px, float(report.box_px.max(initial=0.0)))
+            score = max(score, float(np.abs(report.score_difference).max(initial=0.0)))
+    if job.noise:
+        context.noise = noise | {forced_name(k): v for k, v in noise.items()}
+        context.decision = Noise(px, score)
+        names = ", ".join(str(s.manifest.get("noise_of", s.name)) for s in job.noise)
+        comparison.noise_source = f"{len(job.noise)} further reference run(s): {names}"
+
+
+class _AsDtypeOf(Mapping[str, np.ndarray]):
+    """A trace read in another trace's dtypes, so that a float64 run measures a float32 one's error."""
+
+    def __init__(self, arrays: Arrays, like: Arrays) -> None:
+        self._arrays, self._like = arrays, like
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        array = self._arrays[name]
+        if name in self._like and array.dtype.kind == "f":
+            return array.astype(self._like[name].dtype)
+        return array
+
+    def __iter__(self) -> Iterator[str]:
+        return (n for n in self._arrays if not n.startswith("forced/"))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def rows(self, name: str) -> int:
+        """Rows the underlying trace computed."""
+        source: Any = self._arrays
+        return source.rows(name) if hasattr(source, "rows") else len(self._arrays[name])
+
+
+def _stop_early(job: _Job, comparison: Comparison) -> None:
+    """Cut the ladder after the first failing early rung."""
+    if not job.early_stop:
+        return
+    for rung in EARLY_RUNGS:
+        if any(s.bad for s in comparison.stages if s.rung == rung):
+            later = RUNGS[RUNGS.index(rung) + 1 :]
+            dropped = sum(1 for s in comparison.stages if s.rung in later)
+            comparison.stages = [s for s in comparison.stages if s.rung not in later]
+            comparison.stopped_at = rung
+            comparison.notes.append(f"stopped after the {rung} rung; {dropped} later checks were not judged")
+            return
+
+
+def _waive(job: _Job, comparison: Comparison) -> None:
+    names = {s.name for s in comparison.stages}
+    for waiver in job.waivers:
+        if waiver.stage not in names:
+            comparison.notes.append(f"waiver for {waiver.stage} matches no stage")
+        elif waiver.until < date.today():
+            comparison.notes.append(f"waiver for {waiver.stage} ended on {waiver.until} and was not applied")
+    active = {w.stage: w for w in job.waivers if w.until >= date.today()}
+    for stage in comparison.stages:
+        if stage.bad and stage.name in active:
+            stage.waiver = f"{active[stage.name].reason} (until {active[stage.name].until})"
+
+
+def _repeatability(job: _Job, comparison: Comparison) -> None:
+    """Take over what the backends found when they ran twice."""
+    for side in (job.reference, job.candidate):
+        repeat = side.manifest.get("repeat")
+        if isinstance(repeat, Mapping) and repeat.get("nondeterministic"):
+            comparison.nondeterministic += [f"{side.name}: {n}" for n in repeat["nondeterministic"]]
+    if comparison.nondeterministic and job.profile.name != "production":
+        comparison.deterministic = False
+
+
+class ParityError(AssertionError):
+    """Two models do not compute the same. ``comparisons`` holds the whole result."""
+
+    def __init__(self, message: str, comparisons: list[Comparison]) -> None:
+        super().__init__(message)
+        self.comparisons = comparisons
+
+
+def assert_parity(reference: TraceLike, candidate: TraceLike, **options: Any) -> list[Comparison]:
+    """For tests: ``compare`` and raise ParityError, naming the first bad stage, unless everything is the
+    same."""
+    comparisons = compare(reference, candidate, **options)
+    bad = [c for c in comparisons if c.exit_code]
+    if bad:
+        raise ParityError("\n".join(_explanation(c) for c in bad), comparisons)
+    return comparisons
+
+
+def _explanation(comparison: Comparison) -> str:
+    lines = [f"{comparison.image}: {headline(comparison)}"]
+    lines += [
+        f"  {s.overall} {s.name} {s.verdict}: {s.message or s.forced_message}"
+        for s in comparison.stages
+        if s.bad
+    ][:10]
+    return "\n".join(lines)

@@ -1,0 +1,277 @@
+"""Judging what detections draw: masks, keypoints, semantic and panoptic maps.
+
+A flipped pixel or a moved keypoint is explained only by the value its decision was made on: the mask's
+probability at that pixel, the heat map's value at both places, the gap between the two best classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+_BICUBIC_A = -0.75  # the coefficient of torch's bicubic interpolation
+
+
+@dataclass
+class FlipReport:
+    """Differences of discrete per-pixel decisions.
+
+    ``worst_margin`` is the largest distance of a flipped decision from its threshold (inf where the value
+    it was made on is not in the traces), ``allowed`` the distance that noise explains. ``unexplained``
+    counts the rest.
+    """
+
+    compared: int
+    flipped: int = 0
+    unexplained: int = 0
+    worst_margin: float = 0.0
+    allowed: float = 0.0
+    worst_iou: float = 1.0
+    notes: list[str] = field(default_factory=list)
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """Logistic function in float64, without overflow."""
+    x = np.asarray(x, np.float64)
+    e = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1.0, e) / (1.0 + e)
+
+
+def paste_probability(mask: np.ndarray, box: np.ndarray, xs: np.ndarray, ys: np.ndarray) -> np.ndarray:
+    """Mask probability at image pixels (xs, ys), both (P,), in float64.
+
+    mask (M, M) is the mask head's probability map of one box (x1, y1, x2, y2) in image pixels. The pixel
+    centre x + 0.5 lies at (x + 0.5 - x1) / (x2 - x1) * M - 0.5 on the mask's grid; bilinear, zero outside
+    the grid. Source: detectron2 layers/mask_ops.py.
+    """
+    size = mask.shape[0]
+    x1, y1, x2, y2 = box.astype(np.float64)
+    gx = (xs + 0.5 - x1) / (x2 - x1) * size - 0.5
+    gy = (ys + 0.5 - y1) / (y2 - y1) * size - 0.5
+    padded = np.pad(mask.astype(np.float64), 1)
+    gx, gy = np.clip(gx + 1, 0, size + 1), np.clip(gy + 1, 0, size + 1)
+    ix, iy = np.minimum(gx.astype(int), size), np.minimum(gy.astype(int), size)
+    fx, fy = gx - ix, gy - iy
+    top = padded[iy, ix] * (1 - fx) + padded[iy, ix + 1] * fx
+    low = padded[iy + 1, ix] * (1 - fx) + padded[iy + 1, ix + 1] * fx
+    return top * (1 - fy) + low * fy
+
+
+def compare_masks(
+    reference: np.ndarray,
+    candidate: np.ndarray,
+    boxes: np.ndarray,
+    box_px: np.ndarray,
+    probabilities: Sequence[np.ndarray | None],
+    allowed: float,
+) -> FlipReport:
+    """Compare paired boolean masks (P, H, W); ``boxes`` (P, 4) are the reference's, ``box_px`` (P,) how far
+    the two boxes differ, ``probabilities`` the (M, M) maps behind the masks or None where they are not
+    recorded.
+
+    A flipped pixel is explained when its probability is within ``allowed`` of 0.5, plus what a shift by the
+    boxes' own difference can change (at most one mask cell's contrast per cell).
+    """
+    report = FlipReport(compared=int(reference.size), allowed=allowed)
+    for k in range(len(reference)):
+        flipped = reference[k] != candidate[k]
+        union = int((reference[k] | candidate[k]).sum())
+        inter = int((reference[k] & candidate[k]).sum())
+        report.worst_iou = min(report.worst_iou, inter / union if union else 1.0)
+        if flipped.any():
+            _judge_flips(report, k, flipped, boxes[k], float(box_px[k]), probabilities[k])
+    return report
+
+
+def _judge_flips(
+    report: FlipReport,
+    k: int,
+    flipped: np.ndarray,
+    box: np.ndarray,
+    box_px: float,
+    probability: np.ndarray | None,
+) -> None:
+    ys, xs = np.nonzero(flipped)
+    report.flipped += len(xs)
+    if probability is None:
+        report.unexplained += len(xs)
+        report.worst_margin = float("inf")
+        report.notes.append(f"mask {k}: {len(xs)} pixels differ and its probabilities are not in the traces")
+        return
+    size = probability.shape[0]
+    sides = np.maximum(box[2:].astype(np.float64) - box[:2], 1e-6)
+    slack = report.allowed + float((size / sides).sum()) * box_px
+    margin = np.abs(paste_probability(probability, box, xs, ys) - 0.5)
+    bad = int((margin > slack).sum())
+    report.unexplained += bad
+    report.worst_margin = max(report.worst_margin, float(margin.max()))
+    verdict = f"{bad} unexplained" if bad else "explained"
+    reach = f"up to {margin.max():.1e} from 0.5 ({slack:.1e} allowed)"
+    report.notes.append(f"mask {k}: {len(xs)} pixels differ, {reach}: {verdict}")
+
+
+def cubic_weights(t: float) -> np.ndarray:
+    """The four weights of torch's bicubic filter for a fractional offset t in [0, 1)."""
+    a = _BICUBIC_A
+
+    def near(d: float) -> float:
+        return ((a + 2) * d - (a + 3)) * d * d + 1
+
+    def far(d: float) -> float:
+        return ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+
+    return np.array([far(1 + t), near(t), near(1 - t), far(2 - t)])
+
+
+def heatmap_value(heatmap: np.ndarray, rows: int, cols: int, iy: int, ix: int) -> float:
+    """Value at cell (iy, ix) of a heat map (M, M) resized bicubically to (rows, cols), edges clamped.
+
+    Source: detectron2 structures/keypoints.py heatmaps_to_keypoints.
+    """
+    height, width = heatmap.shape
+    sy = (iy + 0.5) * height / rows - 0.5
+    sx = (ix + 0.5) * width / cols - 0.5
+    y0, x0 = int(np.floor(sy)), int(np.floor(sx))
+    ys = np.clip(np.arange(y0 - 1, y0 + 3), 0, height - 1)
+    xs = np.clip(np.arange(x0 - 1, x0 + 3), 0, width - 1)
+    patch = heatmap[np.ix_(ys, xs)].astype(np.float64)
+    return float(cubic_weights(sy - y0) @ patch @ cubic_weights(sx - x0))
+
+
+def compare_keypoints(
+    reference: np.ndarray,
+    candidate: np.ndarray,
+    boxes: np.ndarray,
+    heatmaps: np.ndarray | None,
+    px: float,
+    logit: float,
+    scale: tuple[float, float] = (1.0, 1.0),
+) -> FlipReport:
+    """Compare paired keypoints (P, K, 3) of x, y, score. ``boxes`` (P, 4) are in network pixels, ``scale`` is
+    image pixels per network pixel (x, y), ``heatmaps`` (P, K, M, M) the reference's logits or None.
+
+    A keypoint may move by ``px``; one that moves farther needs two heat-map cells whose logits differ by at
+    most ``logit`` times the map's largest magnitude.
+    """
+    report = FlipReport(compared=int(reference.shape[0] * reference.shape[1]), allowed=px)
+    moved = np.abs(reference[..., :2].astype(np.float64) - candidate[..., :2]).max(axis=-1, initial=0.0)
+    for i, k in np.argwhere(moved > px):
+        report.flipped += 1
+        report.worst_margin = max(report.worst_margin, float(moved[i, k]))
+        gap = np.inf
+        if heatmaps is not None:
+            heat = heatmaps[i, k]
+            values = [_value_at(heat, boxes[i], p[i, k, :2], scale) for p in (reference, candidate)]
+            gap = abs(values[0] - values[1]) / max(float(np.abs(heat).max()), 1e-12)
+        if not gap <= logit:
+            report.unexplained += 1
+        report.notes.append(f"keypoint {k} of item {i} moved {moved[i, k]:.3f} px; peaks differ by {gap:.1e}")
+    return report
+
+
+def _value_at(heat: np.ndarray, box: np.ndarray, point: np.ndarray, scale: tuple[float, float]) -> float:
+    """Heat-map value at the cell a keypoint was decoded from."""
+    x1, y1, x2, y2 = box.astype(np.float64)
+    width, height = max(x2 - x1, 1.0), max(y2 - y1, 1.0)
+    cols, rows = int(np.ceil(width)), int(np.ceil(height))
+    ix = round((point[0] / scale[0] - x1) * cols / width - 0.5)
+    iy = round((point[1] / scale[1] - y1) * rows / height - 0.5)
+    inside = 0 <= ix < cols and 0 <= iy < rows
+    return heatmap_value(heat, rows, cols, iy, ix) if inside else float("nan")
+
+
+def compare_argmax(reference: np.ndarray, candidate: np.ndarray, relative: float) -> FlipReport:
+    """Compare the best class per pixel of two logit maps (C, H, W): a flip is explained when the
+    reference's two classes differ by at most ``relative`` times its largest magnitude."""
+    best_r, best_c = reference.argmax(axis=0), candidate.argmax(axis=0)
+    flipped = best_r != best_c
+    allowed = relative * float(np.abs(reference).max())
+    report = FlipReport(compared=int(flipped.size), flipped=int(flipped.sum()), allowed=allowed)
+    if report.flipped:
+        ys, xs = np.nonzero(flipped)
+        ref = reference[:, ys, xs].astype(np.float64)
+        gap = ref[best_r[ys, xs], np.arange(len(xs))] - ref[best_c[ys, xs], np.arange(len(xs))]
+        report.worst_margin = float(gap.max())
+        report.unexplained = int((gap > allowed).sum())
+        report.notes.append(f"{len(xs)} pixels change class; gaps up to {gap.max():.1e}")
+    return report
+
+
+def compare_panoptic(
+    reference: np.ndarray,
+    candidate: np.ndarray,
+    reference_segments: Sequence[Mapping[str, Any]],
+    candidate_segments: Sequence[Mapping[str, Any]],
+    explained: np.ndarray,
+    score: float,
+) -> FlipReport:
+    """Compare two panoptic maps (H, W) whose ids only have a meaning through their segment lists.
+
+    Segments are paired by kind, category and largest overlap. Every pixel whose segment is not the pair of
+    the other side's counts as flipped; ``explained`` (H, W) marks pixels whose decision was within noise.
+    Thing scores of paired segments may differ by ``score``; stuff areas only by the flipped pixels.
+    """
+    mapping, lonely = _pair_segments(reference, candidate, reference_segments, candidate_segments)
+    mapped = np.zeros_like(candidate)
+    for own, other in mapping.items():
+        mapped[candidate == own] = other
+    flipped = mapped != reference
+    flipped |= (candidate != 0) & ~np.isin(candidate, list(mapping))
+    report = FlipReport(compared=int(reference.size), flipped=int(flipped.sum()), allowed=score)
+    report.unexplained = int((flipped & ~explained).sum())
+    for text in lonely:
+        report.notes.append(text)
+    by_id = {int(s["id"]): s for s in reference_segments}
+    for segment in candidate_segments:
+        partner = by_id.get(mapping.get(int(segment["id"]), -1))
+        if partner is not None:
+            _judge_segment(report, partner, segment, score)
+    report.unexplained += len(lonely) if report.flipped == 0 else 0
+    return report
+
+
+def _pair_segments(
+    reference: np.ndarray,
+    candidate: np.ndarray,
+    reference_segments: Sequence[Mapping[str, Any]],
+    candidate_segments: Sequence[Mapping[str, Any]],
+) -> tuple[dict[int, int], list[str]]:
+    """candidate id -> reference id, and a line for each segment without a partner."""
+    mapping: dict[int, int] = {}
+    lonely = []
+    for segment in candidate_segments:
+        own = int(segment["id"])
+        options = [
+            int(s["id"])
+            for s in reference_segments
+            if (s["category_id"], s["isthing"]) == (segment["category_id"], segment["isthing"])
+            and int(s["id"]) not in mapping.values()
+        ]
+        counts = {i: int(((candidate == own) & (reference == i)).sum()) for i in options}
+        best = max(counts, key=lambda i: counts[i], default=-1)
+        if best >= 0 and (counts[best] > 0 or not (candidate == own).any()):
+            mapping[own] = best
+        else:
+            lonely.append(f"segment {own} (category {segment['category_id']}) is only in the candidate")
+    lonely += [
+        f"segment {s['id']} (category {s['category_id']}) is only in the reference"
+        for s in reference_segments
+        if int(s["id"]) not in mapping.values()
+    ]
+    return mapping, lonely
+
+
+def _judge_segment(report: FlipReport, ref: Mapping[str, Any], cand: Mapping[str, Any], score: float) -> None:
+    if "score" in ref or "score" in cand:
+        gap = abs(float(ref.get("score", np.nan)) - float(cand.get("score", np.nan)))
+        if not gap <= score:
+            report.unexplained += 1
+            report.notes.append(f"segment {ref['id']}: scores differ by {gap:.1e}")
+    if "area" in ref or "area" in cand:
+        gap = abs(int(ref.get("area", -(10**9))) - int(cand.get("area", -(10**9))))
+        if gap > report.flipped:
+            report.unexplained += 1
+            report.notes.append(f"segment {ref['id']}: areas differ by {gap} pixels")

@@ -1,0 +1,112 @@
+"""The three numeric profiles and the tolerance rule.
+
+A limit is ``min(ceiling, NOISE_FACTOR * noise + floor)``: the noise is the reference's own (its error
+against a float64 run, or its difference from a second run with another thread count), the floor covers
+rounding where the reference happens to repeat itself bit for bit, and the ceiling is the number below which
+a result counts as the same whatever the noise is. A noisy reference therefore never excuses a candidate
+beyond the ceiling.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+NOISE_FACTOR = 3.0
+PEAK_FACTOR = (
+    10.0  # a single element may differ by more than the RMS does: limit of max|d|/max|r| and per channel
+)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Dtype of the network on both sides and every limit that depends on it.
+
+    ``forced_*`` and ``free_*`` are relative L2 limits of continuous stages, fed with the reference's input
+    and end to end. ``box_px`` is in pixels of the image, ``score`` in units of probability, ``logit``
+    relative to the largest logit, ``probability`` bounds how far from a threshold a flipped pixel may lie,
+    ``keypoint_px`` in pixels. ``borderline_share`` is the share of detections (at least 2) that certificates
+    may explain.
+    """
+
+    name: str
+    dtype: str
+    forced_floor: float
+    forced_ceiling: float
+    free_floor: float
+    free_ceiling: float
+    box_px: float
+    score: float
+    logit: float
+    probability: float
+    keypoint_px: float
+    borderline_share: float
+
+
+SEMANTIC = Profile(
+    name="semantic",
+    dtype="float64",
+    forced_floor=3e-13,
+    forced_ceiling=1e-12,
+    free_floor=3e-13,
+    free_ceiling=1e-12,
+    box_px=1e-9,
+    score=1e-11,
+    logit=1e-11,
+    probability=1e-10,
+    keypoint_px=1e-8,
+    borderline_share=0.0,
+)
+STRICT = Profile(
+    name="strict",
+    dtype="float32",
+    forced_floor=1e-6,
+    forced_ceiling=2e-6,
+    free_floor=2e-6,
+    free_ceiling=1e-5,
+    box_px=1e-3,
+    score=1e-5,
+    logit=1e-4,
+    probability=1e-5,
+    keypoint_px=1e-2,
+    borderline_share=0.05,
+)
+PRODUCTION = Profile(
+    name="production",
+    dtype="float32",
+    forced_floor=2e-3,
+    forced_ceiling=1e-2,
+    free_floor=1e-2,
+    free_ceiling=5e-2,
+    box_px=1.0,
+    score=2e-2,
+    logit=5e-2,
+    probability=5e-2,
+    keypoint_px=1.0,
+    borderline_share=0.25,
+)
+PROFILES = {p.name: p for p in (SEMANTIC, STRICT, PRODUCTION)}
+
+
+def get_profile(name: str) -> Profile:
+    """The profile called ``name``; ValueError lists the known ones."""
+    if name not in PROFILES:
+        raise ValueError(f"unknown profile {name!r}; choose one of {', '.join(PROFILES)}")
+    return PROFILES[name]
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A tolerance with its origin, for printing: ``noise`` is None where it was not measured."""
+
+    value: float
+    noise: float | None
+    floor: float
+    ceiling: float
+
+
+def limit(profile: Profile, noise: float | None, forced: bool) -> Limit:
+    """Relative L2 limit of a continuous stage. Without measured noise the static ceiling decides alone."""
+    floor = profile.forced_floor if forced else profile.free_floor
+    ceiling = profile.forced_ceiling if forced else profile.free_ceiling
+    value = ceiling if noise is None else min(ceiling, NOISE_FACTOR * noise + floor)
+    return Limit(value, noise, floor, ceiling)

@@ -1,0 +1,305 @@
+"""Every way in which other comparison tools pass when they should not, tried on ours.
+
+Each test plants one defect in a copy of a small synthetic trace and expects it to be found.
+"""
+
+import numpy as np
+import pytest
+
+import parity
+from parity.judge import Waiver
+from parity.status import Status
+
+BACKBONE = "steps/backbone/p2"
+BOXES = "output/instances/pred_boxes"
+SCORES = "output/instances/scores"
+CLASSES = "output/instances/pred_classes"
+MASKS = "output/instances/pred_masks"
+
+
+def trace(seed=0):
+    """One image's arrays: a feature map, a head's rows, and six well separated detections."""
+    rng = np.random.default_rng(seed)
+    corners = np.array([[10, 10], [60, 10], [110, 10], [10, 60], [60, 60], [110, 60]], np.float32)
+    boxes = np.concatenate([corners, corners + np.float32([30, 25])], axis=1).astype(np.float32)
+    masks = np.zeros((6, 100, 160), bool)
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes.astype(int), strict=True):
+        mask[y1:y2, x1:x2] = True
+    return {
+        "input/image": rng.integers(0, 255, (100, 160, 3), np.uint8),
+        BACKBONE: rng.normal(size=(1, 256, 12, 16)).astype(np.float32),
+        "steps/sem_seg_head/0": rng.normal(size=(1, 5, 20, 30)).astype(np.float32),
+        BOXES: boxes,
+        SCORES: np.linspace(0.95, 0.45, 6, dtype=np.float32),
+        CLASSES: np.array([0, 1, 2, 0, 1, 2]),
+        MASKS: masks,
+    }
+
+
+def planted(**changes):
+    out = trace()
+    out.update({k: v for k, v in changes.items() if v is not None})
+    return out
+
+
+def verdict(candidate, reference=None, **options):
+    (comparison,) = parity.compare(trace() if reference is None else reference, candidate, **options)
+    return comparison
+
+
+def stage(comparison, name):
+    return next(s for s in comparison.stages if s.name == name)
+
+
+def test_identity_passes():
+    comparison = verdict(trace())
+    assert comparison.status is Status.PASS and comparison.exit_code == 0
+    assert {s.name for s in comparison.stages} >= {BACKBONE, "output/instances", MASKS}
+
+
+def test_rounding_noise_passes():
+    candidate = trace()
+    noise = np.random.default_rng(1).normal(size=candidate[BACKBONE].shape)
+    candidate[BACKBONE] = (candidate[BACKBONE] * (1 + 3e-7 * noise)).astype(np.float32)
+    assert verdict(candidate).status is Status.PASS
+
+
+@pytest.mark.parametrize("side", ["reference", "candidate", "both"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_non_finite_fails_on_either_side_and_on_both(side, value):
+    reference, candidate = trace(), trace()
+    for name, arrays in (("reference", reference), ("candidate", candidate)):
+        if side in (name, "both"):
+            arrays[BACKBONE][0, 3, 2, 1] = value
+    comparison = verdict(candidate, reference)
+    assert stage(comparison, BACKBONE).status is Status.FAIL and comparison.exit_code == 1
+
+
+def test_non_finite_scores_fail():
+    candidate = trace()
+    candidate[SCORES][2] = np.nan
+    assert verdict(candidate).exit_code == 1
+
+
+@pytest.mark.parametrize("name", [BACKBONE, BOXES, MASKS, "input/image"])
+def test_missing_array_is_not_a_pass(name):
+    candidate = trace()
+    del candidate[name]
+    comparison = verdict(candidate, early_stop=False)
+    assert comparison.exit_code != 0
+    assert any("missing in the candidate" in s.message for s in comparison.stages)
+
+
+@pytest.mark.parametrize("name", ["steps/backbone/p7", "output/sem_seg"])
+def test_extra_array_is_not_a_pass(name):
+    candidate = trace()
+    candidate[name] = np.ones((3, 4, 4), np.float32)
+    comparison = verdict(candidate)
+    assert stage(comparison, name).status is Status.NOT_COMPARED and comparison.exit_code == 2
+
+
+def test_nothing_in_common_is_not_a_pass():
+    comparison = verdict({"steps/a": np.ones(3, np.float32)}, {"steps/b": np.ones(3, np.float32)})
+    assert comparison.exit_code == 2
+
+
+def test_two_empty_traces_are_not_a_pass():
+    assert verdict({}, {}).exit_code == 2
+
+
+def test_another_number_of_images_is_not_a_pass():
+    from parity.judge import Side
+
+    two, one = Side("two", [trace(), trace()]), Side("one", [trace()])
+    (comparison,) = parity.compare(two, one)
+    assert comparison.exit_code == 2
+    (comparison,) = parity.compare(Side("none", []), Side("none", []))
+    assert comparison.exit_code == 2
+
+
+def test_integers_are_exact():
+    reference, candidate = trace(), trace()
+    reference["steps/index"] = np.arange(200000, 200005)
+    candidate["steps/index"] = reference["steps/index"] + np.array([0, 0, 1, 0, 0])
+    comparison = verdict(candidate, reference)
+    assert stage(comparison, "steps/index").status is Status.FAIL
+
+
+def test_one_dead_channel_of_256_fails():
+    candidate = trace()
+    candidate[BACKBONE][:, 17] = 0
+    result = stage(verdict(candidate), BACKBONE)
+    assert result.status is Status.FAIL and result.metrics.worst_channel == 17
+
+
+def test_a_dead_weak_channel_fails():
+    """A channel a million times weaker than the others leaves the global relative L2 below its limit."""
+    reference, candidate = trace(), trace()
+    for arrays in (reference, candidate):
+        arrays[BACKBONE][:, 17] *= 1e-4
+    candidate[BACKBONE][:, 17] = 0
+    result = stage(verdict(candidate, reference), BACKBONE)
+    assert result.metrics.rel_l2 < 1e-5
+    assert result.status is Status.FAIL and "channel 17" in result.message
+
+
+def test_one_spike_in_a_large_map_fails():
+    reference, candidate = trace(), trace()
+    for arrays in (reference, candidate):
+        arrays[BACKBONE] = np.ones((1, 4, 400, 400), np.float32)
+    candidate[BACKBONE][0, 0, 200, 200] += 2e-3
+    result = stage(verdict(candidate, reference), BACKBONE)
+    assert result.metrics.rel_l2 < 1e-5 and result.status is Status.FAIL
+
+
+def test_transposed_map_fails_although_all_its_means_agree():
+    reference, candidate = trace(), trace()
+    square = reference[BACKBONE][:, :, :, :12].copy()
+    reference[BACKBONE], candidate[BACKBONE] = square, square.transpose(0, 1, 3, 2).copy()
+    assert stage(verdict(candidate, reference), BACKBONE).status is Status.FAIL
+
+
+@pytest.mark.parametrize("axes", [(0, 2, 1, 3), (0, 3, 1, 2)])
+def test_another_axis_order_is_never_tried_to_make_shapes_fit(axes):
+    candidate = trace()
+    candidate[BACKBONE] = candidate[BACKBONE].transpose(axes).copy()
+    result = stage(verdict(candidate), BACKBONE)
+    assert result.status is Status.FAIL and "shape" in result.message
+
+
+def test_one_dimensional_arrays_are_compared():
+    reference, candidate = trace(), trace()
+    reference["steps/bias"] = np.linspace(1, 2, 7, dtype=np.float32)
+    candidate["steps/bias"] = reference["steps/bias"][::-1].copy()
+    assert stage(verdict(candidate, reference), "steps/bias").status is Status.FAIL
+
+
+def test_broadcastable_shapes_are_not_equal():
+    reference, candidate = trace(), trace()
+    reference["steps/one"], candidate["steps/one"] = np.ones((4, 1), np.float32), np.ones((1,), np.float32)
+    assert "shape" in stage(verdict(candidate, reference), "steps/one").message
+
+
+@pytest.mark.parametrize("name", [BACKBONE, SCORES, CLASSES])
+def test_another_dtype_fails(name):
+    candidate = trace()
+    candidate[name] = candidate[name].astype({"f": np.float64, "i": np.int32}[candidate[name].dtype.kind])
+    comparison = verdict(candidate)
+    assert comparison.exit_code == 1
+    assert any("dtype" in s.message for s in comparison.stages if s.bad)
+
+
+def test_empty_arrays_are_not_a_pass():
+    reference, candidate = trace(), trace()
+    for arrays in (reference, candidate):
+        for name in (BOXES, SCORES, CLASSES, MASKS):
+            arrays[name] = arrays[name][:0]
+    comparison = verdict(candidate, reference)
+    assert stage(comparison, "output/instances").status is Status.NOT_COMPARED
+    assert stage(comparison, MASKS).status is Status.NOT_COMPARED
+    assert comparison.exit_code == 2
+
+
+def test_no_detections_on_one_side_fails():
+    candidate = trace()
+    for name in (BOXES, SCORES, CLASSES, MASKS):
+        candidate[name] = candidate[name][:0]
+    assert verdict(candidate).exit_code == 1
+
+
+@pytest.mark.parametrize("gain", [0.5, 1.5])
+def test_an_error_in_either_direction_fails(gain):
+    """No metric is one-sided: higher scores are as wrong as lower ones."""
+    candidate = trace()
+    candidate[SCORES] = (candidate[SCORES] - 0.4) * np.float32(gain) + np.float32(0.4)
+    comparison = verdict(candidate)
+    assert comparison.exit_code == 1 and "scores differ" in stage(comparison, "output/instances").message
+
+
+def test_scale_and_offset_are_seen():
+    """Per-tensor normalisation before the comparison would hide both."""
+    for change in (lambda x: x * np.float32(1.01), lambda x: x + np.float32(0.01)):
+        candidate = trace()
+        candidate[BACKBONE] = change(candidate[BACKBONE])
+        assert stage(verdict(candidate), BACKBONE).status is Status.FAIL
+
+
+def test_an_exception_inside_a_comparison_is_an_error_not_a_pass():
+    class Broken(dict):
+        def __getitem__(self, name):
+            if name == BACKBONE:
+                raise OSError("unreadable block")
+            return super().__getitem__(name)
+
+        def get(self, name, default=None):
+            return self[name] if name in self else default
+
+    comparison = verdict(Broken(trace()))
+    assert stage(comparison, BACKBONE).status is Status.ERROR and comparison.exit_code == 2
+
+
+def test_a_noisy_reference_does_not_excuse_the_candidate():
+    reference, candidate, noisy = trace(), trace(), trace()
+    noisy[BACKBONE] = noisy[BACKBONE] + np.float32(0.1)
+    candidate[BACKBONE] = candidate[BACKBONE] + np.float32(0.01)
+    assert stage(verdict(candidate, reference, noise=[noisy]), BACKBONE).status is Status.FAIL
+
+
+def test_a_quiet_reference_tightens_the_limit():
+    reference, candidate = trace(), trace()
+    candidate[BACKBONE] = candidate[BACKBONE] * np.float32(1 + 6e-6)
+    assert stage(verdict(candidate, reference), BACKBONE).status is Status.PASS
+    assert stage(verdict(candidate, reference, noise=[trace()]), BACKBONE).status is Status.FAIL
+
+
+def test_swapped_tied_boxes_are_no_false_alarm():
+    reference, candidate = trace(), trace()
+    reference[SCORES][3] = reference[SCORES][2]
+    candidate[SCORES][3] = candidate[SCORES][2]
+    order = [0, 1, 3, 2, 4, 5]
+    for name in (BOXES, SCORES, CLASSES, MASKS):
+        candidate[name] = candidate[name][order]
+    comparison = verdict(candidate, reference)
+    assert (
+        comparison.status is Status.PASS and "ties reordered" in stage(comparison, "output/instances").message
+    )
+
+
+def test_swapped_boxes_without_a_tie_fail():
+    candidate = trace()
+    order = [0, 1, 3, 2, 4, 5]
+    for name in (BOXES, CLASSES, MASKS):
+        candidate[name] = candidate[name][order]
+    assert verdict(candidate).exit_code == 1
+
+
+def test_wrong_classes_fail():
+    candidate = trace()
+    candidate[CLASSES] = (candidate[CLASSES] + 1) % 3
+    assert verdict(candidate).exit_code == 1
+
+
+def test_one_wrong_mask_pixel_without_a_reason_fails():
+    candidate = trace()
+    candidate[MASKS][0, 0, 0] = True
+    assert stage(verdict(candidate), MASKS).status is Status.FAIL
+
+
+def test_expired_waivers_do_not_count_and_running_ones_show():
+    from datetime import date, timedelta
+
+    candidate = trace()
+    candidate[BACKBONE] *= 2
+    soon, past = date.today() + timedelta(days=1), date.today() - timedelta(days=1)
+    waived = verdict(candidate, waivers=[Waiver(BACKBONE, "known", soon)])
+    assert waived.exit_code == 0 and "known" in stage(waived, BACKBONE).waiver
+    expired = verdict(candidate, waivers=[Waiver(BACKBONE, "known", past)])
+    assert expired.exit_code == 1 and any("ended on" in n for n in expired.notes)
+
+
+def test_assert_parity_raises_with_the_stage_named():
+    candidate = trace()
+    candidate[BACKBONE] *= 2
+    assert parity.assert_parity(trace(), trace())
+    with pytest.raises(parity.ParityError, match="p2"):
+        parity.assert_parity(trace(), candidate)
