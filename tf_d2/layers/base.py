@@ -1,0 +1,56 @@
+"""Layers whose attribute names are detectron2's module names.
+
+Because every variable is created under the name scope of its owner, its Keras path is its detectron2 key with other
+separators: ``backbone/bottom_up/res2/0/conv1/kernel`` is ``backbone.bottom_up.res2.0.conv1.weight``. No table of names
+exists anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+class Module(keras.layers.Layer):
+    """A Keras layer that makes its variables in ``__init__``: the configuration already fixes every shape."""
+
+    def __init__(self, name: str) -> None:
+        # Casting inputs to the layer's dtype behind the caller's back would turn float64 boxes into float32.
+        super().__init__(name=name, autocast=False)
+        self.built = True
+
+    def scope(self) -> AbstractContextManager[Any]:
+        """Children constructed inside carry this layer's name in their paths."""
+        return keras.name_scope(self.name)
+
+    def parameter(self, name: str, shape: tuple[int, ...], trainable: bool = True) -> keras.Variable:
+        """A variable of zeros, to be assigned from a checkpoint."""
+        return self.add_weight(name=name, shape=shape, initializer="zeros", trainable=trainable)
+
+    # The model writes all variables itself, under their paths (see modeling.model.D2Model); children write nothing.
+    def save_own_variables(self, store: Any) -> None:
+        del store
+
+    def load_own_variables(self, store: Any) -> None:
+        del store
+
+
+def sequence(name: str, layers: Mapping[str, Callable[[str], Module]]) -> dict[str, Module]:
+    """torch's ``nn.Sequential`` / ``ModuleList``: children named by position, constructed under ``name``."""
+    with keras.name_scope(name):
+        return {key: make(key) for key, make in layers.items()}
+
+
+def walk(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
+    """``layer`` and every layer below it, each once."""
+    yield from layer._flatten_layers(include_self=True, recursive=True)
+
+
+def constant(value: np.ndarray, dtype: tf.DType | str) -> tf.Tensor:
+    """A tensor that never changes after loading (folded weights)."""
+    return tf.constant(value, tf.as_dtype(dtype))

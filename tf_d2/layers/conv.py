@@ -1,0 +1,156 @@
+"""Convolution and linear layers under detectron2's names and with its order: convolution, norm, activation."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_d2.layers.base import Module, constant
+from tf_d2.layers.norm import BatchNorm, get_norm
+from tf_d2.ops.conv import conv2d, conv_transpose2d
+from tf_d2.ops.deform_conv import deform_conv2d
+
+
+class Conv2d(Module):
+    """Convolution, then norm, then ReLU if asked for. ``[N, H, W, C_in]`` -> ``[N, H', W', C_out]``.
+
+    Variables ``kernel [k, k, C_in / groups, C_out]``, ``bias [C_out]`` and those of the child ``norm``.
+    :meth:`fold` merges a batch norm into the kernel for inference; the variables stay as they were loaded.
+    Source: detectron2/layers/wrappers.py ``Conv2d``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        name: str,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = True,
+        norm: str = "",
+        relu: bool = False,
+    ) -> None:
+        super().__init__(name)
+        self.stride, self.padding, self.dilation, self.relu = stride, padding, dilation, relu
+        self.out_channels = out_channels
+        shape = (kernel_size, kernel_size, in_channels // groups, out_channels)
+        self.kernel = self.parameter("kernel", shape)
+        self.bias = self.parameter("bias", (out_channels,)) if bias else None
+        with self.scope():
+            self.norm = get_norm(norm, out_channels)
+        self._folded: tuple[tf.Tensor, tf.Tensor] | None = None
+
+    def fold(self) -> None:
+        """Merge a following batch norm into kernel and bias (computed in float64, rounded once)."""
+        if not isinstance(self.norm, BatchNorm):
+            return
+        scale, shift = self.norm.scale_and_shift()
+        kernel = keras.ops.convert_to_numpy(self.kernel).astype(np.float64) * scale
+        if self.bias is not None:
+            shift = shift + keras.ops.convert_to_numpy(self.bias).astype(np.float64) * scale
+        self._folded = constant(kernel, self.variable_dtype), constant(shift, self.variable_dtype)
+
+    def unfold(self) -> None:
+        """Forget the merged weights (after new ones were loaded)."""
+        self._folded = None
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        folded = self._folded
+        if folded is not None:
+            y = self.convolve(x, *folded)
+        else:
+            y = self.convolve(x, tf.convert_to_tensor(self.kernel), _tensor(self.bias))
+            if self.norm is not None:
+                y = self.norm(y)
+        return tf.nn.relu(y) if self.relu else y
+
+    def convolve(self, x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
+        return conv2d(x, kernel, bias, stride=self.stride, padding=self.padding, dilation=self.dilation)
+
+
+class DeformConv2d(Conv2d):
+    """Deformable convolution v1 or, with a mask, v2: the offsets are a second input.
+
+    Source: detectron2/layers/deform_conv.py ``DeformConv``, ``ModulatedDeformConv``.
+    """
+
+    def __init__(self, *args: int, name: str, deformable_groups: int, **kwargs: int | bool | str) -> None:
+        super().__init__(*args, name=name, bias=False, **kwargs)
+        self.deformable_groups = deformable_groups
+
+    def call(self, x: tf.Tensor, offset: tf.Tensor, mask: tf.Tensor | None = None) -> tf.Tensor:
+        kernel, bias = self._folded or (tf.convert_to_tensor(self.kernel), None)
+        y = deform_conv2d(
+            x,
+            offset,
+            kernel,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            deformable_groups=self.deformable_groups,
+            mask=mask,
+        )
+        if bias is not None:
+            y = tf.nn.bias_add(y, bias)
+        elif self.norm is not None:
+            y = self.norm(y)
+        return tf.nn.relu(y) if self.relu else y
+
+
+class ConvTranspose2d(Module):
+    """Transposed convolution with bias. Variable ``kernel [k, k, C_out, C_in]``."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        name: str,
+        *,
+        stride: int,
+        padding: int = 0,
+        relu: bool = False,
+    ) -> None:
+        super().__init__(name)
+        self.stride, self.padding, self.relu = stride, padding, relu
+        self.kernel = self.parameter("kernel", (kernel_size, kernel_size, out_channels, in_channels))
+        self.bias = self.parameter("bias", (out_channels,))
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        kernel = tf.convert_to_tensor(self.kernel)
+        y = conv_transpose2d(x, kernel, _tensor(self.bias), stride=self.stride, padding=self.padding)
+        return tf.nn.relu(y) if self.relu else y
+
+
+class Linear(Module):
+    """``x @ kernel + bias`` over the last axis.
+
+    With ``spatial`` set the input is ``[N, H, W, C]`` and the kernel ``[H, W, C, out]``: the layer that detectron2 applies
+    to features flattened as (C, H, W), its weight permuted once when it is loaded.
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, name: str, *, spatial: int | None = None, relu: bool = False
+    ) -> None:
+        super().__init__(name)
+        self.relu, self.in_features, self.out_features = relu, in_features, out_features
+        if spatial is None:
+            shape: tuple[int, ...] = (in_features, out_features)
+        else:
+            shape = (spatial, spatial, in_features // spatial**2, out_features)
+        self.kernel = self.parameter("kernel", shape)
+        self.bias = self.parameter("bias", (out_features,))
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        kernel = tf.reshape(self.kernel, [self.in_features, self.out_features])
+        y = tf.nn.bias_add(tf.matmul(tf.reshape(x, [-1, self.in_features]), kernel), self.bias)
+        return tf.nn.relu(y) if self.relu else y
+
+
+def _tensor(variable: keras.Variable | None) -> tf.Tensor | None:
+    return None if variable is None else tf.convert_to_tensor(variable)

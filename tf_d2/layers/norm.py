@@ -1,0 +1,131 @@
+"""Normalisation layers, in the form they have at inference."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_d2.layers.base import Module, sequence
+
+BATCH_NORM_EPS = 1e-5  # torch's default, also FrozenBN and GroupNorm; Keras would use 1e-3
+LAYER_NORM_EPS = 1e-6  # detectron2's channel-first LayerNorm
+GROUP_NORM_GROUPS = 32
+
+# At inference all of these apply the recorded statistics.
+BATCH_NORMS = ("BN", "SyncBN", "FrozenBN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
+
+
+class BatchNorm(Module):
+    """``(x - moving_mean) * gamma / sqrt(moving_variance + eps) + beta`` per channel of ``[..., C]``.
+
+    Serves BN, SyncBN and FrozenBN, which differ in training only.
+    Source: detectron2/layers/batch_norm.py.
+    """
+
+    def __init__(self, channels: int, name: str = "norm") -> None:
+        super().__init__(name)
+        self.gamma = self.parameter("gamma", (channels,))
+        self.beta = self.parameter("beta", (channels,))
+        self.moving_mean = self.parameter("moving_mean", (channels,), trainable=False)
+        self.moving_variance = self.parameter("moving_variance", (channels,), trainable=False)
+
+    def scale_and_shift(self) -> tuple[np.ndarray, np.ndarray]:
+        """The layer as ``x * scale + shift``, float64 ``[C]`` each."""
+        gamma, beta, mean, variance = (
+            keras.ops.convert_to_numpy(v).astype(np.float64)
+            for v in (self.gamma, self.beta, self.moving_mean, self.moving_variance)
+        )
+        scale = gamma / np.sqrt(variance + BATCH_NORM_EPS)
+        return scale, beta - mean * scale
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        scale = self.gamma * tf.math.rsqrt(self.moving_variance + BATCH_NORM_EPS)
+        return x * scale + (self.beta - self.moving_mean * scale)
+
+
+class GroupNorm(Module):
+    """Group normalisation of ``[N, H, W, C]`` over 32 groups of channels, statistics over (H, W, C / 32)."""
+
+    def __init__(self, channels: int, name: str = "norm") -> None:
+        super().__init__(name)
+        if channels % GROUP_NORM_GROUPS:
+            raise ValueError(f"GroupNorm needs a multiple of {GROUP_NORM_GROUPS} channels, got {channels}")
+        self.gamma = self.parameter("gamma", (channels,))
+        self.beta = self.parameter("beta", (channels,))
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        n, h, w = tf.unstack(tf.shape(x)[:3])
+        channels = x.shape[-1]
+        accurate = tf.float64 if x.dtype == tf.float64 else tf.float32
+        per_group = channels // GROUP_NORM_GROUPS
+        grouped = tf.reshape(tf.cast(x, accurate), [n, h * w, GROUP_NORM_GROUPS, per_group])
+        mean, variance = tf.nn.moments(grouped, [1, 3], keepdims=True)  # [n, 1, G, 1], biased
+        scale = tf.reshape(tf.cast(self.gamma, accurate), [GROUP_NORM_GROUPS, per_group])
+        scale = scale * tf.math.rsqrt(variance + BATCH_NORM_EPS)  # [n, 1, G, C / G]
+        shift = tf.reshape(tf.cast(self.beta, accurate), [GROUP_NORM_GROUPS, per_group]) - mean * scale
+        return tf.cast(tf.reshape(grouped * scale + shift, [n, h, w, channels]), x.dtype)
+
+
+class LayerNorm(Module):
+    """detectron2's "LN": normalises each pixel of ``[N, H, W, C]`` over its channels, eps 1e-6."""
+
+    def __init__(self, channels: int, name: str = "norm") -> None:
+        super().__init__(name)
+        self.gamma = self.parameter("gamma", (channels,))
+        self.beta = self.parameter("beta", (channels,))
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        mean, variance = tf.nn.moments(x, [-1], keepdims=True)
+        return self.gamma * ((x - mean) / tf.sqrt(variance + LAYER_NORM_EPS)) + self.beta
+
+
+class CycleBatchNorm(Module):
+    """One set of statistics per feature level, one affine map for all (RetinaNet heads with BN).
+
+    Source: detectron2/layers/batch_norm.py ``CycleBatchNormList``.
+    """
+
+    def __init__(self, levels: int, channels: int, name: str) -> None:
+        super().__init__(name)
+        self.gamma = self.parameter("gamma", (channels,))
+        self.beta = self.parameter("beta", (channels,))
+        with self.scope():
+            for key, stats in {str(i): BatchStatistics(channels, str(i)) for i in range(levels)}.items():
+                setattr(self, f"level{key}", stats)
+
+    def call(self, x: tf.Tensor, level: int) -> tf.Tensor:
+        stats: BatchStatistics = getattr(self, f"level{level}")
+        scale = self.gamma * tf.math.rsqrt(stats.moving_variance + BATCH_NORM_EPS)
+        return x * scale + (self.beta - stats.moving_mean * scale)
+
+
+class BatchStatistics(Module):
+    """Mean and variance of one level of a :class:`CycleBatchNorm`."""
+
+    def __init__(self, channels: int, name: str) -> None:
+        super().__init__(name)
+        self.moving_mean = self.parameter("moving_mean", (channels,), trainable=False)
+        self.moving_variance = self.parameter("moving_variance", (channels,), trainable=False)
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return (x - self.moving_mean) * tf.math.rsqrt(self.moving_variance + BATCH_NORM_EPS)
+
+
+def get_norm(norm: str, channels: int, name: str = "norm") -> Module | None:
+    """The normalisation detectron2 calls ``norm``; "" is none. Unknown names raise ValueError.
+
+    Source: detectron2/layers/batch_norm.py ``get_norm``.
+    """
+    if norm == "":
+        return None
+    if norm in BATCH_NORMS:
+        return BatchNorm(channels, name)
+    if norm == "GN":
+        return GroupNorm(channels, name)
+    if norm == "LN":
+        return LayerNorm(channels, name)
+    raise ValueError(f"unknown norm {norm!r}; supported are {', '.join(('', *BATCH_NORMS, 'GN', 'LN'))}")
+
+
+__all__ = ["BatchNorm", "CycleBatchNorm", "GroupNorm", "LayerNorm", "get_norm", "sequence"]

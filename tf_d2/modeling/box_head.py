@@ -1,0 +1,150 @@
+"""The box head, its predictor, and what turns predictions into detections.
+
+Source: detectron2/modeling/roi_heads/box_head.py, fast_rcnn.py, rotated_fast_rcnn.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from tf_d2.config.schema import BoxHeadConfig, Floats
+from tf_d2.layers.base import Module
+from tf_d2.layers.conv import Conv2d, Linear
+from tf_d2.modeling.batches import Detections, Proposals, for_each_image, rows_of
+from tf_d2.ops import boxes as box_ops
+from tf_d2.ops import rotated
+from tf_d2.ops.nms import batched_nms
+
+
+class FastRCNNConvFCHead(Module):
+    """3x3 convolutions, then linear layers, ReLU after each: ``[R, P, P, C]`` -> ``[R, FC_DIM]``.
+
+    Without linear layers the result stays ``[R, P, P, CONV_DIM]``.
+    """
+
+    def __init__(self, config: BoxHeadConfig, in_channels: int, name: str) -> None:
+        super().__init__(name)
+        bias = config.norm == ""
+        size, channels = config.pooler.resolution, in_channels
+        self.blocks: list[Module] = []
+        with self.scope():
+            for k in range(config.num_conv):
+                conv = Conv2d(
+                    channels,
+                    config.conv_dim,
+                    3,
+                    f"conv{k + 1}",
+                    padding=1,
+                    bias=bias,
+                    norm=config.norm,
+                    relu=True,
+                )
+                self.blocks.append(conv)
+                channels = config.conv_dim
+            features, spatial = channels * size * size, size
+            for k in range(config.num_fc):
+                layer = Linear(features, config.fc_dim, f"fc{k + 1}", spatial=spatial or None, relu=True)
+                self.blocks.append(layer)
+                features, spatial = config.fc_dim, 0
+        self.out_features = features
+        self.out_spatial = spatial
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        for layer in self.blocks:
+            x = layer(x)
+        return x
+
+
+class FastRCNNOutputLayers(Module):
+    """Class scores ``[R, K + 1]`` (background last) and box deltas ``[R, 4 K]`` or ``[R, 4]``."""
+
+    def __init__(
+        self, in_features: int, num_classes: int, agnostic: bool, name: str, *, spatial: int = 0, box_dim: int = 4
+    ) -> None:
+        super().__init__(name)
+        boxes = 1 if agnostic else num_classes
+        with self.scope():
+            self.cls_score = Linear(in_features, num_classes + 1, "cls_score", spatial=spatial or None)
+            self.bbox_pred = Linear(in_features, boxes * box_dim, "bbox_pred", spatial=spatial or None)
+
+    def call(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return self.cls_score(x), self.bbox_pred(x)
+
+
+def predict_probs(scores: tf.Tensor, sigmoid: bool) -> tf.Tensor:
+    """Class logits ``[R, K + 1]`` -> float32 probabilities."""
+    scores = tf.cast(scores, tf.float32)
+    return tf.sigmoid(scores) if sigmoid else tf.nn.softmax(scores)
+
+
+def predict_boxes(deltas: tf.Tensor, boxes: tf.Tensor, weights: Floats, is_rotated: bool = False) -> tf.Tensor:
+    """Decode all classes: ``[R, 4 k]`` deltas -> ``[R, k, 4]`` float32 boxes (rotated: 5)."""
+    dim = 5 if is_rotated else 4
+    decoded = (rotated.apply_deltas if is_rotated else box_ops.apply_deltas)(deltas, boxes, weights)
+    return tf.reshape(decoded, [-1, deltas.shape[-1] // dim, dim])
+
+
+def fast_rcnn_inference(
+    boxes: tf.Tensor,
+    probs: tf.Tensor,
+    proposals: Proposals,
+    image_sizes: tf.Tensor,
+    batch_size: int | tf.Tensor,
+    score_thresh: float,
+    nms_thresh: float,
+    topk: int,
+) -> Detections:
+    """Threshold, per-class NMS and top k of each image.
+
+    A region with a non-finite box (of any class) or probability is dropped whole; boxes are clipped; a (region, class)
+    pair with probability strictly above ``score_thresh`` is a candidate.
+
+    Args:
+        boxes: ``[R, K, 4]`` or ``[R, 1, 4]`` (class agnostic), pixels of the network input (rotated: 5).
+        probs: ``[R, K + 1]``, background last.
+        image_sizes: int32 ``[B, 2]`` (height, width).
+        topk: detections per image; negative = all.
+
+    Source: detectron2/modeling/roi_heads/fast_rcnn.py ``fast_rcnn_inference_single_image``.
+    """
+    box_dim = boxes.shape[-1]
+
+    def one_image(i: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        rows = rows_of(proposals.counts, i)
+        return _detect(boxes[rows], probs[rows], image_sizes[i], score_thresh, nms_thresh, topk)
+
+    specs = [
+        tf.TensorSpec([None, box_dim], tf.float32),
+        tf.TensorSpec([None], tf.float32),
+        tf.TensorSpec([None], tf.int64),
+    ]
+    (kept, scores, classes), image_index, counts = for_each_image(batch_size, one_image, specs)
+    return Detections(kept, scores, classes, image_index, counts)
+
+
+def _detect(
+    boxes: tf.Tensor, probs: tf.Tensor, image_size: tf.Tensor, score_thresh: float, nms_thresh: float, topk: int
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    is_rotated = boxes.shape[-1] == 5
+    finite = tf.reduce_all(tf.math.is_finite(boxes), [1, 2]) & tf.reduce_all(tf.math.is_finite(probs), 1)
+    # A Python threshold meets float32 scores as a float32, in torch as here.
+    candidate = (probs[:, :-1] > score_thresh) & finite[:, None]
+    index = tf.where(candidate)  # [n, 2] (region, class), region-major
+    region, classes = index[:, 0], index[:, 1]
+    box_class = tf.zeros_like(classes) if boxes.shape[1] == 1 else classes
+    chosen = tf.gather_nd(boxes, tf.stack([region, box_class], axis=1))  # [n, 4]
+    chosen = (rotated.clip if is_rotated else box_ops.clip)(chosen, image_size[0], image_size[1])
+    scores = tf.gather_nd(probs, index)
+    suppress = rotated.batched_nms_rotated if is_rotated else batched_nms
+    kept = suppress(chosen, scores, classes, nms_thresh, None if topk < 0 else topk)
+    return tf.gather(chosen, kept), tf.gather(scores, kept), tf.gather(classes, kept)
+
+
+def average_probs(stage_probs: Sequence[tf.Tensor]) -> tf.Tensor:
+    """The cascade's probabilities: the sum over stages times 1 / stages (a product, as detectron2 computes it)."""
+    total = stage_probs[0]
+    for probs in stage_probs[1:]:
+        total = total + probs
+    return total * (1.0 / len(stage_probs))

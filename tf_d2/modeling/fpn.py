@@ -1,0 +1,109 @@
+"""Feature pyramid network. Source: detectron2/modeling/backbone/fpn.py."""
+
+from __future__ import annotations
+
+import math
+
+import tensorflow as tf
+
+from tf_d2.config.schema import FPNConfig
+from tf_d2.layers.base import Module
+from tf_d2.layers.conv import Conv2d
+from tf_d2.modeling.resnet import ResNet
+from tf_d2.ops.interpolate import nearest2x
+
+
+class LastLevelMaxPool(Module):
+    """p6 is every second cell of the last pyramid output (a 1x1 max pool of stride 2)."""
+
+    num_levels = 1
+
+    def call(self, x: tf.Tensor) -> list[tf.Tensor]:
+        return [x[:, ::2, ::2]]
+
+
+class LastLevelP6P7(Module):
+    """p6 is a stride 2 convolution of its input, p7 one of relu(p6); p6 itself is returned without ReLU."""
+
+    num_levels = 2
+
+    def __init__(self, in_channels: int, out_channels: int, name: str) -> None:
+        super().__init__(name)
+        with self.scope():
+            self.p6 = Conv2d(in_channels, out_channels, 3, "p6", stride=2, padding=1)
+            self.p7 = Conv2d(out_channels, out_channels, 3, "p7", stride=2, padding=1)
+
+    def call(self, x: tf.Tensor) -> list[tf.Tensor]:
+        p6 = self.p6(x)
+        return [p6, self.p7(tf.nn.relu(p6))]
+
+
+class FPN(Module):
+    """Pyramid over a bottom-up network; features are named "p" + log2(stride)."""
+
+    def __init__(self, config: FPNConfig, bottom_up: ResNet, name: str) -> None:
+        super().__init__(name)
+        self.bottom_up = bottom_up
+        self.in_features = config.in_features
+        self.average = config.fuse_type == "avg"
+        self.square_pad = config.square_pad
+        strides = [bottom_up.strides[f] for f in config.in_features]
+        self.size_divisibility = strides[-1]
+        self.levels = [int(math.log2(s)) for s in strides]
+        bias = config.norm == ""
+        with self.scope():
+            for level, feature in zip(self.levels, config.in_features, strict=True):
+                lateral = f"fpn_lateral{level}"
+                output = f"fpn_output{level}"
+                channels = bottom_up.channels[feature]
+                setattr(
+                    self,
+                    lateral,
+                    Conv2d(channels, config.out_channels, 1, lateral, bias=bias, norm=config.norm),
+                )
+                setattr(
+                    self,
+                    output,
+                    Conv2d(
+                        config.out_channels, config.out_channels, 3, output, padding=1, bias=bias, norm=config.norm
+                    ),
+                )
+            self.top_block = self._make_top_block(config)
+        extra = self.top_block.num_levels if self.top_block is not None else 0
+        names = self.levels + [self.levels[-1] + i + 1 for i in range(extra)]
+        self.strides = {f"p{level}": 2**level for level in names}
+        self.channels = {name: config.out_channels for name in self.strides}
+        self.out_features = tuple(self.strides)
+
+    def _make_top_block(self, config: FPNConfig) -> LastLevelMaxPool | LastLevelP6P7 | None:
+        if config.top_block is None:
+            return None
+        if config.top_block == "LastLevelMaxPool":
+            self.top_feature = f"p{self.levels[-1]}"
+            return LastLevelMaxPool("top_block")
+        self.top_feature = config.top_block_in_feature
+        channels = self.bottom_up.channels.get(self.top_feature, config.out_channels)
+        return LastLevelP6P7(channels, config.out_channels, "top_block")
+
+    def top_down(self, bottom_up: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Pyramid features, finest first, from the bottom-up features by name."""
+        results: dict[str, tf.Tensor] = {}
+        previous: tf.Tensor | None = None
+        for level, feature in zip(reversed(self.levels), reversed(self.in_features), strict=True):
+            lateral = getattr(self, f"fpn_lateral{level}")(bottom_up[feature])
+            if previous is not None:
+                lateral = lateral + nearest2x(previous)
+                if self.average:
+                    lateral = lateral / 2
+            previous = lateral
+            results[f"p{level}"] = getattr(self, f"fpn_output{level}")(previous)
+        results = {f"p{level}": results[f"p{level}"] for level in self.levels}
+        if self.top_block is not None:
+            # A name of the bottom-up network wins over one of the pyramid.
+            source = bottom_up if self.top_feature in bottom_up else results
+            for i, feature in enumerate(self.top_block(source[self.top_feature])):
+                results[f"p{self.levels[-1] + i + 1}"] = feature
+        return results
+
+    def call(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        return self.top_down(self.bottom_up(x))

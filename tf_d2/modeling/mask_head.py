@@ -1,0 +1,55 @@
+"""The mask head. Source: detectron2/modeling/roi_heads/mask_head.py."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from tf_d2.config.schema import MaskHeadConfig
+from tf_d2.layers.base import Module
+from tf_d2.layers.conv import Conv2d, ConvTranspose2d
+
+
+class MaskRCNNConvUpsampleHead(Module):
+    """Convolutions, a 2x upsampling and a 1x1 predictor: ``[N, P, P, C]`` -> logits ``[N, 2P, 2P, K or 1]``."""
+
+    def __init__(self, config: MaskHeadConfig, in_channels: int, num_classes: int, name: str) -> None:
+        super().__init__(name)
+        bias = config.norm == ""
+        channels = in_channels
+        self.convs: list[Conv2d] = []
+        with self.scope():
+            for k in range(config.num_conv):
+                conv = Conv2d(
+                    channels,
+                    config.conv_dim,
+                    3,
+                    f"mask_fcn{k + 1}",
+                    padding=1,
+                    bias=bias,
+                    norm=config.norm,
+                    relu=True,
+                )
+                self.convs.append(conv)
+                channels = config.conv_dim
+            self.deconv = ConvTranspose2d(channels, config.conv_dim, 2, "deconv", stride=2, relu=True)
+            self.predictor = Conv2d(
+                config.conv_dim, 1 if config.cls_agnostic_mask else num_classes, 1, "predictor"
+            )
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        for conv in self.convs:
+            x = conv(x)
+        return self.predictor(self.deconv(x))
+
+
+def mask_inference(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
+    """Probability of the predicted class: ``[N, M, M, K or 1]``, ``[N]`` -> ``[N, M, M]``, float32 or float64.
+
+    Source: ``mask_rcnn_inference``.
+    """
+    if logits.shape[-1] == 1:
+        chosen = logits[..., 0]
+    else:
+        channel_first = tf.transpose(logits, [0, 3, 1, 2])
+        chosen = tf.gather(channel_first, classes, axis=1, batch_dims=1)
+    return tf.sigmoid(chosen if chosen.dtype == tf.float64 else tf.cast(chosen, tf.float32))

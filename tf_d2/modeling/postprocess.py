@@ -1,0 +1,108 @@
+"""From network coordinates to the original image. Source: detectron2/modeling/postprocessing.py."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from tf_d2.modeling.batches import Detections
+from tf_d2.ops import boxes as box_ops
+from tf_d2.ops import rotated
+from tf_d2.ops.interpolate import bilinear
+from tf_d2.ops.mask_paste import paste_masks
+
+
+class Rescaled(NamedTuple):
+    """Rows that stay after clipping, with boxes in pixels of the original image, and which rows those were."""
+
+    detections: Detections
+    kept: tf.Tensor  # int32 [N'], rows of the input
+
+
+def rescale(detections: Detections, image_sizes: tf.Tensor, output_sizes: tf.Tensor) -> Rescaled:
+    """Scale boxes to the original images, clip them, drop those without extent.
+
+    The scale is a float64 quotient, rounded to float32 before it meets the float32 boxes.
+
+    Args:
+        image_sizes: int32 ``[B, 2]``, unpadded (height, width) of the network inputs.
+        output_sizes: int32 ``[B, 2]``, (height, width) of the original images.
+
+    Source: ``detector_postprocess``.
+    """
+    scale = scales(image_sizes, output_sizes)  # [B, 2] float32 (y, x)
+    per_row = tf.gather(scale, detections.image_index)
+    limits = tf.gather(output_sizes, detections.image_index)
+    scale_y, scale_x = per_row[:, 0], per_row[:, 1]
+    if detections.boxes.shape[-1] == 5:
+        boxes = rotated.scale(detections.boxes, scale_x, scale_y)
+        boxes = rotated.clip(boxes, limits[:, 0], limits[:, 1])
+        visible = rotated.nonempty(boxes)
+    else:
+        boxes = detections.boxes * tf.stack([scale_x, scale_y, scale_x, scale_y], axis=1)
+        boxes = box_ops.clip(boxes, limits[:, 0], limits[:, 1])
+        visible = box_ops.nonempty(boxes)
+    kept = tf.cast(tf.where(visible)[:, 0], tf.int32)
+    boxes, scores, classes, index = (
+        tf.gather(t, kept) for t in (boxes, detections.scores, detections.classes, detections.image_index)
+    )
+    batch = tf.shape(detections.counts)[0]
+    counts = tf.math.unsorted_segment_sum(tf.ones_like(index), index, batch)
+    return Rescaled(Detections(boxes, scores, classes, index, counts), kept)
+
+
+def rescale_keypoints(keypoints: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
+    """``[N, K, 3]`` (x, y, score) times ``scale`` float32 ``[N, 2]`` (y, x); never clipped."""
+    factor = tf.stack([scale[:, 1], scale[:, 0], tf.ones_like(scale[:, 0])], axis=1)
+    return keypoints * factor[:, None, :]
+
+
+def scales(image_sizes: tf.Tensor, output_sizes: tf.Tensor) -> tf.Tensor:
+    """Original pixels per network pixel, float32 ``[B, 2]`` (y, x)."""
+    quotient = tf.cast(output_sizes, tf.float64) / tf.cast(image_sizes, tf.float64)
+    return tf.cast(quotient, tf.float32)
+
+
+def resize_sem_seg(logits: tf.Tensor, network_size: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """Cut the padding off ``[1, H, W, C]`` logits and interpolate to the original size: ``[1, h, w, C]``.
+
+    Source: ``sem_seg_postprocess``.
+    """
+    return bilinear(logits[:, : network_size[0], : network_size[1]], size[0], size[1])
+
+
+def to_image(raw: dict[str, tf.Tensor], network_size: tf.Tensor, size: tf.Tensor) -> dict[str, tf.Tensor]:
+    """A model's flat outputs for one image -> detectron2's fields in pixels of the original image.
+
+    Args:
+        raw: what ``D2Model.forward`` returned for a batch of one.
+        network_size: int32 ``[2]``, unpadded (height, width) of the network input.
+        size: int32 ``[2]``, (height, width) of the original image.
+
+    Returns:
+        ``pred_boxes``, ``scores``, ``pred_classes``, ``pred_masks`` bool ``[N, h, w]``, ``pred_keypoints``,
+        ``pred_keypoint_heatmaps``, ``sem_seg`` ``[C, h, w]``, or ``proposal_boxes`` and ``objectness_logits``.
+    """
+    fields: dict[str, tf.Tensor] = {}
+    if "sem_seg" in raw:
+        logits = resize_sem_seg(raw["sem_seg"], network_size, size)
+        fields["sem_seg"] = tf.transpose(logits[0], [2, 0, 1])
+    if "boxes" not in raw:
+        return fields
+    is_proposals = "objectness_logits" in raw
+    scores = raw["objectness_logits"] if is_proposals else raw["scores"]
+    classes = tf.zeros_like(scores, tf.int64) if is_proposals else raw["classes"]
+    detections = Detections(raw["boxes"], scores, classes, raw["image_index"], raw["counts"])
+    done, kept = rescale(detections, network_size[None], size[None])
+    if is_proposals:
+        return {"proposal_boxes": done.boxes, "objectness_logits": done.scores}
+    fields |= {"pred_boxes": done.boxes, "scores": done.scores, "pred_classes": done.classes}
+    if "pred_masks" in raw:
+        masks = tf.cast(tf.gather(raw["pred_masks"], kept), tf.float32)
+        fields["pred_masks"] = paste_masks(masks, done.boxes, size[0], size[1])
+    if "pred_keypoints" in raw:
+        factor = tf.gather(scales(network_size[None], size[None]), done.image_index)
+        fields["pred_keypoints"] = rescale_keypoints(tf.gather(raw["pred_keypoints"], kept), factor)
+        fields["pred_keypoint_heatmaps"] = tf.gather(raw["pred_keypoint_heatmaps"], kept)
+    return fields

@@ -1,0 +1,235 @@
+"""ResNet and ResNeXt backbones. Source: detectron2/modeling/backbone/resnet.py."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+from tf_d2.config.schema import ResNetConfig
+from tf_d2.layers.base import Module
+from tf_d2.layers.conv import Conv2d, DeformConv2d
+from tf_d2.ops.conv import max_pool2d
+
+BLOCKS_PER_STAGE = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
+STAGES = ("res2", "res3", "res4", "res5")
+
+
+class BasicStem(Module):
+    """7x7 stride 2 convolution and 3x3 stride 2 max pooling: ``[N, H, W, 3]`` -> ``[N, H/4, W/4, C]``."""
+
+    def __init__(self, in_channels: int, out_channels: int, norm: str) -> None:
+        super().__init__("stem")
+        with self.scope():
+            self.conv1 = Conv2d(
+                in_channels, out_channels, 7, "conv1", stride=2, padding=3, bias=False, norm=norm, relu=True
+            )
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        # After a ReLU padding with zeros equals padding with -infinity, but nothing relies on that.
+        return max_pool2d(self.conv1(x), 3, 2, 1)
+
+
+class BasicBlock(Module):
+    """Two 3x3 convolutions and a shortcut (ResNet-18 and -34)."""
+
+    def __init__(self, in_channels: int, out_channels: int, name: str, *, stride: int, norm: str) -> None:
+        super().__init__(name)
+        with self.scope():
+            self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
+            self.conv1 = Conv2d(
+                in_channels, out_channels, 3, "conv1", stride=stride, padding=1, bias=False, norm=norm, relu=True
+            )
+            self.conv2 = Conv2d(out_channels, out_channels, 3, "conv2", padding=1, bias=False, norm=norm)
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        y = self.conv2(self.conv1(x))
+        return tf.nn.relu(y + (x if self.shortcut is None else self.shortcut(x)))
+
+
+class BottleneckBlock(Module):
+    """1x1, 3x3 (grouped, dilated or deformable) and 1x1 convolution with a shortcut.
+
+    ``stride_in_1x1`` puts the stride on the first convolution (the original MSRA models), otherwise on the second.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        bottleneck_channels: int,
+        name: str,
+        *,
+        stride: int,
+        norm: str,
+        num_groups: int = 1,
+        stride_in_1x1: bool = False,
+        dilation: int = 1,
+    ) -> None:
+        super().__init__(name)
+        stride_1x1, stride_3x3 = (stride, 1) if stride_in_1x1 else (1, stride)
+        with self.scope():
+            self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
+            self.conv1 = Conv2d(
+                in_channels, bottleneck_channels, 1, "conv1", stride=stride_1x1, bias=False, norm=norm, relu=True
+            )
+            self.conv2 = self.make_conv2(bottleneck_channels, stride_3x3, norm, num_groups, dilation)
+            self.conv3 = Conv2d(bottleneck_channels, out_channels, 1, "conv3", bias=False, norm=norm)
+
+    def make_conv2(self, channels: int, stride: int, norm: str, groups: int, dilation: int) -> Conv2d:
+        return Conv2d(
+            channels,
+            channels,
+            3,
+            "conv2",
+            stride=stride,
+            padding=dilation,
+            dilation=dilation,
+            groups=groups,
+            bias=False,
+            norm=norm,
+            relu=True,
+        )
+
+    def middle(self, x: tf.Tensor) -> tf.Tensor:
+        return self.conv2(x)
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        y = self.conv3(self.middle(self.conv1(x)))
+        return tf.nn.relu(y + (x if self.shortcut is None else self.shortcut(x)))
+
+
+class DeformBottleneckBlock(BottleneckBlock):
+    """A bottleneck whose 3x3 convolution samples at predicted offsets (v2: with predicted weights, too).
+
+    ``conv2_offset`` gives 2 channels (dy, dx) per tap and deformable group, and for v2 one more third of channels:
+    the logits of the tap weights.
+    """
+
+    def __init__(
+        self, *args: int, deform_modulated: bool, deform_num_groups: int, name: str, **kwargs: int | str | bool
+    ) -> None:
+        self._deform = deform_modulated, deform_num_groups
+        super().__init__(*args, name=name, **kwargs)  # pyright: ignore[reportArgumentType]
+
+    def make_conv2(self, channels: int, stride: int, norm: str, groups: int, dilation: int) -> Conv2d:
+        self.modulated, self.deform_groups = self._deform
+        offset_channels = (27 if self.modulated else 18) * self.deform_groups
+        self.conv2_offset = Conv2d(
+            channels, offset_channels, 3, "conv2_offset", stride=stride, padding=dilation, dilation=dilation
+        )
+        return DeformConv2d(
+            channels,
+            channels,
+            3,
+            name="conv2",
+            stride=stride,
+            padding=dilation,
+            dilation=dilation,
+            groups=groups,
+            norm=norm,
+            relu=True,
+            deformable_groups=self.deform_groups,
+        )
+
+    def middle(self, x: tf.Tensor) -> tf.Tensor:
+        offset = self.conv2_offset(x)
+        if not self.modulated:
+            return self.conv2(x, offset)
+        taps = 18 * self.deform_groups
+        return self.conv2(x, offset[..., :taps], tf.sigmoid(offset[..., taps:]))
+
+
+def _shortcut(in_channels: int, out_channels: int, stride: int, norm: str) -> Conv2d | None:
+    """The projection exists where the channel count changes, whatever the stride."""
+    if in_channels == out_channels:
+        return None
+    return Conv2d(in_channels, out_channels, 1, "shortcut", stride=stride, bias=False, norm=norm)
+
+
+def make_stage(config: ResNetConfig, index: int, name: str) -> list[Module]:
+    """The blocks of stage ``index`` (0 = res2 .. 3 = res5), constructed under ``name``."""
+    dilation = config.res5_dilation if index == 3 else 1
+    first_stride = 1 if index == 0 or dilation == 2 else 2
+    out_channels = config.res2_out_channels * 2**index
+    in_channels = config.stem_out_channels if index == 0 else out_channels // 2
+    blocks: list[Module] = []
+    with keras.name_scope(name):
+        for i in range(BLOCKS_PER_STAGE[config.depth][index]):
+            stride = first_stride if i == 0 else 1
+            blocks.append(_make_block(config, index, in_channels, out_channels, stride, dilation, str(i)))
+            in_channels = out_channels
+    return blocks
+
+
+def _make_block(
+    config: ResNetConfig, index: int, in_channels: int, out_channels: int, stride: int, dilation: int, name: str
+) -> Module:
+    if config.depth < 50:
+        return BasicBlock(in_channels, out_channels, name, stride=stride, norm=config.norm)
+    bottleneck = config.num_groups * config.width_per_group * 2**index
+    common = {
+        "stride": stride,
+        "norm": config.norm,
+        "num_groups": config.num_groups,
+        "stride_in_1x1": config.stride_in_1x1,
+        "dilation": dilation,
+    }
+    if config.deform_on_per_stage[index]:
+        return DeformBottleneckBlock(
+            in_channels,
+            out_channels,
+            bottleneck,
+            name=name,
+            deform_modulated=config.deform_modulated,
+            deform_num_groups=config.deform_num_groups,
+            **common,
+        )
+    return BottleneckBlock(in_channels, out_channels, bottleneck, name, **common)
+
+
+class ResNet(Module):
+    """Stem and stages up to the last one in ``config.out_features``.
+
+    ``call`` maps ``[N, H, W, 3]`` to a dict of the features asked for; :meth:`forward` also returns every stage.
+    """
+
+    def __init__(self, config: ResNetConfig, in_channels: int, name: str) -> None:
+        super().__init__(name)
+        self.out_features = tuple(config.out_features)
+        last = max((STAGES.index(f) for f in self.out_features if f in STAGES), default=-1)
+        self.stage_names = STAGES[: last + 1]
+        self.strides = {"stem": 4}
+        self.channels = {"stem": config.stem_out_channels}
+        with self.scope():
+            self.stem = BasicStem(in_channels, config.stem_out_channels, config.norm)
+            for i, stage in enumerate(self.stage_names):
+                setattr(self, stage, make_stage(config, i, stage))
+                undilated = i == 0 or (i == 3 and config.res5_dilation == 2)
+                previous = self.strides[STAGES[i - 1]] if i else 4
+                self.strides[stage] = previous * (1 if undilated else 2)
+                self.channels[stage] = config.res2_out_channels * 2**i
+
+    def run_stage(self, stage: str, x: tf.Tensor) -> tf.Tensor:
+        """The output of one stage ("stem", "res2" ..) given its input."""
+        if stage == "stem":
+            return self.stem(x)
+        for block in getattr(self, stage):
+            x = block(x)
+        return x
+
+    def forward(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Every stage's output by name, "stem" first."""
+        outputs = {}
+        for stage in ("stem", *self.stage_names):
+            x = outputs[stage] = self.run_stage(stage, x)
+        return outputs
+
+    def call(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        outputs = self.forward(x)
+        return {name: outputs[name] for name in self.out_features}

@@ -1,0 +1,126 @@
+"""RetinaNet's head and decoding. Source: detectron2/modeling/meta_arch/retinanet.py, dense_detector.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import tensorflow as tf
+
+from tf_d2.config.schema import AnchorConfig, RetinaNetConfig
+from tf_d2.layers.base import Module, sequence
+from tf_d2.layers.conv import Conv2d
+from tf_d2.layers.norm import CycleBatchNorm, get_norm
+from tf_d2.modeling.batches import Detections, for_each_image, static_batch
+from tf_d2.modeling.rpn import level_cell_anchors
+from tf_d2.ops import anchors as anchor_ops
+from tf_d2.ops import boxes as box_ops
+from tf_d2.ops.nms import batched_nms
+
+
+class RetinaNetHead(Module):
+    """Two towers of 3x3 convolutions, shared over the pyramid levels.
+
+    ``call``: list of ``[N, H, W, C]`` -> (logits per level ``[N, H, W, A * K]``, deltas ``[N, H, W, A * 4]``).
+    """
+
+    def __init__(self, config: RetinaNetConfig, in_channels: int, anchors: int, name: str) -> None:
+        super().__init__(name)
+        self.norm_name = config.norm
+        with self.scope():
+            self.cls_subnet = self._tower(config, in_channels, "cls_subnet")
+            self.bbox_subnet = self._tower(config, in_channels, "bbox_subnet")
+            self.cls_score = Conv2d(in_channels, anchors * config.num_classes, 3, "cls_score", padding=1)
+            self.bbox_pred = Conv2d(in_channels, anchors * 4, 3, "bbox_pred", padding=1)
+
+    @staticmethod
+    def _tower(config: RetinaNetConfig, channels: int, name: str) -> dict[str, Module]:
+        """Children numbered as in torch's Sequential: convolution, norm if any, ReLU (which has no entry here)."""
+        makers: dict[str, Callable[[str], Module]] = {}
+        step = 3 if config.norm else 2
+        for i in range(config.num_convs):
+            plain = not config.norm
+            makers[str(i * step)] = lambda key, relu=plain: Conv2d(channels, channels, 3, key, padding=1, relu=relu)
+            if config.norm in ("BN", "SyncBN"):
+                levels = len(config.in_features)
+                makers[str(i * step + 1)] = lambda key: CycleBatchNorm(levels, channels, key)
+            elif config.norm:
+                makers[str(i * step + 1)] = lambda key: _norm(config.norm, channels, key)
+        return sequence(name, makers)
+
+    def call(self, features: list[tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        logits = [self.cls_score(_run_tower(self.cls_subnet, x, i)) for i, x in enumerate(features)]
+        deltas = [self.bbox_pred(_run_tower(self.bbox_subnet, x, i)) for i, x in enumerate(features)]
+        return logits, deltas
+
+
+def _norm(name: str, channels: int, key: str) -> Module:
+    norm = get_norm(name, channels, key)
+    assert norm is not None
+    return norm
+
+
+def _run_tower(tower: dict[str, Module], x: tf.Tensor, level: int) -> tf.Tensor:
+    for layer in tower.values():
+        if isinstance(layer, Conv2d):
+            x = layer(x)
+        else:
+            x = tf.nn.relu(layer(x, level) if isinstance(layer, CycleBatchNorm) else layer(x))
+    return x
+
+
+class RetinaNetDecoder:
+    """Turns head outputs into detections. Holds the anchors; has no variables."""
+
+    def __init__(self, config: RetinaNetConfig, anchors: AnchorConfig, strides: Sequence[int]) -> None:
+        self.config, self.strides, self.offset = config, list(strides), anchors.offset
+        self.cells = level_cell_anchors(anchors, len(self.strides))
+
+    def __call__(self, logits: Sequence[tf.Tensor], deltas: Sequence[tf.Tensor]) -> Detections:
+        """Score threshold and top k per level, decoding, per-class NMS over all levels, best of the image.
+
+        Boxes are neither clipped nor filtered here; that happens when they are scaled to the original image.
+        """
+
+        def one_image(i: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            levels = [
+                self._level(n, level_logits[i], level_deltas[i])
+                for n, (level_logits, level_deltas) in enumerate(zip(logits, deltas, strict=True))
+            ]
+            boxes, scores, classes = (tf.concat(parts, axis=0) for parts in zip(*levels, strict=True))
+            # A negative limit slices from the end, as in detectron2's `keep[:n]`.
+            limit = self.config.detections_per_image
+            kept = batched_nms(
+                boxes, scores, classes, self.config.nms_thresh_test, limit if limit >= 0 else None
+            )
+            kept = kept[:limit]
+            return tf.gather(boxes, kept), tf.gather(scores, kept), tf.gather(classes, kept)
+
+        specs = [
+            tf.TensorSpec([None, 4], tf.float32),
+            tf.TensorSpec([None], tf.float32),
+            tf.TensorSpec([None], tf.int64),
+        ]
+        rows, image_index, counts = for_each_image(static_batch(logits[0]), one_image, specs)
+        return Detections(rows[0], rows[1], rows[2], image_index, counts)
+
+    def _level(
+        self, level: int, logits: tf.Tensor, deltas: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Candidates of one level of one image: logits ``[H, W, A * K]``, deltas ``[H, W, A * 4]``."""
+        shape = tf.shape(logits)
+        num_classes = self.config.num_classes
+        scores = tf.sigmoid(tf.cast(tf.reshape(logits, [-1]), tf.float32))  # [H * W * A * K]
+        candidates = tf.where(scores > self.config.score_thresh_test)[:, 0]
+        candidate_scores = tf.gather(scores, candidates)
+        k = tf.minimum(self.config.topk_candidates_test, tf.shape(candidates)[0])
+        best, order = tf.math.top_k(candidate_scores, k)
+        chosen = tf.gather(candidates, order)  # int64 [k]
+        anchor_index, classes = chosen // num_classes, chosen % num_classes
+        anchors = anchor_ops.grid_anchors(
+            self.cells[level], shape[0], shape[1], self.strides[level], self.offset
+        )
+        flat = tf.reshape(deltas, [-1, 4])
+        boxes = box_ops.apply_deltas(
+            tf.gather(flat, anchor_index), tf.gather(anchors, anchor_index), self.config.bbox_reg_weights
+        )
+        return boxes, best, classes

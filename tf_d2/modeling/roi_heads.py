@@ -1,0 +1,262 @@
+"""ROI heads: from proposals to detections with masks and keypoints.
+
+Source: detectron2/modeling/roi_heads/roi_heads.py, cascade_rcnn.py, rotated_fast_rcnn.py.
+
+Every class has ``detect`` (boxes, scores, classes) and ``per_instance`` (masks and keypoints of given boxes). Both
+write what they compute into ``stages``, under detectron2's module names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Protocol
+
+import tensorflow as tf
+
+from tf_d2.config.schema import ModelConfig, PoolerConfig, ROIHeadsConfig
+from tf_d2.layers.base import Module, sequence
+from tf_d2.modeling.batches import Detections, Proposals
+from tf_d2.modeling.box_head import (
+    FastRCNNConvFCHead,
+    FastRCNNOutputLayers,
+    average_probs,
+    fast_rcnn_inference,
+    predict_boxes,
+    predict_probs,
+)
+from tf_d2.modeling.keypoint_head import KRCNNConvDeconvUpsampleHead
+from tf_d2.modeling.mask_head import MaskRCNNConvUpsampleHead, mask_inference
+from tf_d2.modeling.poolers import ROIPooler
+from tf_d2.modeling.resnet import make_stage
+from tf_d2.ops import boxes as box_ops
+from tf_d2.ops.keypoints import decode_keypoints
+
+Features = Mapping[str, tf.Tensor]
+Stages = dict[str, tf.Tensor]
+PREFIX = "roi_heads"
+
+
+class Backbone(Protocol):
+    """What the heads need to know of a backbone."""
+
+    strides: dict[str, int]
+    channels: dict[str, int]
+
+
+class StandardROIHeads(Module):
+    """Box head on pooled features; mask and keypoint heads on the detections. Also RROIHeads (rotated boxes)."""
+
+    def __init__(self, config: ModelConfig, backbone: Backbone) -> None:
+        super().__init__(PREFIX)
+        assert config.roi_heads is not None
+        self.heads: ROIHeadsConfig = config.roi_heads
+        self.rotated = self.heads.name == "RROIHeads"
+        self.feature_names = self.heads.in_features
+        self.strides = tuple(backbone.strides[f] for f in self.feature_names)
+        self.channels = backbone.channels[self.feature_names[0]]
+        self.box_pooler = self.make_pooler(self.heads.box_head.pooler)
+        with self.scope():
+            self.make_box_heads()
+            self._make_instance_heads()
+
+    def make_pooler(self, config: PoolerConfig) -> ROIPooler:
+        return ROIPooler(config, self.strides)
+
+    def make_box_heads(self) -> None:
+        self.box_head = FastRCNNConvFCHead(self.heads.box_head, self.channels, "box_head")
+        self.box_predictor = self.make_predictor(self.box_head, "box_predictor")
+
+    def make_predictor(self, head: FastRCNNConvFCHead, name: str) -> FastRCNNOutputLayers:
+        return FastRCNNOutputLayers(
+            head.out_features,
+            self.heads.num_classes,
+            self.heads.box_head.cls_agnostic_bbox_reg,
+            name,
+            spatial=head.out_spatial,
+            box_dim=5 if self.rotated else 4,
+        )
+
+    def _make_instance_heads(self) -> None:
+        mask, keypoint = self.heads.mask_head, self.heads.keypoint_head
+        self.mask_head = self.keypoint_head = None
+        if mask is not None:
+            self.mask_pooler = self.make_pooler(mask.pooler)
+            self.mask_head = MaskRCNNConvUpsampleHead(mask, self.channels, self.heads.num_classes, "mask_head")
+        if keypoint is not None:
+            self.keypoint_pooler = self.make_pooler(keypoint.pooler)
+            self.keypoint_head = KRCNNConvDeconvUpsampleHead(keypoint, self.channels, "keypoint_head")
+
+    def pool(self, pooler: ROIPooler, features: Features, boxes: tf.Tensor, image_index: tf.Tensor) -> tf.Tensor:
+        return pooler([features[f] for f in self.feature_names], boxes, image_index)
+
+    def detect(
+        self,
+        features: Features,
+        proposals: Proposals,
+        image_sizes: tf.Tensor,
+        batch_size: int | tf.Tensor,
+        stages: Stages,
+    ) -> Detections:
+        """Detections of a batch; ``image_sizes`` int32 ``[B, 2]`` (height, width) of the unpadded network inputs."""
+        pooled = self.pool(self.box_pooler, features, proposals.boxes, proposals.image_index)
+        head = self.box_head(pooled)
+        scores, deltas = self.box_predictor(head)
+        stages[f"{PREFIX}.box_pooler"], stages[f"{PREFIX}.box_head"] = pooled, head
+        stages[f"{PREFIX}.box_predictor/0"], stages[f"{PREFIX}.box_predictor/1"] = scores, deltas
+        return self.select([(scores, deltas)], proposals, image_sizes, batch_size)
+
+    def select(
+        self,
+        predictions: list[tuple[tf.Tensor, tf.Tensor]],
+        proposals: Proposals,
+        image_sizes: tf.Tensor,
+        batch_size: int | tf.Tensor,
+    ) -> Detections:
+        """Detections from (class logits, box deltas) of every box stage and the boxes the first one pooled."""
+        head = self.heads.box_head
+        boxes = self.stage_boxes(predictions[:-1], proposals, image_sizes)
+        probs = average_probs([predict_probs(scores, head.use_sigmoid_ce) for scores, _ in predictions])
+        weights = head.bbox_reg_weights[len(predictions) - 1]
+        decoded = predict_boxes(predictions[-1][1], boxes, weights, self.rotated)
+        return fast_rcnn_inference(
+            decoded,
+            probs,
+            proposals,
+            image_sizes,
+            batch_size,
+            self.heads.score_thresh_test,
+            self.heads.nms_thresh_test,
+            self.heads.detections_per_image,
+        )
+
+    def stage_boxes(
+        self, predictions: list[tuple[tf.Tensor, tf.Tensor]], proposals: Proposals, image_sizes: tf.Tensor
+    ) -> tf.Tensor:
+        """The boxes the next stage pools: decoded and clipped once per earlier stage, never filtered."""
+        boxes = proposals.boxes
+        sizes = tf.gather(image_sizes, proposals.image_index)
+        for (_, deltas), weights in zip(predictions, self.heads.box_head.bbox_reg_weights, strict=False):
+            boxes = box_ops.clip(box_ops.apply_deltas(deltas, boxes, weights), sizes[:, 0], sizes[:, 1])
+        return boxes
+
+    def per_instance(self, features: Features, detections: Detections, stages: Stages) -> dict[str, tf.Tensor]:
+        """Masks and keypoints of detections, in network coordinates.
+
+        Returns a dict with, where the model has them, ``pred_masks`` (probabilities ``[N, M, M]``),
+        ``pred_keypoints`` (``[N, K, 3]`` x, y, score) and ``pred_keypoint_heatmaps`` (logits ``[N, K, S, S]``).
+        """
+        outputs: dict[str, tf.Tensor] = {}
+        if self.mask_head is not None:
+            outputs["pred_masks"] = self._masks(features, detections, stages)
+        if self.keypoint_head is not None:
+            pooled = self.pool(self.keypoint_pooler, features, detections.boxes, detections.image_index)
+            lowres = self.keypoint_head.lowres(pooled)
+            stages[f"{PREFIX}.keypoint_pooler"] = pooled
+            stages[f"{PREFIX}.keypoint_head.score_lowres"] = lowres
+            heatmaps = tf.transpose(self.keypoint_head.upsample(lowres), [0, 3, 1, 2])
+            outputs["pred_keypoint_heatmaps"] = heatmaps
+            outputs["pred_keypoints"] = decode_keypoints(tf.cast(heatmaps, tf.float32), detections.boxes)
+        return outputs
+
+    def _masks(self, features: Features, detections: Detections, stages: Stages) -> tf.Tensor:
+        assert self.mask_head is not None
+        pooled = self.pool(self.mask_pooler, features, detections.boxes, detections.image_index)
+        logits = self.mask_head(pooled)
+        stages[f"{PREFIX}.mask_pooler"] = pooled
+        stages[f"{PREFIX}.mask_head.predictor"] = logits
+        return mask_inference(logits, detections.classes)
+
+
+class CascadeROIHeads(StandardROIHeads):
+    """Box stages in a row, each pooling the boxes the one before it predicted."""
+
+    def make_box_heads(self) -> None:
+        config = self.heads.box_head
+        keys = [str(k) for k in range(len(config.bbox_reg_weights))]
+        make_head = {key: lambda name: FastRCNNConvFCHead(config, self.channels, name) for key in keys}
+        self.box_head = sequence("box_head", make_head)
+        heads = self.box_head
+        make_predictor = {key: (lambda name, key=key: self.make_predictor(heads[key], name)) for key in keys}
+        self.box_predictor = sequence("box_predictor", make_predictor)
+
+    def detect(
+        self,
+        features: Features,
+        proposals: Proposals,
+        image_sizes: tf.Tensor,
+        batch_size: int | tf.Tensor,
+        stages: Stages,
+    ) -> Detections:
+        predictions: list[tuple[tf.Tensor, tf.Tensor]] = []
+        for k in range(len(self.box_head)):
+            boxes = self.stage_boxes(predictions, proposals, image_sizes)
+            pooled = self.pool(self.box_pooler, features, boxes, proposals.image_index)
+            head = self.box_head[str(k)](pooled)
+            scores, deltas = self.box_predictor[str(k)](head)
+            stages[f"{PREFIX}.box_pooler" + (f"#{k}" if k else "")] = pooled
+            stages[f"{PREFIX}.box_head.{k}"] = head
+            stages[f"{PREFIX}.box_predictor.{k}/0"], stages[f"{PREFIX}.box_predictor.{k}/1"] = scores, deltas
+            predictions.append((scores, deltas))
+        return self.select(predictions, proposals, image_sizes, batch_size)
+
+
+class Res5ROIHeads(StandardROIHeads):
+    """The C4 heads: boxes and masks share the last ResNet stage, run on every pooled region."""
+
+    def __init__(self, config: ModelConfig, backbone: Backbone) -> None:
+        self._resnet = config.resnet
+        super().__init__(config, backbone)
+
+    def make_box_heads(self) -> None:
+        # Always three plain bottlenecks with stride 2, whatever the backbone's depth, dilation or deformation.
+        plain = replace(self._resnet, depth=50, res5_dilation=1, deform_on_per_stage=(False,) * 4)
+        self.res5 = make_stage(plain, 3, "res5")
+        self.channels = self._resnet.res2_out_channels * 8
+        self.box_predictor = FastRCNNOutputLayers(
+            self.channels,
+            self.heads.num_classes,
+            self.heads.box_head.cls_agnostic_bbox_reg,
+            "box_predictor",
+        )
+
+    def run_res5(self, pooled: tf.Tensor) -> tf.Tensor:
+        for block in self.res5:
+            pooled = block(pooled)
+        return pooled
+
+    def predict(self, res5: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Class logits and deltas from ``[R, h, w, C]``: the mean over the region is classified."""
+        return self.box_predictor(tf.reduce_mean(res5, axis=[1, 2]))
+
+    def detect(
+        self,
+        features: Features,
+        proposals: Proposals,
+        image_sizes: tf.Tensor,
+        batch_size: int | tf.Tensor,
+        stages: Stages,
+    ) -> Detections:
+        pooled = self.pool(self.box_pooler, features, proposals.boxes, proposals.image_index)
+        res5 = self.run_res5(pooled)
+        scores, deltas = self.predict(res5)
+        stages[f"{PREFIX}.pooler"], stages[f"{PREFIX}.res5"] = pooled, res5
+        stages[f"{PREFIX}.box_predictor/0"], stages[f"{PREFIX}.box_predictor/1"] = scores, deltas
+        return self.select([(scores, deltas)], proposals, image_sizes, batch_size)
+
+    def _masks(self, features: Features, detections: Detections, stages: Stages) -> tf.Tensor:
+        assert self.mask_head is not None
+        pooled = self.pool(self.box_pooler, features, detections.boxes, detections.image_index)
+        res5 = self.run_res5(pooled)
+        logits = self.mask_head(res5)
+        stages[f"{PREFIX}.pooler#1"], stages[f"{PREFIX}.res5#1"] = pooled, res5
+        stages[f"{PREFIX}.mask_head.predictor"] = logits
+        return mask_inference(logits, detections.classes)
+
+
+ROI_HEADS = {
+    "StandardROIHeads": StandardROIHeads,
+    "RROIHeads": StandardROIHeads,
+    "CascadeROIHeads": CascadeROIHeads,
+    "Res5ROIHeads": Res5ROIHeads,
+}

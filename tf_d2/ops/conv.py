@@ -1,0 +1,95 @@
+"""Convolution and pooling with torch's padding.
+
+torch pads symmetrically; TensorFlow's SAME pads less at the top and left when a stride of 2 meets an even size, and
+then computes something else. So the padding is always spelled out. Output size:
+``floor((n + 2 p - d (k - 1) - 1) / s) + 1``.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+
+def conv2d(
+    x: tf.Tensor,
+    kernel: tf.Tensor,
+    bias: tf.Tensor | None = None,
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    dilation: int = 1,
+) -> tf.Tensor:
+    """2-D cross-correlation.
+
+    Args:
+        x: ``[N, H, W, C_in]``, any float dtype.
+        kernel: ``[kh, kw, C_in / groups, C_out]`` of the dtype of ``x``; fewer input channels than ``x`` has means
+            grouped convolution.
+        bias: ``[C_out]`` or None.
+        padding: zeros added on every side, in cells.
+
+    Returns:
+        ``[N, H', W', C_out]``.
+
+    Source: torch.nn.functional.conv2d.
+    """
+    y = tf.nn.conv2d(x, kernel, stride, _conv_padding(kernel, stride, padding, dilation), dilations=dilation)
+    return y if bias is None else tf.nn.bias_add(y, bias)
+
+
+def _conv_padding(kernel: tf.Tensor, stride: int, padding: int, dilation: int) -> str | list[list[int]]:
+    if padding == 0:
+        return "VALID"
+    kernel_h, kernel_w = kernel.shape[0], kernel.shape[1]
+    # With stride 1 SAME is the same symmetric padding, and the form every fused kernel accepts.
+    if stride == 1 and kernel_h == kernel_w and 2 * padding == dilation * (kernel_h - 1):
+        return "SAME"
+    return [[0, 0], [padding, padding], [padding, padding], [0, 0]]
+
+
+def conv_transpose2d(
+    x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None = None, *, stride: int, padding: int = 0
+) -> tf.Tensor:
+    """2-D transposed convolution without output padding.
+
+    Args:
+        x: ``[N, H, W, C_in]``.
+        kernel: ``[kh, kw, C_out, C_in]`` (torch's ``[C_in, C_out, kh, kw]`` transposed by (2, 3, 1, 0), no flip).
+        padding: torch's ``padding``: cells cut from every side of the full result.
+
+    Returns:
+        ``[N, (H - 1) stride - 2 padding + kh, ..., C_out]``.
+
+    Source: torch.nn.functional.conv_transpose2d.
+    """
+    n, h, w = tf.unstack(tf.shape(x)[:3])
+    kernel_h, kernel_w, channels = kernel.shape[0], kernel.shape[1], kernel.shape[2]
+    if stride == kernel_h == kernel_w and padding == 0:
+        y = _conv_transpose_tiles(x, kernel, stride)
+    else:
+        full = [n, (h - 1) * stride + kernel_h - 2 * padding, (w - 1) * stride + kernel_w - 2 * padding, channels]
+        pad = [[0, 0], [padding, padding], [padding, padding], [0, 0]] if padding else "VALID"
+        y = tf.nn.conv2d_transpose(x, kernel, full, stride, pad)
+    return y if bias is None else tf.nn.bias_add(y, bias)
+
+
+def _conv_transpose_tiles(x: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
+    """Kernel size == stride: every input cell paints its own tile, which is one matrix product."""
+    n, h, w = tf.unstack(tf.shape(x)[:3])
+    channels_out, channels_in = kernel.shape[2], kernel.shape[3]
+    matrix = tf.reshape(kernel, [stride * stride * channels_out, channels_in])
+    tiles = tf.matmul(tf.reshape(x, [-1, channels_in]), matrix, transpose_b=True)
+    tiles = tf.reshape(tiles, [n, h, w, stride, stride, channels_out])
+    return tf.reshape(tf.transpose(tiles, [0, 1, 3, 2, 4, 5]), [n, h * stride, w * stride, channels_out])
+
+
+def max_pool2d(x: tf.Tensor, kernel_size: int, stride: int, padding: int) -> tf.Tensor:
+    """Max pooling; the padding counts as -infinity. ``[N, H, W, C]`` -> ``[N, H', W', C]``.
+
+    Source: torch.nn.functional.max_pool2d.
+    """
+    if padding:
+        lowest = x.dtype.min
+        pads = [[0, 0], [padding, padding], [padding, padding], [0, 0]]
+        x = tf.pad(x, pads, constant_values=tf.constant(lowest, x.dtype))
+    return tf.nn.max_pool2d(x, kernel_size, stride, "VALID")

@@ -1,0 +1,155 @@
+"""torch.nn.functional.interpolate on NHWC maps: bilinear, nearest x2 and bicubic, never antialiased.
+
+Coordinates (align_corners=False): output pixel j reads input position s = (j+0.5)*in/out - 0.5, where input pixel i
+sits at i; in/out is rounded to the tensor's own accuracy first. Each axis is a weighted sum of a few input lines,
+columns first, taps summed from low to high index in torch's order.
+
+torch's kernels are compiled with fused multiply-add, on x86 as on CUDA, so a float32 position is rounded once, not
+twice: at column 600 that is worth 6e-5 of the step between neighbours. `_fused` does the same through float64.
+
+Source: torch aten/src/ATen/native/UpSample.h and cpu/UpSampleKernel.cpp; used by detectron2's FPN, semantic,
+mask, keypoint and post-processing code.
+"""
+
+import tensorflow as tf
+
+_CUBIC_A = -0.75  # torch's (and OpenCV's) coefficient; tf.image.resize uses -0.5
+_CHUNK_ELEMENTS = 1 << 18  # input values per chunk: about 1 MB of float32, so that a chunk stays in cache
+_PARALLEL_CHUNKS = 2
+
+Int = int | tf.Tensor
+
+
+def bilinear(x: tf.Tensor, out_h: Int, out_w: Int) -> tf.Tensor:
+    """Bilinear resize of `x` [N,H,W,C] float32 or float64 to [N,out_h,out_w,C], same dtype, no antialiasing.
+
+    Positions below 0 are clamped to 0, the upper neighbour to the last pixel. Equal to
+    `F.interpolate(mode="bilinear", align_corners=False)` for a target size and for integer scale factors. float32 maps
+    that grow by 1, 2, 4, 8, 16 or 32 take TensorFlow's fused kernel, whose positions are then exact; all else a gather
+    form in chunks of output rows, with bounded memory.
+
+    Raises TypeError for other dtypes (torch has no integer bilinear either).
+    """
+    x = _checked(x)
+    out_h, out_w = tf.cast(out_h, tf.int32), tf.cast(out_w, tf.int32)
+    if x.dtype == tf.float64:
+        resized = _bilinear_gather(x, out_h, out_w)
+    else:
+        resized = tf.cond(
+            _power_of_two(tf.shape(x)[1], out_h) & _power_of_two(tf.shape(x)[2], out_w),
+            lambda: tf.raw_ops.ResizeBilinear(images=x, size=tf.stack([out_h, out_w]), half_pixel_centers=True),
+            lambda: _bilinear_gather(x, out_h, out_w),
+        )
+    return tf.ensure_shape(resized, [x.shape[0], None, None, x.shape[3]])
+
+
+def nearest2x(x: tf.Tensor) -> tf.Tensor:
+    """Every pixel of `x` [N,H,W,C] (any dtype) repeated 2x2: [N,2H,2W,C]; F.interpolate(scale_factor=2, "nearest")."""
+    n, h, w, c = tf.unstack(tf.shape(x))
+    cells = tf.broadcast_to(x[:, :, tf.newaxis, :, tf.newaxis], tf.stack([n, h, 2, w, 2, c]))
+    doubled = tf.reshape(cells, tf.stack([n, 2 * h, 2 * w, c]))
+    return tf.ensure_shape(doubled, [x.shape[0], _twice(x.shape[1]), _twice(x.shape[2]), x.shape[3]])
+
+
+def bicubic(x: tf.Tensor, out_h: Int, out_w: Int) -> tf.Tensor:
+    """Bicubic resize (a = -0.75, edges clamped) of `x` [N,H,W,C] float32 or float64 to [N,out_h,out_w,C].
+
+    Equal to `F.interpolate(mode="bicubic", align_corners=False)`; not to tf.image.resize, whose a is -0.5.
+
+    Raises TypeError for other dtypes.
+    """
+    x = _checked(x)
+    wide = _weighted_lines(x, *_cubic_taps(tf.shape(x)[2], tf.cast(out_w, tf.int32), x.dtype), axis=2)
+    return _weighted_lines(wide, *_cubic_taps(tf.shape(x)[1], tf.cast(out_h, tf.int32), x.dtype), axis=1)
+
+
+def _checked(x: tf.Tensor) -> tf.Tensor:
+    x = tf.convert_to_tensor(x)
+    if x.dtype not in (tf.float32, tf.float64):
+        raise TypeError(f"interpolation needs float32 or float64 maps, got {x.dtype.name}; cast first")
+    return x
+
+
+def _twice(size: int | None) -> int | None:
+    return None if size is None else 2 * size
+
+
+def _power_of_two(n_in: tf.Tensor, n_out: tf.Tensor) -> tf.Tensor:
+    """Whether n_out is n_in times 1, 2, 4, 8, 16 or 32."""
+    return tf.reduce_any(n_out == n_in * tf.constant([1, 2, 4, 8, 16, 32]))
+
+
+def _bilinear_gather(x: tf.Tensor, out_h: tf.Tensor, out_w: tf.Tensor) -> tf.Tensor:
+    """Bilinear in chunks of output rows: the input rows of a chunk are first resized along the columns."""
+    batch, height, width, channels = tf.unstack(tf.shape(x))
+    neighbours, fractions = _linear_taps(height, out_h, x.dtype)
+    low, high = neighbours[0], neighbours[1]
+    columns = _linear_taps(width, out_w, x.dtype)
+    row_size = batch * tf.maximum(width, out_w) * channels * (1 + (height - 1) // out_h)
+    chunk = tf.clip_by_value(_CHUNK_ELEMENTS // row_size, 1, out_h)
+
+    def resize_chunk(start: tf.Tensor) -> tf.Tensor:
+        part = slice(start, start + chunk)
+        first = low[start]
+        wide = _weighted_lines(x[:, first : high[part][-1] + 1], *columns, axis=2)
+        rows = _weighted_lines(wide, tf.stack([low[part], high[part]]) - first, fractions[:, part], axis=1)
+        return tf.transpose(rows, [1, 0, 2, 3])  # [rows,N,out_w,C]
+
+    parts = tf.TensorArray(x.dtype, size=(out_h + chunk - 1) // chunk, infer_shape=False, element_shape=[None] * 4)
+    _, parts = tf.while_loop(
+        lambda step, _: step * chunk < out_h,
+        lambda step, parts: (step + 1, parts.write(step, resize_chunk(step * chunk))),
+        (0, parts),
+        parallel_iterations=_PARALLEL_CHUNKS,
+    )
+    return tf.transpose(parts.concat(), [1, 0, 2, 3])
+
+
+def _fused(a: tf.Tensor | float, b: tf.Tensor, c: tf.Tensor | float) -> tf.Tensor:
+    """a*b + c of b's dtype, rounded once for float32 (a product of two float32 is exact in float64)."""
+    if b.dtype == tf.float64:
+        return a * b + c
+    return tf.cast(tf.cast(a, tf.float64) * tf.cast(b, tf.float64) + tf.cast(c, tf.float64), b.dtype)
+
+
+def _source_positions(n_in: tf.Tensor, n_out: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """(j+0.5)*in/out - 0.5 for every output pixel j, in `dtype`: [n_out]."""
+    scale = tf.cast(n_in, dtype) / tf.cast(n_out, dtype)
+    return _fused(scale, tf.cast(tf.range(n_out), dtype) + 0.5, -0.5)
+
+
+def _linear_taps(n_in: tf.Tensor, n_out: tf.Tensor, dtype: tf.DType) -> tuple[tf.Tensor, tf.Tensor]:
+    """Indices [2,n_out] int32 and weights [2,n_out] of the two neighbours."""
+    source = tf.maximum(_source_positions(n_in, n_out, dtype), 0)
+    lower = tf.minimum(tf.cast(tf.floor(source), tf.int32), n_in - 1)
+    fraction = tf.clip_by_value(source - tf.cast(lower, dtype), 0, 1)
+    return tf.stack([lower, tf.minimum(lower + 1, n_in - 1)]), tf.stack([1 - fraction, fraction])
+
+
+def _cubic_taps(n_in: tf.Tensor, n_out: tf.Tensor, dtype: tf.DType) -> tuple[tf.Tensor, tf.Tensor]:
+    """Indices [4,n_out] int32, clamped to the edge, and weights [4,n_out] of the four neighbours."""
+    source = _source_positions(n_in, n_out, dtype)  # not clamped: torch clamps indices only
+    lower = tf.floor(source)
+    t = source - lower
+    weights = tf.stack([_cubic_outer(t + 1), _cubic_inner(t), _cubic_inner(1 - t), _cubic_outer((1 - t) + 1)])
+    index = tf.cast(lower, tf.int32) + tf.range(-1, 3)[:, tf.newaxis]
+    return tf.clip_by_value(index, 0, n_in - 1), weights
+
+
+def _cubic_inner(d: tf.Tensor) -> tf.Tensor:
+    """Weight at distance d <= 1: (a+2)d^3 - (a+3)d^2 + 1."""
+    return _fused(_fused(_CUBIC_A + 2, d, -(_CUBIC_A + 3)) * d, d, 1.0)
+
+
+def _cubic_outer(d: tf.Tensor) -> tf.Tensor:
+    """Weight at distance 1 < d <= 2: a(d^3 - 5d^2 + 8d - 4)."""
+    return _fused(_fused(_fused(_CUBIC_A, d, -5 * _CUBIC_A), d, 8 * _CUBIC_A), d, -4 * _CUBIC_A)
+
+
+def _weighted_lines(x: tf.Tensor, index: tf.Tensor, weights: tf.Tensor, axis: int) -> tf.Tensor:
+    """Sum over taps of weights[tap] * x taken at index[tap] along `axis` (1 or 2), in tap order."""
+    weights = weights[:, :, tf.newaxis] if axis == 2 else weights[:, :, tf.newaxis, tf.newaxis]
+    total = tf.gather(x, index[0], axis=axis) * weights[0]
+    for tap in range(1, index.shape[0]):
+        total = total + tf.gather(x, index[tap], axis=axis) * weights[tap]
+    return total

@@ -1,0 +1,114 @@
+"""Non-maximum suppression with torchvision's comparisons and detectron2's per-class rule.
+
+TensorFlow's yxyx boxes exist in this file only (and do not matter: an IoU is symmetric in x and y).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+# torchvision's batched_nms on CPU loops over classes above this many boxes (4000 coordinates) and shifts the
+# boxes of each class apart below it. The two differ by rounding and, for negative coordinates, by more.
+COORDINATE_TRICK_MAX_BOXES = 1000
+
+
+def float32_threshold(threshold: float) -> float:
+    """The largest float32 that is not above ``threshold``.
+
+    torchvision's CPU kernel compares a float32 IoU with the threshold in double precision; TensorFlow compares
+    two float32. ``iou > threshold`` in double holds exactly when ``iou > float32_threshold(threshold)``.
+    """
+    rounded = np.float32(threshold)
+    if float(rounded) > threshold:
+        rounded = np.nextafter(rounded, np.float32(-np.inf))
+    return float(rounded)
+
+
+def nms(
+    boxes: tf.Tensor, scores: tf.Tensor, iou_threshold: float, max_output_size: tf.Tensor | int | None = None
+) -> tf.Tensor:
+    """Greedy non-maximum suppression.
+
+    Boxes are visited by descending score (ties: lower index first); a box is dropped when its IoU with a kept one
+    is above the threshold (strictly, in double precision). Areas have no ``+ 1``; two empty boxes have IoU 0/0 and
+    do not suppress one another.
+
+    Args:
+        boxes: float32 ``[N, 4]`` xyxy pixels, finite.
+        scores: float32 ``[N]``, finite.
+        max_output_size: stop after this many kept boxes; None = all.
+
+    Returns:
+        int32 ``[kept]``, indices by descending score.
+
+    Source: torchvision/csrc/ops/cpu/nms_kernel.cpp.
+    """
+    limit = tf.shape(boxes)[0] if max_output_size is None else max_output_size
+    return tf.image.non_max_suppression(
+        tf.cast(boxes, tf.float32), tf.cast(scores, tf.float32), limit, float32_threshold(iou_threshold)
+    )
+
+
+def batched_nms(
+    boxes: tf.Tensor,
+    scores: tf.Tensor,
+    groups: tf.Tensor,
+    iou_threshold: float,
+    max_output_size: tf.Tensor | int | None = None,
+) -> tf.Tensor:
+    """NMS within each group (class or pyramid level), as detectron2 runs it on a CPU.
+
+    Up to 1000 boxes: one NMS over boxes that are moved apart by ``group * (largest coordinate + 1)`` in float32, side
+    effects included (rounding; boxes with negative coordinates can meet other groups). Above: one exact NMS per
+    group. Ties of the final order: lower index first (torch leaves them open).
+
+    Args:
+        boxes: ``[N, 4]`` xyxy pixels, finite.
+        scores: ``[N]``.
+        groups: int ``[N]``.
+        max_output_size: keep at most this many over all groups; None = all.
+
+    Returns:
+        int32 ``[kept]``, indices by descending score.
+
+    Source: detectron2/layers/nms.py, torchvision/ops/boxes.py ``batched_nms``.
+    """
+    boxes, scores = tf.cast(boxes, tf.float32), tf.cast(scores, tf.float32)
+    count = tf.shape(boxes)[0]
+    limit = count if max_output_size is None else tf.minimum(max_output_size, count)
+    return tf.cond(
+        count > COORDINATE_TRICK_MAX_BOXES,
+        lambda: _nms_per_group(boxes, scores, groups, iou_threshold, limit),
+        lambda: _nms_moved_apart(boxes, scores, groups, iou_threshold, limit),
+    )
+
+
+def _nms_moved_apart(
+    boxes: tf.Tensor, scores: tf.Tensor, groups: tf.Tensor, iou_threshold: float, limit: tf.Tensor
+) -> tf.Tensor:
+    # reduce_max of nothing is -inf; with no boxes the value is never used.
+    offsets = tf.cast(groups, tf.float32) * (tf.reduce_max(boxes) + 1.0)
+    return nms(boxes + offsets[:, None], scores, iou_threshold, limit)
+
+
+def _nms_per_group(
+    boxes: tf.Tensor, scores: tf.Tensor, groups: tf.Tensor, iou_threshold: float, limit: tf.Tensor
+) -> tf.Tensor:
+    order = tf.argsort(groups, stable=True)  # [N] group-major, file order inside
+    counts = tf.math.bincount(tf.cast(groups, tf.int32))
+    counts = tf.boolean_mask(counts, counts > 0)  # [G]
+    starts = tf.cumsum(counts, exclusive=True)
+
+    def one_group(i: tf.Tensor, kept: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+        members = order[starts[i] : starts[i] + counts[i]]
+        # A group cannot contribute more than `limit` boxes to the best `limit` of all groups.
+        chosen = nms(tf.gather(boxes, members), tf.gather(scores, members), iou_threshold, limit)
+        return i + 1, kept.write(i, tf.gather(members, chosen))
+
+    number = tf.shape(counts)[0]
+    array = tf.TensorArray(tf.int32, number, infer_shape=False, element_shape=[None])
+    _, array = tf.while_loop(lambda i, _: i < number, one_group, (0, array))
+    kept = tf.sort(array.concat())  # lower index first among equal scores
+    best = tf.argsort(tf.gather(scores, kept), direction="DESCENDING", stable=True)
+    return tf.gather(kept, best[:limit])

@@ -1,0 +1,223 @@
+"""ROIAlign: bilinear samples of a feature map, averaged per bin of a region of interest.
+
+The continuous pixel coordinate c lies at the index ``c - 0.5`` of an array whose element i covers ``[i, i + 1]``. So for a
+box in pixels of the network input and a feature map of scale s, sampling starts at the index ``x1 * s - 0.5``
+(``aligned=True``, detectron2's ROIAlignV2). The older ``aligned=False`` (ROIAlign of Detectron) forgets the half
+pixel and stretches regions to at least one cell.
+
+With ``size = x2 * s - x1 * s``, ``bin = size / P`` and a grid of g samples per bin (``g = sampling_ratio``, or
+``ceil(size / P)`` for 0), the samples of bin p lie at ``start + p * bin + (i + 0.5) * bin / g``, i < g. A sample below
+-1 or above H counts as zero (but counts); the rest is clamped to ``[0, H - 1]`` and interpolated. x likewise.
+
+Bilinear interpolation, the clamping and the mean are all separable, so a region is ``A_y @ window @ A_x^T``, where
+``window`` is the part of the map that the region touches and row p of ``A_y`` holds the mean of g triangles. That is exact
+for any sampling ratio in float32 and float64, needs no padded copy of the map and no four-corner gather, and leaves the
+arithmetic to matrix products. Regions are handled in groups of equal window size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import tensorflow as tf
+
+# Bytes of feature windows gathered at once: large enough to fill the cores, small enough to stay near the caches.
+WINDOW_BYTES = 16 * 2**20
+
+
+class _Axis(NamedTuple):
+    """One axis of N regions, in cells of the feature map."""
+
+    start: tf.Tensor  # [N] index coordinate of the region's edge
+    bin_size: tf.Tensor  # [N]
+    grid: tf.Tensor  # [N] int32, samples per bin; <= 0 means none
+    window: tf.Tensor  # [N] int32, k such that a window of P * k + 2 cells holds every sample
+    first: tf.Tensor  # [N] int32, first cell of the window
+
+
+def roi_align(
+    features: tf.Tensor,
+    boxes: tf.Tensor,
+    image_index: tf.Tensor,
+    output_size: int,
+    spatial_scale: float,
+    sampling_ratio: int = 0,
+    aligned: bool = True,
+) -> tf.Tensor:
+    """Pool every box from a feature map.
+
+    Args:
+        features: ``[B, H, W, C]`` float32, float64 or bfloat16.
+        boxes: ``[N, 4]`` xyxy, pixels of the network input; cast to the dtype of ``features`` (bfloat16: float32).
+        image_index: int ``[N]``, the image of the batch each box lies in.
+        output_size: bins per side, P.
+        spatial_scale: cells per pixel, 1 / stride.
+        sampling_ratio: samples per bin and axis; 0 = as many as the bin has cells, rounded up.
+        aligned: subtract the half pixel (ROIAlignV2).
+
+    Returns:
+        ``[N, P, P, C]``, dtype of ``features``. A region without extent is all zeros for ``aligned`` with
+        ``sampling_ratio=0``, a NaN coordinate gives zeros.
+
+    Source: detectron2/layers/roi_align.py, torchvision/csrc/ops/cpu/roi_align_kernel.cpp.
+    """
+    shape = tf.shape(features)
+    channels = features.shape[-1]
+    dtype = features.dtype
+    accurate = tf.float64 if dtype == tf.float64 else tf.float32
+    boxes = tf.cast(boxes, accurate)
+    x_axis, y_axis = (
+        _axis(boxes[:, i], boxes[:, i + 2], shape[2 - i], output_size, spatial_scale, sampling_ratio, aligned)
+        for i in (0, 1)
+    )
+    table = tf.reshape(features, [-1, channels])  # [B * H * W, C], a view
+    base = tf.cast(image_index, tf.int32) * shape[1] * shape[2]
+    order, starts, ends = _chunks(x_axis.window, y_axis.window, output_size, channels * dtype.size)
+
+    def pool(members: tf.Tensor) -> tf.Tensor:
+        y, x = _take(y_axis, members), _take(x_axis, members)
+        rows, weights_y = _window(y, output_size, shape[1], accurate)  # [n, Wh], [n, P, Wh]
+        columns, weights_x = _window(x, output_size, shape[2], accurate)
+        cells = tf.gather(base, members)[:, None, None] + rows[:, :, None] * shape[2] + columns[:, None, :]
+        window = tf.gather(table, cells)  # [n, Wh, Ww, C]
+        return _contract(window, tf.cast(weights_y, dtype), tf.cast(weights_x, dtype), output_size, channels)
+
+    def step(i: tf.Tensor, pooled: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+        return i + 1, pooled.write(i, pool(order[starts[i] : ends[i]]))
+
+    number = tf.shape(starts)[0]
+    result_shape = [None, output_size, output_size, channels]
+    array = tf.TensorArray(dtype, number, infer_shape=False, element_shape=result_shape)
+    _, array = tf.while_loop(lambda i, _: i < number, step, (0, array))
+    pooled = tf.cond(
+        number > 0,
+        lambda: array.concat(),
+        lambda: tf.zeros([0, output_size, output_size, channels], dtype),
+    )
+    return tf.gather(pooled, tf.math.invert_permutation(order))
+
+
+def multilevel_roi_align(
+    features: Sequence[tf.Tensor],
+    boxes: tf.Tensor,
+    image_index: tf.Tensor,
+    levels: tf.Tensor,
+    output_size: int,
+    scales: Sequence[float],
+    sampling_ratio: int = 0,
+    aligned: bool = True,
+) -> tf.Tensor:
+    """ROIAlign of each box on its own pyramid level: ``levels`` int32 ``[N]``, -1 = no level, all zeros.
+
+    Other arguments and the result are those of :func:`roi_align`; the order of the boxes is kept.
+    Source: detectron2/modeling/poolers.py ``ROIPooler.forward``.
+    """
+    pooled, members = [], []
+    for i, (level, scale) in enumerate(zip(features, scales, strict=True)):
+        chosen = tf.cast(tf.where(levels == i)[:, 0], tf.int32)
+        members.append(chosen)
+        pooled.append(
+            roi_align(
+                level,
+                tf.gather(boxes, chosen),
+                tf.gather(image_index, chosen),
+                output_size,
+                scale,
+                sampling_ratio,
+                aligned,
+            )
+        )
+    count = tf.shape(boxes)[0]
+    shape = tf.stack([count, output_size, output_size, features[0].shape[-1]])
+    return tf.scatter_nd(tf.concat(members, 0)[:, None], tf.concat(pooled, 0), shape)
+
+
+def _axis(
+    low: tf.Tensor,
+    high: tf.Tensor,
+    cells: tf.Tensor,
+    bins: int,
+    scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+) -> _Axis:
+    """Sampling along one axis, each operation in the order (and rounding) of torchvision's kernel."""
+    scale_t = tf.constant(scale, low.dtype)
+    offset = tf.constant(0.5 if aligned else 0.0, low.dtype)
+    start = low * scale_t - offset
+    size = (high * scale_t - offset) - start
+    if not aligned:
+        size = tf.maximum(size, 1.0)
+    finite = tf.math.is_finite(start) & tf.math.is_finite(size)
+    start, size = tf.where(finite, start, 0), tf.where(finite, size, 0)
+    bin_size = size / bins
+    needed = tf.cast(tf.math.ceil(tf.minimum(tf.abs(size) / bins, 2.0**24)), tf.int32)
+    if sampling_ratio > 0:
+        grid = tf.where(finite, sampling_ratio, 0)
+    else:
+        grid = tf.where(size > 0, needed, 0)
+    # No window needs to be larger than the map.
+    window = tf.clip_by_value(needed, 1, tf.maximum((cells + bins - 1) // bins, 1))
+    samples = tf.cast(tf.maximum(grid, 1), low.dtype)
+    ends = tf.stack([start + 0.5 * bin_size / samples, start + size - 0.5 * bin_size / samples])
+    lowest = tf.clip_by_value(tf.reduce_min(ends, 0), 0, tf.cast(cells - 1, low.dtype))
+    first = tf.maximum(tf.cast(tf.floor(lowest), tf.int32) - 1, 0)
+    return _Axis(start, bin_size, grid, window, first)
+
+
+def _take(axis: _Axis, members: tf.Tensor) -> _Axis:
+    return _Axis(*(tf.gather(field, members) for field in axis))
+
+
+def _chunks(
+    window_x: tf.Tensor, window_y: tf.Tensor, bins: int, cell_bytes: int
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Sort regions by window size and cut them into chunks of one size and about ``WINDOW_BYTES``.
+
+    Returns ``order [N]`` and the half-open ranges ``starts, ends [T]`` in it.
+    """
+    key = window_y * 2**15 + window_x
+    order = tf.argsort(key, stable=True)
+    ordered = tf.gather(key, order)
+    kinds, _, counts = tf.unique_with_counts(ordered)
+    side_y, side_x = kinds // 2**15 * bins + 3, kinds % 2**15 * bins + 3
+    per_chunk = tf.maximum(WINDOW_BYTES // tf.maximum(side_y * side_x * cell_bytes, 1), 1)
+    pieces = (counts + per_chunk - 1) // per_chunk  # [K] chunks per kind
+    group_start = tf.cumsum(counts, exclusive=True)
+    number = tf.range(tf.reduce_sum(pieces)) - tf.repeat(tf.cumsum(pieces, exclusive=True), pieces)
+    starts = tf.repeat(group_start, pieces) + number * tf.repeat(per_chunk, pieces)
+    ends = tf.minimum(starts + tf.repeat(per_chunk, pieces), tf.repeat(group_start + counts, pieces))
+    return order, starts, ends
+
+
+def _window(axis: _Axis, bins: int, cells: tf.Tensor, dtype: tf.DType) -> tuple[tf.Tensor, tf.Tensor]:
+    """The cells of each window and the weight each bin gives them: int32 ``[n, S]``, ``[n, P, S]``."""
+    # The window starts one cell early, so that rounding of its first sample cannot leave it: P k + 3 cells.
+    offsets = tf.range(axis.window[0] * bins + 3)
+    index = axis.first[:, None] + offsets  # [n, S]
+    samples = tf.maximum(tf.reduce_max(axis.grid), 1)
+    i = tf.cast(tf.range(samples), dtype)
+    p = tf.cast(tf.range(bins), dtype)
+    grid = tf.cast(tf.maximum(axis.grid, 1), dtype)[:, None]  # [n, 1]
+    bin_start = axis.start[:, None] + p * axis.bin_size[:, None]  # [n, P]
+    inside_bin = (i + 0.5) * axis.bin_size[:, None] / grid  # [n, G]
+    position = bin_start[:, :, None] + inside_bin[:, None, :]  # [n, P, G]
+    limit = tf.cast(cells, dtype)
+    counted = (position >= -1) & (position <= limit) & (tf.range(samples) < axis.grid[:, None])[:, None, :]
+    position = tf.clip_by_value(position, 0, limit - 1)
+    distance = tf.abs(position[..., None] - tf.cast(index, dtype)[:, None, None, :])  # [n, P, G, S]
+    triangle = tf.where(counted[..., None], tf.maximum(1 - distance, 0), 0)
+    weights = tf.reduce_sum(triangle, axis=2) / grid[:, :, None]
+    return tf.minimum(index, cells - 1), weights
+
+
+def _contract(
+    window: tf.Tensor, weights_y: tf.Tensor, weights_x: tf.Tensor, bins: int, channels: int
+) -> tf.Tensor:
+    """``A_y @ window @ A_x^T`` per region and channel: ``[n, Wh, Ww, C]`` -> ``[n, P, P, C]``."""
+    n, height, width = tf.unstack(tf.shape(window)[:3])
+    rows = tf.matmul(weights_y, tf.reshape(window, [n, height, width * channels]))  # [n, P, Ww * C]
+    rows = tf.reshape(rows, [n * bins, width, channels])
+    weights_x = tf.repeat(weights_x, bins, axis=0)  # [n * P, P, Ww]
+    return tf.reshape(tf.matmul(weights_x, rows), [n, bins, bins, channels])

@@ -1,0 +1,314 @@
+"""The user's door: an image in, detectron2's result out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tensorflow as tf
+
+import weights as checkpoints
+from tf_d2.config import ModelConfig, load_config, resolve_yaml
+from tf_d2.config.zoo import resolve_weights
+from tf_d2.instances import Instances
+from tf_d2.modeling import D2Model, build_model
+from tf_d2.modeling.batches import Proposals
+from tf_d2.modeling.postprocess import to_image
+from tf_d2.ops import boxes as box_ops
+from tf_d2.ops.resize import resize_float, resize_uint8, shortest_edge_size
+from tf_d2.stages import Trace, combine_panoptic, run_op, stage_array
+
+DType = Literal["float32", "float64", "bfloat16"]
+
+
+class ImageError(ValueError):
+    """An image that detectron2's predictor could not use either. The message says why."""
+
+
+def load_model(
+    config: str | Path,
+    weights: str | Path | None = None,
+    *,
+    dtype: DType = "float32",
+    opts: Sequence[Any] = (),
+    ema: bool = False,
+    allow_nonfinite: bool = False,
+) -> D2Model:
+    """Build the Keras model of a detectron2 configuration and load a checkpoint into it.
+
+    Args:
+        config: path of a detectron2 YAML, or the name of a published model ("COCO-Detection/faster_rcnn_R_50_FPN_3x").
+            A converted ``.weights.h5`` carries its configuration: then ``config`` may be that file and ``weights`` None.
+        weights: path of a checkpoint (.pkl, .pth, .safetensors, .weights.h5); None = the one the published model
+            or the converted file names.
+        dtype: dtype of variables and computation.
+        opts: ``["KEY", value, ...]``, overrides as in detectron2.
+        ema: take the averaged weights of a training checkpoint.
+        allow_nonfinite: accept NaN and infinity in the checkpoint, with a warning.
+
+    Raises:
+        tf_d2.config.ConfigError: the configuration cannot be read or asks for something unsupported.
+        weights.WeightsError: the checkpoint cannot be read or does not belong to the configuration.
+    """
+    parsed, path = resolve_model(config, weights, opts)
+    model = build_model(parsed, dtype)
+    load_weights(model, path, ema=ema, allow_nonfinite=allow_nonfinite)
+    return model
+
+
+def resolve_model(
+    config: str | Path, weights: str | Path | None, opts: Sequence[Any] = ()
+) -> tuple[ModelConfig, Path]:
+    """The parsed configuration and the checkpoint file that :func:`load_model` would use."""
+    if weights is None and str(config).endswith(".weights.h5"):
+        from tf_d2.config import load_config_text
+
+        text = checkpoints.read_checkpoint(config).config
+        if text is None:
+            raise checkpoints.CheckpointError(
+                f"{config} holds no configuration (it was not written by tf-d2): pass the YAML as config"
+            )
+        return load_config_text(text, opts), Path(config)
+    parsed = load_config(config, opts)
+    return parsed, resolve_weights(weights if weights is not None else config)
+
+
+def load_weights(
+    model: D2Model, path: str | Path, *, ema: bool = False, allow_nonfinite: bool = False
+) -> checkpoints.Checkpoint:
+    """Load a checkpoint into a model, accounting for every tensor on both sides."""
+    checkpoint = checkpoints.read_checkpoint(path, ema=ema)
+    specs = model.variable_specs()
+    arrays = checkpoints.to_keras_arrays(checkpoint.state, specs, allow_nonfinite=allow_nonfinite)
+    model.assign(arrays)
+    return checkpoint
+
+
+class Predictor:
+    """Runs a model on one image at a time, like detectron2's ``DefaultPredictor``.
+
+    ``predictor(image)`` with a BGR uint8 image returns a dict with, depending on the model, ``"instances"``
+    (:class:`Instances`), ``"sem_seg"`` (float32 ``(C, H, W)`` logits), ``"panoptic_seg"`` ((int32 ``(H, W)``, list of segment
+    dicts)) and ``"proposals"``. Everything is in pixels of the image given. One trace serves every image size.
+    """
+
+    def __init__(
+        self,
+        config: str | Path,
+        weights: str | Path | None = None,
+        *,
+        dtype: DType = "float32",
+        opts: Sequence[Any] = (),
+        ema: bool = False,
+        allow_nonfinite: bool = False,
+        fold_norms: bool | None = None,
+    ) -> None:
+        """Arguments of :func:`load_model`, and ``fold_norms``: merge frozen norms into convolutions, which is faster and
+        differs by rounding only (None = yes, but not in float64, where the point is to compute as written)."""
+        self.config_yaml = _yaml_of(config, weights, opts)
+        self.model = load_model(
+            config, weights, dtype=dtype, opts=opts, ema=ema, allow_nonfinite=allow_nonfinite
+        )
+        self.config: ModelConfig = self.model.config
+        if fold_norms if fold_norms is not None else dtype != "float64":
+            self.model.fold_norms()
+        channels = len(self.config.input.pixel_mean)
+        spec = {
+            t: [
+                tf.TensorSpec([None, None, channels], t),
+                tf.TensorSpec([2], tf.int32),
+                tf.TensorSpec([2], tf.int32),
+                tf.TensorSpec([None, 4], tf.float32),
+                tf.TensorSpec([None], tf.float32),
+            ]
+            for t in (tf.uint8, tf.float32)
+        }
+        self._predict = {
+            t: tf.function(self._run, input_signature=s, reduce_retracing=False) for t, s in spec.items()
+        }
+        self._trace = {t: tf.function(self._run_traced, input_signature=s) for t, s in spec.items()}
+
+    # === Calls ===
+
+    def __call__(
+        self,
+        image: np.ndarray,
+        *,
+        proposals: np.ndarray | None = None,
+        proposal_logits: np.ndarray | None = None,
+    ) -> dict[str, Any]:
+        """Detect on one image.
+
+        Args:
+            image: ``(H, W, 3)`` uint8 in BGR order, as ``cv2.imread`` or :func:`tf_d2.read_image` give it. Other dtypes are
+                resized without antialiasing, as detectron2 does with them.
+            proposals: float ``(N, 4)`` xyxy boxes in pixels of the *network input* (see
+                :meth:`network_size`, :func:`transform_proposals`), for Fast R-CNN models only.
+            proposal_logits: float ``(N,)``, kept with the proposals; zeros if left out.
+
+        Raises:
+            ImageError: not an image the model can use.
+            ValueError: proposals missing or not wanted.
+        """
+        arguments, size = self._arguments(image, proposals, proposal_logits)
+        outputs = self._predict[arguments[0].dtype](*arguments)
+        return self._result({name: value.numpy() for name, value in outputs.items()}, size)
+
+    def trace(
+        self,
+        image: np.ndarray,
+        *,
+        proposals: np.ndarray | None = None,
+        proposal_logits: np.ndarray | None = None,
+    ) -> Trace:
+        """Everything the model computes on the way: stage name -> array, names and NCHW layout of detectron2.
+
+        Names are module paths with the index of the output where a module returns several
+        ("backbone/p2", "proposal_generator.rpn_head/0/3"), "input/resized" (the uint8 network image) and "input" (normalised
+        and padded). A prefix "steps/" may be given on look-up.
+        """
+        arguments, _ = self._arguments(image, proposals, proposal_logits)
+        stages, outputs = self._trace[arguments[0].dtype](*arguments)
+        named = {name: stage_array(name, value.numpy()) for name, value in stages.items()}
+        if self.model.config.rpn is None and self.model.config.roi_heads is not None:
+            named["input_proposals"] = arguments[3].numpy()
+        named["input/resized"] = outputs["input/resized"].numpy()
+        return Trace(named)
+
+    def run_op(self, op: str, args: Sequence[Any], inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """One computation of the model on given inputs (see :mod:`tf_d2.stages`): the teacher-forced half of parity."""
+        return run_op(self.model, op, args, inputs)
+
+    def network_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) in pixels that an image of this size has as network input.
+
+        Raises ImageError where that is empty: detectron2 cannot resize such an image either.
+        """
+        config = self.config.input
+        size = shortest_edge_size(height, width, config.min_size_test, config.max_size_test)
+        if min(size) < 1:
+            raise ImageError(
+                f"a {height}x{width} image would become {size[0]}x{size[1]} at INPUT.MIN_SIZE_TEST "
+                f"{config.min_size_test}, MAX_SIZE_TEST {config.max_size_test}: too elongated, crop or pad it first"
+            )
+        return size
+
+    # === Inside ===
+
+    def _arguments(
+        self, image: np.ndarray, proposals: np.ndarray | None, logits: np.ndarray | None
+    ) -> tuple[list[tf.Tensor], tuple[int, int]]:
+        image = _checked_image(image, len(self.config.input.pixel_mean))
+        needs = self.config.rpn is None and self.config.roi_heads is not None
+        if needs and proposals is None:
+            raise ValueError(
+                "this model has no proposal generator (MODEL.PROPOSAL_GENERATOR.NAME is PrecomputedProposals): "
+                "pass proposals=, (N, 4) boxes in pixels of the network input"
+            )
+        if proposals is not None and not needs:
+            raise ValueError("this model makes its own proposals; proposals= is for Fast R-CNN models")
+        boxes = np.zeros((0, 4), np.float32) if proposals is None else np.asarray(proposals, np.float32)
+        if boxes.ndim != 2 or boxes.shape[1] != 4:
+            raise ValueError(f"proposals must be (N, 4) xyxy boxes, got shape {boxes.shape}")
+        scores = np.zeros(len(boxes), np.float32) if logits is None else np.asarray(logits, np.float32)
+        if scores.shape != (len(boxes),):
+            raise ValueError(f"proposal_logits must be ({len(boxes)},), got shape {scores.shape}")
+        size = image.shape[0], image.shape[1]
+        network = self.network_size(*size)
+        return [tf.constant(v) for v in (image, np.int32(network), np.int32(size), boxes, scores)], size
+
+    def _forward(
+        self,
+        image: tf.Tensor,
+        network_size: tf.Tensor,
+        proposal_boxes: tf.Tensor,
+        proposal_logits: tf.Tensor,
+        stages: dict[str, tf.Tensor],
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        if self.config.input.format == "RGB":
+            image = image[:, :, ::-1]
+        resize = resize_uint8 if image.dtype == tf.uint8 else resize_float
+        resized = resize(image, network_size[0], network_size[1])
+        count = tf.shape(proposal_boxes)[0]
+        given = Proposals(proposal_boxes, proposal_logits, tf.zeros([count], tf.int32), count[None])
+        stages["input"] = x = self.model.prepare(resized[None], None)
+        proposals = given if self.config.rpn is None else None
+        return self.model.forward(x, network_size[None], proposals, stages), resized
+
+    def _run(
+        self,
+        image: tf.Tensor,
+        network_size: tf.Tensor,
+        size: tf.Tensor,
+        proposal_boxes: tf.Tensor,
+        proposal_logits: tf.Tensor,
+    ) -> dict[str, tf.Tensor]:
+        raw, _ = self._forward(image, network_size, proposal_boxes, proposal_logits, {})
+        return to_image(raw, network_size, size)
+
+    def _run_traced(
+        self,
+        image: tf.Tensor,
+        network_size: tf.Tensor,
+        size: tf.Tensor,
+        proposal_boxes: tf.Tensor,
+        proposal_logits: tf.Tensor,
+    ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
+        del size
+        stages: dict[str, tf.Tensor] = {}
+        _, resized = self._forward(image, network_size, proposal_boxes, proposal_logits, stages)
+        return stages, {"input/resized": resized}
+
+    def _result(self, fields: dict[str, np.ndarray], size: tuple[int, int]) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        sem_seg = fields.pop("sem_seg", None)
+        if "proposal_boxes" in fields:
+            result["proposals"] = Instances(size, **fields)
+        elif fields:
+            result["instances"] = Instances(size, **fields)
+        if sem_seg is not None:
+            result["sem_seg"] = sem_seg
+        if self.config.panoptic is not None and sem_seg is not None and "instances" in result:
+            result["panoptic_seg"] = combine_panoptic(self.config.panoptic, result["instances"], sem_seg)
+        return result
+
+
+def transform_proposals(
+    boxes: np.ndarray, image_size: tuple[int, int], network_size: tuple[int, int], topk: int
+) -> np.ndarray:
+    """Proposals of an original image -> what a Fast R-CNN model takes.
+
+    Scale to the network input, clip, drop boxes without extent, keep the first ``topk`` in the order given.
+
+    Args:
+        boxes: ``(N, 4)`` xyxy pixels of the original image, best first.
+        image_size, network_size: (height, width) in pixels.
+
+    Source: detectron2/data/detection_utils.py ``transform_proposals``.
+    """
+    factor = np.array([network_size[1] / image_size[1], network_size[0] / image_size[0]] * 2)
+    scaled = tf.constant((np.asarray(boxes, np.float64) * factor).astype(np.float32))
+    clipped = box_ops.clip(scaled, network_size[0], network_size[1])
+    return tf.boolean_mask(clipped, box_ops.nonempty(clipped)).numpy()[:topk]
+
+
+def _yaml_of(config: str | Path, weights: str | Path | None, opts: Sequence[Any]) -> str:
+    if weights is None and str(config).endswith(".weights.h5"):
+        return checkpoints.read_checkpoint(config).config or ""
+    return resolve_yaml(config, opts)
+
+
+def _checked_image(image: np.ndarray, channels: int) -> np.ndarray:
+    image = np.asarray(image)
+    if image.ndim != 3 or image.shape[2] != channels:
+        hint = "; convert it first, for example with tf_d2.read_image" if image.ndim in (2, 3) else ""
+        raise ImageError(f"expected an image of shape (height, width, {channels}), got {image.shape}{hint}")
+    if 0 in image.shape:
+        raise ImageError(f"the image is empty: shape {image.shape}")
+    if image.dtype == np.uint8:
+        return image
+    if image.dtype.kind != "f":
+        raise ImageError(f"expected a uint8 (or float) image, got {image.dtype}; scale it to 0..255 first")
+    return image.astype(np.float32)
