@@ -1,5 +1,4 @@
-"""Checkpoints as numpy arrays: reads and writes every format detectron2 users have, and executes none of
-them.
+"""Checkpoints as numpy arrays: reads and writes the formats detectron2 users have, executes none of them.
 
 Imports neither TensorFlow nor torch. The currency is ``dict[str, np.ndarray]`` with detectron2's names and
 layouts.
@@ -7,17 +6,37 @@ layouts.
 
 from weights.checkpoint import Checkpoint, read_checkpoint
 from weights.errors import CheckpointError, ConversionError, WeightsError
-from weights.mapping import class_counts, harmless_reason, path_to_key, to_keras_arrays, to_state_dict
+from weights.keras_file import KerasWeights, read_keras_h5, write_keras_h5
+from weights.legacy import match_heuristically
+from weights.mapping import (
+    class_counts,
+    harmless_reason,
+    initial_arrays,
+    path_to_key,
+    split_harmless,
+    to_keras_arrays,
+    to_state_dict,
+)
+from weights.writers import write_detectron2_pkl, write_pth, write_safetensors
 
 __all__ = [
     "Checkpoint",
     "CheckpointError",
     "ConversionError",
+    "KerasWeights",
     "WeightsError",
     "class_counts",
     "harmless_reason",
+    "initial_arrays",
+    "match_heuristically",
     "path_to_key",
     "read_checkpoint",
+    "read_keras_h5",
+    "split_harmless",
     "to_keras_arrays",
     "to_state_dict",
+    "write_detectron2_pkl",
+    "write_keras_h5",
+    "write_pth",
+    "write_safetensors",
 ]

@@ -71,10 +71,9 @@ def item_size(dtype: str) -> int:
     return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
 
 
-def read_zip(data: memoryview) -> Any:
-    """The value of a zip-format torch file in ``data``; tensors are :class:`TensorRef` with their bytes
+def read_zip(archive: Archive) -> Any:
+    """The value of a zip-format torch file; tensors are :class:`TensorRef` with their bytes
     attached."""
-    archive = Archive(data)
     pickles = [name for name in archive.entries if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(pickles) != 1:
         raise CheckpointError("The zip file is no torch checkpoint: it lacks one 'NAME/data.pkl'.")
@@ -152,7 +151,7 @@ def _legacy_storage(data: memoryview, pos: int, storage: Storage) -> int:
 def read_nested_storage(data: memoryview) -> Storage:
     """The one storage that ``torch.storage._load_from_bytes`` receives (tensors in a plain pickle)."""
     is_legacy = bytes(data[: len(LEGACY_PREFIX)]) == LEGACY_PREFIX
-    value = read_legacy(data) if is_legacy else read_zip(data)
+    value = read_legacy(data) if is_legacy else read_zip(Archive(data))
     if not isinstance(value, Storage):
         raise CheckpointError("The pickle has a nested torch file that is no storage.")
     return value

@@ -10,20 +10,21 @@ is in use.
 from __future__ import annotations
 
 import hashlib
-import mmap
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from weights import _torch, _unpickle
+from weights import _hdf5, _npz, _safetensors, _torch, _unpickle, legacy
+from weights._files import map_file
 from weights._limits import MAX_NAME, MAX_TENSORS, Budget, tensor_budget
 from weights._unpickle import ArrayShell, Inert, LongText, TensorRef
+from weights._zip import Archive
 from weights.errors import CheckpointError
+from weights.keras_file import keras_weights
 
 # where training code keeps exponential moving averages (d2go, timm, common forks); never used unless
 # asked for
@@ -80,7 +81,7 @@ def read_checkpoint(path: str | os.PathLike[str], *, ema: bool = False) -> Check
     name = os.fspath(path)
     data = map_file(name)
     try:
-        checkpoint = _read(data, name, ema)
+        checkpoint = _read(data, ema)
     except CheckpointError as error:
         raise CheckpointError(f"{name}: {error}") from None
     except (MemoryError, RecursionError) as error:
@@ -89,28 +90,49 @@ def read_checkpoint(path: str | os.PathLike[str], *, ema: bool = False) -> Check
     return checkpoint
 
 
-def map_file(name: str) -> memoryview:
-    """The bytes of a file, memory-mapped read-only."""
-    try:
-        with open(name, "rb") as file:
-            if os.fstat(file.fileno()).st_size == 0:
-                raise CheckpointError(f"{name}: the file is empty.")
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    except FileNotFoundError:
-        raise CheckpointError(f"{name}: there is no such file.") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{name}: cannot be read ({error}).") from None
-
-
-def _read(data: memoryview, name: str, ema: bool) -> Checkpoint:
+def _read(data: memoryview, ema: bool) -> Checkpoint:
     head = bytes(data[:16])
     if head.startswith(_torch.LEGACY_PREFIX):
         return _from_torch(_torch.read_legacy(data), "torch-legacy", len(data), ema)
     if head.startswith(b"PK\x03\x04"):
-        return _from_torch(_torch.read_zip(data), "torch-zip", len(data), ema)
+        return _from_zip(Archive(data), len(data), ema)
+    if head.startswith(_hdf5.SIGNATURE):
+        return _plain(_from_keras(data), ema)
+    if _safetensors.looks_like(data):
+        return _plain(_from_safetensors(data), ema)
     if head[:1] == b"\x80" or head[:2] in (b"(d", b"(l", b"cc"):
         return _from_pickle(data, ema)
     raise CheckpointError(f"This is no known checkpoint format (it begins with {head[:8]!r}).")
+
+
+def _plain(checkpoint: Checkpoint, ema: bool) -> Checkpoint:
+    if ema:
+        raise CheckpointError(f"A {checkpoint.format} file holds no EMA weights beside the model.")
+    return checkpoint
+
+
+def _from_zip(archive: Archive, size: int, ema: bool) -> Checkpoint:
+    if not _npz.is_npz(archive):
+        return _from_torch(_torch.read_zip(archive), "torch-zip", size, ema)
+    arrays = legacy.from_tensorpack(_npz.read(archive))
+    return _plain(Checkpoint(arrays, "tensorpack-npz", author="tensorpack"), ema)
+
+
+def _from_keras(data: memoryview) -> Checkpoint:
+    stored = keras_weights(data)
+    return Checkpoint(
+        stored.state_dict(),
+        "keras-h5",
+        config=stored.config,
+        ignored=stored.ignored,
+        metadata=stored.provenance,
+    )
+
+
+def _from_safetensors(data: memoryview) -> Checkpoint:
+    tensors, metadata = _safetensors.read(data)
+    arrays = arrays_of(tensors, tensor_budget(len(data)))
+    return Checkpoint(strip_module(arrays), "safetensors", metadata=metadata)
 
 
 def _from_pickle(data: memoryview, ema: bool) -> Checkpoint:
@@ -119,13 +141,44 @@ def _from_pickle(data: memoryview, ema: bool) -> Checkpoint:
         raise CheckpointError(
             f"The pickle holds a {type(value).__name__} where a checkpoint has a dictionary."
         )
-    return _from_torch(value, "detectron2-pkl", len(data), ema)
+    if isinstance(value.get("model"), dict) or "model_state" in value or _has_dotted_names(value):
+        return _from_torch(value, "detectron2-pkl", len(data), ema)
+    return _plain(_from_caffe2(value, len(data)), ema)
+
+
+def _has_dotted_names(value: dict[Any, Any]) -> bool:
+    """A bare state dict: module paths have dots, Caffe2 blobs never do."""
+    return bool(value) and all(type(key) is str and "." in key for key in value)
+
+
+def _from_caffe2(value: dict[Any, Any], size: int) -> Checkpoint:
+    """A Caffe2/Detectron file: ``blobs`` beside the config (detectors), or the blobs alone (ImageNet
+    models)."""
+    nested = isinstance(value.get("blobs"), dict)
+    blobs = value["blobs"] if nested else value
+    kept = {key: blob for key, blob in blobs.items() if not (type(key) is str and key.endswith("_momentum"))}
+    ignored = [str(key)[:MAX_NAME] for key in value if key != "blobs"] if nested else []
+    if len(kept) < len(blobs):
+        ignored.append(f"{len(blobs) - len(kept)} momentum blobs of the optimizer")
+    arrays = arrays_of(kept, tensor_budget(size))
+    if "conv1_b" in arrays and not arrays["conv1_b"].any():
+        del arrays["conv1_b"]  # Detectron's stem has a bias, always zero, before its norm
+        ignored.append("conv1_b (all zero)")
+    return Checkpoint(
+        legacy.from_caffe2(arrays),
+        "caffe2-pkl",
+        author="Caffe2",
+        matching_heuristics=True,
+        ignored=sorted(ignored),
+    )
 
 
 def _from_torch(value: Any, kind: str, size: int, ema: bool) -> Checkpoint:
     """A checkpoint from the dictionary that a training run saved, or from a bare state dict."""
     if not isinstance(value, dict):
         raise CheckpointError(f"The file holds a {type(value).__name__} where a checkpoint has a dictionary.")
+    if isinstance(value.get("model_state"), dict) and "model" not in value:
+        return _plain(_from_pycls(value, size), ema)
     wrapped = isinstance(value.get("model"), dict)
     model = value["model"] if wrapped else value
     others = {key: entry for key, entry in value.items() if key != "model"} if wrapped else {}
@@ -142,6 +195,14 @@ def _from_torch(value: Any, kind: str, size: int, ema: bool) -> Checkpoint:
         matching_heuristics=others.get("matching_heuristics") is True,
         ignored=_ignored(others, ema),
     )
+
+
+def _from_pycls(value: dict[Any, Any], size: int) -> Checkpoint:
+    """A classification model trained with pycls; its names need matching, as in detectron2."""
+    arrays = arrays_of(value["model_state"], tensor_budget(size))
+    state = {key: array for key, array in arrays.items() if not key.endswith("num_batches_tracked")}
+    ignored = sorted(str(key)[:MAX_NAME] for key in value if key != "model_state")
+    return Checkpoint(strip_module(state), "pycls", author="pycls", matching_heuristics=True, ignored=ignored)
 
 
 def arrays_of(model: Mapping[Any, Any], budget: Budget) -> dict[str, np.ndarray]:
@@ -225,8 +286,3 @@ def _ignored(others: Mapping[Any, Any], ema: bool) -> list[str]:
     known = {"__author__", "matching_heuristics", "iteration"}
     notes = {key: " (EMA weights; --ema takes them)" for key in EMA_KEYS if not ema}
     return sorted(str(key)[:MAX_NAME] + notes.get(key, "") for key in others if key not in known)
-
-
-def file_name(path: str | os.PathLike[str]) -> str:
-    """The last part of ``path``, as written into provenance."""
-    return Path(path).name

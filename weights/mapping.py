@@ -17,6 +17,7 @@ import logging
 import re
 import warnings
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,7 @@ HARMLESS = (
     (re.compile(r"(^|\.)anchor_generator\.cell_anchors(\.|$)"), "anchors are computed from the config"),
     (re.compile(r"^pixel_(mean|std)$"), "taken from the config, as detectron2 does"),
     (re.compile(r"(^|\.)num_batches_tracked$"), "a counter of training steps"),
+    (re.compile(r"^roi_heads\.keypoint_head\.score\."), "Detectron's fixed bilinear upsampling"),
     (re.compile(r"(^|\.)fed_loss_cls_weights$"), "weights of a training loss"),
     (re.compile(r"(^|\.)relative_position_index$"), "computed from the window size"),
 )
@@ -86,34 +88,72 @@ def to_keras_arrays(
         ConversionError: lists all missing, unexpected and mismatched names, and the class counts if they
         explain it.
     """
-    left = dict(state)
-    arrays: dict[str, np.ndarray] = {}
-    missing: list[str] = []
-    mismatched: list[str] = []
-    bad_values: dict[str, int] = {}
+    fit = _fit(state, specs, dtype)
+    if fit.missing or fit.unexpected or fit.mismatched:
+        raise ConversionError(_mismatch_message(fit, state, specs))
+    _report_nonfinite(fit.nonfinite, allow_nonfinite)
+    return fit.arrays
+
+
+def initial_arrays(
+    state: Mapping[str, np.ndarray],
+    specs: Mapping[str, Shape],
+    *,
+    dtype: Any = np.float32,
+) -> tuple[dict[str, np.ndarray], list[str], list[str]]:
+    """Fill what a checkpoint of a part of the model has, for training from a backbone.
+
+    Args:
+        state: tensors under the model's keys, usually from :func:`weights.match_heuristically`.
+        specs, dtype: as for :func:`to_keras_arrays`.
+
+    Returns:
+        path -> array for the variables that were found, the keys that stay as they are, and the names in
+        the file that the model does not have (a classifier, say), both sorted.
+
+    Raises:
+        ConversionError: when nothing fits, or a tensor has another shape, or values are not finite.
+    """
+    fit = _fit(state, specs, dtype)
+    if fit.mismatched or not fit.arrays:
+        raise ConversionError(_mismatch_message(fit, state, specs))
+    _report_nonfinite(fit.nonfinite, False)
+    return fit.arrays, sorted(fit.missing), sorted(fit.unexpected)
+
+
+@dataclass
+class _Fit:
+    """How a state dict and the variables of a model go together, by detectron2 key."""
+
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    mismatched: list[str] = field(default_factory=list)
+    nonfinite: dict[str, int] = field(default_factory=dict)
+
+
+def _fit(state: Mapping[str, np.ndarray], specs: Mapping[str, Shape], dtype: Any) -> _Fit:
+    fit, left = _Fit(), dict(state)
     fused_norms = not any(key.endswith(".running_mean") for key in state)
-    for path, shape in specs.items():
-        key, leaf = path_to_key(path), path.rsplit("/", 1)[-1]
+    for path, spec in specs.items():
+        key, leaf, shape = path_to_key(path), path.rsplit("/", 1)[-1], tuple(spec)
         source = left.pop(key, None)
         if source is None:
             if leaf in _FILL and fused_norms and _norm_is_present(key, state):
-                arrays[path] = np.full(shape, _FILL[leaf], dtype)
+                fit.arrays[path] = np.full(shape, _FILL[leaf], dtype)
             else:
-                missing.append(key)
+                fit.missing.append(key)
             continue
-        array = keras_layout(source, tuple(shape), leaf)
+        array = keras_layout(source, shape, leaf)
         if array is None:
-            mismatched.append(f"{key}: file {tuple(source.shape)}, model {torch_shape(tuple(shape), leaf)}")
+            fit.mismatched.append(f"{key}: file {tuple(source.shape)}, model {torch_shape(shape, leaf)}")
             continue
-        arrays[path] = _cast(array, dtype)
-        count = nonfinite_count(arrays[path])
+        fit.arrays[path] = _cast(array, dtype)
+        count = nonfinite_count(fit.arrays[path])
         if count:
-            bad_values[key] = count
-    unexpected = [key for key in left if harmless_reason(key) is None]
-    if missing or unexpected or mismatched:
-        raise ConversionError(_mismatch_message(missing, unexpected, mismatched, state, specs))
-    _report_nonfinite(bad_values, allow_nonfinite)
-    return arrays
+            fit.nonfinite[key] = count
+    fit.unexpected = [key for key in left if harmless_reason(key) is None]
+    return fit
 
 
 def _norm_is_present(key: str, state: Mapping[str, np.ndarray]) -> bool:
@@ -189,16 +229,11 @@ def _listing(names: list[str]) -> str:
     return shown + (f"\n  ... and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
-def _mismatch_message(
-    missing: list[str],
-    unexpected: list[str],
-    mismatched: list[str],
-    state: Mapping[str, np.ndarray],
-    specs: Mapping[str, Shape],
-) -> str:
+def _mismatch_message(fit: _Fit, state: Mapping[str, np.ndarray], specs: Mapping[str, Shape]) -> str:
     parts = ["The checkpoint does not match the model of the config."]
     parts += class_count_hints({key: tuple(value.shape) for key, value in state.items()}, specs)
-    for title, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", mismatched)):
+    lists = (("missing", fit.missing), ("unexpected", fit.unexpected), ("of another shape", fit.mismatched))
+    for title, names in lists:
         if names:
             parts.append(f"{len(names)} {title}:{_listing(sorted(names))}")
     return "\n".join(parts)

@@ -19,8 +19,7 @@ import h5py
 import numpy as np
 
 from weights import _hdf5
-from weights._atomic import replacing
-from weights.checkpoint import map_file
+from weights._files import map_file, replacing
 from weights.errors import CheckpointError, WeightsError
 from weights.mapping import Shape, path_to_key, to_state_dict
 

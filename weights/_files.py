@@ -1,14 +1,15 @@
-"""Writes a file under a temporary name and gives it its own name only when it is complete and checked."""
+"""Files: mapped for reading, and written under a temporary name until they are complete and checked."""
 
 from __future__ import annotations
 
+import mmap
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from weights.errors import WeightsError
+from weights.errors import CheckpointError, WeightsError
 
 
 @contextmanager
@@ -28,3 +29,16 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise WeightsError(f"{target}: cannot be written ({error}).") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def map_file(name: str) -> memoryview:
+    """The bytes of a file, memory-mapped read-only."""
+    try:
+        with open(name, "rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                raise CheckpointError(f"{name}: the file is empty.")
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except FileNotFoundError:
+        raise CheckpointError(f"{name}: there is no such file.") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{name}: cannot be read ({error}).") from None
