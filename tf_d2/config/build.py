@@ -60,6 +60,8 @@ _ELSEWHERE = {
 def _fail(key: str, value: Any, expected: str) -> ConfigError:
     project = next((name for start, name in _ELSEWHERE.items() if str(value).startswith(start)), None)
     note = f" (a setting of {project})" if project else ""
+    if isinstance(value, str) and value.startswith("python:"):
+        note = " (Python code, which is not run; give its value as an option)"
     return ConfigError(f"{key} = {value!r}{note} is not supported: {expected}")
 
 
@@ -208,6 +210,7 @@ def _fpn(flat: Flat, resnet: ResNetConfig, strides: dict[str, int]) -> FPNConfig
         norm=_choice(flat, "MODEL.FPN.NORM", NORMS),
         fuse_type=_choice(flat, "MODEL.FPN.FUSE_TYPE", ("sum", "avg")),
         top_block="LastLevelP6P7" if p6p7 else "LastLevelMaxPool",
+        square_pad=_int(flat, "MODEL.FPN.SQUARE_PAD", 0),
     )
 
 

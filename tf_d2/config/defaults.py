@@ -12,6 +12,9 @@ Flat = dict[str, Any]
 
 _CASCADE_WEIGHTS = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0, 15.0, 15.0))
 
+# Not keys of detectron2's YAML: arguments only its LazyConfig can set. Written only if not the default.
+LAZY_ONLY = ("MODEL.FPN.SQUARE_PAD",)
+
 # Keys that decide what a trained model computes, in the order `resolve_yaml` writes them.
 INFERENCE: Flat = {
     "VERSION": 2,
@@ -26,6 +29,7 @@ INFERENCE: Flat = {
     "MODEL.FPN.OUT_CHANNELS": 256,
     "MODEL.FPN.NORM": "",
     "MODEL.FPN.FUSE_TYPE": "sum",
+    "MODEL.FPN.SQUARE_PAD": 0,
     "MODEL.PROPOSAL_GENERATOR.NAME": "RPN",
     "MODEL.PROPOSAL_GENERATOR.MIN_SIZE": 0,
     "MODEL.ANCHOR_GENERATOR.NAME": "DefaultAnchorGenerator",

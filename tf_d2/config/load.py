@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from tf_d2.config.build import build_config
-from tf_d2.config.defaults import INFERENCE, Flat
+from tf_d2.config.defaults import INFERENCE, LAZY_ONLY, Flat
 from tf_d2.config.errors import ConfigError, did_you_mean
-from tf_d2.config.merge import merge_file, merge_opts
+from tf_d2.config.lazy import is_lazy, lazy_values
+from tf_d2.config.merge import coerce_all, merge_file, merge_opts
 from tf_d2.config.safe_yaml import parse_yaml, read_with_bases
 from tf_d2.config.schema import ModelConfig
 from tf_d2.config.zoo import zoo_models, zoo_name, zoo_values
@@ -24,7 +25,7 @@ def _resolve(config: str | Path, opts: Sequence) -> Flat:
             return merge_opts(zoo_values(name), opts)
         hint = did_you_mean(config.removesuffix(".yaml"), zoo_models())
         raise ConfigError(f"{config}: no such file, and not the name of a published model{hint}")
-    return merge_opts(merge_file(read_with_bases(path), str(path)), opts)
+    return _merge(read_with_bases(path), opts, str(path))
 
 
 def load_config(config: str | Path, opts: Sequence = ()) -> ModelConfig:
@@ -47,7 +48,12 @@ def load_config_text(text: str, opts: Sequence = (), source: str = "configuratio
 
 
 def _resolve_text(text: str, opts: Sequence, source: str) -> Flat:
-    return merge_opts(merge_file(parse_yaml(text, source), source), opts)
+    return _merge(parse_yaml(text, source), opts, source)
+
+
+def _merge(data: dict, opts: Sequence, source: str) -> Flat:
+    flat = coerce_all(lazy_values(data)) if is_lazy(data) else merge_file(data, source)
+    return merge_opts(flat, opts)
 
 
 def _named(source: str, build: Any) -> Any:
@@ -74,6 +80,8 @@ def to_yaml(flat: Flat) -> str:
     lines: list[str] = []
     open_sections: list[str] = []
     for key in INFERENCE:
+        if key in LAZY_ONLY and flat[key] == INFERENCE[key]:
+            continue
         *sections, leaf = key.split(".")
         common = 0
         while common < min(len(sections), len(open_sections)) and sections[common] == open_sections[common]:

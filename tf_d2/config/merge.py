@@ -82,6 +82,11 @@ def coerce(key: str, value: Any) -> Any:
     raise ConfigError(f"{key} = {_kind(value)}: expected a value like its default, {_kind(default)}")
 
 
+def coerce_all(flat: Flat) -> Flat:
+    """`coerce` for every key."""
+    return {key: coerce(key, value) for key, value in flat.items()}
+
+
 def _unknown(key: str) -> str:
     for prefix, project in PROJECTS.items():
         if key == prefix or key.startswith(prefix + "."):

@@ -103,6 +103,18 @@ def _construct_text(loader: _Loader, node: yaml.Node) -> str:
     return str(loader.construct_scalar(node))
 
 
+def _construct_shape(loader: _Loader, node: yaml.Node) -> dict:
+    """detectron2's ShapeSpec in a LazyConfig dump: four numbers, kept as a mapping."""
+    if not isinstance(node, yaml.MappingNode):
+        raise ConfigError(f"ShapeSpec needs a mapping ({_where(node)})")
+    return loader.construct_mapping(node, deep=True)
+
+
+def _construct_name(loader: _Loader, suffix: str, node: yaml.Node) -> str:
+    """The name of a Python object in a LazyConfig dump: kept as the text ``python:name``, never looked up."""
+    return f"python:{suffix}"
+
+
 def _refuse(loader: yaml.SafeLoader, node: yaml.Node) -> list:
     tag = node.tag.replace("tag:yaml.org,2002:", "!!")
     raise ConfigError(
@@ -115,6 +127,10 @@ _Loader.add_constructor(_EVAL_TAG, _construct_eval)
 _Loader.add_constructor("tag:yaml.org,2002:python/tuple", _construct_tuple)
 _Loader.add_constructor("tag:yaml.org,2002:python/str", _construct_text)
 _Loader.add_constructor("tag:yaml.org,2002:python/unicode", _construct_text)
+_Loader.add_constructor(
+    "tag:yaml.org,2002:python/object:detectron2.layers.shape_spec.ShapeSpec", _construct_shape
+)
+_Loader.add_multi_constructor("tag:yaml.org,2002:python/name:", _construct_name)
 _Loader.add_constructor(None, _refuse)  # type: ignore[arg-type]  # None: every other tag
 
 
