@@ -16,15 +16,17 @@ def to_coco(
     """One COCO result per instance, in the order of ``instances``, ready for ``json.dumps``.
 
     Args:
-        instances: with ``pred_boxes``, ``scores``, ``pred_classes``, and ``pred_masks``, ``pred_keypoints`` if there.
+        instances: with ``pred_boxes``, ``scores``, ``pred_classes`` and, where the model has them,
+            ``pred_masks``, ``pred_keypoints``.
         image_id: the image's number in the data set (a name does where none is known).
-        category_ids: category number of class 0, 1, ... (see ``tf_d2.config.category_ids``); None writes the class.
+        category_ids: category number of class 0, 1, ... (see ``tf_d2.config.category_ids``); None writes
+            the class.
 
     Returns:
         dicts with ``image_id``, ``category_id``, ``bbox`` ([x, y, width, height] in pixels; rotated boxes
-        [cx, cy, w, h, degrees]), ``score``, and where the model has them ``segmentation`` (compressed RLE of the
-        whole image, ``counts`` as text) and ``keypoints`` (x, y, score in a row). COCO counts keypoint coordinates
-        from pixel centres, detectron2 from pixel corners: 0.5 is subtracted. Boxes are the same in both.
+        [cx, cy, w, h, degrees]), ``score``, and where the model has them ``segmentation`` (compressed RLE
+        of the whole image, ``counts`` as text) and ``keypoints`` (x, y, score in a row). COCO counts
+        keypoints from pixel centres, detectron2 from pixel corners: 0.5 is subtracted. Boxes stay.
 
     Raises:
         ValueError: a class without a category number.
