@@ -4,10 +4,11 @@ Imports neither TensorFlow nor torch. The currency is ``dict[str, np.ndarray]`` 
 layouts.
 """
 
-from weights.checkpoint import Checkpoint, read_checkpoint
+from weights._types import Checkpoint
+from weights.checkpoint import read_checkpoint
 from weights.errors import CheckpointError, ConversionError, WeightsError
-from weights.keras_file import KerasWeights, read_keras_h5, write_keras_h5
-from weights.legacy import match_heuristically
+from weights.keras_file import KerasWeights, Progress, read_keras_h5, write_keras_h5
+from weights.legacy import match_heuristically, matched_state
 from weights.mapping import (
     class_counts,
     harmless_reason,
@@ -24,11 +25,13 @@ __all__ = [
     "CheckpointError",
     "ConversionError",
     "KerasWeights",
+    "Progress",
     "WeightsError",
     "class_counts",
     "harmless_reason",
     "initial_arrays",
     "match_heuristically",
+    "matched_state",
     "path_to_key",
     "read_checkpoint",
     "read_keras_h5",

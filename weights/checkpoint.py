@@ -1,19 +1,15 @@
-"""Opens a checkpoint of any known format as numpy arrays with detectron2's names; nothing in the file is
-executed.
+"""Opens a checkpoint of any known format as numpy arrays with detectron2's names; executes nothing in it.
 
 The format is recognised by the content, not by the file's name. Tensors are read-only views of the
-memory-mapped file
-where the format allows, so reading costs address space rather than memory. Do not change a file while it
-is in use.
+memory-mapped
+file where the format allows, so reading costs address space rather than memory. Do not change a file while
+it is in use.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,51 +17,14 @@ import numpy as np
 from weights import _hdf5, _npz, _safetensors, _torch, _unpickle, legacy
 from weights._files import map_file
 from weights._limits import MAX_NAME, MAX_TENSORS, Budget, tensor_budget
+from weights._types import Checkpoint
 from weights._unpickle import ArrayShell, Inert, LongText, TensorRef
 from weights._zip import Archive
 from weights.errors import CheckpointError
 from weights.keras_file import keras_weights
 
-# where training code keeps exponential moving averages (d2go, timm, common forks); never used unless
-# asked for
+# where training code keeps moving averages (d2go, timm, common forks); never used unless asked for
 EMA_KEYS = ("ema_state", "model_ema", "ema_model", "ema", "state_dict_ema")
-
-
-@dataclass
-class Checkpoint:
-    """What a checkpoint holds.
-
-    Attributes:
-        state: tensors by detectron2 key in torch layout, usually read-only views of the file. bfloat16
-        comes as
-            float32 (exact); float16 stays float16.
-        format: "detectron2-pkl", "torch-zip", "torch-legacy", "safetensors", "caffe2-pkl", "pycls",
-        "tensorpack-npz"
-            or "keras-h5".
-        iteration: training step, if the file says.
-        author: ``__author__`` of zoo files; "Caffe2" and "pycls" as detectron2 names them.
-        matching_heuristics: names are only suffixes of the model's and must be matched
-            (:func:`weights.match_heuristically`).
-        config: detectron2 config (YAML text) that travels in our own ``.weights.h5``.
-        ignored: other top-level entries of the file, and why tensors were left out.
-        metadata: provenance and other short text that the file carries.
-    """
-
-    state: dict[str, np.ndarray]
-    format: str
-    iteration: int | None = None
-    author: str | None = None
-    matching_heuristics: bool = False
-    config: str | None = None
-    ignored: list[str] = field(default_factory=list)
-    metadata: dict[str, str] = field(default_factory=dict)
-    path: str = ""
-    _data: memoryview = field(default=memoryview(b""), repr=False)
-
-    @cached_property
-    def sha256(self) -> str:
-        """Hexadecimal SHA-256 of the file; computed on first use."""
-        return hashlib.sha256(self._data).hexdigest()
 
 
 def read_checkpoint(path: str | os.PathLike[str], *, ema: bool = False) -> Checkpoint:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from weights._types import Checkpoint
 from weights.errors import CheckpointError, ConversionError
 from weights.mapping import Shape, path_to_key, torch_shape
 
@@ -138,6 +139,14 @@ def match_heuristically(state: Mapping[str, np.ndarray], specs: Mapping[str, Sha
     if not owner:
         return dict(state)
     return {**result, **{name: value for name, value in state.items() if name not in owner}}
+
+
+def matched_state(checkpoint: Checkpoint, specs: Mapping[str, Shape]) -> State:
+    """The state dict of ``checkpoint`` under the model's keys: matched where the format needs it, else as
+    it is."""
+    if checkpoint.matching_heuristics:
+        return match_heuristically(checkpoint.state, specs)
+    return checkpoint.state
 
 
 def _suffixes(key: str) -> list[str]:

@@ -1,0 +1,189 @@
+"""``tf-d2 convert``: checkpoints between detectron2 and Keras, both ways, every tensor accounted for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+import weights
+from tf_d2.commands.options import OptsArgument, checked_opts
+from weights import Checkpoint, WeightsError
+
+SUFFIXES = (".weights.h5", ".pkl", ".pth", ".safetensors")
+Specs = dict[str, tuple[int, ...]]
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``convert`` to the command line."""
+    app.command("convert", no_args_is_help=True)(convert)
+
+
+def convert(
+    checkpoint: Annotated[str, typer.Option("--weights", help="Checkpoint of any format, or a zoo name.")],
+    output: Annotated[Path, typer.Option("--output", help=f"File to write: {', '.join(SUFFIXES)}.")],
+    config: Annotated[
+        str | None,
+        typer.Option("--config-file", help="detectron2 YAML or zoo name; a .weights.h5 carries its own."),
+    ] = None,
+    ema: Annotated[bool, typer.Option("--ema", help="Take the averaged weights of a training file.")] = False,
+    allow_nonfinite: Annotated[
+        bool, typer.Option("--allow-nonfinite", help="Convert NaN and infinite values, with a warning.")
+    ] = False,
+    opts: OptsArgument = None,
+) -> None:
+    """Convert a checkpoint; the suffix of the output decides the direction.
+
+    To .weights.h5: Keras weights that `model.load_weights` and `Predictor` read, with config and
+    provenance inside.
+    To .pkl or .pth: what detectron2's DetectionCheckpointer loads. Whatever is written is read back and
+    compared.
+    """
+    count = run(checkpoint, output, config, checked_opts(opts), ema=ema, allow_nonfinite=allow_nonfinite)
+    typer.echo(f"{output}: {count} tensors, read back and equal bit by bit")
+
+
+def run(
+    source: str,
+    output: Path,
+    config: str | None,
+    opts: Sequence[str] = (),
+    *,
+    ema: bool = False,
+    allow_nonfinite: bool = False,
+) -> int:
+    """Convert ``source`` into ``output``; returns the number of tensors of the model.
+
+    Raises:
+        WeightsError: the checkpoint cannot be read or written, or is not one of the config's model.
+        tf_d2.config.ConfigError: the config cannot be read or asks for something unsupported.
+    """
+    from tf_d2.config import resolve_weights
+
+    if not output.name.endswith(SUFFIXES):
+        raise WeightsError(f"{output}: the output must end in {', '.join(SUFFIXES)}")
+    if not output.parent.is_dir():
+        raise WeightsError(f"{output}: there is no folder {output.parent}")
+    path = resolve_weights(source)
+    if output.exists() and output.samefile(path):
+        raise WeightsError(f"{output}: the output would replace the input")
+    checkpoint = weights.read_checkpoint(path, ema=ema)
+    config_yaml = _config_yaml(checkpoint, config, opts)
+    specs = _variable_specs(config_yaml) if config_yaml is not None else None
+    with _progress(checkpoint, Console(stderr=True)) as advance:
+        if output.name.endswith(".weights.h5"):
+            return _to_keras(checkpoint, output, config_yaml, specs, allow_nonfinite, advance)
+        return _to_detectron2(checkpoint, output, specs, allow_nonfinite, advance)
+
+
+def _config_yaml(checkpoint: Checkpoint, config: str | None, opts: Sequence[str]) -> str | None:
+    """The config as YAML text: the one given, or the one that travels in the file."""
+    from tf_d2.config import resolve_yaml
+
+    if config is not None:
+        return resolve_yaml(config, opts)
+    if opts:
+        raise WeightsError("--opts changes a config; give it with --config-file")
+    return checkpoint.config
+
+
+def _variable_specs(config_yaml: str) -> Specs:
+    """Paths and shapes of the model's variables, without allocating any of them."""
+    import keras
+
+    from tf_d2.config import load_config_text
+    from tf_d2.modeling import build_model
+
+    parsed = load_config_text(config_yaml)
+    with keras.StatelessScope(initialize_variables=False):
+        return build_model(parsed).variable_specs()
+
+
+def _to_keras(
+    checkpoint: Checkpoint,
+    output: Path,
+    config_yaml: str | None,
+    specs: Specs | None,
+    allow_nonfinite: bool,
+    advance: weights.Progress,
+) -> int:
+    if config_yaml is None or specs is None:
+        raise WeightsError(f"{checkpoint.path} holds no config: give it with --config-file")
+    state = weights.matched_state(checkpoint, specs)
+    arrays = weights.to_keras_arrays(state, specs, allow_nonfinite=allow_nonfinite)
+    keys = {weights.path_to_key(path) for path in specs}
+    weights.write_keras_h5(
+        output,
+        arrays,
+        provenance=_provenance(checkpoint),
+        config_yaml=config_yaml,
+        extra_state=weights.split_harmless(state, state.keys() - keys),
+        source=state,
+        progress=advance,
+    )
+    return len(arrays)
+
+
+def _to_detectron2(
+    checkpoint: Checkpoint,
+    output: Path,
+    specs: Specs | None,
+    allow_nonfinite: bool,
+    advance: weights.Progress,
+) -> int:
+    """Write the state dict; with a config, only after checking that it is complete."""
+    state = checkpoint.state
+    if specs is not None:
+        state = weights.matched_state(checkpoint, specs)
+        arrays = weights.to_keras_arrays(state, specs, allow_nonfinite=allow_nonfinite)
+        filled = {weights.path_to_key(path): array for path, array in arrays.items()}
+        state = {**state, **{key: array for key, array in filled.items() if key not in state}}
+    elif checkpoint.matching_heuristics:
+        raise WeightsError(f"{checkpoint.path}: its names must be matched to a model; give --config-file")
+    write: Callable[..., None] = {
+        ".pkl": weights.write_detectron2_pkl,
+        ".pth": weights.write_pth,
+        ".safetensors": weights.write_safetensors,
+    }[output.suffix]
+    write(output, state, progress=advance)
+    return len(state)
+
+
+def _provenance(checkpoint: Checkpoint) -> dict[str, str]:
+    """Where the weights come from; kept from a converted file that is converted again."""
+    if checkpoint.format == "keras-h5" and "source_sha256" in checkpoint.metadata:
+        return checkpoint.metadata
+    facts = {
+        "source": Path(checkpoint.path).name,
+        "source_sha256": checkpoint.sha256,
+        "source_format": checkpoint.format,
+        "source_iteration": "" if checkpoint.iteration is None else str(checkpoint.iteration),
+        "source_author": checkpoint.author or "",
+        "numpy_version": np.__version__,
+        "tf_d2_version": _own_version(),
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+def _own_version() -> str:
+    try:
+        return version("tf-d2")
+    except PackageNotFoundError:
+        return ""  # running from a source tree that is not installed
+
+
+@contextmanager
+def _progress(checkpoint: Checkpoint, console: Console) -> Iterator[weights.Progress]:
+    """A bar over the bytes to write and to compare; silent where nobody watches."""
+    total = 2 * sum(array.nbytes for array in checkpoint.state.values())
+    columns = (TextColumn("converting"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("converting", total=total)
+        yield lambda count: bar.advance(task, count)

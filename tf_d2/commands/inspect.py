@@ -1,0 +1,166 @@
+"""``tf-d2 inspect``: what a checkpoint holds, and how two differ, without running anything in them."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
+from rich.table import Table
+
+from weights import Checkpoint, harmless_reason, read_checkpoint
+from weights.summary import TensorDifference, TensorSummary, differences, guess_architecture, summarize
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``inspect`` to the command line."""
+    app.command("inspect", no_args_is_help=True)(inspect)
+
+
+def inspect(
+    files: Annotated[list[Path], typer.Argument(help="A checkpoint of any format; two with --diff.")],
+    diff: Annotated[bool, typer.Option("--diff", help="Compare two checkpoints tensor by tensor.")] = False,
+    ema: Annotated[bool, typer.Option("--ema", help="Take the averaged weights of a training file.")] = False,
+    only: Annotated[str, typer.Option("--filter", help="Only tensors whose name matches (regex).")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")] = False,
+) -> None:
+    """Show what a checkpoint holds: format, architecture, training step, every tensor, and what is not
+    weights.
+
+    With --diff: which tensors of two files differ, and by how much; exit code 1 if any does.
+    """
+    if len(files) != (2 if diff else 1):
+        raise ValueError(f"inspect takes one file, and two with --diff; got {len(files)}")
+    try:
+        pattern = re.compile(only)
+    except re.error as error:
+        raise ValueError(f"--filter {only}: not a regular expression ({error})") from None
+    checkpoints = [read_checkpoint(path, ema=ema) for path in files]
+    if diff:
+        show_differences(checkpoints[0], checkpoints[1], pattern, as_json)
+    else:
+        show(checkpoints[0], pattern, as_json)
+
+
+def _console() -> Console:
+    """Standard output; wide enough for whole rows where it is no terminal but a file or a pipe."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=200)
+
+
+# --- one file ---------------------------------------------------------------------------------------
+
+
+def show(checkpoint: Checkpoint, pattern: re.Pattern[str], as_json: bool) -> None:
+    """Print the summary of one checkpoint."""
+    names = [name for name in checkpoint.state if pattern.search(name)]
+    console = Console(stderr=True)
+    quiet = as_json or not console.is_terminal
+    steps = track(names, "Reading tensors", console=console, transient=True, disable=quiet)
+    rows = [summarize(name, checkpoint.state[name]) for name in steps]
+    if as_json:
+        typer.echo(json.dumps({**_facts(checkpoint), "tensors": [asdict(row) for row in rows]}, indent=1))
+        return
+    out = _console()
+    for name, value in _facts(checkpoint).items():
+        if value not in (None, False, [], {}):
+            out.print(f"[bold]{name.replace('_', ' ')}[/]: {escape(_text(value))}")
+    out.print(_tensor_table(rows))
+    bad = sum(row.nan + row.inf for row in rows)
+    if bad:
+        out.print(f"[red]{bad} NaN or infinite values.[/]")
+
+
+def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
+    arrays = checkpoint.state.values()
+    ignored = {name: reason for name in checkpoint.state if (reason := harmless_reason(name))}
+    return {
+        "file": checkpoint.path,
+        "format": checkpoint.format,
+        "sha256": checkpoint.sha256,
+        "architecture": guess_architecture(checkpoint.state),
+        "author": checkpoint.author,
+        "iteration": checkpoint.iteration,
+        "tensor_count": len(arrays),
+        "value_count": sum(array.size for array in arrays),
+        "bytes": sum(array.nbytes for array in arrays),
+        "names_need_matching": checkpoint.matching_heuristics,
+        "has_config": checkpoint.config is not None,
+        "metadata": checkpoint.metadata,
+        "other_entries": checkpoint.ignored,
+        "not_loaded_for_inference": ignored,
+    }
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if isinstance(value, dict):
+        shown = [f"{key} ({entry})" for key, entry in list(value.items())[:4]]
+        return ", ".join(shown) + (f" and {len(value) - 4} more" if len(value) > 4 else "")
+    return str(value)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _tensor_table(rows: list[TensorSummary]) -> Table:
+    table = Table(show_edge=False, pad_edge=False)
+    for title, justify in (("tensor", "left"), ("shape", "left"), ("dtype", "left")):
+        table.add_column(title, justify=justify, overflow="fold")
+    for title in ("min", "max", "mean", "NaN"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in rows:
+        style = "red" if row.nan or row.inf else "dim" if row.ignored else ""
+        shape = "x".join(map(str, row.shape)) or "scalar"
+        numbers = (
+            _number(row.minimum),
+            _number(row.maximum),
+            _number(row.mean),
+            str(row.nan + row.inf or ""),
+        )
+        table.add_row(escape(row.name), shape, row.dtype, *numbers, style=style)
+    return table
+
+
+# --- two files --------------------------------------------------------------------------------------
+
+
+def show_differences(one: Checkpoint, other: Checkpoint, pattern: re.Pattern[str], as_json: bool) -> None:
+    """Print how two checkpoints differ; exit code 1 if they do."""
+    rows = [row for row in differences(one.state, other.state) if pattern.search(row.name)]
+    unlike = [row for row in rows if row.status != "same"]
+    if as_json:
+        record = {"a": one.path, "b": other.path, "same": len(rows) - len(unlike)}
+        typer.echo(json.dumps({**record, "different": [asdict(row) for row in unlike]}, indent=1))
+    else:
+        out = _console()
+        out.print(
+            f"[bold]A[/]: {escape(one.path)} ({one.format})\n[bold]B[/]: {escape(other.path)} "
+            f"({other.format})"
+        )
+        if unlike:
+            out.print(_difference_table(unlike))
+        out.print(f"{len(rows) - len(unlike)} tensors equal bit by bit, {len(unlike)} differ.")
+    if unlike:
+        raise typer.Exit(1)
+
+
+def _difference_table(rows: list[TensorDifference]) -> Table:
+    table = Table(show_edge=False, pad_edge=False)
+    table.add_column("tensor", overflow="fold")
+    table.add_column("differs in", no_wrap=True)
+    table.add_column("largest", justify="right", no_wrap=True)
+    table.add_column("relative L2", justify="right", no_wrap=True)
+    table.add_column("detail", overflow="fold")
+    for row in rows:
+        numbers = (_number(row.max_abs), _number(row.relative_l2))
+        table.add_row(escape(row.name), row.status, *numbers, escape(row.detail))
+    return table
