@@ -125,10 +125,13 @@ class Predictor:
             ]
             for t in (tf.uint8, tf.float32)
         }
+        # The code is graph code already; AutoGraph would only spend seconds on rewriting it.
         self._predict = {
-            t: tf.function(self._run, input_signature=s, reduce_retracing=False) for t, s in spec.items()
+            t: tf.function(self._run, input_signature=s, autograph=False) for t, s in spec.items()
         }
-        self._trace = {t: tf.function(self._run_traced, input_signature=s) for t, s in spec.items()}
+        self._trace = {
+            t: tf.function(self._run_traced, input_signature=s, autograph=False) for t, s in spec.items()
+        }
 
     # === Calls ===
 

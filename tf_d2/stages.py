@@ -42,7 +42,6 @@ def combine_panoptic(
     )
 
 
-
 class Trace(dict[str, np.ndarray]):
     """Stage name -> array. A look-up may carry the prefix "steps/" that recorded files put before stage names."""
 

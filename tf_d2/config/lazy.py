@@ -2,8 +2,8 @@
 
 Nothing is imported or called: the class named by ``_target_`` only selects which arguments are understood.
 Every argument of an object that inference uses is translated, known to matter to training alone, or an error.
-Defaults are those of detectron2's constructors, which differ from the YAML keys (anchor offset
-0.5, score threshold 0). Source: ``configs/common/models``, ``detectron2/config/lazy.py`` and the constructors.
+Defaults are those of detectron2's constructors, which differ from the YAML keys (anchor offset 0.5, score
+threshold 0). Source: ``configs/common/models``, ``detectron2/config/lazy.py`` and the constructors.
 """
 
 from __future__ import annotations

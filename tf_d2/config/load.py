@@ -12,14 +12,14 @@ from tf_d2.config.defaults import INFERENCE, LAZY_ONLY, Flat
 from tf_d2.config.errors import ConfigError, did_you_mean
 from tf_d2.config.lazy import is_lazy, lazy_values
 from tf_d2.config.merge import coerce_all, merge_file, merge_opts
-from tf_d2.config.safe_yaml import parse_yaml, read_with_bases
+from tf_d2.config.safe_yaml import exists, parse_yaml, read_with_bases
 from tf_d2.config.schema import ModelConfig
 from tf_d2.config.zoo import zoo_models, zoo_name, zoo_values
 
 
 def _resolve(config: str | Path, opts: Sequence) -> Flat:
-    path = Path(config).expanduser()
-    if isinstance(config, str) and not path.exists():
+    path = Path(config)
+    if isinstance(config, str) and not exists(path):
         name = zoo_name(config)
         if name is not None:
             return merge_opts(zoo_values(name), opts)

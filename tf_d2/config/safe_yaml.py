@@ -217,16 +217,20 @@ def _merge_raw(new: dict, into: dict, source: str, prefix: str = "") -> None:
             into[key] = value
 
 
+def exists(path: Path) -> bool:
+    """Whether there is something at the path; False for what cannot be a path."""
+    try:
+        return path.expanduser().exists()
+    except (OSError, ValueError, RuntimeError):
+        return False
+
+
 def _base_path(base: Any, path: Path) -> Path:
     if not isinstance(base, str):
         raise ConfigError(f"{path}: _BASE_ must name a file, not {base!r}")
     if "://" in base:
         raise ConfigError(f"{path}: _BASE_ {base!r} is a URL; fetch it and name the local file instead")
-    try:
-        expanded = Path(base).expanduser() if base.startswith("~") else Path(base)
-    except RuntimeError as error:
-        raise ConfigError(f"{path}: _BASE_ {base!r}: {error}") from error
-    return expanded if expanded.is_absolute() else path.parent / expanded
+    return Path(base) if base.startswith("~") else path.parent / base
 
 
 def read_with_bases(path: Path, opened: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -235,7 +239,11 @@ def read_with_bases(path: Path, opened: tuple[Path, ...] = ()) -> dict[str, Any]
     ``_BASE_`` is relative to the file that names it, absolute, or starts with ``~``; bases may have bases.
     Source: fvcore ``CfgNode.load_yaml_with_base``.
     """
-    resolved = path.resolve()
+    try:
+        path = path.expanduser()
+        resolved = path.resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # no such user, a circle of links, a null byte
+        raise ConfigError(f"{str(path)!r}: not a usable path: {error}") from error
     if resolved in opened:
         raise ConfigError(f"{path}: _BASE_ leads back to the same file")
     if len(opened) > MAX_BASES:
@@ -247,7 +255,7 @@ def read_with_bases(path: Path, opened: tuple[Path, ...] = ()) -> dict[str, Any]
     merged: dict[str, Any] = {}
     for base in bases if isinstance(bases, list) else [bases]:
         base_path = _base_path(base, path)
-        if not base_path.exists():
+        if not exists(base_path):
             raise ConfigError(
                 f"{path}: its _BASE_ {base!r} does not exist at {base_path}. Copy that file too, or use the "
                 "full config.yaml that training wrote, or the zoo name of a published model"

@@ -71,13 +71,14 @@ _PANOPTIC: Flat = {
     "DATASETS.TRAIN": ("coco_2017_train_panoptic_separated",),
     "DATASETS.TEST": ("coco_2017_val_panoptic_separated",),
 }
-_LVIS_V05: Flat = {
-    **_MASK,
-    "MODEL.ROI_HEADS.NUM_CLASSES": 1230,
-    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0001,
-    "TEST.DETECTIONS_PER_IMAGE": 300,
-    "DATASETS.TRAIN": ("lvis_v0.5_train",),
-    "DATASETS.TEST": ("lvis_v0.5_val",),
+_SEMANTIC: Flat = {
+    "MODEL.META_ARCHITECTURE": "SemanticSegmentor",
+    "DATASETS.TRAIN": ("coco_2017_train_panoptic_stuffonly",),
+    "DATASETS.TEST": ("coco_2017_val_panoptic_stuffonly",),
+}
+_CLASS_AGNOSTIC: Flat = {
+    "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": True,
+    "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": True,
 }
 _CITYSCAPES: Flat = {
     **_MASK,
@@ -100,6 +101,17 @@ _CASCADE: Flat = {
 }
 _DCONV: Flat = {"MODEL.RESNETS.DEFORM_ON_PER_STAGE": (False, True, True, True)}
 _FOUR_CONV_BOX: Flat = {"MODEL.ROI_BOX_HEAD.NUM_CONV": 4, "MODEL.ROI_BOX_HEAD.NUM_FC": 1}
+
+
+def _lvis(version: str, classes: int) -> Flat:
+    return {
+        **_MASK,
+        "MODEL.ROI_HEADS.NUM_CLASSES": classes,
+        "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0001,
+        "TEST.DETECTIONS_PER_IMAGE": 300,
+        "DATASETS.TRAIN": (f"lvis_{version}_train",),
+        "DATASETS.TEST": (f"lvis_{version}_val",),
+    }
 
 
 def _norm(backbone: str, heads: str) -> Flat:
@@ -199,7 +211,6 @@ _ROWS: dict[str, tuple[Flat, ...]] = {
             ("COCO-Detection/faster_rcnn", "3x", {}),
             ("COCO-InstanceSegmentation/mask_rcnn", "3x", _MASK),
             ("COCO-Keypoints/keypoint_rcnn", "3x", _KEYPOINT),
-            ("LVISv0.5-InstanceSegmentation/mask_rcnn", "1x", _LVIS_V05),
         )
     },
     **{
@@ -211,9 +222,21 @@ _ROWS: dict[str, tuple[Flat, ...]] = {
             ("COCO-PanopticSegmentation/panoptic_fpn_R_50_1x", _R50, _PANOPTIC),
             ("COCO-PanopticSegmentation/panoptic_fpn_R_50_3x", _R50, _PANOPTIC),
             ("COCO-PanopticSegmentation/panoptic_fpn_R_101_3x", _R101, _PANOPTIC),
-            ("LVISv0.5-InstanceSegmentation/mask_rcnn_R_50_FPN_1x", _R50, _LVIS_V05),
-            ("LVISv0.5-InstanceSegmentation/mask_rcnn_R_101_FPN_1x", _R101, _LVIS_V05),
+            # without published weights
+            ("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x_giou", _R50, _MASK),
+            ("PascalVOC-Detection/faster_rcnn_R_50_FPN", _R50, _VOC),
+            ("Misc/semantic_R_50_FPN_1x", _R50, _SEMANTIC),
+            ("Misc/mask_rcnn_R_50_FPN_1x_cls_agnostic", _R50, {**_MASK, **_CLASS_AGNOSTIC}),
         )
+    },
+    **{
+        f"LVIS{version}-InstanceSegmentation/mask_rcnn_{backbone}_FPN_1x": (
+            _FPN,
+            weights,
+            _lvis(version, classes),
+        )
+        for version, classes in (("v0.5", 1230), ("v1", 1203))  # v1 without published weights
+        for backbone, weights in (("R_50", _R50), ("R_101", _R101), ("X_101_32x8d", _X101))
     },
     **{
         f"new_baselines/mask_rcnn_R_{depth}_FPN_{epochs}ep_LSJ": (_FPN, _LSJ, {"MODEL.RESNETS.DEPTH": depth})

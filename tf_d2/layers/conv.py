@@ -135,7 +135,13 @@ class Linear(Module):
     """
 
     def __init__(
-        self, in_features: int, out_features: int, name: str, *, spatial: int | None = None, relu: bool = False
+        self,
+        in_features: int,
+        out_features: int,
+        name: str,
+        *,
+        spatial: int | None = None,
+        relu: bool = False,
     ) -> None:
         super().__init__(name)
         self.relu, self.in_features, self.out_features = relu, in_features, out_features

@@ -55,16 +55,27 @@ class GroupNorm(Module):
         self.beta = self.parameter("beta", (channels,))
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        n, h, w = tf.unstack(tf.shape(x)[:3])
         channels = x.shape[-1]
         accurate = tf.float64 if x.dtype == tf.float64 else tf.float32
-        per_group = channels // GROUP_NORM_GROUPS
-        grouped = tf.reshape(tf.cast(x, accurate), [n, h * w, GROUP_NORM_GROUPS, per_group])
-        mean, variance = tf.nn.moments(grouped, [1, 3], keepdims=True)  # [n, 1, G, 1], biased
-        scale = tf.reshape(tf.cast(self.gamma, accurate), [GROUP_NORM_GROUPS, per_group])
-        scale = scale * tf.math.rsqrt(variance + BATCH_NORM_EPS)  # [n, 1, G, C / G]
-        shift = tf.reshape(tf.cast(self.beta, accurate), [GROUP_NORM_GROUPS, per_group]) - mean * scale
-        return tf.cast(tf.reshape(grouped * scale + shift, [n, h, w, channels]), x.dtype)
+        wide = tf.cast(x, accurate)
+        mean = self._over_group(wide)  # [N, 1, 1, C], equal within a group
+        centred = wide - mean
+        variance = self._over_group(tf.square(centred))
+        scale = tf.cast(self.gamma, accurate) * tf.math.rsqrt(variance + BATCH_NORM_EPS)
+        y = tf.cast(centred * scale + tf.cast(self.beta, accurate), x.dtype)
+        return tf.ensure_shape(y, [x.shape[0], x.shape[1], x.shape[2], channels])
+
+    @staticmethod
+    def _over_group(x: tf.Tensor) -> tf.Tensor:
+        """Mean of each group, given to each of its channels: ``[N, H, W, C]`` -> ``[N, 1, 1, C]``.
+
+        One axis at a time: a single float32 sum over H * W cells would lose three more bits.
+        """
+        channels = x.shape[-1]
+        per_channel = tf.reduce_mean(tf.reduce_mean(x, axis=2), axis=1)  # [N, C]
+        grouped = tf.reshape(per_channel, [-1, GROUP_NORM_GROUPS, channels // GROUP_NORM_GROUPS])
+        per_group = tf.reduce_mean(grouped, axis=2, keepdims=True)
+        return tf.reshape(tf.broadcast_to(per_group, tf.shape(grouped)), [-1, 1, 1, channels])
 
 
 class LayerNorm(Module):

@@ -61,7 +61,14 @@ class FastRCNNOutputLayers(Module):
     """Class scores ``[R, K + 1]`` (background last) and box deltas ``[R, 4 K]`` or ``[R, 4]``."""
 
     def __init__(
-        self, in_features: int, num_classes: int, agnostic: bool, name: str, *, spatial: int = 0, box_dim: int = 4
+        self,
+        in_features: int,
+        num_classes: int,
+        agnostic: bool,
+        name: str,
+        *,
+        spatial: int = 0,
+        box_dim: int = 4,
     ) -> None:
         super().__init__(name)
         boxes = 1 if agnostic else num_classes
@@ -79,7 +86,9 @@ def predict_probs(scores: tf.Tensor, sigmoid: bool) -> tf.Tensor:
     return tf.sigmoid(scores) if sigmoid else tf.nn.softmax(scores)
 
 
-def predict_boxes(deltas: tf.Tensor, boxes: tf.Tensor, weights: Floats, is_rotated: bool = False) -> tf.Tensor:
+def predict_boxes(
+    deltas: tf.Tensor, boxes: tf.Tensor, weights: Floats, is_rotated: bool = False
+) -> tf.Tensor:
     """Decode all classes: ``[R, 4 k]`` deltas -> ``[R, k, 4]`` float32 boxes (rotated: 5)."""
     dim = 5 if is_rotated else 4
     decoded = (rotated.apply_deltas if is_rotated else box_ops.apply_deltas)(deltas, boxes, weights)
@@ -125,7 +134,12 @@ def fast_rcnn_inference(
 
 
 def _detect(
-    boxes: tf.Tensor, probs: tf.Tensor, image_size: tf.Tensor, score_thresh: float, nms_thresh: float, topk: int
+    boxes: tf.Tensor,
+    probs: tf.Tensor,
+    image_size: tf.Tensor,
+    score_thresh: float,
+    nms_thresh: float,
+    topk: int,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     is_rotated = boxes.shape[-1] == 5
     finite = tf.reduce_all(tf.math.is_finite(boxes), [1, 2]) & tf.reduce_all(tf.math.is_finite(probs), 1)

@@ -65,7 +65,13 @@ class FPN(Module):
                     self,
                     output,
                     Conv2d(
-                        config.out_channels, config.out_channels, 3, output, padding=1, bias=bias, norm=config.norm
+                        config.out_channels,
+                        config.out_channels,
+                        3,
+                        output,
+                        padding=1,
+                        bias=bias,
+                        norm=config.norm,
                     ),
                 )
             self.top_block = self._make_top_block(config)

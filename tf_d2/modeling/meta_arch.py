@@ -199,7 +199,11 @@ class _WithRPN(D2Model):
             self.proposal_generator = RPN(rpn, self.config.anchors, channels, strides, "proposal_generator")
 
     def propose(
-        self, features: Mapping[str, tf.Tensor], image_sizes: tf.Tensor, given: Proposals | None, stages: Stages
+        self,
+        features: Mapping[str, tf.Tensor],
+        image_sizes: tf.Tensor,
+        given: Proposals | None,
+        stages: Stages,
     ) -> Proposals:
         if self.proposal_generator is None:
             if given is None:

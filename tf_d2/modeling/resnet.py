@@ -43,7 +43,15 @@ class BasicBlock(Module):
         with self.scope():
             self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
             self.conv1 = Conv2d(
-                in_channels, out_channels, 3, "conv1", stride=stride, padding=1, bias=False, norm=norm, relu=True
+                in_channels,
+                out_channels,
+                3,
+                "conv1",
+                stride=stride,
+                padding=1,
+                bias=False,
+                norm=norm,
+                relu=True,
             )
             self.conv2 = Conv2d(out_channels, out_channels, 3, "conv2", padding=1, bias=False, norm=norm)
 
@@ -76,7 +84,14 @@ class BottleneckBlock(Module):
         with self.scope():
             self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
             self.conv1 = Conv2d(
-                in_channels, bottleneck_channels, 1, "conv1", stride=stride_1x1, bias=False, norm=norm, relu=True
+                in_channels,
+                bottleneck_channels,
+                1,
+                "conv1",
+                stride=stride_1x1,
+                bias=False,
+                norm=norm,
+                relu=True,
             )
             self.conv2 = self.make_conv2(bottleneck_channels, stride_3x3, norm, num_groups, dilation)
             self.conv3 = Conv2d(bottleneck_channels, out_channels, 1, "conv3", bias=False, norm=norm)
@@ -112,7 +127,12 @@ class DeformBottleneckBlock(BottleneckBlock):
     """
 
     def __init__(
-        self, *args: int, deform_modulated: bool, deform_num_groups: int, name: str, **kwargs: int | str | bool
+        self,
+        *args: int,
+        deform_modulated: bool,
+        deform_num_groups: int,
+        name: str,
+        **kwargs: int | str | bool,
     ) -> None:
         self._deform = deform_modulated, deform_num_groups
         super().__init__(*args, name=name, **kwargs)  # pyright: ignore[reportArgumentType]
@@ -168,7 +188,13 @@ def make_stage(config: ResNetConfig, index: int, name: str) -> list[Module]:
 
 
 def _make_block(
-    config: ResNetConfig, index: int, in_channels: int, out_channels: int, stride: int, dilation: int, name: str
+    config: ResNetConfig,
+    index: int,
+    in_channels: int,
+    out_channels: int,
+    stride: int,
+    dilation: int,
+    name: str,
 ) -> Module:
     if config.depth < 50:
         return BasicBlock(in_channels, out_channels, name, stride=stride, norm=config.norm)

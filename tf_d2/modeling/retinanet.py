@@ -39,7 +39,9 @@ class RetinaNetHead(Module):
         step = 3 if config.norm else 2
         for i in range(config.num_convs):
             plain = not config.norm
-            makers[str(i * step)] = lambda key, relu=plain: Conv2d(channels, channels, 3, key, padding=1, relu=relu)
+            makers[str(i * step)] = lambda key, relu=plain: Conv2d(
+                channels, channels, 3, key, padding=1, relu=relu
+            )
             if config.norm in ("BN", "SyncBN"):
                 levels = len(config.in_features)
                 makers[str(i * step + 1)] = lambda key: CycleBatchNorm(levels, channels, key)

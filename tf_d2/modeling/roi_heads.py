@@ -82,12 +82,16 @@ class StandardROIHeads(Module):
         self.mask_head = self.keypoint_head = None
         if mask is not None:
             self.mask_pooler = self.make_pooler(mask.pooler)
-            self.mask_head = MaskRCNNConvUpsampleHead(mask, self.channels, self.heads.num_classes, "mask_head")
+            self.mask_head = MaskRCNNConvUpsampleHead(
+                mask, self.channels, self.heads.num_classes, "mask_head"
+            )
         if keypoint is not None:
             self.keypoint_pooler = self.make_pooler(keypoint.pooler)
             self.keypoint_head = KRCNNConvDeconvUpsampleHead(keypoint, self.channels, "keypoint_head")
 
-    def pool(self, pooler: ROIPooler, features: Features, boxes: tf.Tensor, image_index: tf.Tensor) -> tf.Tensor:
+    def pool(
+        self, pooler: ROIPooler, features: Features, boxes: tf.Tensor, image_index: tf.Tensor
+    ) -> tf.Tensor:
         return pooler([features[f] for f in self.feature_names], boxes, image_index)
 
     def detect(
@@ -140,7 +144,9 @@ class StandardROIHeads(Module):
             boxes = box_ops.clip(box_ops.apply_deltas(deltas, boxes, weights), sizes[:, 0], sizes[:, 1])
         return boxes
 
-    def per_instance(self, features: Features, detections: Detections, stages: Stages) -> dict[str, tf.Tensor]:
+    def per_instance(
+        self, features: Features, detections: Detections, stages: Stages
+    ) -> dict[str, tf.Tensor]:
         """Masks and keypoints of detections, in network coordinates.
 
         Returns a dict with, where the model has them, ``pred_masks`` (probabilities ``[N, M, M]``),

@@ -40,7 +40,9 @@ class StandardRPNHead(Module):
     ``call``: list of ``[N, H, W, C]`` -> (logits per level ``[N, H, W, A]``, deltas per level).
     """
 
-    def __init__(self, in_channels: int, anchors: int, box_dim: int, conv_dims: Sequence[int], name: str) -> None:
+    def __init__(
+        self, in_channels: int, anchors: int, box_dim: int, conv_dims: Sequence[int], name: str
+    ) -> None:
         super().__init__(name)
         dims = [in_channels if d == -1 else d for d in conv_dims]
         with self.scope():
@@ -49,7 +51,8 @@ class StandardRPNHead(Module):
             else:
                 inputs = [in_channels, *dims[:-1]]
                 makers = {
-                    f"conv{i}": (lambda key, i=i: self._conv(inputs[i], dims[i], key)) for i in range(len(dims))
+                    f"conv{i}": (lambda key, i=i: self._conv(inputs[i], dims[i], key))
+                    for i in range(len(dims))
                 }
                 self.conv = sequence("conv", makers)
             self.objectness_logits = Conv2d(dims[-1], anchors, 1, "objectness_logits")
@@ -117,9 +120,7 @@ class RPN(Module):
         )
         return Proposals(boxes_out, logits_out, image_index, counts)
 
-    def _best_of_level(
-        self, level: int, logits: tf.Tensor, deltas: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    def _best_of_level(self, level: int, logits: tf.Tensor, deltas: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Boxes ``[B, k, 4]`` and logits ``[B, k]`` of the k highest logits of one level.
 
         detectron2 decodes every anchor first; decoding works on each box alone, so only the chosen are decoded.
@@ -139,7 +140,9 @@ class RPN(Module):
         references = tf.gather(anchors, chosen)
         decode = rotated.apply_deltas if self.rotated else box_ops.apply_deltas
         boxes = decode(
-            tf.reshape(picked, [-1, box_dim]), tf.reshape(references, [-1, box_dim]), self.rpn.bbox_reg_weights
+            tf.reshape(picked, [-1, box_dim]),
+            tf.reshape(references, [-1, box_dim]),
+            self.rpn.bbox_reg_weights,
         )
         return tf.reshape(boxes, [shape[0], k, box_dim]), tf.gather(scores, chosen, batch_dims=1)
 

@@ -67,7 +67,12 @@ def conv_transpose2d(
     if stride == kernel_h == kernel_w and padding == 0:
         y = _conv_transpose_tiles(x, kernel, stride)
     else:
-        full = [n, (h - 1) * stride + kernel_h - 2 * padding, (w - 1) * stride + kernel_w - 2 * padding, channels]
+        full = [
+            n,
+            (h - 1) * stride + kernel_h - 2 * padding,
+            (w - 1) * stride + kernel_w - 2 * padding,
+            channels,
+        ]
         pad = [[0, 0], [padding, padding], [padding, padding], [0, 0]] if padding else "VALID"
         y = tf.nn.conv2d_transpose(x, kernel, full, stride, pad)
     return y if bias is None else tf.nn.bias_add(y, bias)

@@ -23,7 +23,9 @@ def normalize(
     return (tf.cast(image, dtype) - mean32) / std32
 
 
-def padded_size(height: tf.Tensor, width: tf.Tensor, divisibility: int, square: int = 0) -> tuple[tf.Tensor, tf.Tensor]:
+def padded_size(
+    height: tf.Tensor, width: tf.Tensor, divisibility: int, square: int = 0
+) -> tuple[tf.Tensor, tf.Tensor]:
     """The canvas for the largest image of a batch: int32 ``(height, width)`` in pixels.
 
     ``square`` > 0 replaces both; then both are rounded up to a multiple of ``divisibility`` if that is above 1.

@@ -1,0 +1,46 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ConfigOption = Annotated[
+    str,
+    typer.Option(
+        "--config-file", help="detectron2 YAML, or the name of a published model (see tf-d2 zoo list)."
+    ),
+]
+WeightsOption = Annotated[
+    str | None,
+    typer.Option("--weights", help="Checkpoint; left out: the published model's own, downloaded once."),
+]
+OptsArgument = Annotated[
+    list[str] | None,
+    typer.Option("--opts", help="Overrides: --opts KEY VALUE [KEY VALUE ...], as in detectron2."),
+]
+
+
+def checked_opts(opts: list[str] | None) -> list[str]:
+    """``[KEY, VALUE, ...]``; an odd number of words is an error."""
+    words = list(opts or [])
+    if len(words) % 2:
+        raise ValueError(f"--opts takes pairs KEY VALUE, got {len(words)} words: {' '.join(words)}")
+    return words
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file that is either whole or absent."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,100 @@
+"""Pasting fixed-size mask probabilities into the image as TensorFlow ops, for exports that return full masks.
+
+The formula and the order of operations are those of `tf_d2.ops.mask_paste_numpy` (explained there), so both
+give the same booleans. Host code should prefer the NumPy form: it writes into one array, TensorFlow has to
+stack N images.
+
+Source: detectron2/layers/mask_ops.py at 02b5c4e2, CPU path; torch grid_sample (bilinear, zeros,
+align_corners=False).
+"""
+
+import tensorflow as tf
+
+_CHUNK_ELEMENTS = 1 << 18  # float32 values per piece of rows: 1 MB
+
+Int = int | tf.Tensor
+
+
+def paste_masks(
+    masks: tf.Tensor, boxes: tf.Tensor, height: Int, width: Int, threshold: float = 0.5
+) -> tf.Tensor:
+    """Booleans [N,height,width]: probability `masks` [N,M,M] pasted into `boxes` [N,4] xyxy pixels >=
+    threshold.
+
+    float32 whatever the input type. Same windows, same treatment of degenerate boxes and same values as
+    `paste_masks_numpy`. One mask at a time, its float values in pieces of rows of about 1 MB.
+
+    Raises ValueError for a negative threshold or masks that are statically not square.
+    Source: paste_masks_in_image, detectron2/layers/mask_ops.py.
+    """
+    masks, boxes = tf.cast(masks, tf.float32), tf.cast(boxes, tf.float32)
+    if masks.shape[1] != masks.shape[2]:
+        raise ValueError(f"masks must be [N,M,M], got {masks.shape}: one square mask per detection")
+    count = tf.shape(masks)[0]
+    images = tf.TensorArray(tf.bool, size=count, infer_shape=False, element_shape=[None, None])
+    _, images = tf.while_loop(
+        lambda i, _: i < count,
+        lambda i, images: (i + 1, images.write(i, paste_mask(masks[i], boxes[i], height, width, threshold))),
+        (0, images),
+    )
+    return tf.reshape(images.stack(), tf.stack([count, height, width]))
+
+
+def paste_mask(mask: tf.Tensor, box: tf.Tensor, height: Int, width: Int, threshold: float = 0.5) -> tf.Tensor:
+    """One mask [M,M] float32 pasted into its box [4]: bool [height,width]; see `paste_masks`."""
+    if not threshold >= 0:
+        raise ValueError(f"mask threshold must be at least 0, got {threshold}")
+    height, width = tf.cast(height, tf.int32), tf.cast(width, tf.int32)
+    size = tf.shape(mask)[0]
+    usable = tf.reduce_all(tf.math.is_finite(box)) & (box[2] > box[0]) & (box[3] > box[1])
+    box = tf.where(usable, box, tf.constant([-9.0, -9.0, -8.0, -8.0]))  # an empty window
+    left, columns, column_weights = _cells(box[0], box[2], width, size)
+    top, rows, row_weights = _cells(box[1], box[3], height, size)
+    by_cell = tf.transpose(mask)  # [column,row]: gathering whole lines is faster than single values
+    lines = tf.gather(by_cell, columns[0]) * column_weights[0][:, tf.newaxis]
+    lines = tf.transpose(lines + tf.gather(by_cell, columns[1]) * column_weights[1][:, tf.newaxis])  # [M,w]
+    window = _threshold_rows(lines, rows, row_weights, threshold)
+    bottom, right = height - top - tf.shape(window)[0], width - left - tf.shape(window)[1]
+    return tf.pad(window, tf.stack([[top, bottom], [left, right]]))
+
+
+def _threshold_rows(lines: tf.Tensor, rows: tf.Tensor, weights: tf.Tensor, threshold: float) -> tf.Tensor:
+    """Blend lines [M,w] into rows [2,h] with weights [2,h], compare: bool [h,w], in pieces of rows."""
+    height, width = tf.shape(rows)[1], tf.shape(lines)[1]
+    step = tf.maximum(_CHUNK_ELEMENTS // tf.maximum(width, 1), 1)
+
+    def blend(start: tf.Tensor) -> tf.Tensor:
+        part = slice(start, start + step)
+        upper = tf.gather(lines, rows[0, part]) * weights[0, part, tf.newaxis]
+        return upper + tf.gather(lines, rows[1, part]) * weights[1, part, tf.newaxis] >= threshold
+
+    pieces = tf.maximum((height + step - 1) // step, 1)  # an empty array could not be joined
+    parts = tf.TensorArray(tf.bool, size=pieces, infer_shape=False, element_shape=[None, None])
+    _, parts = tf.while_loop(
+        lambda piece, _: piece < pieces,
+        lambda piece, parts: (piece + 1, parts.write(piece, blend(piece * step))),
+        (0, parts),
+        parallel_iterations=2,
+    )
+    return tf.reshape(parts.concat(), tf.stack([height, width]))
+
+
+def _cells(
+    low: tf.Tensor, high: tf.Tensor, limit: tf.Tensor, size: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """First pixel of the window of one axis, cell indices [2,n] of its pixels and their weights [2,n]
+    float32."""
+    end = tf.cast(limit, tf.float32)
+    first = tf.cast(tf.clip_by_value(tf.floor(low) - 1, 0, end), tf.int32)
+    stop = tf.maximum(tf.cast(tf.clip_by_value(tf.math.ceil(high) + 1, 0, end), tf.int32), first)
+    pixels = tf.cast(tf.range(first, stop), tf.float32) + 0.5
+    normalised = (pixels - low) / (high - low) * 2 - 1
+    # torch rounds this product and difference once (fused multiply-add); float64 holds the product exactly.
+    half = tf.cast(size, tf.float64) / 2
+    position = tf.cast(tf.cast(normalised + 1, tf.float64) * half - 0.5, tf.float32)
+    cell = tf.floor(position)
+    fraction = position - cell
+    index = tf.cast(tf.clip_by_value(cell, -2, tf.cast(size, tf.float32)), tf.int32) + tf.constant([[0], [1]])
+    inside = (index >= 0) & (index < size)
+    weights = tf.where(inside, tf.stack([1 - fraction, fraction]), 0.0)
+    return first, tf.clip_by_value(index, 0, size - 1), weights
