@@ -70,8 +70,12 @@ class Stage:
 
 
 def forced_name(name: str) -> str:
-    """Where a teacher-forced array is stored: `steps/backbone/p2` -> `forced/backbone/p2`."""
-    return "forced/" + name.removeprefix("steps/")
+    """Where a teacher-forced array is stored.
+
+    `steps/backbone/p2` -> `forced/backbone/p2`, `input/resized` -> `forced/resized` (beside `forced/input`,
+    which is `steps/input`), `output/sem_seg` -> `forced/output/sem_seg`.
+    """
+    return "forced/" + name.removeprefix("steps/").removeprefix("input/")
 
 
 def stages(config: Mapping[str, Any]) -> tuple[Stage, ...]:
@@ -102,13 +106,13 @@ def units(config: Mapping[str, Any]) -> tuple[Unit, ...]:
       rpn_proposals   head outputs, network image -> objectness_logits, proposal_boxes: decode, top-k per
                       level, clip, size filter, NMS, top-k
       roi_pool        args: (pooler,). Features, boxes -> pooled features
-      cascade_boxes   args: (k,). Deltas of cascade stage k-1, the boxes it pooled, network image -> the boxes
+      cascade_boxes   args: (k,). Deltas of cascade stage k-1, the boxes it pooled, network image -> boxes
                       that stage k pools: decoded and clipped, none dropped
       res5            pooled features -> res5 of the C4 heads
       box_head        args: (module,)
       box_predictor   args: (module,). -> scores, deltas. In C4 models of the spatial mean of the input
-      detect          args: (number of box stages,). Scores of each stage, deltas and pooled boxes of the last,
-                      network image -> final boxes, scores, classes in network pixels
+      detect          args: (number of box stages,). Scores of each stage, deltas and pooled boxes of the
+                      last, network image -> final boxes, scores, classes in network pixels
       mask_logits     mask head up to its logits, all classes
       mask_select     logits, classes -> probability of the predicted class, (N, 1, M, M)
       keypoint_lowres keypoint head up to its transposed convolution

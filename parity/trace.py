@@ -40,7 +40,9 @@ class TraceError(ValueError):
 class ImageTrace(Mapping[str, np.ndarray]):
     """The arrays of one image, by name (`steps/backbone/p2`). Read when asked for, not before."""
 
-    def __init__(self, group: h5py.Group, source: str) -> None:
+    def __init__(self, group: h5py.Group, source: str, recorded: bool = False) -> None:
+        """recorded: from a recording of detectron2, which shortens ROI features without saying so."""
+        self._recorded = recorded
         self._group = group
         self._source = source
         self._names = _dataset_names(group)
@@ -68,7 +70,37 @@ class ImageTrace(Mapping[str, np.ndarray]):
     def rows(self, name: str) -> int:
         """How many rows the backend computed, of which the file may hold only the first `shape(name)[0]`."""
         dataset = self._dataset(name)
-        return int(dataset.attrs.get("rows", dataset.shape[0] if dataset.shape else 1))
+        held = dataset.shape[0] if dataset.shape else 1
+        if self._recorded and len(dataset.shape) == 4 and name.startswith("steps/roi_heads."):
+            return max(held, self._recorded_rois(name))
+        return int(dataset.attrs.get("rows", held))
+
+    def _recorded_rois(self, name: str) -> int:
+        """How many regions a recording's ROI features belong to: its proposals, or its detections."""
+        owners = ("steps/proposal_generator/0/0/proposal_boxes", "steps/input_proposals")
+        if "mask" in name or "keypoint" in name:
+            owners = ("output/instances/scores",)
+        return max((self.shape(owner)[0] for owner in owners if owner in self), default=0)
+
+    def complete(self) -> dict[str, np.ndarray]:
+        """All arrays of which every row is held."""
+        return {name: self[name] for name in self if self.rows(name) == (self.shape(name) or (1,))[0]}
+
+    def float64(self) -> dict[str, np.ndarray]:
+        """A recording's float64 pass as if it were the free run: `steps64/x` under the name `steps/x`.
+
+        With the inputs of that pass: the resized image, the first proposals. Empty where there is none.
+        """
+        found = {"steps/" + name[8:]: self[name] for name in self if name.startswith("steps64/")}
+        # steps64/sem_seg_head holds the logits before they are enlarged, which is no stage.
+        found.pop("steps/sem_seg_head", None)
+        pooled = found.get("steps/roi_heads.box_pooler")
+        name = "steps/proposal_generator/0/0/proposal_boxes"
+        if pooled is not None and name in self:
+            found[name] = self[name][: len(pooled)]
+        if found:
+            found["input/resized"] = self["input/resized"]
+        return found
 
     def segments_info(self) -> list[dict[str, Any]]:
         """The segments of `output/panoptic_seg`, or an empty list when the trace has none."""
@@ -98,7 +130,9 @@ class Trace:
             self.manifest = _read_manifest(self._file, str(self.path))
             config = self._file.attrs.get("config")
             self.config = None if config is None else _text(config)
-            self.images = tuple(ImageTrace(group, source) for group, source in self._image_groups())
+            recorded = self.manifest.get("backend") == "recorded"
+            groups = self._image_groups()
+            self.images = tuple(ImageTrace(group, source, recorded) for group, source in groups)
         except BaseException:
             self._file.close()
             raise

@@ -187,8 +187,8 @@ class FPN(nn.Module):
         self.top_block = TopBlock(bottom_up.channels["res5"], channels) if top_block else None
         self.channels = channels
 
-    def forward(self, features: Mapping[str, Tensor]) -> list[Tensor]:
-        """features: bottom-up outputs by name. Returns the pyramid, finest level first."""
+    def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """features: bottom-up outputs by name. Returns the pyramid by name, finest level first."""
         outputs: list[Tensor] = []
         previous: Tensor | None = None
         for level, name in reversed(list(zip(self.levels, self.in_features, strict=True))):
@@ -199,8 +199,10 @@ class FPN(nn.Module):
             previous = current
             outputs.insert(0, self.get_submodule(f"fpn_output{level}")(current))
         if self.top_block is None:
-            return [*outputs, functional.max_pool2d(outputs[-1], kernel_size=1, stride=2, padding=0)]
-        return [*outputs, *self.top_block(features["res5"])]
+            outputs.append(functional.max_pool2d(outputs[-1], kernel_size=1, stride=2, padding=0))
+        else:
+            outputs += self.top_block(features["res5"])
+        return {f"p{self.levels[0] + k}": output for k, output in enumerate(outputs)}
 
 
 def make_backbone(model: Mapping[str, Any]) -> ResNet | FPN:

@@ -204,9 +204,9 @@ class SemSegHead(nn.Module):
         assert total is not None
         return self.predictor(total)
 
-    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, features: Mapping[str, Tensor]) -> tuple[Tensor]:
         x = self.layers(features)
-        return functional.interpolate(x, scale_factor=self.common, mode="bilinear", align_corners=False)
+        return (functional.interpolate(x, scale_factor=self.common, mode="bilinear", align_corners=False),)
 
 
 class RetinaNetHead(nn.Module):

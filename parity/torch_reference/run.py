@@ -125,7 +125,8 @@ def _named(unit: Unit, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
 
 
 def _fpn(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    return model.backbone(_named(unit, inputs))
+    pyramid = model.backbone(_named(unit, inputs))
+    return [pyramid[name] for name in unit.args]
 
 
 # --------------------------------------------------------------------------------------------------- RPN
@@ -250,7 +251,7 @@ def _retinanet_out(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence
 
 
 def _sem_seg(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    return [model.sem_seg_head(_named(unit, inputs))]
+    return model.sem_seg_head(_named(unit, inputs))
 
 
 def _sem_seg_out(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
