@@ -139,7 +139,9 @@ def _cubic_taps(n_in: tf.Tensor, n_out: tf.Tensor, dtype: tf.DType) -> tuple[tf.
     source = _source_positions(n_in, n_out, dtype)  # not clamped: torch clamps indices only
     lower = tf.floor(source)
     t = source - lower
-    weights = tf.stack([_cubic_outer(t + 1), _cubic_inner(t), _cubic_inner(1 - t), _cubic_outer((1 - t) + 1)])
+    # A plain (1 - t) + 1 would be folded to 2 - t by the graph optimiser, which rounds differently.
+    far = _fused(1.0, 1 - t, 1.0)
+    weights = tf.stack([_cubic_outer(t + 1), _cubic_inner(t), _cubic_inner(1 - t), _cubic_outer(far)])
     index = tf.cast(lower, tf.int32) + tf.range(-1, 3)[:, tf.newaxis]
     return tf.clip_by_value(index, 0, n_in - 1), weights
 

@@ -82,16 +82,16 @@ def _threshold_rows(lines: tf.Tensor, rows: tf.Tensor, weights: tf.Tensor, thres
 def _cells(
     low: tf.Tensor, high: tf.Tensor, limit: tf.Tensor, size: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """First pixel of the window of one axis, cell indices [2,n] of its pixels and their weights [2,n]
-    float32."""
+    """First pixel of the window of one axis, cells [2,n] of its pixels and their float32 weights [2,n]."""
     end = tf.cast(limit, tf.float32)
     first = tf.cast(tf.clip_by_value(tf.floor(low) - 1, 0, end), tf.int32)
     stop = tf.maximum(tf.cast(tf.clip_by_value(tf.math.ceil(high) + 1, 0, end), tf.int32), first)
     pixels = tf.cast(tf.range(first, stop), tf.float32) + 0.5
     normalised = (pixels - low) / (high - low) * 2 - 1
+    # "+ 1" goes through float64, exactly: next to "- 1" the graph optimiser would cancel both roundings.
+    shifted = tf.cast(tf.cast(normalised, tf.float64) + 1, tf.float32)
     # torch rounds this product and difference once (fused multiply-add); float64 holds the product exactly.
-    half = tf.cast(size, tf.float64) / 2
-    position = tf.cast(tf.cast(normalised + 1, tf.float64) * half - 0.5, tf.float32)
+    position = tf.cast(tf.cast(shifted, tf.float64) * (tf.cast(size, tf.float64) / 2) - 0.5, tf.float32)
     cell = tf.floor(position)
     fraction = position - cell
     index = tf.cast(tf.clip_by_value(cell, -2, tf.cast(size, tf.float32)), tf.int32) + tf.constant([[0], [1]])
