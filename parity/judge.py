@@ -5,7 +5,6 @@ This is the offline half of the harness: it needs no framework and can be repeat
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -18,6 +17,7 @@ import yaml
 
 from parity.comparator import SETS, Arrays, Context, compare_image
 from parity.detections import Noise
+from parity.job import tensor_hash
 from parity.profiles import Profile, get_profile
 from parity.results import RUNGS, Comparison, StageResult, headline
 from parity.stages import forced_name
@@ -93,12 +93,6 @@ def _tensor_hashes(trace: Trace) -> dict[str, str]:
     if isinstance(stated, dict):
         return {str(k): str(v) for k, v in stated.items()}
     return {k: tensor_hash(v) for k, v in trace.weights().items()}
-
-
-def tensor_hash(array: np.ndarray) -> str:
-    """Hash of a weight's float32 values in detectron2's layout (shape included)."""
-    values = np.ascontiguousarray(array, dtype=np.float32)
-    return hashlib.sha256(repr(values.shape).encode() + values.tobytes()).hexdigest()[:32]
 
 
 def compare(
@@ -217,7 +211,7 @@ def _manifest_stages(job: _Job, comparison: Comparison) -> list[StageResult]:
     for key in ("weights_sha256", "config_sha256", "images_sha256", "profile", "dtype"):
         values = [side.manifest.get(key) for side in (job.reference, job.candidate)]
         if None in values:
-            if values != [None, None]:
+            if values != [None, None] and not job.reference.recorded:
                 comparison.notes.append(f"manifest: only one side states {key}")
             continue
         same = values[0] == values[1]
@@ -282,8 +276,14 @@ def _measure_noise(job: _Job, index: int, context: Context, comparison: Comparis
     if job.noise:
         context.noise = noise | {forced_name(k): v for k, v in noise.items()}
         context.decision = Noise(px, score)
-        names = ", ".join(str(s.manifest.get("noise_of", s.name)) for s in job.noise)
+        names = "; ".join(_noise_name(s) for s in job.noise)
         comparison.noise_source = f"{len(job.noise)} further reference run(s): {names}"
+
+
+def _noise_name(side: Side) -> str:
+    threads = side.manifest.get("threads")
+    count = threads.get("intra_op") if isinstance(threads, Mapping) else threads
+    return f"{side.name}, {side.manifest.get('dtype', '')}, {count or '?'} threads"
 
 
 class _AsDtypeOf(Mapping[str, np.ndarray]):

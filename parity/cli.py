@@ -1,0 +1,308 @@
+"""``tf-d2 parity``: compare two implementations of a model, or judge recorded traces again."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from parity.judge import Waiver, compare, parse_waiver
+from parity.results import Comparison, overall_exit_code, to_json
+from parity.status import EXIT_NOT_COMPARABLE
+from parity.trace import TraceError
+
+HELP = """Compare a model in TensorFlow with the same model in PyTorch, stage by stage.
+
+Both sides run in processes of their own, on the same weights and pictures; every stage is compared end to
+end and once more on the reference's input, so that the first stage that differs is named. Exit status: 0
+the same, 1 different, 2 could not be compared, 3 not deterministic.
+
+Examples:
+
+  tf-d2 parity --config-file mask_rcnn.yaml --weights model.pkl --input street.jpg --output report
+
+  tf-d2 parity rejudge report/reference.h5 report/candidate.h5 --profile semantic
+
+  tf-d2 parity --ops --output report
+"""
+
+LIST_OPTIONS = ("--input", "--opts", "--proposals", "--candidate", "--waive")
+
+console = Console(stderr=False)
+
+ProfileOption = Annotated[
+    str,
+    typer.Option(help="semantic (float64, 1e-12), strict (float32, TF32 off) or production (as shipped)."),
+]
+WaiverOption = Annotated[
+    list[str] | None,
+    typer.Option("--waive", help="A stage known to differ: STAGE=REASON@YYYY-MM-DD. Listed in every report."),
+]
+KeepGoing = Annotated[
+    bool, typer.Option("--keep-going", help="Judge every stage even when weights or preprocessing differ.")
+]
+Full = Annotated[bool, typer.Option("--full", help="Print passing stages one by one too.")]
+
+
+def fail(message: str) -> typer.Exit:
+    """Print one line about what prevented a comparison; the exit that follows."""
+    print(f"tf-d2 parity: {message}", file=sys.stderr)
+    return typer.Exit(EXIT_NOT_COMPARABLE)
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``parity`` to a command line application."""
+    group = typer.Typer(help=HELP, invoke_without_command=True, add_completion=False, rich_markup_mode=None)
+    group.callback()(main_command)
+    group.command("rejudge")(rejudge)
+    group.command("list-mutations", hidden=True)(list_mutations)
+    app.add_typer(group, name="parity")
+
+
+def main_command(
+    context: typer.Context,
+    config_file: Annotated[
+        str | None, typer.Option("--config-file", help="detectron2 YAML or the name of a published model.")
+    ] = None,
+    weights: Annotated[str | None, typer.Option(help="Checkpoint in any format tf-d2 reads.")] = None,
+    input: Annotated[list[str] | None, typer.Option("--input", help="Picture; may be repeated.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for report, traces and JSON.")] = None,
+    reference: Annotated[
+        str, typer.Option(help="auto, detectron2, torch, tf, or a recorded trace (.h5).")
+    ] = "auto",
+    candidate: Annotated[
+        list[str] | None,
+        typer.Option(help="tf, tf-eager, savedmodel:DIR, serving:URL or a trace; may be repeated."),
+    ] = None,
+    profile: ProfileOption = "strict",
+    device: Annotated[str, typer.Option(help="cpu or gpu, for both sides.")] = "cpu",
+    torch_python: Annotated[
+        str | None, typer.Option("--torch-python", help="Python interpreter that has torch or detectron2.")
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Threads per side; 0 = all cores.")] = 0,
+    noise: Annotated[
+        str, typer.Option(help="How to measure the reference's noise: threads, truth (float64 too) or none.")
+    ] = "threads",
+    repeat: Annotated[int, typer.Option(help="Runs per side that must agree bit for bit.")] = 2,
+    timeout: Annotated[float, typer.Option(help="Seconds a side may take.")] = 1800.0,
+    proposals: Annotated[
+        list[str] | None, typer.Option(help="Boxes (.npy) per picture, for Fast R-CNN models.")
+    ] = None,
+    opts: Annotated[
+        list[str] | None,
+        typer.Option("--opts", help="Override KEY VALUE, as in detectron2; may be repeated."),
+    ] = None,
+    waive: WaiverOption = None,
+    keep_going: KeepGoing = False,
+    full: Full = False,
+    ops: Annotated[
+        bool, typer.Option("--ops", help="Compare single operations on generated inputs.")
+    ] = False,
+    bisect: Annotated[
+        bool, typer.Option("--bisect", help="Narrow the first bad stage to a module and write a script.")
+    ] = False,
+    mutate: Annotated[
+        str, typer.Option(help="Plant a named bug in the candidate, to see the harness find it.")
+    ] = "",
+) -> None:
+    if context.invoked_subcommand is not None:
+        return
+    if ops:
+        run_ops(output, torch_python, device, full)
+        return
+    if config_file is None or not input or output is None:
+        raise fail("needed: --config-file, --input and --output (or --ops, or the sub-command rejudge)")
+    options = {
+        "reference": reference,
+        "candidates": tuple(candidate or ("tf",)),
+        "profile": profile,
+        "device": device,
+        "torch_python": torch_python,
+        "threads": threads,
+        "noise": noise,
+        "repeat": repeat,
+        "timeout": timeout,
+        "proposals": tuple(proposals or ()),
+        "opts": split_opts(opts),
+        "early_stop": not keep_going,
+        "mutate": mutate,
+    }
+    comparisons = _run(config_file, weights, input, output, waive, options)
+    finish(comparisons, output, full)
+    if bisect:
+        _bisect(comparisons, output, torch_python)
+    raise typer.Exit(overall_exit_code(comparisons))
+
+
+def split_opts(opts: Sequence[str] | None) -> list[str]:
+    """``[KEY, VALUE, ...]``; an odd number of words is an error."""
+    words = list(opts or ())
+    if len(words) % 2:
+        raise fail(f"--opts takes pairs KEY VALUE, got {len(words)} words: {' '.join(words)}")
+    return words
+
+
+def _run(
+    config: str,
+    weights: str | None,
+    images: list[str],
+    output: Path,
+    waive: list[str] | None,
+    options: dict[str, Any],
+) -> list[Comparison]:
+    from parity.runner import BackendError, run
+
+    missing = [i for i in images if not Path(i).is_file()]
+    if missing:
+        raise fail(f"no such picture: {', '.join(missing)}")
+    with console.status("starting") as status:
+        try:
+            return run(
+                config,
+                weights,
+                images,
+                output=output,
+                waivers=read_waivers(waive),
+                progress=lambda text: status.update(text),
+                **options,
+            )
+        except (ValueError, BackendError, OSError) as error:
+            raise fail(str(error)) from error
+
+
+def read_waivers(texts: list[str] | None) -> list[Waiver]:
+    """Waivers of the command line."""
+    return [parse_waiver(t) for t in texts or ()]
+
+
+def rejudge(
+    reference: Annotated[str, typer.Argument(help="Trace of the reference.")],
+    candidate: Annotated[str, typer.Argument(help="Trace of the candidate.")],
+    profile: ProfileOption = "strict",
+    noise: Annotated[
+        list[str] | None, typer.Option(help="Further traces of the reference that show its own noise.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for the report; left out: terminal only.")
+    ] = None,
+    scope: Annotated[str, typer.Option(help="all stages, or outputs only.")] = "",
+    waive: WaiverOption = None,
+    keep_going: KeepGoing = False,
+    full: Full = False,
+) -> None:
+    """Judge two recorded traces again, without running anything."""
+    try:
+        comparisons = compare(
+            reference,
+            candidate,
+            profile=profile,
+            noise=noise or (),
+            scope=scope,
+            waivers=read_waivers(waive),
+            early_stop=not keep_going,
+        )
+    except (ValueError, TraceError, OSError) as error:
+        raise fail(str(error)) from error
+    for comparison in comparisons:
+        comparison.command = f"tf-d2 parity rejudge {reference} {candidate} --profile {profile}"
+    finish(comparisons, output, full, reference, candidate)
+    raise typer.Exit(overall_exit_code(comparisons))
+
+
+def finish(
+    comparisons: list[Comparison],
+    output: Path | None,
+    full: bool,
+    reference: str | None = None,
+    candidate: str | None = None,
+) -> None:
+    """Show the result, and write JSON, JUnit XML and the HTML report to ``output``."""
+    from parity import terminal
+
+    for comparison in comparisons:
+        terminal.show(comparison, console, full)
+    if output is None:
+        return
+    from parity.junit import to_junit
+
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "parity.json").write_text(json.dumps(to_json(comparisons), indent=1) + "\n")
+    (output / "parity.xml").write_text(to_junit(comparisons))
+    page = _report(comparisons, output, reference, candidate)
+    console.print(f"\nreport: {page}" if page else f"\nresults: {output / 'parity.json'}")
+
+
+def _report(
+    comparisons: list[Comparison], output: Path, reference: str | None, candidate: str | None
+) -> Path | None:
+    try:
+        from parity.report import write_report
+    except ImportError as error:
+        console.print(f"[yellow]no HTML report: {error}; install the extra: pip install 'tf-d2[parity]'[/]")
+        return None
+    traces = [Path(reference or output / "reference.h5"), Path(candidate or output / "candidate.h5")]
+    return write_report(comparisons, output / "report.html", *traces)
+
+
+def run_ops(output: Path | None, torch_python: str | None, device: str, full: bool) -> None:
+    """``--ops``: every operation against PyTorch on generated inputs."""
+    from parity.ops import run_ops as compare_ops
+    from parity.runner import BackendError
+
+    try:
+        with console.status("running the operations on both sides"):
+            comparison = compare_ops(output=output, torch_python=torch_python, device=device)
+    except (BackendError, ValueError) as error:
+        raise fail(str(error)) from error
+    finish([comparison], output, full)
+    raise typer.Exit(comparison.exit_code)
+
+
+def _bisect(comparisons: list[Comparison], output: Path, torch_python: str | None) -> None:
+    from parity.bisect import bisect
+    from parity.runner import BackendError
+
+    try:
+        found = bisect(comparisons, output, torch_python)
+    except (BackendError, ValueError) as error:
+        console.print(f"[yellow]bisect: {error}[/]")
+        return
+    console.print(found)
+
+
+def list_mutations() -> None:
+    """Names of the bugs that --mutate can plant."""
+    from parity.mutations import MUTATIONS
+
+    for mutation in MUTATIONS:
+        typer.echo(f"{mutation.name:28} {mutation.blame:40} {mutation.what}")
+
+
+def main() -> None:
+    """``python -m parity``: the same commands without the tf-d2 application."""
+    app = typer.Typer(add_completion=False)
+
+    @app.callback()
+    def root() -> None:
+        """Parity of detectron2 models across frameworks."""
+
+    register(app)
+    app(args=["parity", *spread_lists(sys.argv[1:])], prog_name="tf-d2")
+
+
+def spread_lists(arguments: list[str]) -> list[str]:
+    """``--input a b`` -> ``--input=a --input=b``, up to the next word that starts with "--"."""
+    spread: list[str] = []
+    option = ""
+    for word in arguments:
+        if word.startswith("--"):
+            option = word if word in LIST_OPTIONS else ""
+            spread += [] if option else [word]
+        else:
+            spread.append(f"{option}={word}" if option else word)
+    return spread

@@ -1,0 +1,400 @@
+"""Running the two sides, each in a process of its own, and judging what they wrote.
+
+A backend is named ``detectron2``, ``torch``, ``tf``, ``tf-eager``, ``savedmodel:DIR``, ``serving:URL`` or
+is the path of a recorded trace. Workers report progress as JSON lines; one that fails or hangs becomes an
+ERROR result (exit code 2), never a missing line.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from parity.judge import TraceLike, Waiver, compare
+from parity.profiles import get_profile
+from parity.results import Comparison, StageResult
+from parity.status import Status
+
+Progress = Callable[[str], None]
+
+MODULES = {
+    "torch": "parity.workers.torch_worker",
+    "detectron2": "parity.workers.detectron2_worker",
+    "tf": "parity.workers.tf_worker",
+    "tf-eager": "parity.workers.tf_worker",
+    "savedmodel": "parity.workers.tf_worker",
+    "serving": "parity.workers.tf_worker",
+}
+TORCH_BACKENDS = ("torch", "detectron2")
+DEFAULT_TIMEOUT = 1800.0  # seconds
+
+
+class BackendError(RuntimeError):
+    """A worker that did not deliver. The message is what it said, or how it ended."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One side of a comparison: a worker and its interpreter, or a recorded trace (``target`` is its
+    path)."""
+
+    name: str
+    target: str = ""
+    interpreter: str = sys.executable
+
+    @property
+    def recorded(self) -> bool:
+        """Whether there is nothing to run."""
+        return self.name == "trace"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What both sides run: the job's common part. ``threads`` 0 leaves the framework's default."""
+
+    config: str
+    weights: str | None
+    images: Sequence[str]
+    profile: str = "strict"
+    device: str = "cpu"
+    threads: int = 0
+    opts: Sequence[Any] = ()
+    proposals: Sequence[str] = ()
+    repeat: int = 2
+    timeout: float = DEFAULT_TIMEOUT
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    source: Setup | None = None  # what the user asked for, before the files were resolved
+
+
+def parse_backend(text: str, torch_python: str | None = None) -> Backend:
+    """The backend a user named. ValueError says what is known."""
+    name, _, target = text.partition(":")
+    if name in ("savedmodel", "serving"):
+        if not target:
+            raise ValueError(
+                f"backend {name} needs its {'directory' if name == 'savedmodel' else 'URL'}: {name}:..."
+            )
+        return Backend(name, target)
+    if text in MODULES:
+        return Backend(text, "", torch_python or sys.executable) if text in TORCH_BACKENDS else Backend(text)
+    if text == "auto":
+        return auto_reference(torch_python or sys.executable)
+    if Path(text).is_file():
+        return Backend("trace", text)
+    known = ", ".join([*MODULES, "auto"])
+    raise ValueError(f"backend {text!r} is neither one of {known} nor a trace file that exists")
+
+
+def auto_reference(interpreter: str) -> Backend:
+    """detectron2 where the interpreter has it, else the compact PyTorch reference."""
+    has = any(_can_import(interpreter, name) for name in ("detectron2",))
+    return Backend("detectron2" if has else "torch", "", interpreter)
+
+
+def _can_import(interpreter: str, module: str) -> bool:
+    if interpreter == sys.executable:
+        return importlib.util.find_spec(module) is not None
+    code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
+    try:
+        return subprocess.run([interpreter, "-c", code], capture_output=True, timeout=120).returncode == 0
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BackendError(f"cannot run {interpreter}: {error}") from error
+
+
+def run(
+    config: str | os.PathLike[str],
+    weights: str | os.PathLike[str] | None,
+    images: Sequence[str | os.PathLike[str]],
+    *,
+    output: str | os.PathLike[str],
+    reference: str = "auto",
+    candidates: Sequence[str] = ("tf",),
+    profile: str = "strict",
+    device: str = "cpu",
+    torch_python: str | None = None,
+    threads: int = 0,
+    noise: str = "threads",
+    repeat: int = 2,
+    opts: Sequence[Any] = (),
+    proposals: Sequence[str] = (),
+    timeout: float = DEFAULT_TIMEOUT,
+    waivers: Sequence[Waiver] = (),
+    early_stop: bool = True,
+    mutate: str = "",
+    progress: Progress = lambda text: None,
+) -> list[Comparison]:
+    """Run a reference and one or more candidates on the same model and images, and compare them.
+
+    Traces and the resolved configuration go to ``output``. ``noise`` says how the reference's own noise is
+    measured: "threads" (a second run with another thread count), "truth" (that and a float64 run) or "none".
+    ``repeat`` runs per side prove determinism. ``mutate`` plants a named bug in the candidate (the harness
+    tests itself with it). Worker failures give comparisons with an ERROR stage. Raises ValueError for
+    unusable arguments and BackendError when the configuration cannot be resolved at all.
+    """
+    get_profile(profile)
+    if noise not in ("none", "threads", "truth"):
+        raise ValueError(f"noise {noise!r} is not one of: none, threads, truth")
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    backends = [parse_backend(b, torch_python) for b in (reference, *candidates)]
+    setup = Setup(
+        str(config),
+        None if weights is None else str(weights),
+        [str(i) for i in images],
+        profile,
+        device,
+        threads,
+        opts,
+        proposals,
+        repeat,
+        timeout,
+    )
+    if any(not b.recorded for b in backends):
+        setup = resolved(setup, folder, progress)
+    return _run_all(setup, backends, folder, noise, waivers, early_stop, mutate, progress)
+
+
+def _run_all(
+    setup: Setup,
+    backends: Sequence[Backend],
+    folder: Path,
+    noise: str,
+    waivers: Sequence[Waiver],
+    early_stop: bool,
+    mutate: str,
+    progress: Progress,
+) -> list[Comparison]:
+    first, *others = backends
+    try:
+        trace = run_backend(first, setup, folder / "reference.h5", progress)
+    except BackendError as error:
+        return [
+            _error(first.name, b.name, setup, f"the reference failed: {error}", first.name) for b in others
+        ]
+    noise_traces, notes = _noise_runs(first, setup, folder, noise, progress)
+    out: list[Comparison] = []
+    for k, backend in enumerate(others):
+        target = folder / ("candidate.h5" if len(others) == 1 else f"candidate{k}.h5")
+        extra = {"feed": str(trace)} | ({"mutate": mutate} if mutate else {})
+        try:
+            path = run_backend(backend, _with(setup, **extra), target, progress)
+        except BackendError as error:
+            out.append(
+                _error(first.name, backend.name, setup, f"the candidate failed: {error}", backend.name)
+            )
+            continue
+        found = compare(
+            trace, path, profile=setup.profile, noise=noise_traces, waivers=waivers, early_stop=early_stop
+        )
+        for comparison in found:
+            comparison.notes += notes
+            comparison.command = reproduce(first, backend, setup, folder, mutate)
+        out += found
+    return out
+
+
+def _with(setup: Setup, **extra: Any) -> Setup:
+    return replace(setup, extra={**setup.extra, **extra})
+
+
+def _noise_runs(
+    backend: Backend, setup: Setup, folder: Path, noise: str, progress: Progress
+) -> tuple[list[TraceLike], list[str]]:
+    """Further runs of the reference that show its own noise; failures are notes, as they only loosen
+    nothing."""
+    if noise == "none" or backend.recorded:
+        return [], [
+            "the reference's noise was not measured" if noise != "none" else "noise runs switched off"
+        ]
+    other = 1 if setup.threads != 1 else 2
+    jobs = [("threads", replace(setup, threads=other, repeat=1))]
+    if noise == "truth" and setup.profile != "semantic":
+        jobs.append(("truth", replace(setup, profile="semantic", repeat=1)))
+    paths: list[TraceLike] = []
+    notes: list[str] = []
+    for label, job in jobs:
+        try:
+            paths.append(str(run_backend(backend, job, folder / f"noise_{label}.h5", progress)))
+        except BackendError as error:
+            notes.append(f"noise run {label} failed, so static limits apply there: {error}")
+    return paths, notes
+
+
+def _error(reference: str, candidate: str, setup: Setup, message: str, name: str) -> Comparison:
+    comparison = Comparison(reference, candidate, setup.profile)
+    comparison.stages.append(StageResult(f"run/{name}", "manifest", "exact", Status.ERROR, message))
+    return comparison
+
+
+def reproduce(reference: Backend, candidate: Backend, setup: Setup, folder: Path, mutate: str = "") -> str:
+    """The command line that repeats a comparison."""
+    setup = setup.source or setup
+    words = ["tf-d2", "parity", "--config-file", setup.config]
+    words += ["--weights", setup.weights] if setup.weights else []
+    words += ["--input", *setup.images, "--reference", reference.target or reference.name]
+    name = (
+        candidate.target
+        if candidate.recorded
+        else ":".join(p for p in (candidate.name, candidate.target) if p)
+    )
+    words += ["--candidate", name, "--profile", setup.profile, "--device", setup.device]
+    if reference.interpreter != sys.executable:
+        words += ["--torch-python", reference.interpreter]
+    words += ["--mutate", mutate] if mutate else []
+    words += ["--output", str(folder)]
+    words += ["--opts", *map(str, setup.opts)] if setup.opts else []
+    return " ".join(_quoted(w) for w in words)
+
+
+def _quoted(word: str) -> str:
+    return (
+        word
+        if word and all(c.isalnum() or c in "-_./:=,+" for c in word)
+        else "'" + word.replace("'", "'\\''") + "'"
+    )
+
+
+def resolved(setup: Setup, folder: Path, progress: Progress) -> Setup:
+    """The same setup with the full configuration and a plain state dict written to ``folder``, so that both
+    sides read the same two files, and neither framework is needed to read the user's."""
+    target = folder / "config.yaml"
+    job = {
+        "mode": "resolve",
+        "config_yaml": setup.config,
+        "weights": setup.weights or "",
+        "opts": list(setup.opts),
+        "images": list(setup.images) or ["none"],
+    }
+    progress("reading configuration and weights")
+    events = call_worker("parity.workers.tf_worker", sys.executable, job, target, setup.timeout, progress)
+    state = next((e["state"] for e in events if e["event"] == "resolved"), None)
+    if state is None:
+        raise BackendError("the configuration was resolved but no weights were named")
+    return replace(setup, config=str(target), weights=str(state), opts=(), source=setup.source or setup)
+
+
+def run_backend(backend: Backend, setup: Setup, target: Path, progress: Progress = lambda text: None) -> Path:
+    """Run one side on a resolved setup and return its trace's path. Raises BackendError with what it said."""
+    if backend.recorded:
+        return Path(backend.target)
+    job = {
+        "config_yaml": setup.config,
+        "weights": setup.weights,
+        "images": [str(Path(i).resolve()) for i in setup.images],
+        "proposals": [str(Path(p).resolve()) for p in setup.proposals],
+        "profile": setup.profile,
+        "device": setup.device,
+        "threads": setup.threads or (os.cpu_count() or 1),
+        "repeat": setup.repeat,
+        **setup.extra,
+    }
+    if backend.name not in TORCH_BACKENDS:
+        job |= {"backend": backend.name, "target": backend.target}
+    label = f"{backend.name} ({setup.profile}, {setup.device})"
+    progress(label)
+    call_worker(
+        MODULES[backend.name],
+        backend.interpreter,
+        job,
+        target,
+        setup.timeout,
+        lambda text: progress(f"{label}: {text}"),
+    )
+    return target
+
+
+def call_worker(
+    module: str,
+    interpreter: str,
+    job: Mapping[str, Any],
+    target: Path,
+    timeout: float,
+    progress: Progress = lambda text: None,
+) -> list[dict[str, Any]]:
+    """Run one worker program on a job; its events. Raises BackendError when it fails, hangs or writes
+    nothing."""
+    target.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(prefix="parity-") as scratch:
+        path = Path(scratch) / "job.json"
+        path.write_text(json.dumps({**job, "output": str(target.resolve())}))
+        log = target.with_suffix(".log")
+        environment = os.environ | {"PYTHONPATH": import_root(Path(scratch)), "PYTHONUNBUFFERED": "1"}
+        command = [interpreter, "-m", module, "--job", str(path)]
+        with open(log, "w") as errors:
+            try:
+                process = subprocess.Popen(
+                    command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment, cwd=scratch
+                )
+            except OSError as error:
+                raise BackendError(f"cannot start {interpreter}: {error}") from error
+            events = _listen(process, timeout, progress)
+    return _checked(events, process.returncode, target, log, timeout)
+
+
+def import_root(scratch: Path) -> str:
+    """A folder that holds this project's packages and nothing else, so that a foreign interpreter sees only
+    them and none of the packages installed beside this one."""
+    root = scratch / "packages"
+    root.mkdir()
+    here = Path(__file__).resolve().parent.parent
+    for name in ("parity", "weights", "tf_d2"):
+        if (here / name).is_dir():
+            os.symlink(here / name, root / name)
+    return str(root)
+
+
+def _listen(process: subprocess.Popen[str], timeout: float, progress: Progress) -> list[dict[str, Any]]:
+    """Read a worker's events until it ends; kill it after ``timeout`` seconds."""
+    events: list[dict[str, Any]] = []
+    timer = threading.Timer(timeout, process.kill)
+    timer.start()
+    started = time.monotonic()
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            event = _event(line)
+            if event is not None:
+                events.append(event)
+                if event["event"] == "progress":
+                    progress(f"{event.get('what', '')} {event.get('done', '')}/{event.get('of', '')}")
+        process.wait()
+    finally:
+        timer.cancel()
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    if time.monotonic() - started >= timeout and process.returncode:
+        events.append({"event": "error", "message": f"no result after {timeout:.0f} s; it was stopped"})
+    return events
+
+
+def _event(line: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) and isinstance(value.get("event"), str) else None
+
+
+def _checked(
+    events: list[dict[str, Any]], code: int, target: Path, log: Path, timeout: float
+) -> list[dict[str, Any]]:
+    said = [str(e.get("message")) for e in events if e["event"] == "error"]
+    if code == 0 and not said and target.exists():
+        log.unlink(missing_ok=True)
+        return events
+    if not said:
+        tail = [t for t in log.read_text(errors="replace").splitlines() if t.strip()][-3:]
+        ending = f"ended with status {code}" if code else "ended without writing its trace"
+        said = [f"{ending}; {' | '.join(tail)}" if tail else ending]
+    raise BackendError(f"{said[-1]} (log: {log})")
