@@ -113,7 +113,7 @@ def _entries(data: memoryview) -> list[Entry]:
         raise CheckpointError(f"The zip file is truncated or damaged: {error}.") from None
     if len(infos) > MAX_TENSORS:
         raise CheckpointError(f"The zip file has {len(infos)} entries; no checkpoint has that many.")
-    entries = [_entry(data, info) for info in infos if not info.is_dir()]
+    entries = [_entry(data, info) for info in infos if not info.orig_filename.endswith("/")]
     _check_disjoint(entries)
     return entries
 
@@ -121,6 +121,8 @@ def _entries(data: memoryview) -> list[Entry]:
 def _entry(data: memoryview, info: zipfile.ZipInfo) -> Entry:
     name = info.orig_filename
     parts = name.replace("\\", "/").split("/")
+    if not name:
+        raise CheckpointError("The zip file has an entry without a name: it is damaged.")
     if name.startswith("/") or ".." in parts or "\x00" in name or "\\" in name or ":" in parts[0]:
         raise CheckpointError(f"The zip entry {name[:200]!r} has a path that leaves the archive.")
     if info.flag_bits & 0x1:

@@ -279,7 +279,7 @@ def to_state_dict(
     Args:
         arrays: variable path -> array in Keras layout.
         shapes: variable path -> torch shape, where known (see :func:`torch_layout`).
-        dtypes: variable path -> dtype in the original file, where it was narrower.
+        dtypes: variable path -> dtype in the original file, where it was narrower; taken where exact.
         extra: tensors by detectron2 key that the model has no variable for; added as they are.
 
     Raises:
@@ -294,5 +294,12 @@ def to_state_dict(
                 f"Two variables claim the state-dict key {key!r}; is this a model of this library?"
             )
         value = torch_layout(array, path, shapes.get(path))
-        state[key] = value.astype(dtypes.get(path, value.dtype), copy=False)
+        state[key] = _narrowed(value, dtypes[path]) if path in dtypes else value
     return {**state, **(extra or {})}
+
+
+def _narrowed(array: np.ndarray, dtype: Any) -> np.ndarray:
+    """``array`` in a narrower dtype, unless that would change it (it was trained further)."""
+    with np.errstate(over="ignore"):
+        narrow = array.astype(dtype)
+    return narrow if np.array_equal(narrow, array, equal_nan=True) else array
