@@ -95,9 +95,11 @@ def test_wrong_types_name_key_and_value(key, value):
 
 
 def test_unknown_keys_come_with_a_suggestion():
-    with pytest.raises(ConfigError, match="MODEL.RPN.NMS_TRESH is not a key.*did you mean MODEL.RPN.NMS_THRESH"):
+    with pytest.raises(
+        ConfigError, match=r"MODEL.RPN.NMS_TRESH is not a key.*did you mean MODEL.RPN.NMS_THRESH"
+    ):
         merge_opts(KEYS, ["MODEL.RPN.NMS_TRESH", 0.5])
-    with pytest.raises(ConfigError, match="f.yaml: MODEL.ROI_HEAD.NUM_CLASSES is not a key"):
+    with pytest.raises(ConfigError, match=r"f.yaml: MODEL.ROI_HEAD.NUM_CLASSES is not a key"):
         merge_file({"MODEL": {"ROI_HEAD": {"NUM_CLASSES": 3}}}, "f.yaml")
 
 
@@ -205,5 +207,5 @@ def test_unknown_versions(version):
 
 def test_old_and_new_name_together():
     data = {"VERSION": 1, "MODEL": {"WEIGHT": "a", "WEIGHTS": "b"}}
-    with pytest.raises(ConfigError, match="both MODEL.WEIGHTS and its old name"):
+    with pytest.raises(ConfigError, match=r"both MODEL.WEIGHTS and its old name"):
         merge_file(data, "f")

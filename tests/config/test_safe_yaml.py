@@ -17,11 +17,17 @@ def bomb(levels: int) -> str:
 
 
 HOSTILE = {
-    "os.system": ("MODEL: !!python/object/apply:os.system ['touch pwned']", "python/object/apply:os.system.*line 1"),
+    "os.system": (
+        "MODEL: !!python/object/apply:os.system ['touch pwned']",
+        "python/object/apply:os.system.*line 1",
+    ),
     "subprocess": ("A:\n B: !!python/object/new:subprocess.Popen [[touch, pwned]]", "Popen.*line 2"),
-    "eval of code": ('A: !!python/object/apply:eval ["__import__(\'os\').mkdir(\'pwned\')"]', "not evaluated.*line 1"),
+    "eval of code": (
+        "A: !!python/object/apply:eval [\"__import__('os').mkdir('pwned')\"]",
+        "not evaluated.*line 1",
+    ),
     "eval of sizes and code": (
-        'A: !!python/object/apply:eval ["[[x, open(\'pwned\', \'w\')] for x in [32, 64]]"]',
+        "A: !!python/object/apply:eval [\"[[x, open('pwned', 'w')] for x in [32, 64]]\"]",
         "not evaluated",
     ),
     "eval of two arguments": ('A: !!python/object/apply:eval ["1", {}]', "python/object/apply:eval"),

@@ -70,9 +70,8 @@ def resolve_yaml(config: str | Path, opts: Sequence = ()) -> str:
 
     `load_config_text` reads it back to an equal `ModelConfig`; detectron2 reads it too.
     """
-    flat = _named(str(config), lambda: _resolve(config, opts))
-    build_config(flat)
-    return to_yaml(flat)
+    load_config(config, opts)  # what is refused is not written either
+    return to_yaml(_named(str(config), lambda: _resolve(config, opts)))
 
 
 def to_yaml(flat: Flat) -> str:
