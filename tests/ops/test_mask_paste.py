@@ -117,7 +117,7 @@ def test_threshold_is_inclusive_and_zero_stays_in_the_window():
 
 
 def test_no_masks():
-    for paste in (paste_masks_numpy, paste_masks):
+    for paste in (paste_masks_numpy, paste_masks, _graph):
         pasted = paste(np.zeros((0, 28, 28), np.float32), np.zeros((0, 4), np.float32), 5, 6)
         assert np.asarray(pasted).shape == (0, 5, 6) and np.asarray(pasted).dtype == bool
 

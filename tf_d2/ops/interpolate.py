@@ -65,8 +65,8 @@ def bicubic(x: tf.Tensor, out_h: Int, out_w: Int) -> tf.Tensor:
     Raises TypeError for other dtypes.
     """
     x = _checked(x)
-    wide = _weighted_lines(x, *_cubic_taps(tf.shape(x)[2], tf.cast(out_w, tf.int32), x.dtype), axis=2)
-    return _weighted_lines(wide, *_cubic_taps(tf.shape(x)[1], tf.cast(out_h, tf.int32), x.dtype), axis=1)
+    wide = _weighted_lines(x, *cubic_taps(tf.shape(x)[2], tf.cast(out_w, tf.int32), x.dtype), axis=2)
+    return _weighted_lines(wide, *cubic_taps(tf.shape(x)[1], tf.cast(out_h, tf.int32), x.dtype), axis=1)
 
 
 def _checked(x: tf.Tensor) -> tf.Tensor:
@@ -134,7 +134,7 @@ def _linear_taps(n_in: tf.Tensor, n_out: tf.Tensor, dtype: tf.DType) -> tuple[tf
     return tf.stack([lower, tf.minimum(lower + 1, n_in - 1)]), tf.stack([1 - fraction, fraction])
 
 
-def _cubic_taps(n_in: tf.Tensor, n_out: tf.Tensor, dtype: tf.DType) -> tuple[tf.Tensor, tf.Tensor]:
+def cubic_taps(n_in: tf.Tensor, n_out: tf.Tensor, dtype: tf.DType) -> tuple[tf.Tensor, tf.Tensor]:
     """Indices [4,n_out] int32, clamped to the edge, and weights [4,n_out] of the four neighbours."""
     source = _source_positions(n_in, n_out, dtype)  # not clamped: torch clamps indices only
     lower = tf.floor(source)

@@ -37,7 +37,8 @@ def paste_masks(
         lambda i, images: (i + 1, images.write(i, paste_mask(masks[i], boxes[i], height, width, threshold))),
         (0, images),
     )
-    return tf.reshape(images.stack(), tf.stack([count, height, width]))
+    # An empty list cannot be stacked where the size of the image is not static.
+    return tf.cond(count > 0, images.stack, lambda: tf.zeros(tf.stack([0, height, width]), tf.bool))
 
 
 def paste_mask(mask: tf.Tensor, box: tf.Tensor, height: Int, width: Int, threshold: float = 0.5) -> tf.Tensor:
