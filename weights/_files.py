@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,11 +35,15 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 def map_file(name: str) -> memoryview:
     """The bytes of a file, memory-mapped read-only."""
     try:
+        if not stat.S_ISREG(os.stat(name).st_mode):  # opening a pipe would wait for ever
+            raise CheckpointError(f"{name}: is not a regular file.")
         with open(name, "rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
                 raise CheckpointError(f"{name}: the file is empty.")
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except FileNotFoundError:
         raise CheckpointError(f"{name}: there is no such file.") from None
+    except CheckpointError:
+        raise
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{name}: cannot be read ({error}).") from None

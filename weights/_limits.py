@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from weights.errors import CheckpointError
 
-MAX_OPCODES = 2_000_000  # pickle opcodes plus the items that an opcode copies
+MAX_OPCODES = 1_000_000  # pickle opcodes plus the items that an opcode copies
 MAX_PICKLE_BYTES = 256 << 20  # the pickle inside a torch zip file, which holds no tensor data
 MAX_TENSORS = 100_000
 MAX_NAME = 1024  # characters of a tensor name

@@ -345,8 +345,12 @@ def _pop_any(state: _State) -> None:
 
 def _tuple(count: int) -> Callable[[_State], None]:
     def handler(state: _State) -> None:
-        items = [state.pop() for _ in range(count)]
-        state.stack.append(tuple(reversed(items)))
+        items = tuple(state.stack[-count:])
+        if len(items) < count or any(item is _MARK for item in items):
+            raise CheckpointError(
+                "The pickle makes a tuple of values that are not there: the file is damaged."
+            )
+        state.stack[-count:] = [items]
 
     return handler
 
@@ -387,7 +391,7 @@ def _extend(state: _State, items: list[Any]) -> None:
     if isinstance(target, list):
         target.extend(items)
     elif not isinstance(target, Inert):
-        raise CheckpointError(f"The pickle appends to a {_kind(target)}.")
+        raise CheckpointError(f"The pickle appends to a {kind(target)}.")
 
 
 def _hashable(key: Any) -> Any:
@@ -400,7 +404,7 @@ def _hashable(key: Any) -> Any:
     if key is None or type(key) in (str, int, float, bool):
         return key
     raise CheckpointError(
-        f"The pickle uses a {_kind(key)} as a dictionary key; names must be strings or numbers."
+        f"The pickle uses a {kind(key)} as a dictionary key; names must be strings or numbers."
     )
 
 
@@ -411,7 +415,7 @@ def _set_items(state: _State, items: list[Any]) -> None:
     if isinstance(target, Inert):
         return
     if not isinstance(target, dict):
-        raise CheckpointError(f"The pickle sets items of a {_kind(target)}.")
+        raise CheckpointError(f"The pickle sets items of a {kind(target)}.")
     for key, value in zip(items[::2], items[1::2], strict=True):
         target[_hashable(key)] = value
 
@@ -426,7 +430,7 @@ def _add_items(state: _State) -> None:
     items = state.pop_mark()
     target = state.stack[-1]
     if not isinstance(target, set):
-        raise CheckpointError(f"The pickle adds items to a {_kind(target)}.")
+        raise CheckpointError(f"The pickle adds items to a {kind(target)}.")
     target.update(_hashable(item) for item in items)
 
 
@@ -441,8 +445,12 @@ def _frozenset(state: _State) -> None:
     state.stack.append(frozenset(_hashable(item) for item in items))
 
 
-def _kind(value: Any) -> str:
-    return value.name if isinstance(value, _Name) else type(value).__name__
+def kind(value: Any) -> str:
+    """What ``value`` is, in words for an error message."""
+    if isinstance(value, (Inert, _Name)):
+        return value.name
+    names = {str: "text", LongText: "text", memoryview: "bytes", TensorRef: "tensor", ArrayShell: "array"}
+    return names.get(type(value), "None" if value is None else type(value).__name__)
 
 
 # --- globals: the only way a pickle can name code, and here only a key of a table -----------------
@@ -486,7 +494,7 @@ def _reduce(state: _State) -> None:
     args = state.pop()
     function = state.pop()
     if not isinstance(function, _Name) or not isinstance(args, tuple):
-        raise CheckpointError(f"The pickle calls a {_kind(function)}.")
+        raise CheckpointError(f"The pickle calls a {kind(function)}.")
     if function.kind == "inert":
         state.stack.append(Inert(function.name))
     elif function.kind == "call":
@@ -499,7 +507,7 @@ def _new_object(state: _State) -> None:
     state.pop()
     cls = state.pop()
     if not isinstance(cls, _Name):
-        raise CheckpointError(f"The pickle makes an object of a {_kind(cls)}.")
+        raise CheckpointError(f"The pickle makes an object of a {kind(cls)}.")
     if cls.kind == "inert":
         state.stack.append(Inert(cls.name))
     elif cls.name == "collections.OrderedDict":
@@ -518,7 +526,7 @@ def _build(state: _State) -> None:
     elif isinstance(target, _Dict):
         target.attributes = value
     elif not isinstance(target, (Inert, TensorRef)):
-        raise CheckpointError(f"The pickle sets the state of a {_kind(target)}.")
+        raise CheckpointError(f"The pickle sets the state of a {kind(target)}.")
 
 
 def _persistent(state: _State) -> None:
@@ -565,7 +573,7 @@ def _encode(state: _State, text: Any, encoding: Any = "latin1") -> memoryview:
         state.copied.spend(len(text.raw))
         text = text.text()
     if not isinstance(text, str):
-        raise CheckpointError(f"The pickle encodes a {_kind(text)} as text.")
+        raise CheckpointError(f"The pickle encodes a {kind(text)} as text.")
     state.copied.spend(len(text))
     return memoryview(text.encode("latin-1"))
 
@@ -624,7 +632,7 @@ def _as_bytes(state: _State, value: Any) -> memoryview:
         return value.raw
     if isinstance(value, (str, LongText)):
         return _encode(state, value)
-    raise CheckpointError(f"The pickle gives a {_kind(value)} as the data of an array.")
+    raise CheckpointError(f"The pickle gives a {kind(value)} as the data of an array.")
 
 
 def _ndarray(state: _State, value: Any) -> np.ndarray:

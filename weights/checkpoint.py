@@ -18,7 +18,7 @@ from weights import _hdf5, _npz, _safetensors, _torch, _unpickle, legacy
 from weights._files import map_file
 from weights._limits import MAX_NAME, MAX_TENSORS, Budget, tensor_budget
 from weights._types import Checkpoint
-from weights._unpickle import ArrayShell, Inert, LongText, TensorRef
+from weights._unpickle import ArrayShell, TensorRef
 from weights._zip import Archive
 from weights.errors import CheckpointError
 from weights.keras_file import keras_weights
@@ -98,7 +98,7 @@ def _from_pickle(data: memoryview, ema: bool) -> Checkpoint:
     value, _ = _unpickle.load(data, nested=_torch.read_nested_storage)
     if not isinstance(value, dict):
         raise CheckpointError(
-            f"The pickle holds a {type(value).__name__} where a checkpoint has a dictionary."
+            f"The pickle holds a {_unpickle.kind(value)} where a checkpoint has a dictionary."
         )
     if isinstance(value.get("model"), dict) or "model_state" in value or _has_dotted_names(value):
         return _from_torch(value, "detectron2-pkl", len(data), ema)
@@ -135,7 +135,9 @@ def _from_caffe2(value: dict[Any, Any], size: int) -> Checkpoint:
 def _from_torch(value: Any, kind: str, size: int, ema: bool) -> Checkpoint:
     """A checkpoint from the dictionary that a training run saved, or from a bare state dict."""
     if not isinstance(value, dict):
-        raise CheckpointError(f"The file holds a {type(value).__name__} where a checkpoint has a dictionary.")
+        raise CheckpointError(
+            f"The file holds a {_unpickle.kind(value)} where a checkpoint has a dictionary."
+        )
     if isinstance(value.get("model_state"), dict) and "model" not in value:
         return _plain(_from_pycls(value, size), ema)
     wrapped = isinstance(value.get("model"), dict)
@@ -174,7 +176,7 @@ def arrays_of(model: Mapping[Any, Any], budget: Budget) -> dict[str, np.ndarray]
             raise CheckpointError(f"The file has a tensor with the unusable name {str(key)[:60]!r}.")
         array = _array(value, budget)
         if array is None:
-            raise CheckpointError(f"{key!r} is a {_kind(value)} where a state dict has tensors.")
+            raise CheckpointError(f"{key!r} is a {_unpickle.kind(value)} where a state dict has tensors.")
         state[key] = array
     if not state:
         raise CheckpointError("The file holds no tensors.")
@@ -189,14 +191,6 @@ def _array(value: Any, budget: Budget) -> np.ndarray | None:
         return None
     budget.spend(array.nbytes)
     return array
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, Inert):
-        return value.name
-    if isinstance(value, (str, LongText)):
-        return "text"
-    return type(value).__name__
 
 
 def strip_module(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -34,6 +34,7 @@ import numpy as np
 
 import weights
 from weights import _pickler as op
+from weights._torch import LEGACY_PREFIX
 from weights.checkpoint import _read
 
 TIME_LIMIT = 3.0  # seconds for one input; they have a few kilobytes
@@ -96,6 +97,9 @@ def torch_pickle() -> bytes:
         parts += [op.text(f"layer.{index}.weight"), op.torch_tensor(storage, str(index), shape)]
     parts += [op.SET_ITEMS, op.text("iteration"), op.integer(12), op.text("ema_state"), op.EMPTY_DICT]
     return b"".join([*parts, op.SET_ITEMS, op.STOP])
+
+
+_torch_prefix = LEGACY_PREFIX
 
 
 def legacy_torch() -> bytes:
