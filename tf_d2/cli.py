@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 import typer
 
 COMMANDS = ("predict", "convert", "inspect", "export", "zoo")
-LIST_OPTIONS = ("--input", "--opts")
+LIST_OPTIONS = ("--candidate", "--input", "--opts", "--proposals", "--waive")
 PLUGIN_GROUP = "tf_d2.commands"  # `parity` registers its commands here, since tf_d2 does not import parity
 
 # What a user can cause, with a message written for the user. Anything else is a defect of this program.

@@ -1,0 +1,157 @@
+"""Encoded images of a request -> pictures at network size, each with a status of its own.
+
+A served graph cannot catch the error of an op, and TensorFlow Serving merges the requests of several users into
+one batch: one broken file would take its neighbours down. ``tf.data`` can catch it (``ignore_errors``), with stock
+ops, in the graph. So every image is read by a data set of one element; what cannot be read becomes a status.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from tf_d2.config.schema import InputConfig
+from tf_d2.ops.resize import resize_uint8, shortest_edge_size_tf
+
+# Values of the output `image_status`.
+OK = 0
+UNREADABLE = 1  # not a complete JPEG, PNG, BMP or WebP file, or an image without pixels
+TOO_LARGE = 2  # more pixels than the export allows
+TOO_THIN = 3  # one side of the network input would be 0 pixels (detectron2 fails, too)
+
+STATUS_TEXT = {
+    UNREADABLE: "not a readable JPEG, PNG, BMP or WebP image",
+    TOO_LARGE: "the image has more pixels than this export accepts",
+    TOO_THIN: "the image is too elongated to be resized to the network input",
+}
+
+_HEADER_BYTES = 32
+
+
+class Picture(NamedTuple):
+    """One image of a request. Where ``status`` is not 0, ``pixels`` is empty and both sizes are 0."""
+
+    pixels: tf.Tensor  # uint8 [h, w, 3] at network size, channels in INPUT.FORMAT order
+    network_size: tf.Tensor  # int32 [2] (height, width) of `pixels`
+    size: tf.Tensor  # int32 [2] (height, width) of the image as sent
+    status: tf.Tensor  # int32 []
+
+
+def picture_from_bytes(data: tf.Tensor, config: InputConfig, max_pixels: int) -> Picture:
+    """Read one encoded image; never fails, whatever the bytes.
+
+    Args:
+        data: string ``[]``, a JPEG, PNG, BMP or WebP file (WebP: where the server's DecodeImage has it).
+        max_pixels: larger images are refused by what their header says, before they are decoded.
+    """
+
+    def read(encoded: tf.Tensor) -> Picture:
+        height, width = header_size(encoded)
+        empty = (height < 1) | (width < 1)
+        pixels = tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
+        # Unknown formats have no header that is understood here; decoding them would be unbounded.
+        status = tf.where(empty, UNREADABLE, tf.where(pixels > max_pixels, TOO_LARGE, OK))
+        return tf.cond(
+            status == OK,
+            lambda: picture_from_rgb(decode_rgb(encoded), config, max_pixels),
+            lambda: _no_picture(status),
+        )
+
+    dataset = tf.data.Dataset.from_tensors(data).map(read).ignore_errors()
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    options.experimental_optimization.apply_default_optimizations = False
+    return dataset.with_options(options).reduce(
+        _no_picture(tf.constant(UNREADABLE)), lambda _, picture: picture
+    )
+
+
+def picture_from_rgb(image: tf.Tensor, config: InputConfig, max_pixels: int) -> Picture:
+    """Resize a decoded uint8 RGB image ``[H, W, 3]`` to the network size, with Pillow's bytes."""
+    shape = tf.shape(image)
+    height, width = shape[0], shape[1]
+    network = tf.stack(
+        shortest_edge_size_tf(
+            tf.maximum(height, 1), tf.maximum(width, 1), config.min_size_test, config.max_size_test
+        )
+    )
+    status = tf.where(tf.reduce_min(network) < 1, TOO_THIN, OK)
+    too_large = tf.cast(height, tf.int64) * tf.cast(width, tf.int64) > max_pixels
+    status = tf.where(too_large, TOO_LARGE, status)
+    status = tf.where((height < 1) | (width < 1), UNREADABLE, status)
+
+    def resized() -> Picture:
+        ordered = image if config.format == "RGB" else image[:, :, ::-1]
+        return Picture(resize_uint8(ordered, network[0], network[1]), network, shape[:2], status)
+
+    return tf.cond(status == OK, resized, lambda: _no_picture(status))
+
+
+def _no_picture(status: tf.Tensor) -> Picture:
+    pixels = tf.ensure_shape(tf.zeros(tf.constant([0, 0, 3]), tf.uint8), [None, None, 3])
+    return Picture(pixels, tf.zeros([2], tf.int32), tf.zeros([2], tf.int32), status)
+
+
+def decode_rgb(data: tf.Tensor) -> tf.Tensor:
+    """Decode to uint8 RGB ``[H, W, 3]``. JPEG as Pillow does: accurate integer DCT, smooth chroma upsampling."""
+    image = tf.cond(
+        _starts_with(data, b"\xff\xd8"),
+        lambda: tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE", fancy_upscaling=True),
+        lambda: tf.io.decode_image(data, channels=3, expand_animations=False),
+    )
+    return tf.ensure_shape(image, [None, None, 3])
+
+
+# === Headers ===
+
+
+def header_size(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """(height, width) in pixels, int32 scalars, from the header alone; (0, 0) for a format that is not served."""
+    head = tf.strings.join([tf.strings.substr(data, 0, _HEADER_BYTES), b"\0" * _HEADER_BYTES])
+    octets = tf.io.decode_raw(tf.strings.substr(head, 0, _HEADER_BYTES), tf.uint8)
+    octets = tf.cast(tf.ensure_shape(octets, [_HEADER_BYTES]), tf.int32)
+    size = tf.case(
+        [
+            (_starts_with(data, b"\xff\xd8"), lambda: tf.io.extract_jpeg_shape(data)[:2]),
+            (_starts_with(data, b"\x89PNG\r\n\x1a\n"), lambda: _png_size(octets)),
+            (_starts_with(data, b"BM"), lambda: _bmp_size(octets)),
+            (_starts_with(data, b"RIFF"), lambda: _webp_size(octets, head)),
+        ],
+        default=lambda: tf.zeros([2], tf.int32),
+    )
+    return size[0], size[1]
+
+
+def _starts_with(data: tf.Tensor, magic: bytes) -> tf.Tensor:
+    return tf.strings.substr(data, 0, len(magic)) == magic
+
+
+def _png_size(octets: tf.Tensor) -> tf.Tensor:
+    return tf.stack([_big_endian(octets[20:24]), _big_endian(octets[16:20])])
+
+
+def _bmp_size(octets: tf.Tensor) -> tf.Tensor:
+    # A negative height means rows from top to bottom.
+    return tf.abs(tf.stack([_little_endian(octets[22:26]), _little_endian(octets[18:22])]))
+
+
+def _webp_size(octets: tf.Tensor, head: tf.Tensor) -> tf.Tensor:
+    """Lossy (14 bits per side at 26), lossless (14 bits each, less one, at 21), extended (24 bits, less one, at 24)."""
+    kind = tf.strings.substr(head, 12, 4)
+    lossy = tf.stack([_little_endian(octets[28:30]), _little_endian(octets[26:28])]) & 0x3FFF
+    bits = _little_endian(octets[21:25])
+    lossless = tf.stack([tf.bitwise.right_shift(bits, 14) & 0x3FFF, bits & 0x3FFF]) + 1
+    extended = tf.stack([_little_endian(octets[27:30]), _little_endian(octets[24:27])]) + 1
+    size = tf.where(kind == b"VP8 ", lossy, tf.where(kind == b"VP8L", lossless, extended))
+    known = (kind == b"VP8 ") | (kind == b"VP8L") | (kind == b"VP8X")
+    return tf.where(known, size, tf.zeros_like(size))
+
+
+def _little_endian(octets: tf.Tensor) -> tf.Tensor:
+    # The highest byte of four wraps around into the sign, as in C.
+    return tf.reduce_sum(tf.bitwise.left_shift(octets, 8 * tf.range(octets.shape[0])))
+
+
+def _big_endian(octets: tf.Tensor) -> tf.Tensor:
+    return _little_endian(octets[::-1])

@@ -1,0 +1,333 @@
+"""The computation of an export: requests in, padded answers out, every output ``[B, ...]`` and finite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import tensorflow as tf
+
+from tf_d2.config.schema import ModelConfig
+from tf_d2.modeling import D2Model
+from tf_d2.modeling.batches import Detections, Proposals
+from tf_d2.modeling.postprocess import rescale, rescale_keypoints, scales
+from tf_d2.ops import boxes as box_ops
+from tf_d2.serving import decode, maps
+from tf_d2.serving.decode import Picture, picture_from_bytes, picture_from_rgb
+
+Outputs = dict[str, tf.Tensor]
+Masks = Literal["roi", "full", "png", "none"]
+SemSeg = Literal["labels", "logits", "none"]
+
+# Side of the blank picture that goes through the model when no image of a request is usable.
+_BLANK = 64
+
+
+@dataclass(frozen=True)
+class GraphOptions:
+    """What an export answers with.
+
+    ``max_detections``: rows per image. ``max_image_pixels``: larger images are refused. ``pad_independent``: every
+    image on its own canvas, so that its answer does not depend on its neighbours. ``bad_images``: "status" answers
+    for the others and says what is wrong with the bad one, "error" fails the whole request.
+    """
+
+    max_detections: int
+    masks: Masks
+    sem_seg: SemSeg
+    max_image_pixels: int
+    pad_independent: bool
+    bad_images: Literal["status", "error"]
+
+
+def needs_proposals(config: ModelConfig) -> bool:
+    """Whether the model has no proposal generator of its own (Fast R-CNN)."""
+    return config.rpn is None and config.roi_heads is not None
+
+
+def core_specs(config: ModelConfig, options: GraphOptions) -> list[tf.TensorSpec]:
+    """Arguments of the core: canvas, network sizes, original sizes, size of maps, and proposals if it needs them."""
+    n = 1 if options.pad_independent else None
+    specs = [
+        tf.TensorSpec([n, None, None, 3], tf.uint8, "canvas"),
+        tf.TensorSpec([n, 2], tf.int32, "network_sizes"),
+        tf.TensorSpec([n, 2], tf.int32, "sizes"),
+        tf.TensorSpec([2], tf.int32, "map_size"),
+    ]
+    if needs_proposals(config):
+        specs += [
+            tf.TensorSpec([n, None, 4], tf.float32, "proposal_boxes"),
+            tf.TensorSpec([n], tf.int32, "num_proposals"),
+        ]
+    return specs
+
+
+def core_function(model: D2Model, options: GraphOptions) -> Callable[..., Outputs]:
+    """The network and everything after it: pictures at network size -> padded answers in original pixels."""
+    config = model.config
+
+    def core(
+        canvas: tf.Tensor,
+        network_sizes: tf.Tensor,
+        sizes: tf.Tensor,
+        map_size: tf.Tensor,
+        *proposals: tf.Tensor,
+    ) -> Outputs:
+        given = None
+        if proposals:
+            topk = config.precomputed_proposal_topk
+            given = given_proposals(proposals[0], proposals[1], network_sizes, sizes, topk)
+        raw = model.forward(model.prepare(canvas, network_sizes), network_sizes, given, {})
+        outputs = row_outputs(raw, network_sizes, sizes, options)
+        outputs |= map_outputs(config, raw, outputs, network_sizes, sizes, map_size, options)
+        if options.masks != "roi":
+            outputs.pop("detection_masks", None)
+        return {name: _finite(value) for name, value in outputs.items()}
+
+    return core
+
+
+def given_proposals(
+    boxes: tf.Tensor, counts: tf.Tensor, network_sizes: tf.Tensor, sizes: tf.Tensor, topk: int
+) -> Proposals:
+    """Proposals in original pixels ``[n, P, 4]``, best first -> what Fast R-CNN pools.
+
+    Scaled to the network input, clipped, those without extent dropped, the first ``topk`` of each image kept.
+    Source: detectron2/data/detection_utils.py ``transform_proposals``.
+    """
+    factor = tf.cast(network_sizes, tf.float64) / tf.cast(sizes, tf.float64)  # [n, 2] (y, x)
+    factor = tf.gather(factor, [1, 0, 1, 0], axis=1)[:, None, :]
+    scaled = tf.cast(tf.cast(boxes, tf.float64) * factor, tf.float32)
+    clipped = box_ops.clip(scaled, network_sizes[:, 0, None], network_sizes[:, 1, None])
+    usable = tf.sequence_mask(counts, tf.shape(boxes)[1]) & box_ops.nonempty(clipped)
+    usable &= tf.cumsum(tf.cast(usable, tf.int32), axis=1) <= topk
+    rows = tf.cast(tf.where(usable), tf.int32)  # [R, 2], image by image
+    kept = tf.gather_nd(clipped, rows)
+    per_image = tf.math.count_nonzero(usable, axis=1, dtype=tf.int32)
+    return Proposals(kept, tf.zeros_like(kept[:, 0]), rows[:, 0], per_image)
+
+
+def row_outputs(
+    raw: Outputs, network_sizes: tf.Tensor, sizes: tf.Tensor, options: GraphOptions
+) -> Outputs:
+    """Rows of a model -> original pixels, padded to ``[n, M, ...]``."""
+    if "boxes" not in raw:
+        return {}
+    is_proposals = "objectness_logits" in raw
+    scores = raw["objectness_logits"] if is_proposals else raw["scores"]
+    classes = tf.zeros_like(scores, tf.int64) if is_proposals else raw["classes"]
+    found = Detections(raw["boxes"], scores, classes, raw["image_index"], raw["counts"])
+    done, kept = rescale(found, network_sizes, sizes)
+
+    def padded(rows: tf.Tensor) -> tf.Tensor:
+        return pad_rows(rows, done.image_index, done.counts, options.max_detections)
+
+    count = tf.minimum(done.counts, options.max_detections)
+    if is_proposals:
+        return {
+            "proposal_boxes": padded(done.boxes),
+            "objectness_logits": padded(done.scores),
+            "num_proposals": count,
+        }
+    outputs = {
+        "detection_boxes": padded(done.boxes),
+        "detection_scores": padded(done.scores),
+        "detection_classes": padded(done.classes),
+        "num_detections": count,
+    }
+    if "pred_masks" in raw:
+        outputs["detection_masks"] = padded(tf.cast(tf.gather(raw["pred_masks"], kept), tf.float32))
+    if "pred_keypoints" in raw:
+        factor = tf.gather(scales(network_sizes, sizes), done.image_index)
+        keypoints = rescale_keypoints(tf.gather(raw["pred_keypoints"], kept), factor)
+        outputs["detection_keypoints"] = padded(keypoints)
+    return outputs
+
+
+def pad_rows(rows: tf.Tensor, image_index: tf.Tensor, counts: tf.Tensor, limit: int) -> tf.Tensor:
+    """Flat rows ``[N, ...]`` in image order -> ``[n, limit, ...]``: the first ``limit`` of each image, then zeros."""
+    first = tf.cumsum(counts, exclusive=True)
+    position = tf.range(tf.shape(rows)[0]) - tf.gather(first, image_index)
+    inside = tf.where(position < limit)[:, 0]
+    places = tf.gather(tf.stack([image_index, position], axis=1), inside)
+    shape = tf.concat([[tf.shape(counts)[0], limit], tf.shape(rows)[1:]], axis=0)
+    padded = tf.scatter_nd(places, tf.gather(rows, inside), shape)
+    return tf.ensure_shape(padded, [counts.shape[0], limit, *rows.shape[1:]])
+
+
+def map_outputs(
+    config: ModelConfig,
+    raw: Outputs,
+    rows: Outputs,
+    network_sizes: tf.Tensor,
+    sizes: tf.Tensor,
+    map_size: tf.Tensor,
+    options: GraphOptions,
+) -> Outputs:
+    """Answers with a value per pixel, image by image, padded to the largest image of the request."""
+
+    def one_image(i: tf.Tensor) -> Outputs:
+        size, outputs = sizes[i], {}
+        if "detection_masks" in rows and options.masks in ("full", "png"):
+            arguments = rows["detection_masks"][i], rows["detection_boxes"][i], rows["num_detections"][i], size
+            if options.masks == "full":
+                outputs["detection_masks_full"] = maps.pad_map(maps.pasted_masks(*arguments), map_size, axis=1)
+            else:
+                outputs["detection_masks_png_bytes"] = maps.png_masks(*arguments)
+        if "sem_seg" in raw and (options.sem_seg != "none" or config.panoptic is not None):
+            logits = maps.semantic_logits(raw["sem_seg"][i], network_sizes[i], size)
+            labels = tf.argmax(logits, axis=-1, output_type=tf.int32)
+            if options.sem_seg == "labels":
+                outputs["sem_seg_labels"] = maps.pad_map(labels, map_size)
+            elif options.sem_seg == "logits":
+                outputs["sem_seg"] = maps.pad_map(tf.transpose(logits, [2, 0, 1]), map_size, axis=1)
+            if config.panoptic is not None and "detection_masks" in rows:
+                names = "detection_scores", "detection_classes", "detection_masks", "detection_boxes"
+                fields = [rows[name][i] for name in (*names, "num_detections")]
+                segments = maps.panoptic(config.panoptic, *fields, labels, int(raw["sem_seg"].shape[-1]))
+                outputs |= segments | {"panoptic_seg": maps.pad_map(segments["panoptic_seg"], map_size)}
+        return outputs
+
+    return _stacked(one_image, tf.shape(sizes)[0])
+
+
+def _stacked(function: Callable[[tf.Tensor], Outputs], count: tf.Tensor) -> Outputs:
+    """``function(0)``, ... one after the other (each may be large), stacked by name; at least one."""
+    specs = tf.function(function, autograph=False).get_concrete_function(tf.TensorSpec([], tf.int32))
+    names = specs.structured_outputs
+    if not names:
+        return {}
+    signature = {name: tf.TensorSpec(value.shape, value.dtype) for name, value in names.items()}
+    return tf.map_fn(function, tf.range(count), fn_output_signature=signature, parallel_iterations=1)
+
+
+def _finite(value: tf.Tensor) -> tf.Tensor:
+    """No NaN or infinity leaves the server: JSON has no word for them."""
+    if not value.dtype.is_floating:
+        return value
+    return tf.where(tf.math.is_finite(value), value, tf.zeros([], value.dtype))
+
+
+# === Requests ===
+
+
+class Requests:
+    """From what a client sends to the core and back: resize, pad, leave out what cannot be used, put in order."""
+
+    def __init__(self, config: ModelConfig, options: GraphOptions, core: Callable[..., Outputs]) -> None:
+        self.config, self.options, self.core = config, options, core
+
+    def from_tensors(self, inputs: tf.Tensor, *proposals: tf.Tensor) -> Outputs:
+        """``inputs`` uint8 RGB ``[B, H, W, 3]``."""
+        limit = self.options.max_image_pixels
+
+        def picture(i: tf.Tensor) -> Picture:
+            return picture_from_rgb(inputs[i], self.config.input, limit)
+
+        return self._answer(picture, tf.shape(inputs)[0], proposals)
+
+    def from_bytes(self, image_bytes: tf.Tensor, *proposals: tf.Tensor) -> Outputs:
+        """``image_bytes`` string ``[B]``: JPEG, PNG, BMP or WebP files of any sizes."""
+        limit = self.options.max_image_pixels
+
+        def picture(i: tf.Tensor) -> Picture:
+            return picture_from_bytes(image_bytes[i], self.config.input, limit)
+
+        return self._answer(picture, tf.shape(image_bytes)[0], proposals)
+
+    def _answer(
+        self, picture: Callable[[tf.Tensor], Picture], count: tf.Tensor, proposals: tuple[tf.Tensor, ...]
+    ) -> Outputs:
+        pixels, network_sizes, sizes, status = _collect(picture, count)
+        status = self._checked(status[:count])
+        usable = tf.cast(tf.where(status == decode.OK)[:, 0], tf.int32)
+        # The blank picture behind the last image keeps the model from running on an empty batch.
+        chosen = tf.cond(tf.size(usable) > 0, lambda: usable, lambda: count[None])
+        extra = [tf.gather(tf.pad(p, [[0, 1]] + [[0, 0]] * (p.shape.rank - 1)), chosen) for p in proposals]
+        arguments = pixels, chosen, tf.gather(network_sizes, chosen), tf.gather(sizes, chosen), extra
+        answers = self._each(*arguments) if self.options.pad_independent else self._together(*arguments)
+        outputs = {name: _put_back(value, chosen, count) for name, value in answers.items()}
+        for name in ("num_detections", "num_proposals"):
+            if name in outputs:
+                outputs[name] = tf.where(status == decode.OK, outputs[name], -1)
+        return outputs | {"image_size": sizes[:count], "image_status": status}
+
+    def _checked(self, status: tf.Tensor) -> tf.Tensor:
+        if self.options.bad_images == "status":
+            return status
+        legend = ", ".join(f"{code}: {text}" for code, text in decode.STATUS_TEXT.items())
+        assertion = tf.debugging.Assert(
+            tf.reduce_all(status == decode.OK),
+            [f"unusable image in the request ({legend}); status of each image:", status],
+        )
+        with tf.control_dependencies([assertion]):
+            return tf.identity(status)
+
+    def _together(
+        self,
+        pixels: tf.TensorArray,
+        chosen: tf.Tensor,
+        network_sizes: tf.Tensor,
+        sizes: tf.Tensor,
+        proposals: list[tf.Tensor],
+    ) -> Outputs:
+        """All pictures on one canvas, as detectron2 batches them."""
+        largest = tf.reduce_max(network_sizes, axis=0)
+        canvas = tf.map_fn(
+            lambda i: maps.pad_map(pixels.read(i), largest),
+            chosen,
+            fn_output_signature=tf.TensorSpec([None, None, 3], tf.uint8),
+        )
+        return self.core(canvas, network_sizes, sizes, tf.reduce_max(sizes, axis=0), *proposals)
+
+    def _each(
+        self,
+        pixels: tf.TensorArray,
+        chosen: tf.Tensor,
+        network_sizes: tf.Tensor,
+        sizes: tf.Tensor,
+        proposals: list[tf.Tensor],
+    ) -> Outputs:
+        """One picture after the other, each on a canvas of its own."""
+        map_size = tf.reduce_max(sizes, axis=0)
+
+        def one_image(i: tf.Tensor) -> Outputs:
+            part = slice(i, i + 1)
+            canvas = pixels.read(chosen[i])[None]
+            extra = [p[part] for p in proposals]
+            answer = self.core(canvas, network_sizes[part], sizes[part], map_size, *extra)
+            return {name: value[0] for name, value in answer.items()}
+
+        return _stacked(one_image, tf.shape(chosen)[0])
+
+
+def _collect(
+    picture: Callable[[tf.Tensor], Picture], count: tf.Tensor
+) -> tuple[tf.TensorArray, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Pixels, network sizes, sizes and status of every image, and of a blank one after the last."""
+    pixels = tf.TensorArray(
+        tf.uint8, count + 1, infer_shape=False, element_shape=[None, None, 3], clear_after_read=False
+    )
+    facts = tf.TensorArray(tf.int32, count + 1, element_shape=[5])
+
+    def step(i: tf.Tensor, pixels: tf.TensorArray, facts: tf.TensorArray) -> tuple[object, ...]:
+        result = picture(i)
+        row = tf.concat([result.network_size, result.size, result.status[None]], axis=0)
+        return i + 1, pixels.write(i, result.pixels), facts.write(i, row)
+
+    start = (0, pixels, facts)
+    _, pixels, facts = tf.while_loop(lambda i, *_: i < count, step, start, parallel_iterations=2)
+    pixels = pixels.write(count, tf.zeros([_BLANK, _BLANK, 3], tf.uint8))
+    table = facts.write(count, tf.constant([_BLANK] * 4 + [decode.OK])).stack()  # [B + 1, 5]
+    return pixels, table[:, :2], table[:, 2:4], table[:, 4]
+
+
+def _put_back(rows: tf.Tensor, chosen: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+    """Answers of the chosen images at their places among all; the others are zero (empty strings)."""
+    shape = tf.concat([(count + 1)[None], tf.shape(rows)[1:]], axis=0)
+    if rows.dtype == tf.bool:
+        placed = tf.scatter_nd(chosen[:, None], tf.cast(rows, tf.int32), shape) > 0
+    else:
+        placed = tf.scatter_nd(chosen[:, None], rows, shape)
+    return tf.ensure_shape(placed[:count], [None, *rows.shape[1:]])

@@ -1,0 +1,156 @@
+"""Answers with one value per pixel: full masks, semantic maps, panoptic maps. One image at a time, inside the graph."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from tf_d2.config.schema import PanopticConfig
+from tf_d2.modeling.postprocess import resize_sem_seg
+from tf_d2.ops.mask_paste import paste_mask
+
+Outputs = dict[str, tf.Tensor]
+
+
+def pasted_masks(masks: tf.Tensor, boxes: tf.Tensor, count: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """Masks of one image: probabilities ``[M, S, S]`` -> uint8 0 or 1 ``[M, h, w]``; rows from ``count`` on are 0."""
+
+    def paste(i: tf.Tensor) -> tf.Tensor:
+        return tf.cast(paste_mask(masks[i], boxes[i], size[0], size[1]), tf.uint8)
+
+    pasted = _rows(paste, count, tf.TensorSpec([None, None], tf.uint8), tf.shape(masks)[0], size)
+    return pasted
+
+
+def png_masks(masks: tf.Tensor, boxes: tf.Tensor, count: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """The same masks as grey PNG files (0 and 255) of the image's size: string ``[M]``; unused rows are empty."""
+
+    def encode(i: tf.Tensor) -> tf.Tensor:
+        mask = tf.cast(paste_mask(masks[i], boxes[i], size[0], size[1]), tf.uint8) * 255
+        return tf.io.encode_png(mask[:, :, None])
+
+    files = tf.map_fn(encode, tf.range(count), fn_output_signature=tf.TensorSpec([], tf.string))
+    return tf.concat([files, tf.fill([tf.shape(masks)[0] - count], "")], axis=0)
+
+
+def _rows(function, count: tf.Tensor, spec: tf.TensorSpec, rows: tf.Tensor, size: tf.Tensor) -> tf.Tensor:  # noqa: ANN001
+    """``function(i)`` for every i < count, then zeros, without a second copy of all rows."""
+    empty = tf.zeros(size, spec.dtype)
+    return tf.map_fn(
+        lambda i: tf.cond(i < count, lambda: function(i), lambda: empty),
+        tf.range(rows),
+        fn_output_signature=spec,
+        parallel_iterations=2,
+    )
+
+
+def semantic_logits(logits: tf.Tensor, network_size: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """Logits of one image at its own size: ``[H, W, C]`` of the padded input -> float32 ``[h, w, C]``."""
+    return resize_sem_seg(logits[None], network_size, size)[0]
+
+
+def panoptic(
+    config: PanopticConfig,
+    scores: tf.Tensor,
+    classes: tf.Tensor,
+    masks: tf.Tensor,
+    boxes: tf.Tensor,
+    count: tf.Tensor,
+    labels: tf.Tensor,
+    num_labels: int,
+) -> Outputs:
+    """Things by descending score on free pixels, then stuff in label order.
+
+    A thing is left out when more than ``overlap_thresh`` of it is taken, stuff when fewer than
+    ``stuff_area_limit`` pixels are free. Label 0 stands for all things. Segment k + 1 of the map is row k of the table.
+
+    Args:
+        scores, classes, masks, boxes: ``[M]``, ``[M]``, probabilities ``[M, S, S]``, ``[M, 4]`` xyxy pixels of the image,
+            the first ``count`` rows by descending score.
+        labels: int32 ``[h, w]``, semantic class per pixel.
+
+    Returns:
+        ``panoptic_seg`` int32 ``[h, w]`` (0 = nothing) and, with one row per possible segment (M + labels - 1),
+        ``panoptic_segment_classes`` int64, ``_is_thing`` bool, ``_scores`` float32 (things), ``_instances`` int32 (row of
+        the thing among the detections, -1 for stuff), ``_areas`` int32 (pixels), and ``num_panoptic_segments``.
+
+    Source: detectron2/modeling/meta_arch/panoptic_fpn.py ``combine_semantic_and_instance_outputs``.
+    """
+    size = tf.shape(labels)
+    rows = masks.shape[0]
+
+    def confident(i: tf.Tensor, *_: tf.Tensor) -> tf.Tensor:
+        # detectron2 stops at the first weak instance; the comparison is in double precision there.
+        score = scores[tf.minimum(i, rows - 1)]
+        return (i < count) & (tf.cast(score, tf.float64) >= config.instances_confidence_thresh)
+
+    def paint(i: tf.Tensor, segments: tf.Tensor, found: tf.Tensor, instances: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        mask = paste_mask(masks[i], boxes[i], size[0], size[1])
+        free = mask & (segments == 0)
+        area, visible = _area(mask), _area(free)
+        taken = tf.cast(area - visible, tf.float64) / tf.cast(tf.maximum(area, 1), tf.float64)
+        kept = (area > 0) & (taken <= config.overlap_thresh)
+        next_id = found + tf.cast(kept, tf.int32)
+        segments = tf.where(free & kept, next_id, segments)
+        position = tf.where(kept, found, rows)  # the extra place at the end swallows what is left out
+        return i + 1, segments, next_id, tf.tensor_scatter_nd_update(instances, [[position]], [i])
+
+    start = (0, tf.zeros(size, tf.int32), 0, tf.fill([rows + 1], -1))
+    shapes = (tf.TensorShape([]), tf.TensorShape([None, None]), tf.TensorShape([]), tf.TensorShape([rows + 1]))
+    _, segments, things, instances = tf.while_loop(confident, paint, start, shape_invariants=shapes)
+
+    free_areas = _bincount(tf.where(segments == 0, labels, num_labels), num_labels + 1)[:num_labels]
+    present = _bincount(labels, num_labels) > 0
+    stuff = present & (tf.range(num_labels) > 0) & (tf.cast(free_areas, tf.float64) >= config.stuff_area_limit)
+    stuff_ids = tf.where(stuff, things + tf.cumsum(tf.cast(stuff, tf.int32)), 0)
+    segments = tf.where(segments == 0, tf.gather(stuff_ids, labels), segments)
+    return {"panoptic_seg": segments} | _table(scores, classes, instances[:rows], things, stuff, segments, num_labels)
+
+
+def _table(
+    scores: tf.Tensor,
+    classes: tf.Tensor,
+    instances: tf.Tensor,
+    things: tf.Tensor,
+    stuff: tf.Tensor,
+    segments: tf.Tensor,
+    num_labels: int,
+) -> Outputs:
+    total = int(instances.shape[0]) + num_labels - 1
+    kept = instances[:things]
+    stuff_labels = tf.cast(tf.where(stuff)[:, 0], tf.int64)
+    number = things + tf.shape(stuff_labels)[0]
+    areas = _bincount(segments, total + 1)[1:]
+
+    def padded(thing_part: tf.Tensor, stuff_part: tf.Tensor) -> tf.Tensor:
+        joined = tf.concat([thing_part, stuff_part], axis=0)
+        return tf.ensure_shape(tf.pad(joined, [[0, total - number]]), [total])
+
+    is_thing = padded(tf.ones_like(kept), tf.zeros_like(stuff_labels, tf.int32)) > 0
+    # Rows beyond the last segment are zero everywhere.
+    return {
+        "panoptic_segment_classes": padded(tf.gather(classes, kept), stuff_labels),
+        "panoptic_segment_is_thing": is_thing,
+        "panoptic_segment_scores": padded(tf.gather(scores, kept), tf.zeros_like(stuff_labels, tf.float32)),
+        "panoptic_segment_instances": padded(kept, tf.fill(tf.shape(stuff_labels), -1)),
+        "panoptic_segment_areas": areas,
+        "num_panoptic_segments": number,
+    }
+
+
+def _area(mask: tf.Tensor) -> tf.Tensor:
+    return tf.math.count_nonzero(mask, dtype=tf.int32)
+
+
+def _bincount(values: tf.Tensor, length: int) -> tf.Tensor:
+    """Occurrences of 0 .. length - 1: int32 ``[length]``."""
+    counts = tf.math.bincount(tf.reshape(values, [-1]), minlength=length, maxlength=length)
+    return tf.ensure_shape(counts, [length])
+
+
+def pad_map(values: tf.Tensor, size: tf.Tensor, axis: int = 0) -> tf.Tensor:
+    """Zeros to the bottom and right so that axes ``axis`` and ``axis + 1`` have ``size``."""
+    shape = tf.shape(values)
+    paddings = [[0, 0] for _ in range(values.shape.rank or 0)]
+    paddings[axis] = [0, size[0] - shape[axis]]
+    paddings[axis + 1] = [0, size[1] - shape[axis + 1]]
+    return tf.pad(values, paddings)
