@@ -9,7 +9,7 @@ by guessing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -239,7 +239,7 @@ def _line_up(
     context: Context, name: str, reference: np.ndarray, candidate: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, list[str], tuple[Status, str] | None]:
     """Rows of proposals and detections side by side, as their sets were matched, within the recorded rows."""
-    owners = _row_owners(name)
+    owners = row_owners(name)
     report = next((context.matches[o.name] for o in owners if o.name in context.matches), None)
     total_r, total_c = _rows(context.reference, name), _rows(context.candidate, name)
     if report is None and any(o.boxes in context.reference for o in owners):
@@ -273,7 +273,7 @@ def _recorded_rows(total: int, held: int, count: int) -> int:
 RECORDED_ROI_ROWS = 20
 
 
-def _row_owners(name: str) -> tuple[SetSpec, ...]:
+def row_owners(name: str) -> tuple[SetSpec, ...]:
     """The sets whose order an array's rows follow, the nearest first; () for arrays without such rows."""
     if name.startswith("output/instances/"):
         return (_FINAL,)
@@ -430,7 +430,7 @@ def _set(context: Context, spec: SetSpec) -> StageResult:
     rules = rules_of(context.config, spec.rules)
     explain = _explain_with_traces(context, spec, noise)
     report = detections.compare_sets(
-        reference, candidate, rules, noise, explain, _presence(context, spec, noise)
+        reference, candidate, rules, noise, explain, _origins(context, spec, noise)
     )
     context.matches[spec.name] = report
     _judge_set(context, result, report, noise)
@@ -614,25 +614,28 @@ def _from_source(
     return None
 
 
-def _presence(context: Context, spec: SetSpec, noise: Noise) -> detections.Present:
-    """Whether the other side had an item before its decisions, looked up in the dense outputs."""
+def _origins(context: Context, spec: SetSpec, noise: Noise) -> detections.Origin:
+    """What an item was computed from, looked up in the dense outputs of both sides."""
     delta = PEAK_FACTOR * context.profile.free_ceiling
 
-    def present(side: str, index: int) -> bool:
+    def origin(side: str, index: int) -> Hashable | None:
         own, other = context.reference, context.candidate
         if side == "candidate":
             own, other = other, own
         items = _items(own, spec)
         if spec.rules == "rpn":
-            return provenance.dense_present(own, other, provenance.RPN_HEAD, items, index, noise.score, delta)
+            head = provenance.RPN_HEAD
+            return provenance.dense_origin(own, other, head, items, index, noise.score, delta)
         if f"{provenance.RETINA_HEAD}/0/0" in own:
-            return provenance.dense_present(
-                own, other, provenance.RETINA_HEAD, items, index, noise.score, delta
-            )
+            head = provenance.RETINA_HEAD
+            return provenance.dense_origin(own, other, head, items, index, noise.score, delta)
         rows = provenance.row_map(context.matches.get(_PROPOSALS.name), side)
-        return provenance.roi_present(own, other, items, index, rows, noise.score, delta)
+        found = provenance.roi_origin(own, other, items, index, rows, noise.score, delta)
+        if found is None:
+            return None
+        return (found[0] if side == "reference" else found[1], found[2])
 
-    return present
+    return origin
 
 
 # ---- what is drawn ---------------------------------------------------------------------------------------
@@ -661,8 +664,10 @@ def _judge_masks(context: Context, result: StageResult, reference: np.ndarray, c
     report = context.matches[_FINAL.name]
     boxes = context.reference[_FINAL.boxes][[p[0] for p in report.pairs]]
     probabilities = [_mask_probability(context, i, j) for i, j in report.pairs]
+    # A misplaced box is a fault of its own; it must not excuse its mask.
+    shift = np.minimum(report.box_px, context.profile.box_px)
     flips = pixels.compare_masks(
-        reference, candidate, boxes, report.box_px, probabilities, context.profile.probability
+        reference, candidate, boxes, shift, probabilities, context.profile.probability
     )
     if flips.unexplained == 0:
         context.explained = (reference != candidate).any(axis=0)

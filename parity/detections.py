@@ -8,7 +8,7 @@ item that stays alone or changes its rank must show such a value. Boxes are (x1,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -89,9 +89,9 @@ class MatchReport:
 
 # A further explanation for an unmatched item of one side, tried after the built-in ones.
 Explain = Callable[[str, int], Certificate | None]
-# Whether the other side computed an item of this side before it decided (same score and box within the
-# noise).
-Present = Callable[[str, int], bool]
+# What an item was computed from (in the reference's numbering), if the other side computed the same candidate
+# there before it decided; None if it did not, or if that is not known.
+Origin = Callable[[str, int], Hashable | None]
 
 
 def box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -159,15 +159,15 @@ def compare_sets(
     rules: Rules,
     noise: Noise,
     explain: Explain | None = None,
-    present: Present | None = None,
+    origin: Origin | None = None,
 ) -> MatchReport:
     """Match two sets and certify what is unmatched or reordered.
 
     ``explain(side, index)`` may add reasons that need more than the two sets, such as the pre-NMS top-k.
-    ``present(side, index)`` tells whether the other side had the item before its decisions; without it no two
-    overlapping boxes are ever excused as near ties, since one of them may simply be the other one misplaced.
+    ``origin(side, index)`` names what an item was computed from; without it no two overlapping boxes are ever
+    excused as near ties, since one of them may simply be the other one misplaced.
     """
-    evidence = present or (lambda side, index: False)
+    evidence = origin or (lambda side, index: None)
     pairs, certificates = _settle(reference, candidate, rules, noise, explain, evidence)
     rows = np.array([p[0] for p in pairs], int)
     cols = np.array([p[1] for p in pairs], int)
@@ -193,22 +193,29 @@ def _settle(
     rules: Rules,
     noise: Noise,
     explain: Explain | None,
-    present: Present,
+    origin: Origin,
 ) -> tuple[list[tuple[int, int]], list[Certificate]]:
     """Pairs, and certificates of the items alone. A pair whose boxes differ by more than the noise is two
     different items when both sides computed both of them and both have a certificate (NMS kept the other of
     a near tie)."""
     pairs = match(reference, candidate)
     apart = [p for p in pairs if np.abs(reference.boxes[p[0]] - candidate.boxes[p[1]]).max() > noise.box_px]
-    apart = [p for p in apart if present("reference", p[0]) and present("candidate", p[1])]
+    apart = [p for p in apart if _distinct(origin, p)]
     close = [p for p in pairs if p not in set(apart)]
-    proofs = _certify_unmatched(reference, candidate, close, rules, noise, explain, present)
+    proofs = _certify_unmatched(reference, candidate, close, rules, noise, explain, origin)
     proved = {(c.side, c.index) for c in proofs if c.certified}
     back = [p for p in apart if not {("reference", p[0]), ("candidate", p[1])} <= proved]
     if back:
         close = sorted(close + back)
-        proofs = _certify_unmatched(reference, candidate, close, rules, noise, explain, present)
+        proofs = _certify_unmatched(reference, candidate, close, rules, noise, explain, origin)
     return close, proofs
+
+
+def _distinct(origin: Origin, pair: tuple[int, int]) -> bool:
+    """Whether a reference and a candidate item are two candidates that both sides computed, and not one that
+    one side misplaced."""
+    first, second = origin("reference", pair[0]), origin("candidate", pair[1])
+    return first is not None and second is not None and first != second
 
 
 def _certify_unmatched(
@@ -218,7 +225,7 @@ def _certify_unmatched(
     rules: Rules,
     noise: Noise,
     explain: Explain | None,
-    present: Present,
+    origin: Origin,
 ) -> list[Certificate]:
     """Certificates of the items alone. Repeats until stable, as one certified item may explain the next."""
     alone = {
@@ -235,7 +242,7 @@ def _certify_unmatched(
             strangers = set(alone[other])
             for index in (i for i in indices if (side, i) not in found):
                 proof = _explain_one(
-                    side, index, sides[side], sides[other], rules, noise, strangers, known, present
+                    side, index, sides[side], sides[other], rules, noise, strangers, known, origin
                 ) or (explain(side, index) if explain else None)
                 if proof is not None and proof.certified:
                     found[(side, index)] = proof
@@ -270,13 +277,13 @@ def _explain_one(
     noise: Noise,
     strangers: set[int],
     known: set[int],
-    present: Present,
+    origin: Origin,
 ) -> Certificate | None:
     """The first built-in reason whose margin is within the noise, else None."""
     reasons = (
         _by_threshold(side, index, own, rules, noise),
         _by_rank(side, index, own, other, rules, noise, known),
-        _by_suppression(side, index, own, other, rules, noise, strangers, known, present),
+        _by_suppression(side, index, own, other, rules, noise, strangers, known, origin),
     )
     return next((c for c in reasons if c is not None and c.certified), None)
 
@@ -322,7 +329,7 @@ def _by_suppression(
     noise: Noise,
     strangers: set[int],
     known: set[int],
-    present: Present,
+    origin: Origin,
 ) -> Certificate | None:
     """A kept box of the other side overlapped it: by an IoU next to the threshold, a near tie, or a
     newcomer."""
@@ -340,7 +347,8 @@ def _by_suppression(
             text = f"IoU {value:.7f} with item {j} is {margin:.1e} from the NMS threshold {threshold}"
             return Certificate(side, index, "nms-overlap", value, threshold, margin, allowed, text)
         gap = abs(float(other.scores[j]) - score)
-        tie = gap <= noise.score and present(side, index) and present(_opposite(side), int(j))
+        mine, yours = (index, int(j)) if side == "reference" else (int(j), index)
+        tie = gap <= noise.score and _distinct(origin, (mine, yours))
         if value > threshold and j in strangers and (tie or j in known):
             text = f"item {j} took its place in NMS (IoU {value:.3f}, scores {gap:.1e} apart)"
             allowed = noise.score if tie else gap

@@ -24,12 +24,12 @@ _SAME_SCORE = 2e-6  # how exactly a score recomputed here in float64 meets the r
 
 @dataclass(frozen=True)
 class Place:
-    """Where a candidate was computed: array names of score and deltas, and the indices into both."""
+    """Where a candidate was computed: array names of score and deltas, the score's index and the anchor."""
 
     scores: str
     deltas: str
     score_at: tuple[int, ...]
-    deltas_at: tuple[int | slice, ...]
+    anchor: int
 
 
 def dense_place(trace: Arrays, head: str, score: float, label: int, logistic: bool) -> Place | None:
@@ -47,7 +47,7 @@ def dense_place(trace: Arrays, head: str, score: float, label: int, logistic: bo
         a, y, x = (int(i) for i in np.unravel_index(int(miss.argmin()), miss.shape))
         if miss[a, y, x] <= (_SAME_SCORE if logistic else 0.0):
             channel = a * classes + (label if logistic else 0)
-            return Place(name, deltas, (0, channel, y, x), (0, slice(4 * a, 4 * a + 4), y, x))
+            return Place(name, deltas, (0, channel, y, x), a)
         level += 1
     return None
 
@@ -86,23 +86,24 @@ def box_deltas(trace: Arrays, row: int, label: int) -> np.ndarray | None:
     return deltas if deltas.size == 4 else deltas[4 * label : 4 * label + 4]
 
 
-def dense_present(
+def dense_origin(
     own: Arrays, other: Arrays, head: str, items: Items, index: int, score: float, delta: float
-) -> bool:
-    """Whether the other side computed a dense candidate with the same score (within ``score``) and deltas
-    (within ``delta`` times the largest)."""
+) -> Place | None:
+    """Place of an item of a dense head, if the other side computed the same score (within ``score``) and
+    deltas (within ``delta`` times the largest) there; else None."""
     label = 0 if items.classes is None else int(items.classes[index])
     logistic = items.classes is not None
     place = dense_place(own, head, float(items.scores[index]), label, logistic)
     if place is None or place.scores not in other or place.deltas not in other:
-        return False
+        return None
     there = float(other[place.scores][place.score_at])
     value = float(sigmoid(np.array(there))) if logistic else there
-    mine, yours = own[place.deltas][place.deltas_at], other[place.deltas][place.deltas_at]
-    return abs(value - float(items.scores[index])) <= score and _near(mine, yours, delta)
+    at = (0, slice(4 * place.anchor, 4 * place.anchor + 4), *place.score_at[2:])
+    same = abs(value - float(items.scores[index])) <= score
+    return place if same and _near(own[place.deltas][at], other[place.deltas][at], delta) else None
 
 
-def roi_present(
+def roi_origin(
     own: Arrays,
     other: Arrays,
     items: Items,
@@ -110,16 +111,19 @@ def roi_present(
     rows: Mapping[int, int],
     score: float,
     delta: float,
-) -> bool:
-    """The same for a box head. ``rows`` maps this side's proposal rows to the other side's."""
+) -> tuple[int, int, int] | None:
+    """The same for a box head: (own row, the other side's row, class). ``rows`` maps this side's proposal
+    rows to the other side's."""
     row = source_row(own, items, index)
     probabilities = box_head_probabilities(other)
     if row is None or row not in rows or probabilities is None or items.classes is None:
-        return False
+        return None
     label = int(items.classes[index])
     mine, yours = box_deltas(own, row, label), box_deltas(other, rows[row], label)
-    near = abs(float(probabilities[rows[row], label]) - float(items.scores[index])) <= score
-    return near and mine is not None and yours is not None and _near(mine, yours, delta)
+    if mine is None or yours is None or not _near(mine, yours, delta):
+        return None
+    same = abs(float(probabilities[rows[row], label]) - float(items.scores[index])) <= score
+    return (row, rows[row], label) if same else None
 
 
 def _near(mine: np.ndarray, yours: np.ndarray, relative: float) -> bool:

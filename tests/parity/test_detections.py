@@ -99,11 +99,13 @@ def test_nms_order_certificate_for_a_near_tie():
     a = items([(0.900000, 0, 0, 10, 10), *THREE[1:]])
     b = items([(0.900004, 0, 4.5, 10, 14.5), *THREE[1:]])
     rules = Rules(0.05, 0.3, None)
-    report = compare_sets(a, b, rules, NOISE, present=lambda side, index: True)
+    report = compare_sets(a, b, rules, NOISE, origin=lambda side, index: (side, index))
     assert [c.reason for c in report.certificates] == ["nms-order", "nms-order"] and not report.uncertified
     assert len(compare_sets(a, b, rules, NOISE).uncertified) == 2, "no evidence that both sides had both"
+    misplaced = compare_sets(a, b, rules, NOISE, origin=lambda side, index: index)
+    assert len(misplaced.uncertified) == 2, "the same candidate in another place is no near tie"
     far = items([(0.91, 0, 4.5, 10, 14.5), *THREE[1:]])
-    assert len(compare_sets(a, far, rules, NOISE, present=lambda side, index: True).uncertified) == 2
+    assert len(compare_sets(a, far, rules, NOISE, origin=lambda side, index: (side, index)).uncertified) == 2
 
 
 @pytest.mark.parametrize("shift", [0.25, 1.0, 3.0])
@@ -139,7 +141,7 @@ def test_cascade_of_suppression():
     shift = 10 / 3
     a = items([(0.9, 0, 0, 10, 10), (0.5, shift + 1, 0, shift + 11, 10)])
     b = items([(0.9, 0, 0, 10, 10), (0.6, shift, 0, shift + 10, 10)])
-    report = compare_sets(a, b, RULES, NOISE, present=lambda side, index: True)
+    report = compare_sets(a, b, RULES, NOISE, origin=lambda side, index: (side, index))
     assert not report.uncertified and {c.reason for c in report.certificates} == {"nms-overlap", "nms-order"}
 
 

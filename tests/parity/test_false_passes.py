@@ -303,3 +303,16 @@ def test_assert_parity_raises_with_the_stage_named():
     assert parity.assert_parity(trace(), trace())
     with pytest.raises(parity.ParityError, match="p2"):
         parity.assert_parity(trace(), candidate)
+
+
+def test_a_misplaced_box_does_not_excuse_its_mask():
+    """Even where the mask's probabilities are known, a box that is off by pixels explains no flipped pixel."""
+    reference, candidate = trace(), trace()
+    logits = np.zeros((6, 3, 28, 28), np.float32)
+    logits[:, :, 4:24, 4:24] = 8.0
+    for arrays in (reference, candidate):
+        arrays["steps/roi_heads.mask_head.predictor"] = logits
+    candidate[BOXES] = candidate[BOXES] + np.float32(4.0)
+    candidate[MASKS] = np.roll(candidate[MASKS], 4, axis=(1, 2))
+    result = stage(verdict(candidate, reference), MASKS)
+    assert result.status is Status.FAIL
