@@ -130,6 +130,21 @@ def test_resize_uint8_equals_pillow_at_real_and_extreme_sizes(size, new_size, fi
     np.testing.assert_array_equal(resize_uint8(image, *new_size), expected)
 
 
+def test_static_sizes_in_a_graph_give_the_same_result():
+    """Constants invite the graph optimiser to rewrite float arithmetic."""
+    rng = np.random.default_rng(5)
+    unknown = [tf.TensorSpec([None, None, 3], tf.uint8)]
+    for new_h, new_w, height, width in [(49, 91, 21, 39), (21, 39, 147, 273), (70, 133, 30, 57)]:
+        image = rng.integers(0, 256, (height, width, 3), np.uint8)
+        graph = tf.function(lambda x, h=new_h, w=new_w: resize_uint8(x, h, w), input_signature=unknown)
+        np.testing.assert_array_equal(graph(image), pillow_resize(image, new_h, new_w))
+    sizes = tf.function(
+        lambda h, w: shortest_edge_size_tf(h, w, 800, 1333), input_signature=[tf.TensorSpec([], tf.int32)] * 2
+    )
+    for size, expected in SIZES:
+        assert tuple(int(v) for v in sizes(*size)) == expected
+
+
 def test_resize_uint8_treats_channels_alike():
     rng = np.random.default_rng(4)
     image = rng.integers(0, 256, (31, 17, 5), np.uint8)

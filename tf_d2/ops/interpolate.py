@@ -14,6 +14,8 @@ mask, keypoint and post-processing code.
 
 import tensorflow as tf
 
+from tf_d2.ops.exact import exact_constant
+
 _CUBIC_A = -0.75  # torch's (and OpenCV's) coefficient; tf.image.resize uses -0.5
 _CHUNK_ELEMENTS = 1 << 19  # values per chunk: 2 MB of float32; more is no faster, less costs steps
 _PARALLEL_CHUNKS = 2
@@ -122,7 +124,7 @@ def _fused(a: tf.Tensor | float, b: tf.Tensor, c: tf.Tensor | float) -> tf.Tenso
 
 def _source_positions(n_in: tf.Tensor, n_out: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     """(j+0.5)*in/out - 0.5 for every output pixel j, in `dtype`: [n_out]."""
-    scale = tf.cast(n_in, dtype) / tf.cast(n_out, dtype)
+    scale = tf.cast(n_in, dtype) / exact_constant(n_out, dtype)
     return _fused(scale, tf.cast(tf.range(n_out), dtype) + 0.5, -0.5)
 
 

@@ -13,6 +13,7 @@ import math
 
 import tensorflow as tf
 
+from tf_d2.ops.exact import exact_constant
 from tf_d2.ops.interpolate import bilinear
 
 _WEIGHT_BITS = 22  # Pillow's PRECISION_BITS for 8-bit images: 32 - 8 - 2
@@ -55,7 +56,7 @@ def shortest_edge_size_tf(
 
     Source: ResizeShortestEdge.get_output_shape, detectron2/data/transforms/augmentation_impl.py.
     """
-    h, w, short, longest = (tf.cast(v, tf.float64) for v in (height, width, min_size, max_size))
+    h, w, short, longest = (exact_constant(v, tf.float64) for v in (height, width, min_size, max_size))
     scale = short / tf.minimum(h, w)
     new_h = tf.where(h < w, short, scale * h)
     new_w = tf.where(h < w, scale * w, short)
@@ -85,7 +86,7 @@ def resize_uint8(image: tf.Tensor, new_h: Int, new_w: Int) -> tf.Tensor:
     image = tf.convert_to_tensor(image)
     if image.dtype != tf.uint8 or image.shape.rank != 3:
         raise ValueError(f"resize_uint8 takes a uint8 [H,W,C] image, got {image.dtype.name} {image.shape}")
-    new_h, new_w = tf.cast(new_h, tf.int32), tf.cast(new_w, tf.int32)
+    new_h, new_w = exact_constant(new_h, tf.int32), exact_constant(new_w, tf.int32)
     shape = tf.shape(image)
     sides = tf.stack([shape[0], shape[1], new_h, new_w])
     nonempty = tf.debugging.Assert(

@@ -13,6 +13,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from tf_d2.ops.exact import exact_constant
+
 
 def roi_pool(
     features: tf.Tensor, boxes: tf.Tensor, image_index: tf.Tensor, output_size: int, spatial_scale: float
@@ -65,7 +67,7 @@ def _bins(
 ) -> tuple[Callable[[tf.Tensor], tf.Tensor], tf.Tensor]:
     """One axis of all regions: box number -> cells [P,K] of its bins (valid also for empty bins); emptiness
     [N,P]."""
-    size = tf.maximum(end - start + 1, 1) / bins  # [N] cells per bin
+    size = tf.maximum(end - start + 1, 1) / exact_constant(bins, start.dtype)  # [N] cells per bin
     bin_number = tf.cast(tf.range(bins), start.dtype)
     top = tf.cast(limit, start.dtype)
     first = tf.floor(bin_number * size[:, tf.newaxis]) + start[:, tf.newaxis]  # [N,P]
