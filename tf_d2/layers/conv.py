@@ -50,9 +50,9 @@ class Conv2d(Module):
         if not isinstance(self.norm, BatchNorm):
             return
         scale, shift = self.norm.scale_and_shift()
-        kernel = keras.ops.convert_to_numpy(self.kernel).astype(np.float64) * scale
+        kernel = self.kernel.value.numpy().astype(np.float64) * scale
         if self.bias is not None:
-            shift = shift + keras.ops.convert_to_numpy(self.bias).astype(np.float64) * scale
+            shift = shift + self.bias.value.numpy().astype(np.float64) * scale
         self._folded = constant(kernel, self.variable_dtype), constant(shift, self.variable_dtype)
 
     def unfold(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -33,7 +32,7 @@ class BatchNorm(Module):
     def scale_and_shift(self) -> tuple[np.ndarray, np.ndarray]:
         """The layer as ``x * scale + shift``, float64 ``[C]`` each."""
         gamma, beta, mean, variance = (
-            keras.ops.convert_to_numpy(v).astype(np.float64)
+            v.value.numpy().astype(np.float64)
             for v in (self.gamma, self.beta, self.moving_mean, self.moving_variance)
         )
         scale = gamma / np.sqrt(variance + BATCH_NORM_EPS)

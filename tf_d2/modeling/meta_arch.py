@@ -164,7 +164,7 @@ class D2Model(keras.Model):
     # One flat group of variables under their paths, which `weights` can write and read with h5py alone.
     def save_own_variables(self, store: Any) -> None:
         for variable in self._all_variables():
-            store[variable.path] = keras.ops.convert_to_numpy(variable)
+            store[variable.path] = variable.value.numpy()
 
     def load_own_variables(self, store: Any) -> None:
         self.assign({v.path: np.asarray(store[v.path]) for v in self._all_variables()})
