@@ -59,7 +59,7 @@ def _read(data: memoryview, ema: bool) -> Checkpoint:
         return _plain(_from_keras(data), ema)
     if _safetensors.looks_like(data):
         return _plain(_from_safetensors(data), ema)
-    if head[:1] == b"\x80" or head[:2] in (b"(d", b"(l", b"cc"):
+    if head[:1] == b"\x80" or head[:2] in (b"(d", b"}q", b"cc"):
         return _from_pickle(data, ema)
     raise CheckpointError(f"This is no known checkpoint format (it begins with {head[:8]!r}).")
 
