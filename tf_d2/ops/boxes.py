@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from tf_d2.ops.exact import exact_constant
+
 # detectron2 limits the growth of a box to 1000 / 16 times its anchor, so that a wild delta cannot overflow
 # exp(). The limit applies after the division by the weight, and only from above.
 DEFAULT_SCALE_CLAMP = math.log(1000.0 / 16)
@@ -41,7 +43,7 @@ def apply_deltas(deltas: tf.Tensor, boxes: tf.Tensor, weights: Sequence[float]) 
     x1, y1, x2, y2 = tf.unstack(boxes[:, None, :], axis=-1)  # [N, 1]
     width, height = x2 - x1, y2 - y1
     centre_x, centre_y = x1 + 0.5 * width, y1 + 0.5 * height
-    wx, wy, ww, wh = (float(w) for w in weights)
+    wx, wy, ww, wh = (exact_constant(float(w), tf.float32) for w in weights)
     dx, dy = deltas[..., 0] / wx, deltas[..., 1] / wy  # [N, k]
     dw = _clamp_above(deltas[..., 2] / ww, DEFAULT_SCALE_CLAMP)
     dh = _clamp_above(deltas[..., 3] / wh, DEFAULT_SCALE_CLAMP)
@@ -99,7 +101,7 @@ def assign_levels(
     """
     boxes = tf.cast(boxes, tf.float32)
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    ratio = tf.sqrt(area) / canonical_size + 1e-8
+    ratio = tf.sqrt(area) / exact_constant(canonical_size, tf.float32) + 1e-8
     level = tf.floor(canonical_level + log2(ratio))
     level = tf.clip_by_value(level, float(min_level), float(max_level)) - min_level
     return tf.where(area >= 0, tf.cast(tf.where(area >= 0, level, 0.0), tf.int32), -1)

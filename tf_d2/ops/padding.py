@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from tf_d2.ops.exact import exact_constant
+
 
 def normalize(
     image: tf.Tensor, mean: Sequence[float], std: Sequence[float], dtype: tf.DType = tf.float32
@@ -20,7 +22,7 @@ def normalize(
     """
     mean32 = tf.cast(tf.constant(mean, tf.float32), dtype)
     std32 = tf.cast(tf.constant(std, tf.float32), dtype)
-    return (tf.cast(image, dtype) - mean32) / std32
+    return (tf.cast(image, dtype) - mean32) / exact_constant(std32)
 
 
 def padded_size(

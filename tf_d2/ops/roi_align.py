@@ -22,6 +22,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from tf_d2.ops.exact import exact_constant
+
 # Bytes of feature windows gathered at once: large enough to fill the cores, small enough to stay near the caches.
 WINDOW_BYTES = 16 * 2**20
 
@@ -151,8 +153,8 @@ def _axis(
         size = tf.maximum(size, 1.0)
     finite = tf.math.is_finite(start) & tf.math.is_finite(size)
     start, size = tf.where(finite, start, 0), tf.where(finite, size, 0)
-    bin_size = size / bins
-    needed = tf.cast(tf.math.ceil(tf.minimum(tf.abs(size) / bins, 2.0**24)), tf.int32)
+    bin_size = size / exact_constant(bins, low.dtype)
+    needed = tf.cast(tf.math.ceil(tf.minimum(tf.abs(bin_size), 2.0**24)), tf.int32)
     if sampling_ratio > 0:
         grid = tf.where(finite, sampling_ratio, 0)
     else:
