@@ -1,0 +1,85 @@
+"""What all tests share: TensorFlow's settings, running a function eagerly and in a graph, the demo model.
+
+TensorFlow is imported by the fixtures that need it, so that tests of `weights` and of the
+parity core start at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+# Start-up notices only; errors are still shown.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # expectations are those of the CPU
+
+DEMO = Path(str(files("tf_d2"))) / "data" / "demo"
+
+
+def as_graph(function: Callable[..., Any], *tensors: Any) -> Callable[..., Any]:
+    """A tf.function that knows the last axis of its arguments and no other size."""
+    import tensorflow as tf
+
+    def spec(tensor: tf.Tensor) -> tf.TensorSpec:
+        rank = len(tensor.shape)
+        return tf.TensorSpec(
+            [None] * (rank - 1) + [tensor.shape[-1] if rank > 1 else None][:rank], tensor.dtype
+        )
+
+    return tf.function(function, input_signature=[spec(t) for t in tensors], autograph=False)
+
+
+@pytest.fixture(params=["eager", "graph"])
+def run(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """``run(function, *arrays)``: numpy results, computed eagerly and by a graph of unknown sizes."""
+    import tensorflow as tf
+
+    def call(function: Callable[..., Any], *arrays: Any) -> Any:
+        tensors = [tf.constant(array) for array in arrays]
+        if request.param == "graph":
+            function = as_graph(function, *tensors)
+        return tf.nest.map_structure(lambda t: t.numpy(), function(*tensors))
+
+    return call
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request: pytest.FixtureRequest) -> Any:
+    """Keras' dtype policy for the length of a test."""
+    import keras
+
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(request.param)
+    yield request.param
+    keras.config.set_dtype_policy(before)
+
+
+@pytest.fixture(scope="session")
+def demo_predictor() -> Any:
+    """The embedded model as a user gets it (float32, norms folded)."""
+    import tf_d2
+
+    return tf_d2.Predictor(DEMO / "shapes.yaml", DEMO / "shapes.pkl")
+
+
+@pytest.fixture(scope="session")
+def demo_reference() -> SimpleNamespace:
+    """What detectron2 recorded on the embedded picture: ``config`` (YAML text) and ``arrays`` by name."""
+    import h5py
+
+    arrays: dict[str, np.ndarray] = {}
+
+    def add(name: str, item: object) -> None:
+        if isinstance(item, h5py.Dataset):
+            arrays[name] = item[()]
+
+    with h5py.File(DEMO / "shapes_detectron2.h5") as file:
+        file.visititems(add)
+        return SimpleNamespace(config=str(file.attrs["config"]), arrays=arrays)

@@ -1,0 +1,101 @@
+"""Convolution and pooling against torch.nn.functional."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tf_d2.ops import conv as ops
+
+TOLERANCE = {np.float32: 2e-5, np.float64: 1e-12}
+
+
+def nchw(x):
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1)))
+
+
+def nhwc(x):
+    return np.moveaxis(x.numpy(), 1, -1)
+
+
+def oihw(kernel):
+    return torch.from_numpy(np.ascontiguousarray(kernel.transpose(3, 2, 0, 1)))
+
+
+def data(rng, kind, *shape):
+    return rng.standard_normal(shape).astype(kind)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "kernel, stride, padding, dilation, groups",
+    [
+        (1, 1, 0, 1, 1),
+        (1, 2, 0, 1, 1),
+        (3, 1, 1, 1, 1),
+        (3, 2, 1, 1, 1),
+        (3, 1, 2, 2, 1),
+        (3, 1, 1, 2, 1),
+        (3, 2, 1, 1, 4),
+        (3, 1, 1, 1, 8),
+        (7, 2, 3, 1, 1),
+        (4, 2, 1, 1, 1),
+        (3, 1, 0, 1, 1),
+        (2, 1, 1, 1, 1),
+    ],
+)
+def test_conv2d(run, kind, kernel, stride, padding, dilation, groups):
+    """All parities of height and width: SAME padding would differ for even sizes and stride 2."""
+    rng = np.random.default_rng(0)
+    w, b = data(rng, kind, kernel, kernel, 8 // groups, 16), data(rng, kind, 16)
+    for height, width in itertools.product((10, 11), (12, 13)):
+        x = data(rng, kind, 2, height, width, 8)
+        expected = F.conv2d(nchw(x), oihw(w), torch.from_numpy(b), stride, padding, dilation, groups)
+        got = run(lambda x: ops.conv2d(x, w, b, stride=stride, padding=padding, dilation=dilation), x)
+        np.testing.assert_allclose(got, nhwc(expected), rtol=0, atol=TOLERANCE[kind])
+    without = run(lambda x: ops.conv2d(x, w, stride=stride, padding=padding, dilation=dilation), x)
+    np.testing.assert_allclose(without + b, got, atol=TOLERANCE[kind])
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "kernel, stride, padding", [(2, 2, 0), (4, 2, 1), (3, 2, 0), (3, 1, 1), (2, 1, 0), (4, 4, 0)]
+)
+def test_conv_transpose2d(run, kind, kernel, stride, padding):
+    rng = np.random.default_rng(1)
+    w, b = data(rng, kind, kernel, kernel, 5, 6), data(rng, kind, 5)
+    for height, width in ((1, 1), (4, 7)):
+        x = data(rng, kind, 3, height, width, 6)
+        # torch keeps (in, out, kh, kw): the same (2, 3, 1, 0) transpose as for a convolution, and no flip.
+        expected = F.conv_transpose2d(nchw(x), oihw(w), torch.from_numpy(b), stride, padding)
+        got = run(lambda x: ops.conv_transpose2d(x, w, b, stride=stride, padding=padding), x)
+        np.testing.assert_allclose(got, nhwc(expected), rtol=0, atol=TOLERANCE[kind])
+
+
+def test_conv_transpose_recorded(run):
+    kernel = np.arange(16.0).reshape(4, 4, 1, 1)
+    got = run(lambda x: ops.conv_transpose2d(x, kernel, stride=2, padding=1), np.ones((1, 1, 1, 1)))
+    assert got.ravel().tolist() == [5, 6, 9, 10]
+    kernel = np.arange(4.0).reshape(2, 2, 1, 1)
+    row = np.array([1.0, 10.0]).reshape(1, 1, 2, 1)
+    got = run(lambda x: ops.conv_transpose2d(x, kernel, stride=2), row)
+    assert got[0, :, :, 0].tolist() == [[0, 1, 0, 10], [2, 3, 20, 30]]
+
+
+def test_conv_transpose_of_no_regions(run):
+    kernel = np.ones((2, 2, 3, 4), np.float32)
+    got = run(lambda x: ops.conv_transpose2d(x, kernel, stride=2), np.zeros((0, 7, 7, 4), np.float32))
+    assert got.shape == (0, 14, 14, 3)
+
+
+@pytest.mark.parametrize("kernel, stride, padding", [(3, 2, 1), (2, 2, 0), (3, 1, 1), (1, 2, 0)])
+def test_max_pool_pads_with_minus_infinity(run, kernel, stride, padding):
+    """All values are negative: padding with zeros would win at the border."""
+    rng = np.random.default_rng(2)
+    for height, width in itertools.product((8, 9), (10, 11)):
+        x = -1 - np.abs(data(rng, np.float32, 2, height, width, 3))
+        expected = F.max_pool2d(nchw(x), kernel, stride, padding)
+        got = run(lambda x: ops.max_pool2d(x, kernel, stride, padding), x)
+        np.testing.assert_array_equal(got, nhwc(expected))
