@@ -272,8 +272,13 @@ def _resize(d: Detectron2, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Ten
 
 
 def _normalize(d: Detectron2, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    d.model.pixel_mean, d.model.pixel_std = d.pixels
-    return [d.model.preprocess_image([{"image": inputs[0].permute(2, 0, 1).float()}]).tensor.to(d.dtype)]
+    mean, std = d.pixels
+    x = (inputs[0].permute(2, 0, 1).float() - mean) / std
+    backbone = d.model.backbone
+    images = d.library.structures.ImageList.from_tensors(
+        [x], backbone.size_divisibility, padding_constraints=backbone.padding_constraints
+    )
+    return [images.tensor.to(d.dtype)]
 
 
 def _bottom_up(d: Detectron2) -> Any:
