@@ -1,0 +1,6 @@
+"""Exports for stock TensorFlow Serving: a SavedModel with decoding, resizing, detection and rescaling in its graph."""
+
+from tf_d2.serving.exporter import ExportReport, export
+from tf_d2.serving.freeze import ExportError
+
+__all__ = ["ExportError", "ExportReport", "export"]

@@ -17,7 +17,9 @@ class ExportError(ValueError):
     """An export that cannot be made or would not be served. The message says why."""
 
 
-def frozen(function: Callable[..., Any], specs: Iterable[tf.TensorSpec]) -> Callable[..., dict[str, tf.Tensor]]:
+def frozen(
+    function: Callable[..., Any], specs: Iterable[tf.TensorSpec]
+) -> Callable[..., dict[str, tf.Tensor]]:
     """A traced function with its weights as constants, which lets the runtime lay them out once.
 
     Loops and branches stay functional ops. The result takes the tensors of ``specs`` in order and returns the dict
@@ -35,12 +37,17 @@ def frozen(function: Callable[..., Any], specs: Iterable[tf.TensorSpec]) -> Call
     return call
 
 
-def ops_of(saved_model_pb: str | os.PathLike[str]) -> set[str]:
-    """Names of all ops in a ``saved_model.pb``, those of its functions included."""
+def read_saved_model(saved_model_pb: str | os.PathLike[str]) -> SavedModel:
+    """The parsed ``saved_model.pb``."""
     proto = SavedModel()
     with open(saved_model_pb, "rb") as file:
         proto.ParseFromString(file.read())
-    graph = proto.meta_graphs[0].graph_def
+    return proto
+
+
+def ops_of(saved_model_pb: str | os.PathLike[str]) -> set[str]:
+    """Names of all ops in a ``saved_model.pb``, those of its functions included."""
+    graph = read_saved_model(saved_model_pb).meta_graphs[0].graph_def
     functions = {function.signature.name for function in graph.library.function}
     nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
     return {node.op for node in nodes} - functions
@@ -58,10 +65,9 @@ def check_ops(saved_model_pb: str | os.PathLike[str]) -> set[str]:
             f"the graph uses ops that are not on the list of ops that stock servers are known to run: "
             f"{', '.join(unknown)} (tf_d2/serving/stock_ops.py)"
         )
-    proto = SavedModel()
-    with open(saved_model_pb, "rb") as file:
-        proto.ParseFromString(file.read())
-    for function in proto.meta_graphs[0].graph_def.library.function:
+    for function in read_saved_model(saved_model_pb).meta_graphs[0].graph_def.library.function:
         if function.attr["_XlaMustCompile"].b:
-            raise ExportError(f"function {function.signature.name} must be compiled by XLA: stock servers refuse it")
+            raise ExportError(
+                f"function {function.signature.name} must be compiled by XLA: stock servers refuse it"
+            )
     return ops

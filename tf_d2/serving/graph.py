@@ -79,7 +79,7 @@ def core_function(model: D2Model, options: GraphOptions) -> Callable[..., Output
             topk = config.precomputed_proposal_topk
             given = given_proposals(proposals[0], proposals[1], network_sizes, sizes, topk)
         raw = model.forward(model.prepare(canvas, network_sizes), network_sizes, given, {})
-        outputs = row_outputs(raw, network_sizes, sizes, options)
+        outputs = row_outputs(config, raw, network_sizes, sizes, options)
         outputs |= map_outputs(config, raw, outputs, network_sizes, sizes, map_size, options)
         if options.masks != "roi":
             outputs.pop("detection_masks", None)
@@ -109,7 +109,7 @@ def given_proposals(
 
 
 def row_outputs(
-    raw: Outputs, network_sizes: tf.Tensor, sizes: tf.Tensor, options: GraphOptions
+    config: ModelConfig, raw: Outputs, network_sizes: tf.Tensor, sizes: tf.Tensor, options: GraphOptions
 ) -> Outputs:
     """Rows of a model -> original pixels, padded to ``[n, M, ...]``."""
     if "boxes" not in raw:
@@ -137,12 +137,22 @@ def row_outputs(
         "num_detections": count,
     }
     if "pred_masks" in raw:
-        outputs["detection_masks"] = padded(tf.cast(tf.gather(raw["pred_masks"], kept), tf.float32))
+        side = mask_side(config)
+        masks = tf.ensure_shape(tf.gather(raw["pred_masks"], kept), [None, side, side])
+        outputs["detection_masks"] = padded(tf.cast(masks, tf.float32))
     if "pred_keypoints" in raw:
         factor = tf.gather(scales(network_sizes, sizes), done.image_index)
         keypoints = rescale_keypoints(tf.gather(raw["pred_keypoints"], kept), factor)
         outputs["detection_keypoints"] = padded(keypoints)
     return outputs
+
+
+def mask_side(config: ModelConfig) -> int:
+    """Cells per side of a ROI mask: twice those of the features the mask head sees."""
+    assert config.roi_heads is not None and config.roi_heads.mask_head is not None
+    if config.roi_heads.name == "Res5ROIHeads":  # res5 halves what was pooled
+        return 2 * ((config.roi_heads.box_head.pooler.resolution + 1) // 2)
+    return 2 * config.roi_heads.mask_head.pooler.resolution
 
 
 def pad_rows(rows: tf.Tensor, image_index: tf.Tensor, counts: tf.Tensor, limit: int) -> tf.Tensor:
@@ -170,9 +180,16 @@ def map_outputs(
     def one_image(i: tf.Tensor) -> Outputs:
         size, outputs = sizes[i], {}
         if "detection_masks" in rows and options.masks in ("full", "png"):
-            arguments = rows["detection_masks"][i], rows["detection_boxes"][i], rows["num_detections"][i], size
+            arguments = (
+                rows["detection_masks"][i],
+                rows["detection_boxes"][i],
+                rows["num_detections"][i],
+                size,
+            )
             if options.masks == "full":
-                outputs["detection_masks_full"] = maps.pad_map(maps.pasted_masks(*arguments), map_size, axis=1)
+                outputs["detection_masks_full"] = maps.pad_map(
+                    maps.pasted_masks(*arguments), map_size, axis=1
+                )
             else:
                 outputs["detection_masks_png_bytes"] = maps.png_masks(*arguments)
         if "sem_seg" in raw and (options.sem_seg != "none" or config.panoptic is not None):

@@ -83,7 +83,9 @@ def panoptic(
         score = scores[tf.minimum(i, rows - 1)]
         return (i < count) & (tf.cast(score, tf.float64) >= config.instances_confidence_thresh)
 
-    def paint(i: tf.Tensor, segments: tf.Tensor, found: tf.Tensor, instances: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    def paint(
+        i: tf.Tensor, segments: tf.Tensor, found: tf.Tensor, instances: tf.Tensor
+    ) -> tuple[tf.Tensor, ...]:
         mask = paste_mask(masks[i], boxes[i], size[0], size[1])
         free = mask & (segments == 0)
         area, visible = _area(mask), _area(free)
@@ -95,15 +97,24 @@ def panoptic(
         return i + 1, segments, next_id, tf.tensor_scatter_nd_update(instances, [[position]], [i])
 
     start = (0, tf.zeros(size, tf.int32), 0, tf.fill([rows + 1], -1))
-    shapes = (tf.TensorShape([]), tf.TensorShape([None, None]), tf.TensorShape([]), tf.TensorShape([rows + 1]))
+    shapes = (
+        tf.TensorShape([]),
+        tf.TensorShape([None, None]),
+        tf.TensorShape([]),
+        tf.TensorShape([rows + 1]),
+    )
     _, segments, things, instances = tf.while_loop(confident, paint, start, shape_invariants=shapes)
 
     free_areas = _bincount(tf.where(segments == 0, labels, num_labels), num_labels + 1)[:num_labels]
     present = _bincount(labels, num_labels) > 0
-    stuff = present & (tf.range(num_labels) > 0) & (tf.cast(free_areas, tf.float64) >= config.stuff_area_limit)
+    stuff = (
+        present & (tf.range(num_labels) > 0) & (tf.cast(free_areas, tf.float64) >= config.stuff_area_limit)
+    )
     stuff_ids = tf.where(stuff, things + tf.cumsum(tf.cast(stuff, tf.int32)), 0)
     segments = tf.where(segments == 0, tf.gather(stuff_ids, labels), segments)
-    return {"panoptic_seg": segments} | _table(scores, classes, instances[:rows], things, stuff, segments, num_labels)
+    return {"panoptic_seg": segments} | _table(
+        scores, classes, instances[:rows], things, stuff, segments, num_labels
+    )
 
 
 def _table(

@@ -1,0 +1,112 @@
+"""``tf-d2 export``: a folder that a stock TensorFlow Serving loads."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tf_d2.commands.options import ConfigOption, OptsArgument, WeightsOption, checked_opts
+
+
+class MaskChoice(str, Enum):
+    roi = "roi"
+    full = "full"
+    png = "png"
+    none = "none"
+
+
+class SemSegChoice(str, Enum):
+    labels = "labels"
+    logits = "logits"
+    none = "none"
+
+
+class Precision(str, Enum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class BadImages(str, Enum):
+    status = "status"
+    error = "error"
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``export`` to the command line."""
+    app.command("export")(export)
+
+
+def export(
+    config_file: ConfigOption,
+    output: Annotated[Path, typer.Option("--output", help="Folder of the model; versions go below it.")],
+    weights: WeightsOption = None,
+    version: Annotated[int, typer.Option(help="Version number, a folder of its own.")] = 1,
+    name: Annotated[
+        str | None, typer.Option(help="Name on the server; left out: that of the folder.")
+    ] = None,
+    max_detections: Annotated[
+        int | None, typer.Option(help="Rows per image; left out: what the configuration detects at most.")
+    ] = None,
+    masks: Annotated[
+        MaskChoice,
+        typer.Option(help="roi: probabilities in the box; full: maps of the image; png: as files."),
+    ] = MaskChoice.roi,
+    sem_seg: Annotated[
+        SemSegChoice, typer.Option(help="labels: best class per pixel; logits: all classes.")
+    ] = SemSegChoice.labels,
+    precision: Annotated[Precision, typer.Option(help="dtype of the network.")] = Precision.float32,
+    pad_independent: Annotated[
+        bool, typer.Option("--pad-independent", help="Answers do not depend on the rest of the batch.")
+    ] = False,
+    bad_images: Annotated[
+        BadImages, typer.Option(help="status: answer the others; error: fail the request.")
+    ] = BadImages.status,
+    max_image_pixels: Annotated[
+        int | None, typer.Option(help="Refuse larger images; left out: 50 million, fewer for large maps.")
+    ] = None,
+    opts: OptsArgument = None,
+) -> None:
+    """Write a SavedModel with everything a server needs. A failed export leaves nothing behind."""
+    from rich.console import Console
+
+    from tf_d2.serving import export as write
+
+    report = write(
+        config_file,
+        weights,
+        output,
+        version=version,
+        name=name,
+        max_detections=max_detections,
+        masks=masks.value,
+        sem_seg=sem_seg.value,
+        precision=precision.value,
+        pad_independent=pad_independent,
+        bad_images=bad_images.value,
+        max_image_pixels=max_image_pixels,
+        opts=checked_opts(opts),
+    )
+    Console().print(_table(report))
+
+
+def _table(report: Any) -> Any:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(show_header=False, show_edge=False, pad_edge=False)
+    for label, value in (
+        ("written", escape(str(report.path))),
+        ("model", f"{report.name} version {report.version}"),
+        ("size", f"{report.size / 1e6:.1f} MB"),
+        ("load", f"{report.load_seconds:.2f} s"),
+        ("first request", f"{report.first_request_seconds:.2f} s"),
+        ("second request", f"{report.second_request_seconds:.2f} s"),
+        ("rows per image", str(report.max_detections)),
+        ("largest image", f"{report.max_image_pixels:,} pixels"),
+        ("ops", f"{len(report.ops)} kinds, all stock"),
+    ):
+        table.add_row(label, value)
+    return table

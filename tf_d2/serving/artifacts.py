@@ -1,0 +1,254 @@
+"""The files beside a SavedModel: server configuration, assets, and a README that says how to run and call it."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tensorflow as tf
+
+import tf_d2
+from tf_d2.config import ModelConfig, category_ids, class_names, keypoint_names, stuff_names
+from tf_d2.serving.decode import STATUS_TEXT
+from tf_d2.serving.freeze import read_saved_model
+from tf_d2.serving.graph import GraphOptions
+
+if TYPE_CHECKING:
+    from tf_d2.serving.exporter import ExportReport
+
+MAX_BATCH_SIZE = 8
+BATCH_TIMEOUT_MICROS = 5000
+
+# What each input and output is. {M}: rows per image, {P}: pixel limit.
+MEANING = {
+    "inputs": "RGB pixels, 0 to 255; all images of a request have the same size",
+    "image_bytes": "JPEG, PNG, BMP or WebP files (WebP: if the server's TensorFlow has it), sizes may differ",
+    "proposal_boxes": "xyxy boxes in pixels of the original image, best first",
+    "num_proposals": "how many rows of proposal_boxes count",
+    "objectness_logits": "objectness of each proposal, best first",
+    "detection_boxes": "x1, y1, x2, y2 in pixels of the original image (not normalised), by descending score",
+    "detection_scores": "0 to 1",
+    "detection_classes": "0-based, names in assets/class_names.txt",
+    "num_detections": "how many rows count; the rows after them are zero; -1 = this image could not be used",
+    "detection_masks": "probabilities inside the box; paste into the box and compare with 0.5 (tf_d2.client does)",
+    "detection_masks_full": "1 where the object is; padded with 0 to the largest image of the request",
+    "detection_masks_png_bytes": "grey PNG (0 or 255) of the image's size",
+    "detection_keypoints": "x, y in pixels of the original image, and a score",
+    "image_size": "height, width of each image, after decoding",
+    "image_status": "0 = fine, " + ", ".join(f"{code} = {text}" for code, text in STATUS_TEXT.items()),
+    "sem_seg": "logits of every class, padded to the largest image of the request",
+    "sem_seg_labels": "best class of each pixel, padded with 0 to the largest image of the request",
+    "panoptic_seg": "segment number of each pixel, 0 = none; segment k + 1 is row k of panoptic_segment_*",
+    "panoptic_segment_classes": "class of a thing, or semantic class of stuff",
+    "panoptic_segment_is_thing": "whether the segment is a thing",
+    "panoptic_segment_scores": "score of a thing, 0 for stuff",
+    "panoptic_segment_instances": "row of the thing among the detections, -1 for stuff",
+    "panoptic_segment_areas": "pixels of the segment",
+    "num_panoptic_segments": "how many rows of panoptic_segment_* count",
+}
+
+
+def write_assets(
+    folder: Path, config: ModelConfig, source: Mapping[str, Any], options: Mapping[str, Any]
+) -> None:
+    """``assets/``: names, the resolved configuration, and where all of it comes from."""
+    assets = folder / "assets"
+    assets.mkdir(exist_ok=True)
+    (assets / "config.yaml").write_text(source["config"])
+    lists = {
+        "class_names.txt": class_names(config),
+        "stuff_names.txt": stuff_names(config),
+        "keypoint_names.txt": keypoint_names(config),
+    }
+    for name, values in lists.items():
+        if values:
+            (assets / name).write_text("".join(f"{value}\n" for value in values))
+    record = {
+        "tf_d2": tf_d2.__version__,
+        "tensorflow": tf.__version__,
+        "python": platform.python_version(),
+        "meta_architecture": config.meta_architecture,
+        "input_format_of_the_network": config.input.format,
+        "min_size_test": config.input.min_size_test,
+        "max_size_test": config.input.max_size_test,
+        "class_names": list(class_names(config)),
+        "category_ids": list(category_ids(config)),
+        "weights": {"name": source["weights_name"], "sha256": source["weights_sha256"]},
+        "precision": source["precision"],
+        "options": dict(options),
+    }
+    (assets / "export.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def write_server_files(
+    root: Path, folder: Path, config: ModelConfig, options: GraphOptions, report: ExportReport
+) -> None:
+    """Everything beside the versions, and the per-model batching parameters inside this one."""
+    (root / "models.config").write_text(models_config(report.name, report.version))
+    (root / "batching_parameters.txt").write_text(batching_parameters())
+    (folder / "batching_params.pbtxt").write_text(batching_parameters())
+    (root / "monitoring.config").write_text(MONITORING)
+    (root / "README.md").write_text(readme(folder, config, options, report))
+
+
+def models_config(name: str, version: int) -> str:
+    """``--model_config_file`` of the server; the container sees the export as ``/models/<name>``."""
+    return f"""\
+# tensorflow_model_server --model_config_file=/models/{name}/models.config \\
+#     --allow_version_labels_for_unavailable_models
+# To serve several versions, add `versions: N` and labels, then reload.
+model_config_list {{
+  config {{
+    name: "{name}"
+    base_path: "/models/{name}"
+    model_platform: "tensorflow"
+    model_version_policy {{ specific {{ versions: {version} }} }}
+    version_labels {{ key: "stable" value: {version} }}
+  }}
+}}
+"""
+
+
+def batching_parameters() -> str:
+    """``--batching_parameters_file``: merges requests to ``serving_bytes``; never pads (that would change images)."""
+    sizes = [1]
+    while sizes[-1] < MAX_BATCH_SIZE:
+        sizes.append(sizes[-1] * 2)
+    allowed = "".join(f"allowed_batch_sizes: {size}\n" for size in sizes)
+    return f"""\
+# Only serving_bytes can be batched across image sizes. Leave pad_variable_length_inputs off:
+# it fills smaller images with their first pixel, which changes their detections.
+max_batch_size {{ value: {MAX_BATCH_SIZE} }}
+batch_timeout_micros {{ value: {BATCH_TIMEOUT_MICROS} }}
+max_enqueued_batches {{ value: 100 }}
+num_batch_threads {{ value: 2 }}
+{allowed}"""
+
+
+MONITORING = """\
+# --monitoring_config_file: metrics for Prometheus on the REST port
+prometheus_config { enable: true path: "/monitoring/prometheus/metrics" }
+"""
+
+
+# === README ===
+
+
+def signature_table(folder: Path, signature: str) -> str:
+    """Inputs and outputs of a signature as a Markdown table, read back from the SavedModel."""
+    definition = read_saved_model(folder / "saved_model.pb").meta_graphs[0].signature_def[signature]
+    lines = ["| | name | dtype | shape | meaning |", "|---|---|---|---|---|"]
+    for kind, infos in (("in", definition.inputs), ("out", definition.outputs)):
+        for name in sorted(infos):
+            info = infos[name]
+            dims = [
+                "B" if i == 0 else str(d.size) if d.size >= 0 else "?"
+                for i, d in enumerate(info.tensor_shape.dim)
+            ]
+            dtype = tf.as_dtype(info.dtype).name
+            lines.append(f"| {kind} | `{name}` | {dtype} | [{', '.join(dims)}] | {MEANING[name]} |")
+    return "\n".join(lines)
+
+
+def readme(folder: Path, config: ModelConfig, options: GraphOptions, report: ExportReport) -> str:
+    """What a person needs who has only this folder."""
+    name, sizes = report.name, config.input
+    resize = (
+        "Images are not resized."
+        if sizes.min_size_test == 0
+        else f"Images are resized in the graph, shorter side {sizes.min_size_test}, longer side at most "
+        f"{sizes.max_size_test}, with the bytes that Pillow gives."
+    )
+    batch = (
+        "Every image is computed on its own canvas: its answer does not depend on the rest of the batch."
+        if options.pad_independent
+        else "Images of a batch share a canvas as large as the largest of them, as in detectron2. Next to a larger "
+        "neighbour, detections near the right and bottom edge can differ slightly from those of the image alone; "
+        "`tf-d2 export --pad-independent` removes that."
+    )
+    bad = (
+        "An image that cannot be used gets `num_detections` -1 and an `image_status`; its neighbours get their answers."
+        if options.bad_images == "status"
+        else "One image that cannot be used fails the whole request (and everything the server merged with it)."
+    )
+    return README.format(
+        name=name,
+        version=report.version,
+        architecture=config.meta_architecture,
+        default=signature_table(folder, "serving_default"),
+        encoded=signature_table(folder, "serving_bytes"),
+        resize=resize,
+        batch=batch,
+        bad=bad,
+        pixels=f"{options.max_image_pixels:,}",
+        size=f"{report.size / 1e6:.1f} MB",
+        load=f"{report.load_seconds:.1f} s",
+        first=f"{report.first_request_seconds:.1f} s",
+        second=f"{report.second_request_seconds:.2f} s",
+        tensorflow=tf.__version__,
+        tf_d2=tf_d2.__version__,
+    )
+
+
+README = """\
+# {name}
+
+A {architecture} trained in detectron2, exported by tf_d2 {tf_d2} with TensorFlow {tensorflow} for stock TensorFlow
+Serving 2.19 or newer. {size}; on the machine that exported it: loaded in {load}, first request {first}, then {second}
+(a 96x128 picture, after resizing).
+
+## Run
+
+```sh
+docker run --rm -p 8500:8500 -p 8501:8501 -v "$PWD:/models/{name}:ro" -e MODEL_NAME={name} tensorflow/serving:2.20.0
+
+# with labels, metrics and batching
+docker run --rm -p 8500:8500 -p 8501:8501 -v "$PWD:/models/{name}:ro" tensorflow/serving:2.20.0 \\
+  --model_config_file=/models/{name}/models.config --allow_version_labels_for_unavailable_models \\
+  --enable_batching --batching_parameters_file=/models/{name}/batching_parameters.txt \\
+  --monitoring_config_file=/models/{name}/monitoring.config --rest_api_timeout_in_ms=60000
+
+# without docker
+tensorflow_model_server --port=8500 --rest_api_port=8501 --model_name={name} --model_base_path="$PWD"
+```
+
+The server warms up with `{version}/assets.extra/tf_serving_warmup_requests` before it answers.
+
+## Call
+
+```python
+from tf_d2.client import Client                         # REST; Client("grpc://localhost:8500", ...) for gRPC
+client = Client("http://localhost:8501", "{name}")
+result = client.predict_file("photo.jpg")               # the same dict as tf_d2.Predictor gives
+```
+
+```sh
+curl -s localhost:8501/v1/models/{name}:predict -d "{{\\"signature_name\\": \\"serving_bytes\\",
+  \\"instances\\": [{{\\"b64\\": \\"$(base64 -w0 photo.jpg)\\"}}]}}"
+```
+
+Over gRPC, raise the client's message limit (`grpc.max_receive_message_length`); `tf_d2.client` does.
+
+## Signatures
+
+B images per request. {resize} Channels are put into the network's order in the graph.
+{batch}
+{bad}
+Images of more than {pixels} pixels are refused before they are decoded. The EXIF orientation of a JPEG is ignored:
+send upright pictures (`tf_d2.client` turns them).
+
+### serving_bytes
+
+Merge requests of any sizes here (`--enable_batching`).
+
+{encoded}
+
+### serving_default
+
+{default}
+
+Do not use `--enable_batching` with images of different sizes here, and never `pad_variable_length_inputs`.
+"""

@@ -1,0 +1,262 @@
+"""``export``: a configuration and a checkpoint -> a folder that a stock TensorFlow Serving loads."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tensorflow as tf
+
+import weights as checkpoints
+from tf_d2.config import ModelConfig, resolve_yaml
+from tf_d2.predictor import load_model, resolve_model
+from tf_d2.serving import artifacts, warmup
+from tf_d2.serving.freeze import ExportError, check_ops, frozen
+from tf_d2.serving.graph import (
+    GraphOptions,
+    Masks,
+    Requests,
+    SemSeg,
+    core_function,
+    core_specs,
+    needs_proposals,
+)
+
+# Decoded pixels of one image (uint8 RGB: 150 MB) and the memory that maps of one image may take.
+DEFAULT_MAX_IMAGE_PIXELS = 50_000_000
+MAP_BUDGET_BYTES = 2 * 2**30
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written and how it behaves on this machine. Times in seconds, sizes in bytes."""
+
+    path: Path  # the folder of the version
+    name: str
+    version: int
+    size: int
+    load_seconds: float
+    first_request_seconds: float
+    second_request_seconds: float
+    ops: tuple[str, ...]
+    max_detections: int
+    max_image_pixels: int
+
+
+def export(
+    config: str | Path,
+    weights: str | Path | None,
+    output: str | Path,
+    *,
+    version: int = 1,
+    name: str | None = None,
+    max_detections: int | None = None,
+    masks: Masks = "roi",
+    sem_seg: SemSeg = "labels",
+    precision: Literal["float32", "bfloat16"] = "float32",
+    pad_independent: bool = False,
+    bad_images: Literal["status", "error"] = "status",
+    max_image_pixels: int | None = None,
+    opts: Sequence[Any] = (),
+    ema: bool = False,
+    allow_nonfinite: bool = False,
+) -> ExportReport:
+    """Write ``output/<version>/`` (a SavedModel) and, beside it, what a server needs. Whole or not at all.
+
+    Args:
+        config, weights, opts, ema, allow_nonfinite: as for :func:`tf_d2.load_model`.
+        output: folder of the model; further versions may be exported into it.
+        version: a positive integer that ``output`` does not have yet.
+        name: the model's name on the server; default: the name of the folder.
+        max_detections: rows per image; default: what the configuration detects at most. With fewer, the best stay.
+        masks: "roi" = probabilities in the box (the client pastes them), "full" = 0/1 maps of the image, "png" =
+            the same as PNG files, "none".
+        sem_seg: "labels" = the best class per pixel, "logits" = all classes (large), "none".
+        precision: "bfloat16" computes the network in bfloat16.
+        pad_independent: compute every image on its own canvas: answers do not depend on the rest of the batch.
+        bad_images: "status" = an unusable image gets ``num_detections`` -1 and an ``image_status``, its neighbours
+            their answers; "error" = the request fails.
+        max_image_pixels: larger images are refused; default 50 million, fewer where maps of an image take more memory.
+
+    Raises:
+        ExportError: options that do not fit the model, or an output that is there already.
+        tf_d2.config.ConfigError, weights.WeightsError: as for :func:`tf_d2.load_model`.
+    """
+    output = Path(output).absolute()
+    name = output.name if name is None else name
+    _check_target(output, version, name)
+    parsed, weights_file = resolve_model(config, weights, opts)
+    options = _options(parsed, max_detections, masks, sem_seg, max_image_pixels, pad_independent, bad_images)
+    model = load_model(config, weights, dtype=precision, opts=opts, ema=ema, allow_nonfinite=allow_nonfinite)
+    model.fold_norms()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    try:
+        folder = scratch / str(version)
+        _save(folder, parsed, options, model)
+        ops = check_ops(folder / "saved_model.pb")
+        warmup.write_warmup(folder, warmup.warmup_requests(name, needs_proposals(parsed)))
+        source = {
+            "config": _yaml(config, weights, opts),
+            "weights_name": weights_file.name,
+            "weights_sha256": _sha256(weights_file),
+            "precision": precision,
+        }
+        artifacts.write_assets(folder, parsed, source, asdict(options))
+        load, first, second = measure(folder, needs_proposals(parsed))
+        size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+        report = ExportReport(
+            output / str(version),
+            name,
+            version,
+            size,
+            load,
+            first,
+            second,
+            tuple(sorted(ops)),
+            options.max_detections,
+            options.max_image_pixels,
+        )
+        artifacts.write_server_files(scratch, folder, parsed, options, report)
+        _publish(scratch, output, version)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return report
+
+
+# === Checks ===
+
+
+def _check_target(output: Path, version: int, name: str) -> None:
+    if version < 1:
+        raise ExportError(f"version must be a positive integer, got {version}")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise ExportError(
+            f"a server cannot address a model named {name!r}; pass name= with letters, digits, _ . -"
+        )
+    if output.exists() and not output.is_dir():
+        raise ExportError(f"{output} is a file; the output must be a folder")
+    if (output / str(version)).exists():
+        raise ExportError(f"{output / str(version)} exists; export another version, or remove it first")
+
+
+def _options(
+    config: ModelConfig,
+    max_detections: int | None,
+    masks: Masks,
+    sem_seg: SemSeg,
+    max_image_pixels: int | None,
+    pad_independent: bool,
+    bad_images: Literal["status", "error"],
+) -> GraphOptions:
+    for what, value, choices in (
+        ("masks", masks, ("roi", "full", "png", "none")),
+        ("sem_seg", sem_seg, ("labels", "logits", "none")),
+        ("bad_images", bad_images, ("status", "error")),
+    ):
+        if value not in choices:
+            raise ExportError(f"{what}={value!r}: choose one of {', '.join(choices)}")
+    if config.meta_architecture == "SemanticSegmentor" and sem_seg == "none":
+        raise ExportError("a semantic segmentation model without sem_seg answers nothing")
+    rows = detections_per_image(config) if max_detections is None else max_detections
+    if rows < 1 and config.meta_architecture != "SemanticSegmentor":
+        raise ExportError(f"max_detections must be at least 1, got {rows}; pass max_detections=")
+    pixels = max_image_pixels or default_max_pixels(config, max(rows, 0), masks, sem_seg)
+    if not 0 < pixels < 2**31:
+        raise ExportError(f"max_image_pixels must be between 1 and 2^31, got {pixels}")
+    return GraphOptions(rows, masks, sem_seg, pixels, pad_independent, bad_images)
+
+
+def detections_per_image(config: ModelConfig) -> int:
+    """The most rows the configuration lets through; 0 where there is no such limit."""
+    if config.meta_architecture == "ProposalNetwork":
+        assert config.rpn is not None
+        return config.rpn.post_nms_topk
+    head = config.roi_heads or config.retinanet
+    return max(head.detections_per_image, 0) if head else 0
+
+
+def default_max_pixels(config: ModelConfig, rows: int, masks: Masks, sem_seg: SemSeg) -> int:
+    """Pixels per image so that decoding and the maps of one image stay within :data:`MAP_BUDGET_BYTES`."""
+    per_pixel = 3
+    if masks == "full" and config.roi_heads and config.roi_heads.mask_head:
+        per_pixel += 2 * rows
+    if config.sem_seg_head and (sem_seg != "none" or config.panoptic):
+        per_pixel += 4 * config.sem_seg_head.num_classes * (2 if sem_seg == "logits" else 1)
+    return min(DEFAULT_MAX_IMAGE_PIXELS, MAP_BUDGET_BYTES // per_pixel)
+
+
+# === Writing ===
+
+
+def _save(folder: Path, config: ModelConfig, options: GraphOptions, model: Any) -> None:
+    core = frozen(core_function(model, options), core_specs(config, options))
+    requests = Requests(config, options, core)
+    extra = []
+    if needs_proposals(config):
+        extra = [
+            tf.TensorSpec([None, None, 4], tf.float32, "proposal_boxes"),
+            tf.TensorSpec([None], tf.int32, "num_proposals"),
+        ]
+    module = tf.Module()
+    raw = [tf.TensorSpec([None, None, None, 3], tf.uint8, "inputs"), *extra]
+    encoded = [tf.TensorSpec([None], tf.string, "image_bytes"), *extra]
+    default = tf.function(requests.from_tensors, input_signature=raw, autograph=False)
+    from_bytes = tf.function(requests.from_bytes, input_signature=encoded, autograph=False)
+    module.serving_default, module.serving_bytes = default, from_bytes
+    signatures = {"serving_default": default, "serving_bytes": from_bytes}
+    tf.saved_model.save(module, str(folder), signatures=signatures)
+
+
+def measure(folder: Path, with_proposals: bool) -> tuple[float, float, float]:
+    """Seconds to load, for the first and for the second request, through a Session as in TensorFlow Serving."""
+    encoded = tf.io.encode_jpeg(warmup.sample_image(96, 128)).numpy()
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        start = time.perf_counter()
+        loaded = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(folder))
+        times = [time.perf_counter() - start]
+        signature = loaded.signature_def["serving_bytes"]
+        feed: dict[str, Any] = {signature.inputs["image_bytes"].name: [encoded]}
+        if with_proposals:
+            feed[signature.inputs["proposal_boxes"].name] = [[[0.0, 0.0, 128.0, 96.0]]]
+            feed[signature.inputs["num_proposals"].name] = [1]
+        fetches = {key: info.name for key, info in signature.outputs.items()}
+        for _ in range(2):
+            start = time.perf_counter()
+            session.run(fetches, feed)
+            times.append(time.perf_counter() - start)
+    return times[0], times[1], times[2]
+
+
+def _publish(scratch: Path, output: Path, version: int) -> None:
+    """Move the finished export into place; the version last, since a running server takes it at once."""
+    os.chmod(scratch, 0o755)
+    if not output.exists():
+        os.rename(scratch, output)
+        return
+    for path in scratch.iterdir():
+        if path.name != str(version):
+            os.replace(path, output / path.name)
+    os.rename(scratch / str(version), output / str(version))
+
+
+def _yaml(config: str | Path, weights: str | Path | None, opts: Sequence[Any]) -> str:
+    if weights is None and str(config).endswith(".weights.h5"):
+        return checkpoints.read_checkpoint(config).config or ""
+    return resolve_yaml(config, opts)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,93 @@
+"""Warm-up records: requests that TensorFlow Serving runs on itself before it takes the first real one.
+
+The file is a TFRecord of ``tensorflow.serving.PredictionLog`` messages. That message comes from the package
+``tensorflow-serving-api``; the few fields needed here are written by hand, so that an export needs TensorFlow only.
+
+    PredictionLog  { PredictLog predict_log = 6; }
+    PredictLog     { PredictRequest request = 1; }
+    PredictRequest { ModelSpec model_spec = 1; map<string, TensorProto> inputs = 2; }
+    ModelSpec      { string name = 1; string signature_name = 3; }
+
+Source: tensorflow_serving/apis/{prediction_log,predict,model}.proto.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
+MAX_RECORDS = 1000  # the server refuses more
+
+# Shapes (height, width) of one request per bucket: the common proportions of cameras, both ways round. Small pictures
+# do, because every image is resized to the network size first.
+BUCKETS = ((96, 128), (128, 96), (96, 96), (90, 160))
+
+
+def predict_request(model: str, signature: str, inputs: Mapping[str, np.ndarray]) -> bytes:
+    """A serialised ``PredictRequest``."""
+    spec = _field(1, model.encode()) + _field(3, signature.encode())
+    message = _field(1, spec)
+    for name, value in inputs.items():
+        tensor = tf.make_tensor_proto(value).SerializeToString()
+        message += _field(2, _field(1, name.encode()) + _field(2, tensor))
+    return message
+
+
+def prediction_log(request: bytes) -> bytes:
+    """A serialised ``PredictionLog`` that holds one predict request."""
+    return _field(6, _field(1, request))
+
+
+def warmup_requests(
+    model: str, needs_proposals: bool, buckets: Sequence[tuple[int, int]] = BUCKETS
+) -> list[bytes]:
+    """One request per signature and bucket, as ``PredictionLog`` messages."""
+    logs = []
+    for height, width in buckets:
+        image = sample_image(height, width)
+        encoded = tf.io.encode_jpeg(image).numpy()
+        extra: dict[str, np.ndarray] = {}
+        if needs_proposals:
+            extra["proposal_boxes"] = np.array([[[0, 0, width, height]]], np.float32)
+            extra["num_proposals"] = np.array([1], np.int32)
+        for signature, key, value in (
+            ("serving_default", "inputs", image[None]),
+            ("serving_bytes", "image_bytes", np.array([encoded], object)),
+        ):
+            logs.append(prediction_log(predict_request(model, signature, {key: value, **extra})))
+    return logs
+
+
+def write_warmup(folder: Path, logs: Sequence[bytes]) -> None:
+    """Write the records below the folder of a version."""
+    if len(logs) > MAX_RECORDS:
+        raise ValueError(f"{len(logs)} warm-up records; TensorFlow Serving reads at most {MAX_RECORDS}")
+    path = folder / WARMUP_FILE
+    path.parent.mkdir(exist_ok=True)
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for log in logs:
+            writer.write(log)
+
+
+def sample_image(height: int, width: int) -> np.ndarray:
+    """A picture with some structure: uint8 RGB ``[height, width, 3]``."""
+    y, x = np.mgrid[:height, :width]
+    waves = [128 + 100 * np.sin((x * (i + 1) + y * (3 - i)) / 9.0) for i in range(3)]
+    return np.stack(waves, axis=-1).astype(np.uint8)
+
+
+def _field(number: int, payload: bytes) -> bytes:
+    """A length-delimited protobuf field."""
+    return _varint(number << 3 | 2) + _varint(len(payload)) + payload
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
