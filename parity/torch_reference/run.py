@@ -92,8 +92,12 @@ def _normalize(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Ten
     )
     x = (x - mean) / std
     if isinstance(model.backbone, FPN):
+        # Not a key of detectron2's YAML, but an argument that its LazyConfig can set. A larger picture is cut.
+        side = node["FPN"].get("SQUARE_PAD", 0)
+        height, width = (side, side) if side > 0 else x.shape[1:]
         multiple = 2 ** model.backbone.levels[-1]
-        x = functional.pad(x, (0, -x.shape[2] % multiple, 0, -x.shape[1] % multiple))
+        height, width = (-(-size // multiple) * multiple for size in (height, width))
+        x = functional.pad(x, (0, width - x.shape[2], 0, height - x.shape[1]))
     return [x[None].to(model.dtype)]
 
 
