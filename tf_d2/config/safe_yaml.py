@@ -29,6 +29,8 @@ _SIZES = re.compile(
     r"\s*\[\s*\[(?P<items>[^\[\]]*)\]\s*for\s+x\s+in\s*\[(?P<sizes>[^\[\]]*)\]\s*\]\s*", re.ASCII
 )
 _ITEM_RE = re.compile(_ITEM, re.ASCII)
+# what PyYAML raises for values that do not fit an explicit tag: "!!int", "!!bool x", "!!timestamp x"
+_PYYAML_BUGS = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _EVAL_TAG = "tag:yaml.org,2002:python/object/apply:eval"
 
@@ -191,7 +193,7 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
         data = {} if node is None else loader.construct_document(node)
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from error
-    except (yaml.YAMLError, ValueError, OverflowError, AttributeError) as error:
+    except (yaml.YAMLError, *_PYYAML_BUGS) as error:
         raise ConfigError(f"{source}: not valid YAML: {' '.join(str(error).split())[:300]}") from error
     except RecursionError as error:
         raise ConfigError(f"{source}: values are nested too deep") from error
