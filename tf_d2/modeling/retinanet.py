@@ -66,7 +66,7 @@ def _run_tower(tower: dict[str, Module], x: tf.Tensor, level: int) -> tf.Tensor:
         if isinstance(layer, Conv2d):
             x = layer(x)
         else:
-            x = tf.nn.relu(layer(x, level) if isinstance(layer, CycleBatchNorm) else layer(x))
+            x = tf.nn.relu(layer(x, level=level) if isinstance(layer, CycleBatchNorm) else layer(x))
     return x
 
 
