@@ -223,18 +223,18 @@ def finish(
 ) -> None:
     """Show the result, and write JSON, JUnit XML and the HTML report to ``output``."""
     from parity import terminal
-
-    for comparison in comparisons:
-        terminal.show(comparison, console, full)
-    if output is None:
-        return
     from parity.junit import to_junit
 
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "parity.json").write_text(json.dumps(to_json(comparisons), indent=1) + "\n")
-    (output / "parity.xml").write_text(to_junit(comparisons))
-    page = _report(comparisons, output, reference, candidate)
-    console.print(f"\nreport: {page}" if page else f"\nresults: {output / 'parity.json'}")
+    page = None
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "parity.json").write_text(json.dumps(to_json(comparisons), indent=1) + "\n")
+        (output / "parity.xml").write_text(to_junit(comparisons))
+        page = _report(comparisons, output, reference, candidate)
+    for comparison in comparisons:
+        terminal.show(comparison, console, full)
+    if output is not None:
+        console.print(f"\nreport: {page or output / 'parity.json'}")
 
 
 def _report(

@@ -157,7 +157,8 @@ class TensorFlowModel:
 
     def forced(self, unit: Unit, inputs: list[np.ndarray]) -> list[np.ndarray]:
         """One unit on given inputs."""
-        return self.predictor.run_op(unit.op, unit.args, inputs)
+        outputs = self.predictor.run_op(unit.op, unit.args, inputs)
+        return list(outputs)[: len(unit.outputs)]  # the panoptic unit also returns its segment list
 
 
 def named_outputs(result: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
