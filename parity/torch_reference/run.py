@@ -92,7 +92,7 @@ def _normalize(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Ten
     )
     x = (x - mean) / std
     if isinstance(model.backbone, FPN):
-        # Not a key of detectron2's YAML, but an argument that its LazyConfig can set. A larger picture is cut.
+        # Not a key of detectron2's YAML but an argument of its LazyConfig. A larger picture is cut.
         side = node["FPN"].get("SQUARE_PAD", 0)
         height, width = (side, side) if side > 0 else x.shape[1:]
         multiple = 2 ** model.backbone.levels[-1]
