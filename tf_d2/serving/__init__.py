@@ -1,4 +1,4 @@
-"""Exports for stock TensorFlow Serving: a SavedModel with decoding, resizing, detection and rescaling in its graph."""
+"""Exports for stock TensorFlow Serving: decoding, resizing, detection and rescaling in one graph."""
 
 from tf_d2.serving.exporter import ExportReport, export
 from tf_d2.serving.freeze import ExportError

@@ -1,4 +1,4 @@
-"""The files beside a SavedModel: server configuration, assets, and a README that says how to run and call it."""
+"""The files beside a SavedModel: server configuration, assets, a README on running and calling it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MEANING = {
     "detection_scores": "0 to 1",
     "detection_classes": "0-based, names in assets/class_names.txt",
     "num_detections": "how many rows count; the rows after them are zero; -1 = this image could not be used",
-    "detection_masks": "probabilities inside the box; paste into the box and compare with 0.5 (tf_d2.client does)",
+    "detection_masks": "probabilities in the box; paste them and compare with 0.5 (tf_d2.client does)",
     "detection_masks_full": "1 where the object is; padded with 0 to the largest image of the request",
     "detection_masks_png_bytes": "grey PNG (0 or 255) of the image's size",
     "detection_keypoints": "x, y in pixels of the original image, and a score",
@@ -113,7 +113,7 @@ model_config_list {{
 
 
 def batching_parameters() -> str:
-    """``--batching_parameters_file``: merges requests to ``serving_bytes``; never pads (that would change images)."""
+    """``--batching_parameters_file``: merges requests, never pads (that would change images)."""
     sizes = [1]
     while sizes[-1] < MAX_BATCH_SIZE:
         sizes.append(sizes[-1] * 2)
@@ -165,12 +165,12 @@ def readme(folder: Path, config: ModelConfig, options: GraphOptions, report: Exp
     batch = (
         "Every image is computed on its own canvas: its answer does not depend on the rest of the batch."
         if options.pad_independent
-        else "Images of a batch share a canvas as large as the largest of them, as in detectron2. Next to a larger "
-        "neighbour, detections near the right and bottom edge can differ slightly from those of the image alone; "
-        "`tf-d2 export --pad-independent` removes that."
+        else "Images of a batch share a canvas as large as the largest of them, as in detectron2. Next to a "
+        "larger neighbour, detections near the right and bottom edge can differ slightly from those of the image "
+        "alone; `tf-d2 export --pad-independent` removes that."
     )
     bad = (
-        "An image that cannot be used gets `num_detections` -1 and an `image_status`; its neighbours get their answers."
+        "An image that cannot be used gets `num_detections` -1 and an `image_status`; its neighbours are answered."
         if options.bad_images == "status"
         else "One image that cannot be used fails the whole request (and everything the server merged with it)."
     )
@@ -196,14 +196,15 @@ def readme(folder: Path, config: ModelConfig, options: GraphOptions, report: Exp
 README = """\
 # {name}
 
-A {architecture} trained in detectron2, exported by tf_d2 {tf_d2} with TensorFlow {tensorflow} for stock TensorFlow
-Serving 2.19 or newer. {size}; on the machine that exported it: loaded in {load}, first request {first}, then {second}
-(a 96x128 picture, after resizing).
+A {architecture} trained in detectron2, exported by tf_d2 {tf_d2} with TensorFlow {tensorflow} for stock
+TensorFlow Serving 2.19 or newer. {size}; on the machine that exported it: loaded in {load}, first request {first},
+then {second} (a picture of 4:3).
 
 ## Run
 
 ```sh
-docker run --rm -p 8500:8500 -p 8501:8501 -v "$PWD:/models/{name}:ro" -e MODEL_NAME={name} tensorflow/serving:2.20.0
+docker run --rm -p 8500:8500 -p 8501:8501 -v "$PWD:/models/{name}:ro" -e MODEL_NAME={name} \\
+  tensorflow/serving:2.20.0
 
 # with labels, metrics and batching
 docker run --rm -p 8500:8500 -p 8501:8501 -v "$PWD:/models/{name}:ro" tensorflow/serving:2.20.0 \\
@@ -237,8 +238,8 @@ Over gRPC, raise the client's message limit (`grpc.max_receive_message_length`);
 B images per request. {resize} Channels are put into the network's order in the graph.
 {batch}
 {bad}
-Images of more than {pixels} pixels are refused before they are decoded. The EXIF orientation of a JPEG is ignored:
-send upright pictures (`tf_d2.client` turns them).
+Images of more than {pixels} pixels are refused before they are decoded. The EXIF orientation of a JPEG is
+ignored: send upright pictures (`tf_d2.client` turns them).
 
 ### serving_bytes
 

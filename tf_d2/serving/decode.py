@@ -1,8 +1,9 @@
 """Encoded images of a request -> pictures at network size, each with a status of its own.
 
-A served graph cannot catch the error of an op, and TensorFlow Serving merges the requests of several users into
-one batch: one broken file would take its neighbours down. ``tf.data`` can catch it (``ignore_errors``), with stock
-ops, in the graph. So every image is read by a data set of one element; what cannot be read becomes a status.
+A served graph cannot catch the error of an op, and TensorFlow Serving merges the requests of several users
+into one batch: one broken file would take its neighbours down. ``tf.data`` can catch it (``ignore_errors``),
+with stock ops, in the graph. So every image is read by a data set of one element; what cannot be read becomes
+a status.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ def _no_picture(status: tf.Tensor) -> Picture:
 
 
 def decode_rgb(data: tf.Tensor) -> tf.Tensor:
-    """Decode to uint8 RGB ``[H, W, 3]``. JPEG as Pillow does: accurate integer DCT, smooth chroma upsampling."""
+    """uint8 RGB ``[H, W, 3]``. JPEG as Pillow does: accurate integer DCT, smooth chroma upsampling."""
     image = tf.cond(
         _starts_with(data, b"\xff\xd8"),
         lambda: tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE", fancy_upscaling=True),
@@ -107,7 +108,7 @@ def decode_rgb(data: tf.Tensor) -> tf.Tensor:
 
 
 def header_size(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """(height, width) in pixels, int32 scalars, from the header alone; (0, 0) for a format that is not served."""
+    """(height, width) in pixels, int32 scalars, from the header; (0, 0) for a format that is not served."""
     head = tf.strings.join([tf.strings.substr(data, 0, _HEADER_BYTES), b"\0" * _HEADER_BYTES])
     octets = tf.io.decode_raw(tf.strings.substr(head, 0, _HEADER_BYTES), tf.uint8)
     octets = tf.cast(tf.ensure_shape(octets, [_HEADER_BYTES]), tf.int32)
@@ -137,7 +138,7 @@ def _bmp_size(octets: tf.Tensor) -> tf.Tensor:
 
 
 def _webp_size(octets: tf.Tensor, head: tf.Tensor) -> tf.Tensor:
-    """Lossy (14 bits per side at 26), lossless (14 bits each, less one, at 21), extended (24 bits, less one, at 24)."""
+    # Lossy: 14 bits per side at byte 26. Lossless: 14 bits, less one, at 21. Extended: 24 bits, less one, at 24.
     kind = tf.strings.substr(head, 12, 4)
     lossy = tf.stack([_little_endian(octets[28:30]), _little_endian(octets[26:28])]) & 0x3FFF
     bits = _little_endian(octets[21:25])

@@ -76,15 +76,18 @@ def export(
         output: folder of the model; further versions may be exported into it.
         version: a positive integer that ``output`` does not have yet.
         name: the model's name on the server; default: the name of the folder.
-        max_detections: rows per image; default: what the configuration detects at most. With fewer, the best stay.
-        masks: "roi" = probabilities in the box (the client pastes them), "full" = 0/1 maps of the image, "png" =
-            the same as PNG files, "none".
+        max_detections: rows per image; default: what the configuration detects at most. With fewer, the best
+            stay.
+        masks: "roi" = probabilities in the box (the client pastes them), "full" = 0/1 maps of the image,
+            "png" = the same as PNG files, "none".
         sem_seg: "labels" = the best class per pixel, "logits" = all classes (large), "none".
         precision: "bfloat16" computes the network in bfloat16.
-        pad_independent: compute every image on its own canvas: answers do not depend on the rest of the batch.
-        bad_images: "status" = an unusable image gets ``num_detections`` -1 and an ``image_status``, its neighbours
-            their answers; "error" = the request fails.
-        max_image_pixels: larger images are refused; default 50 million, fewer where maps of an image take more memory.
+        pad_independent: compute every image on its own canvas: answers do not depend on the rest of the
+            batch.
+        bad_images: "status" = an unusable image gets ``num_detections`` -1 and an ``image_status``, its
+            neighbours their answers; "error" = the request fails.
+        max_image_pixels: larger images are refused; default 50 million, fewer where maps of an image take
+            more memory.
 
     Raises:
         ExportError: options that do not fit the model, or an output that is there already.
@@ -217,7 +220,7 @@ def _save(folder: Path, config: ModelConfig, options: GraphOptions, model: Any) 
 
 
 def measure(folder: Path, with_proposals: bool) -> tuple[float, float, float]:
-    """Seconds to load, for the first and for the second request, through a Session as in TensorFlow Serving."""
+    """Seconds to load, of the first and of the second request, in a Session as in TensorFlow Serving."""
     encoded = tf.io.encode_jpeg(warmup.sample_image(96, 128)).numpy()
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         start = time.perf_counter()

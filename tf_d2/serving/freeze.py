@@ -22,8 +22,9 @@ def frozen(
 ) -> Callable[..., dict[str, tf.Tensor]]:
     """A traced function with its weights as constants, which lets the runtime lay them out once.
 
-    Loops and branches stay functional ops. The result takes the tensors of ``specs`` in order and returns the dict
-    that ``function`` returned; it may be called inside other graphs any number of times and is stored once.
+    Loops and branches stay functional ops. The result takes the tensors of ``specs`` in order and returns the
+    dict that ``function`` returned; it may be called inside other graphs any number of times and is stored
+    once.
     """
     concrete = tf.function(function, autograph=False).get_concrete_function(*specs)
     names = sorted(concrete.structured_outputs)  # the order in which TensorFlow flattens a dict
@@ -54,7 +55,8 @@ def ops_of(saved_model_pb: str | os.PathLike[str]) -> set[str]:
 
 
 def check_ops(saved_model_pb: str | os.PathLike[str]) -> set[str]:
-    """Refuse a graph with ops beyond :data:`STOCK_OPS`, or one that asks for XLA, which a stock server has off.
+    """Refuse a graph with ops beyond :data:`STOCK_OPS`, or one that asks for XLA, which a stock server has
+    off.
 
     Raises ExportError. Returns the ops.
     """

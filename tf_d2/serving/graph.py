@@ -28,9 +28,9 @@ _BLANK = 64
 class GraphOptions:
     """What an export answers with.
 
-    ``max_detections``: rows per image. ``max_image_pixels``: larger images are refused. ``pad_independent``: every
-    image on its own canvas, so that its answer does not depend on its neighbours. ``bad_images``: "status" answers
-    for the others and says what is wrong with the bad one, "error" fails the whole request.
+    ``max_detections``: rows per image. ``max_image_pixels``: larger images are refused. ``pad_independent``:
+    every image on its own canvas, so that its answer does not depend on its neighbours. ``bad_images``:
+    "status" answers for the others and says what is wrong with the bad one, "error" fails the whole request.
     """
 
     max_detections: int
@@ -47,7 +47,7 @@ def needs_proposals(config: ModelConfig) -> bool:
 
 
 def core_specs(config: ModelConfig, options: GraphOptions) -> list[tf.TensorSpec]:
-    """Arguments of the core: canvas, network sizes, original sizes, size of maps, and proposals if it needs them."""
+    """Arguments of the core: canvas, network sizes, original sizes, size of maps, proposals if needed."""
     n = 1 if options.pad_independent else None
     specs = [
         tf.TensorSpec([n, None, None, 3], tf.uint8, "canvas"),
@@ -156,7 +156,7 @@ def mask_side(config: ModelConfig) -> int:
 
 
 def pad_rows(rows: tf.Tensor, image_index: tf.Tensor, counts: tf.Tensor, limit: int) -> tf.Tensor:
-    """Flat rows ``[N, ...]`` in image order -> ``[n, limit, ...]``: the first ``limit`` of each image, then zeros."""
+    """Flat rows ``[N, ...]`` in image order -> ``[n, limit, ...]``: the first of each image, then zeros."""
     first = tf.cumsum(counts, exclusive=True)
     position = tf.range(tf.shape(rows)[0]) - tf.gather(first, image_index)
     inside = tf.where(position < limit)[:, 0]
@@ -230,7 +230,7 @@ def _finite(value: tf.Tensor) -> tf.Tensor:
 
 
 class Requests:
-    """From what a client sends to the core and back: resize, pad, leave out what cannot be used, put in order."""
+    """From a request to the core and back: resize, pad, leave out what cannot be used, put in order."""
 
     def __init__(self, config: ModelConfig, options: GraphOptions, core: Callable[..., Outputs]) -> None:
         self.config, self.options, self.core = config, options, core

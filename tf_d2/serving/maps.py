@@ -1,6 +1,8 @@
-"""Answers with one value per pixel: full masks, semantic maps, panoptic maps. One image at a time, inside the graph."""
+"""Answers with one value per pixel, one image at a time: full masks, semantic maps, panoptic maps."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -12,7 +14,7 @@ Outputs = dict[str, tf.Tensor]
 
 
 def pasted_masks(masks: tf.Tensor, boxes: tf.Tensor, count: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    """Masks of one image: probabilities ``[M, S, S]`` -> uint8 0 or 1 ``[M, h, w]``; rows from ``count`` on are 0."""
+    """Probabilities ``[M, S, S]`` of an image -> uint8 0 or 1 ``[M, h, w]``; rows from ``count`` on are 0."""
 
     def paste(i: tf.Tensor) -> tf.Tensor:
         return tf.cast(paste_mask(masks[i], boxes[i], size[0], size[1]), tf.uint8)
@@ -22,7 +24,7 @@ def pasted_masks(masks: tf.Tensor, boxes: tf.Tensor, count: tf.Tensor, size: tf.
 
 
 def png_masks(masks: tf.Tensor, boxes: tf.Tensor, count: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    """The same masks as grey PNG files (0 and 255) of the image's size: string ``[M]``; unused rows are empty."""
+    """The same as grey PNG files (0 and 255) of the image's size: string ``[M]``; unused rows are empty."""
 
     def encode(i: tf.Tensor) -> tf.Tensor:
         mask = tf.cast(paste_mask(masks[i], boxes[i], size[0], size[1]), tf.uint8) * 255
@@ -32,7 +34,13 @@ def png_masks(masks: tf.Tensor, boxes: tf.Tensor, count: tf.Tensor, size: tf.Ten
     return tf.concat([files, tf.fill([tf.shape(masks)[0] - count], "")], axis=0)
 
 
-def _rows(function, count: tf.Tensor, spec: tf.TensorSpec, rows: tf.Tensor, size: tf.Tensor) -> tf.Tensor:  # noqa: ANN001
+def _rows(
+    function: Callable[[tf.Tensor], tf.Tensor],
+    count: tf.Tensor,
+    spec: tf.TensorSpec,
+    rows: tf.Tensor,
+    size: tf.Tensor,
+) -> tf.Tensor:
     """``function(i)`` for every i < count, then zeros, without a second copy of all rows."""
     empty = tf.zeros(size, spec.dtype)
     return tf.map_fn(
@@ -61,17 +69,19 @@ def panoptic(
     """Things by descending score on free pixels, then stuff in label order.
 
     A thing is left out when more than ``overlap_thresh`` of it is taken, stuff when fewer than
-    ``stuff_area_limit`` pixels are free. Label 0 stands for all things. Segment k + 1 of the map is row k of the table.
+    ``stuff_area_limit`` pixels are free. Label 0 stands for all things. Segment k + 1 of the map is row k of
+    the table.
 
     Args:
-        scores, classes, masks, boxes: ``[M]``, ``[M]``, probabilities ``[M, S, S]``, ``[M, 4]`` xyxy pixels of the image,
-            the first ``count`` rows by descending score.
+        scores, classes, masks, boxes: ``[M]``, ``[M]``, probabilities ``[M, S, S]``, ``[M, 4]`` xyxy pixels
+            of the image, the first ``count`` rows by descending score.
         labels: int32 ``[h, w]``, semantic class per pixel.
 
     Returns:
-        ``panoptic_seg`` int32 ``[h, w]`` (0 = nothing) and, with one row per possible segment (M + labels - 1),
-        ``panoptic_segment_classes`` int64, ``_is_thing`` bool, ``_scores`` float32 (things), ``_instances`` int32 (row of
-        the thing among the detections, -1 for stuff), ``_areas`` int32 (pixels), and ``num_panoptic_segments``.
+        ``panoptic_seg`` int32 ``[h, w]`` (0 = nothing) and, with one row per possible segment (M + labels -
+        1), ``panoptic_segment_classes`` int64, ``_is_thing`` bool, ``_scores`` float32 (things),
+        ``_instances`` int32 (row of the thing among the detections, -1 for stuff), ``_areas`` int32 (pixels),
+        and ``num_panoptic_segments``.
 
     Source: detectron2/modeling/meta_arch/panoptic_fpn.py ``combine_semantic_and_instance_outputs``.
     """

@@ -1,45 +1,34 @@
 """Warm-up records: requests that TensorFlow Serving runs on itself before it takes the first real one.
 
-The file is a TFRecord of ``tensorflow.serving.PredictionLog`` messages. That message comes from the package
-``tensorflow-serving-api``; the few fields needed here are written by hand, so that an export needs TensorFlow only.
+The file is a TFRecord of ``tensorflow.serving.PredictionLog`` messages:
 
     PredictionLog  { PredictLog predict_log = 6; }
     PredictLog     { PredictRequest request = 1; }
-    PredictRequest { ModelSpec model_spec = 1; map<string, TensorProto> inputs = 2; }
-    ModelSpec      { string name = 1; string signature_name = 3; }
 
-Source: tensorflow_serving/apis/{prediction_log,predict,model}.proto.
+Source: tensorflow_serving/apis/prediction_log.proto.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
+from tf_d2.client.wire import field, predict_request
+
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 MAX_RECORDS = 1000  # the server refuses more
 
-# Shapes (height, width) of one request per bucket: the common proportions of cameras, both ways round. Small pictures
-# do, because every image is resized to the network size first.
+# Shapes (height, width) of one request per bucket: the common proportions of cameras, both ways round. Small
+# pictures do, because every image is resized to the network size first.
 BUCKETS = ((96, 128), (128, 96), (96, 96), (90, 160))
-
-
-def predict_request(model: str, signature: str, inputs: Mapping[str, np.ndarray]) -> bytes:
-    """A serialised ``PredictRequest``."""
-    spec = _field(1, model.encode()) + _field(3, signature.encode())
-    message = _field(1, spec)
-    for name, value in inputs.items():
-        tensor = tf.make_tensor_proto(value).SerializeToString()
-        message += _field(2, _field(1, name.encode()) + _field(2, tensor))
-    return message
 
 
 def prediction_log(request: bytes) -> bytes:
     """A serialised ``PredictionLog`` that holds one predict request."""
-    return _field(6, _field(1, request))
+    return field(6, field(1, request))
 
 
 def warmup_requests(
@@ -78,16 +67,3 @@ def sample_image(height: int, width: int) -> np.ndarray:
     y, x = np.mgrid[:height, :width]
     waves = [128 + 100 * np.sin((x * (i + 1) + y * (3 - i)) / 9.0) for i in range(3)]
     return np.stack(waves, axis=-1).astype(np.uint8)
-
-
-def _field(number: int, payload: bytes) -> bytes:
-    """A length-delimited protobuf field."""
-    return _varint(number << 3 | 2) + _varint(len(payload)) + payload
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*out, value])

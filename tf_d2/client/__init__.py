@@ -1,0 +1,139 @@
+"""Talk to an exported model on TensorFlow Serving, and get what ``tf_d2.Predictor`` would give.
+
+    from tf_d2.client import Client, to_coco
+    with Client("http://localhost:8501", "shapes") as client:      # or "grpc://localhost:8500"
+        result = client.predict_file("photo.jpg")
+        print(to_coco(result["instances"], image_id=1))
+
+Imports neither TensorFlow nor anything else that is large: NumPy, and ``grpcio`` for gRPC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from tf_d2.client.images import encode_png, upright_bytes
+from tf_d2.client.result import BadImageError, ServingError, to_result, to_supervision
+from tf_d2.client.transport import Grpc, Rest, Transport
+from tf_d2.coco import to_coco
+
+__all__ = ["BadImageError", "Client", "ServingError", "to_coco", "to_result", "to_supervision"]
+
+
+class Client:
+    """Predicts with a model on a server. May be used from several threads."""
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        timeout: float = 60.0,
+    ) -> None:
+        """
+        Args:
+            url: ``http://host:8501`` or ``https://...`` for REST, ``grpc://host:8500`` for gRPC.
+            model: name on the server.
+            version, label: one of them, if not the newest version is meant.
+            timeout: seconds to wait for an answer.
+
+        Raises:
+            ValueError: another kind of URL, or both version and label.
+            ServingError: gRPC without the package ``grpcio``.
+        """
+        if version is not None and label is not None:
+            raise ValueError("version and label both choose a version; pass one of them")
+        scheme, _, rest = url.partition("://")
+        self._transport: Transport
+        if scheme in ("http", "https") and rest:
+            self._transport = Rest(url, model, version, label, timeout)
+        elif scheme == "grpc" and rest:
+            self._transport = Grpc(rest, model, version, label, timeout)
+        else:
+            raise ValueError(f"{url!r}: expected http://HOST:PORT, https://HOST:PORT or grpc://HOST:PORT")
+
+    def predict(self, image_bgr: np.ndarray, **proposals: np.ndarray) -> dict[str, Any]:
+        """Detect on one uint8 BGR image ``(H, W, 3)``; like ``Predictor.__call__``.
+
+        Args:
+            proposals: for Fast R-CNN models, ``proposal_boxes`` ``(N, 4)`` xyxy in pixels of *this image*,
+                best first.
+
+        Raises:
+            BadImageError: the model cannot use this image.
+            ServingError: no answer, or not the expected one.
+        """
+        return self.predict_bytes([encode_png(np.asarray(image_bgr)[:, :, ::-1])], **_batched(proposals))[0]
+
+    def predict_file(self, path: str | Path, **proposals: np.ndarray) -> dict[str, Any]:
+        """Detect on an image file. It is sent as it is, unless EXIF says that it lies on its side."""
+        return self.predict_bytes([upright_bytes(path)], **_batched(proposals))[0]
+
+    def predict_bytes(
+        self,
+        files: Sequence[bytes],
+        *,
+        bad_images: Literal["raise", "return"] = "raise",
+        **proposals: np.ndarray,
+    ) -> list[Any]:
+        """Detect on a batch of encoded images of any sizes, in one request.
+
+        Args:
+            files: contents of JPEG, PNG, BMP or WebP files. Their EXIF orientation is ignored.
+            bad_images: "raise" raises for the first one that cannot be used, "return" puts the BadImageError in
+                its place and keeps the other results.
+            proposals: ``proposal_boxes`` ``(B, N, 4)`` and ``num_proposals`` ``(B,)`` for Fast R-CNN models.
+        """
+        encoded = np.empty(len(files), object)
+        encoded[:] = [bytes(data) for data in files]
+        outputs = self._transport.predict("serving_bytes", {"image_bytes": encoded, **proposals})
+        return _results(outputs, len(files), bad_images)
+
+    def predict_batch(self, images_rgb: np.ndarray) -> list[dict[str, Any]]:
+        """Detect on raw uint8 **RGB** images of one size, ``(B, H, W, 3)``. For gRPC: JSON is slow here."""
+        outputs = self._transport.predict("serving_default", {"inputs": np.asarray(images_rgb)})
+        return _results(outputs, len(images_rgb), "raise")
+
+    def ready(self) -> bool:
+        """Whether the server answers and has the model."""
+        return self._transport.ready()
+
+    def close(self) -> None:
+        """Give up the connection."""
+        self._transport.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _batched(proposals: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Proposals of one image as those of a batch of one."""
+    if not proposals:
+        return {}
+    boxes = np.asarray(proposals["proposal_boxes"], np.float32)
+    return {"proposal_boxes": boxes[None], "num_proposals": np.array([len(boxes)], np.int32)}
+
+
+def _results(outputs: dict[str, np.ndarray], count: int, bad_images: str) -> list[Any]:
+    short = [name for name, value in outputs.items() if len(value) != count]
+    if short:
+        raise ServingError(f"{count} images sent, but {short[0]} has {len(outputs[short[0]])} rows")
+    results: list[Any] = []
+    for i in range(count):
+        try:
+            results.append(to_result(outputs, i))
+        except BadImageError as error:
+            named = BadImageError(f"image {i}: {error}")
+            if bad_images == "raise":
+                raise named from None
+            results.append(named)
+    return results

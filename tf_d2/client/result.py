@@ -1,0 +1,119 @@
+"""Answers of a served model -> what ``tf_d2.Predictor`` returns."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tf_d2.instances import Instances
+from tf_d2.ops.mask_paste_numpy import paste_masks_numpy
+
+# Values of `image_status`; tf_d2.serving.decode writes them.
+STATUS_TEXT = {
+    1: "not a readable JPEG, PNG, BMP or WebP image",
+    2: "the image has more pixels than this export accepts",
+    3: "the image is too elongated to be resized to the network input",
+}
+
+
+class ServingError(RuntimeError):
+    """The server could not be reached, refused the request, or answered something else than detections."""
+
+
+class BadImageError(ServingError):
+    """The server answered that it cannot use this image."""
+
+
+def to_result(outputs: Mapping[str, np.ndarray], index: int) -> dict[str, Any]:
+    """The answer for one image of a batch, as ``tf_d2.Predictor`` gives it.
+
+    ROI masks are pasted into the image. A map of semantic classes is ``"sem_seg_labels"``, int32 ``(H, W)``.
+
+    Args:
+        outputs: every output of the signature, ``[B, ...]``.
+        index: which image.
+
+    Raises:
+        BadImageError: the server could not use this image.
+        ServingError: outputs are missing; the model was not exported by tf_d2.
+    """
+    missing = sorted({"image_size", "image_status"} - set(outputs))
+    if missing:
+        raise ServingError(f"the answer lacks {', '.join(missing)}: was this model exported by tf-d2 export?")
+    status = int(outputs["image_status"][index])
+    if status:
+        raise BadImageError(STATUS_TEXT.get(status, f"unknown status {status}"))
+    row = {name: value[index] for name, value in outputs.items()}
+    height, width = (int(n) for n in row["image_size"])
+    result: dict[str, Any] = {}
+    if "num_proposals" in row:
+        count = int(row["num_proposals"])
+        fields = {name: row[name][:count] for name in ("proposal_boxes", "objectness_logits")}
+        result["proposals"] = Instances((height, width), **fields)
+    if "num_detections" in row:
+        result["instances"] = _instances(row, height, width)
+    if "sem_seg" in row:
+        result["sem_seg"] = row["sem_seg"][:, :height, :width]
+    if "sem_seg_labels" in row:
+        result["sem_seg_labels"] = row["sem_seg_labels"][:height, :width]
+    if "panoptic_seg" in row:
+        result["panoptic_seg"] = row["panoptic_seg"][:height, :width], _segments(row)
+    return result
+
+
+def _instances(row: Mapping[str, np.ndarray], height: int, width: int) -> Instances:
+    count = int(row["num_detections"])
+    fields = {
+        "pred_boxes": row["detection_boxes"][:count],
+        "scores": row["detection_scores"][:count],
+        "pred_classes": row["detection_classes"][:count],
+    }
+    if "detection_masks" in row:
+        masks = row["detection_masks"][:count]
+        fields["pred_masks"] = paste_masks_numpy(masks, fields["pred_boxes"], height, width)
+    elif "detection_masks_full" in row:
+        fields["pred_masks"] = row["detection_masks_full"][:count, :height, :width].astype(bool)
+    elif "detection_masks_png_bytes" in row:
+        files = row["detection_masks_png_bytes"][:count]
+        decoded = [_decode_png(data) for data in files]
+        fields["pred_masks"] = np.stack(decoded) if decoded else np.zeros((0, height, width), bool)
+    if "detection_keypoints" in row:
+        fields["pred_keypoints"] = row["detection_keypoints"][:count]
+    return Instances((height, width), **fields)
+
+
+def _decode_png(data: bytes) -> np.ndarray:
+    from PIL import Image
+
+    return np.asarray(Image.open(io.BytesIO(data))) > 127
+
+
+def _segments(row: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    """detectron2's list of segments."""
+    segments: list[dict[str, Any]] = []
+    for k in range(int(row["num_panoptic_segments"])):
+        segment: dict[str, Any] = {"id": k + 1, "isthing": bool(row["panoptic_segment_is_thing"][k])}
+        if segment["isthing"]:
+            segment["score"] = float(row["panoptic_segment_scores"][k])
+            segment["category_id"] = int(row["panoptic_segment_classes"][k])
+            segment["instance_id"] = int(row["panoptic_segment_instances"][k])
+        else:
+            segment["category_id"] = int(row["panoptic_segment_classes"][k])
+            segment["area"] = int(row["panoptic_segment_areas"][k])
+        segments.append(segment)
+    return segments
+
+
+def to_supervision(instances: Instances) -> Any:
+    """``supervision.Detections`` with boxes, masks, scores and classes (needs ``supervision``)."""
+    import supervision
+
+    return supervision.Detections(
+        xyxy=instances.pred_boxes,
+        mask=instances.pred_masks if instances.has("pred_masks") else None,
+        confidence=instances.scores,
+        class_id=instances.pred_classes,
+    )
