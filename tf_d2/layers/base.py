@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 
@@ -22,6 +22,7 @@ class Module(keras.layers.Layer):
     def __init__(self, name: str) -> None:
         # Casting inputs to the layer's dtype behind the caller's back would turn float64 boxes into float32.
         super().__init__(name=name, autocast=False)
+        self.frozen = False
         self.built = True
 
     def scope(self) -> AbstractContextManager[Any]:
@@ -31,6 +32,15 @@ class Module(keras.layers.Layer):
     def parameter(self, name: str, shape: tuple[int, ...], trainable: bool = True) -> keras.Variable:
         """A variable of zeros, to be assigned from a checkpoint."""
         return self.add_weight(name=name, shape=shape, initializer="zeros", trainable=trainable)
+
+    def value(self, parameter: keras.Variable | tf.Tensor | None) -> tf.Tensor | None:
+        """The tensor to compute with. In a frozen model's graph it is a constant, which kernels may prepare once."""
+        if parameter is None:
+            return None
+        tensor = parameter if isinstance(parameter, tf.Tensor) else parameter.value
+        if not self.frozen or tf.executing_eagerly():
+            return tf.convert_to_tensor(tensor)
+        return _constant_of(tensor)
 
     # The model writes all variables itself, under their paths (see modeling.model.D2Model); children write nothing.
     def save_own_variables(self, store: Any) -> None:
@@ -51,6 +61,15 @@ def walk(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
     yield from layer._flatten_layers(include_self=True, recursive=True)
 
 
-def constant(value: np.ndarray, dtype: tf.DType | str) -> tf.Tensor:
-    """A tensor that never changes after loading (folded weights)."""
-    return tf.constant(value, tf.as_dtype(dtype))
+_CONSTANTS: WeakKeyDictionary[tf.Graph, dict[int, tf.Tensor]] = WeakKeyDictionary()
+
+
+def _constant_of(source: tf.Variable | tf.Tensor) -> tf.Tensor:
+    """``source`` as a constant of the graph being built, made once per graph."""
+    graph = tf.compat.v1.get_default_graph()
+    made = _CONSTANTS.setdefault(graph, {})
+    if id(source) not in made:
+        with tf.init_scope():
+            array = source.numpy()
+        made[id(source)] = tf.constant(array, source.dtype)
+    return made[id(source)]

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_d2.layers.base import Module, constant
+from tf_d2.layers.base import Module
 from tf_d2.layers.norm import BatchNorm, get_norm
 from tf_d2.ops.conv import conv2d, conv_transpose2d
 from tf_d2.ops.deform_conv import deform_conv2d
@@ -43,7 +43,7 @@ class Conv2d(Module):
         self.bias = self.parameter("bias", (out_channels,)) if bias else None
         with self.scope():
             self.norm = get_norm(norm, out_channels)
-        self._folded: tuple[tf.Tensor, tf.Tensor] | None = None
+        self._folded: tuple[tf.Tensor, ...] | None = None
 
     def fold(self) -> None:
         """Merge a following batch norm into kernel and bias (computed in float64, rounded once)."""
@@ -53,7 +53,7 @@ class Conv2d(Module):
         kernel = self.kernel.value.numpy().astype(np.float64) * scale
         if self.bias is not None:
             shift = shift + self.bias.value.numpy().astype(np.float64) * scale
-        self._folded = constant(kernel, self.variable_dtype), constant(shift, self.variable_dtype)
+        self._folded = tuple(tf.constant(x, tf.as_dtype(self.variable_dtype)) for x in (kernel, shift))
 
     def unfold(self) -> None:
         """Forget the merged weights (after new ones were loaded)."""
@@ -62,9 +62,9 @@ class Conv2d(Module):
     def call(self, x: tf.Tensor) -> tf.Tensor:
         folded = self._folded
         if folded is not None:
-            y = self.convolve(x, *folded)
+            y = self.convolve(x, *(self.value(part) for part in folded))
         else:
-            y = self.convolve(x, tf.convert_to_tensor(self.kernel), _tensor(self.bias))
+            y = self.convolve(x, self.value(self.kernel), self.value(self.bias))
             if self.norm is not None:
                 y = self.norm(y)
         return tf.nn.relu(y) if self.relu else y
@@ -84,7 +84,7 @@ class DeformConv2d(Conv2d):
         self.deformable_groups = deformable_groups
 
     def call(self, x: tf.Tensor, offset: tf.Tensor, mask: tf.Tensor | None = None) -> tf.Tensor:
-        kernel, bias = self._folded or (tf.convert_to_tensor(self.kernel), None)
+        kernel, bias = (self.value(part) for part in self._folded or (self.kernel, None))
         y = deform_conv2d(
             x,
             offset,
@@ -122,8 +122,8 @@ class ConvTranspose2d(Module):
         self.bias = self.parameter("bias", (out_channels,))
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        kernel = tf.convert_to_tensor(self.kernel)
-        y = conv_transpose2d(x, kernel, _tensor(self.bias), stride=self.stride, padding=self.padding)
+        kernel, bias = self.value(self.kernel), self.value(self.bias)
+        y = conv_transpose2d(x, kernel, bias, stride=self.stride, padding=self.padding)
         return tf.nn.relu(y) if self.relu else y
 
 
@@ -153,10 +153,7 @@ class Linear(Module):
         self.bias = self.parameter("bias", (out_features,))
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        kernel = tf.reshape(self.kernel, [self.in_features, self.out_features])
-        y = tf.nn.bias_add(tf.matmul(tf.reshape(x, [-1, self.in_features]), kernel), self.bias)
+        kernel = tf.reshape(self.value(self.kernel), [self.in_features, self.out_features])
+        y = tf.nn.bias_add(tf.matmul(tf.reshape(x, [-1, self.in_features]), kernel), self.value(self.bias))
         return tf.nn.relu(y) if self.relu else y
 
-
-def _tensor(variable: keras.Variable | None) -> tf.Tensor | None:
-    return None if variable is None else tf.convert_to_tensor(variable)

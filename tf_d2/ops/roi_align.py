@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from tf_d2.ops.exact import exact_constant
@@ -28,13 +29,18 @@ from tf_d2.ops.exact import exact_constant
 WINDOW_BYTES = 16 * 2**20
 
 
+# Window sizes in multiples of the number of bins: few kinds of windows, little waste. Larger ones stay exact
+# because no window is larger than the map.
+_WINDOW_STEPS = np.array([1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256, 1024, 2**24], np.int32)
+
+
 class _Axis(NamedTuple):
     """One axis of N regions, in cells of the feature map."""
 
     start: tf.Tensor  # [N] index coordinate of the region's edge
     bin_size: tf.Tensor  # [N]
     grid: tf.Tensor  # [N] int32, samples per bin; <= 0 means none
-    window: tf.Tensor  # [N] int32, k such that a window of P * k + 2 cells holds every sample
+    window: tf.Tensor  # [N] int32, cells of the window that holds every sample
     first: tf.Tensor  # [N] int32, first cell of the window
 
 
@@ -75,7 +81,7 @@ def roi_align(
     )
     table = tf.reshape(features, [-1, channels])  # [B * H * W, C], a view
     base = tf.cast(image_index, tf.int32) * shape[1] * shape[2]
-    order, starts, ends = _chunks(x_axis.window, y_axis.window, output_size, channels * dtype.size)
+    order, starts, ends = _chunks(x_axis.window, y_axis.window, channels * dtype.size)
 
     def pool(members: tf.Tensor) -> tf.Tensor:
         y, x = _take(y_axis, members), _take(x_axis, members)
@@ -159,13 +165,17 @@ def _axis(
         grid = tf.where(finite, sampling_ratio, 0)
     else:
         grid = tf.where(size > 0, needed, 0)
-    # No window needs to be larger than the map.
-    window = tf.clip_by_value(needed, 1, tf.maximum((cells + bins - 1) // bins, 1))
-    samples = tf.cast(tf.maximum(grid, 1), low.dtype)
-    ends = tf.stack([start + 0.5 * bin_size / samples, start + size - 0.5 * bin_size / samples])
-    lowest = tf.clip_by_value(tf.reduce_min(ends, 0), 0, tf.cast(cells - 1, low.dtype))
-    first = tf.maximum(tf.cast(tf.floor(lowest), tf.int32) - 1, 0)
-    return _Axis(start, bin_size, grid, window, first)
+    half_step = 0.5 * bin_size / tf.cast(tf.maximum(grid, 1), low.dtype)
+    lowest = start + half_step
+    margin = 0
+    if sampling_ratio > 0:
+        # A region of negative size is sampled backwards; its last sample is rounded differently there.
+        lowest, margin = tf.minimum(lowest, start + size - half_step), 1
+    first = tf.floor(tf.clip_by_value(lowest, 0, tf.cast(cells - 1, low.dtype)))
+    # The samples span less than bins * needed - 1 cells, so their neighbours lie in bins * needed + 2 cells.
+    fitting = tf.gather(_WINDOW_STEPS, tf.searchsorted(_WINDOW_STEPS, needed))
+    window = tf.minimum(tf.minimum(fitting, cells) * bins + 2, cells + 1) + margin
+    return _Axis(start, bin_size, grid, window, tf.maximum(tf.cast(first, tf.int32) - margin, 0))
 
 
 def _take(axis: _Axis, members: tf.Tensor) -> _Axis:
@@ -173,7 +183,7 @@ def _take(axis: _Axis, members: tf.Tensor) -> _Axis:
 
 
 def _chunks(
-    window_x: tf.Tensor, window_y: tf.Tensor, bins: int, cell_bytes: int
+    window_x: tf.Tensor, window_y: tf.Tensor, cell_bytes: int
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Sort regions by window size and cut them into chunks of one size and about ``WINDOW_BYTES``.
 
@@ -183,7 +193,7 @@ def _chunks(
     order = tf.argsort(key, stable=True)
     ordered = tf.gather(key, order)
     kinds, _, counts = tf.unique_with_counts(ordered)
-    side_y, side_x = kinds // 2**15 * bins + 3, kinds % 2**15 * bins + 3
+    side_y, side_x = kinds // 2**15, kinds % 2**15
     per_chunk = tf.maximum(WINDOW_BYTES // tf.maximum(side_y * side_x * cell_bytes, 1), 1)
     pieces = (counts + per_chunk - 1) // per_chunk  # [K] chunks per kind
     group_start = tf.cumsum(counts, exclusive=True)
@@ -195,9 +205,7 @@ def _chunks(
 
 def _window(axis: _Axis, bins: int, cells: tf.Tensor, dtype: tf.DType) -> tuple[tf.Tensor, tf.Tensor]:
     """The cells of each window and the weight each bin gives them: int32 ``[n, S]``, ``[n, P, S]``."""
-    # The window starts one cell early, so that rounding of its first sample cannot leave it: P k + 3 cells.
-    offsets = tf.range(axis.window[0] * bins + 3)
-    index = axis.first[:, None] + offsets  # [n, S]
+    index = axis.first[:, None] + tf.range(axis.window[0])  # [n, S]
     samples = tf.maximum(tf.reduce_max(axis.grid), 1)
     i = tf.cast(tf.range(samples), dtype)
     p = tf.cast(tf.range(bins), dtype)
