@@ -99,7 +99,7 @@ def render(comparisons: Sequence[Comparison], sections: Sequence[Mapping[str, An
         exit_code=overall_exit_code(list(comparisons)),
         Status=Status,
         Verdict=Verdict,
-        json_text=json.dumps(result).replace("</", "<\\/"),
+        json_text=json.dumps(result).replace("<", "\\u003c"),
     )
 
 

@@ -361,9 +361,8 @@ def _listen(process: subprocess.Popen[str], timeout: float, progress: Progress) 
     started = time.monotonic()
     try:
         assert process.stdout is not None
-        for line in process.stdout:
-            event = _event(line)
-            if event is not None:
+        with process.stdout as lines:
+            for event in (e for line in lines if (e := _event(line)) is not None):
                 events.append(event)
                 if event["event"] == "progress":
                     progress(f"{event.get('what', '')} {event.get('done', '')}/{event.get('of', '')}")

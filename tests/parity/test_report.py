@@ -1,0 +1,106 @@
+"""The HTML report: complete in one file, safe with hostile names, readable in a browser."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+import parity
+from parity.report import render, tree, write_report
+from parity.results import StageResult, to_json
+from parity.status import Status
+from parity.trace import TraceWriter
+
+
+def write_trace(path, shift=0.0, name="steps/backbone/p2"):
+    rng = np.random.default_rng(0)
+    with TraceWriter(path) as writer:
+        image = np.full((60, 90, 3), 200, np.uint8)
+        image[20:40, 30:60] = (40, 90, 160)
+        writer.put("input/image", image)
+        writer.put(name, rng.normal(size=(1, 4, 10, 15)).astype(np.float32) + np.float32(shift))
+        writer.put("steps/backbone/p3", rng.normal(size=(1, 4, 5, 8)).astype(np.float32))
+        boxes = np.array([[5, 5, 20, 25], [30, 5, 50, 30], [60, 30, 85, 55]], np.float32)
+        boxes[1] += np.float32(shift)
+        boxes[2] += np.float32(40 * shift)
+        masks = np.zeros((3, 60, 90), bool)
+        masks[0, 6:20, 6:18] = True
+        masks[0, 6, 6] = shift == 0
+        writer.put("output/instances/pred_boxes", boxes)
+        writer.put("output/instances/scores", np.array([0.9, 0.8, 0.7], np.float32))
+        writer.put("output/instances/pred_classes", np.array([0, 1, 1]))
+        writer.put("output/instances/pred_masks", masks)
+        writer.finish({"backend": "torch", "versions": {"torch": "2.13"}}, "{}")
+    return path
+
+
+def page(tmp_path, shift=0.5):
+    a, b = write_trace(tmp_path / "a.h5"), write_trace(tmp_path / "b.h5", shift)
+    comparisons = parity.compare(a, b)
+    return comparisons, write_report(comparisons, tmp_path / "report.html", a, b).read_text()
+
+
+def test_nothing_is_loaded_from_elsewhere(tmp_path):
+    _, text = page(tmp_path)
+    sources = re.findall(r"""(?:src|href)\s*=\s*["']([^"']+)""", text)
+    assert all(s.startswith(("data:image/png;base64,", "#")) for s in sources)
+    assert "@import" not in text and "url(http" not in text
+
+
+def test_the_page_holds_verdict_pictures_and_the_json(tmp_path):
+    comparisons, text = page(tmp_path)
+    assert "DIFFERENT" in text and "← starts here" in text and "Where it starts" in text
+    assert text.count("data:image/png") == 3, "heat map, detections, masks"
+    embedded = re.search(r'<script type="application/json" id="result">(.*?)</script>', text, re.S).group(1)
+    assert json.loads(embedded) == json.loads(json.dumps(to_json(comparisons)))
+
+
+def test_a_page_without_differences(tmp_path):
+    _, text = page(tmp_path, shift=0.0)
+    assert "SAME" in text and "Where it starts" not in text and "starts here" not in text
+
+
+def test_names_and_messages_are_escaped(tmp_path):
+    comparisons, _ = page(tmp_path)
+    hostile = "</script><img src=x onerror=alert(1)>"
+    comparisons[0].notes.append(hostile)
+    comparisons[0].stages[0].message = hostile
+    comparisons[0].candidate_manifest["note"] = hostile
+    from parity.report import _section
+
+    text = render(comparisons, [_section(comparisons[0], 0, [None, None])])
+    assert hostile not in text and "<img src=x" not in text
+
+
+def test_traces_that_are_gone_cost_only_their_pictures(tmp_path):
+    comparisons, _ = page(tmp_path)
+    path = write_report(comparisons, tmp_path / "again.html", tmp_path / "x.h5", tmp_path / "y.h5")
+    assert "DIFFERENT" in path.read_text()
+
+
+def test_the_tree_keeps_every_stage():
+    names = ["weights", "steps/backbone.bottom_up/res2", "steps/backbone/p2", "output/instances"]
+    stages = [StageResult(n, "heads", "continuous", Status.PASS) for n in names]
+    root = tree(stages)
+    assert sorted(s.name for s in root.all_stages) == sorted(names)
+    assert set(root.children) == {"checks", "steps", "output"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium")
+def test_a_browser_draws_the_page(tmp_path):
+    page(tmp_path)
+    picture = tmp_path / "page.png"
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+    command += ["--disable-background-networking", f"--user-data-dir={tmp_path / 'profile'}"]
+    command += ["--window-size=1180,2400", f"--screenshot={picture}", f"file://{tmp_path / 'report.html'}"]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    from PIL import Image
+
+    with Image.open(picture) as drawn:
+        pixels = np.asarray(drawn.convert("RGB"))
+    red = (np.abs(pixels.astype(int) - (220, 38, 38)).max(axis=2) < 12).mean()
+    assert red > 0.02, "the banner of a failed comparison is red"
