@@ -124,6 +124,13 @@ def test_errors_name_the_file(tmp_path):
         load_config_text(path.read_text(), source="model.h5")
 
 
+def test_python_configurations_are_not_run(tmp_path):
+    path = tmp_path / "mask_rcnn.py"
+    path.write_text("raise SystemExit")
+    with pytest.raises(ConfigError, match=r"is Python code, which is not run.*LazyConfig\.save"):
+        load_config(path)
+
+
 def test_text_cannot_name_a_base():
     with pytest.raises(ConfigError, match="_BASE_"):
         load_config_text("_BASE_: a.yaml")

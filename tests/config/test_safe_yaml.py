@@ -19,7 +19,7 @@ def bomb(levels: int) -> str:
 HOSTILE = {
     "os.system": (
         "MODEL: !!python/object/apply:os.system ['touch pwned']",
-        "python/object/apply:os.system.*line 1",
+        "python/object/apply:os.system.*not executed .line 1",
     ),
     "subprocess": ("A:\n B: !!python/object/new:subprocess.Popen [[touch, pwned]]", "Popen.*line 2"),
     "eval of code": (

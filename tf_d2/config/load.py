@@ -25,6 +25,11 @@ def _resolve(config: str | Path, opts: Sequence) -> Flat:
             return merge_opts(zoo_values(name), opts)
         hint = did_you_mean(config.removesuffix(".yaml"), zoo_models())
         raise ConfigError(f"{config}: no such file, and not the name of a published model{hint}")
+    if path.suffix == ".py":
+        raise ConfigError(
+            f"{path}: is Python code, which is not run; give the config.yaml that training wrote from it, or save "
+            "one with detectron2's LazyConfig.save(cfg, 'config.yaml')"
+        )
     return _merge(read_with_bases(path), opts, str(path))
 
 
