@@ -27,8 +27,8 @@ def _resolve(config: str | Path, opts: Sequence) -> Flat:
         raise ConfigError(f"{config}: no such file, and not the name of a published model{hint}")
     if path.suffix == ".py":
         raise ConfigError(
-            f"{path}: is Python code, which is not run; give the config.yaml that training wrote from it, or save "
-            "one with detectron2's LazyConfig.save(cfg, 'config.yaml')"
+            f"{path}: is Python code, which is not run; give the config.yaml that training wrote from it, or "
+            "save one with detectron2's LazyConfig.save(cfg, 'config.yaml')"
         )
     return _merge(read_with_bases(path), opts, str(path))
 
