@@ -75,6 +75,9 @@ class Detectron2:
         self.model: Any = self.module
         load_state(self.module, jobs.read_state(job.weights))
         self.config: Mapping[str, Any] = config
+        for module in self.module.modules():
+            if type(module).__name__ == "RoIPool":  # unlike ROIAlign it does not cast the boxes itself
+                module.register_forward_pre_hook(_cast_boxes)
         self.units = units_of(config)
         self.semantic = job.profile == "semantic"
         self.device = device
@@ -224,6 +227,11 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _cast_boxes(module: nn.Module, inputs: Any) -> Any:
+    features, boxes = inputs
+    return features, boxes.to(features.dtype)
 
 
 def _box_recorder(into: Arrays) -> Callable[[nn.Module, Any], None]:
