@@ -15,7 +15,7 @@ from tf_d2.config.zoo import resolve_weights
 from tf_d2.instances import Instances
 from tf_d2.modeling import D2Model, build_model
 from tf_d2.modeling.batches import Proposals
-from tf_d2.modeling.postprocess import to_image
+from tf_d2.modeling.postprocess import paste, to_image
 from tf_d2.ops import boxes as box_ops
 from tf_d2.ops.resize import resize_float, resize_uint8, shortest_edge_size
 from tf_d2.stages import Trace, combine_panoptic, run_op, stage_array
@@ -270,7 +270,7 @@ class Predictor:
         if "proposal_boxes" in fields:
             result["proposals"] = Instances(size, **fields)
         elif fields:
-            result["instances"] = Instances(size, **fields)
+            result["instances"] = Instances(size, **paste(fields, size))
         if sem_seg is not None:
             result["sem_seg"] = sem_seg
         if self.config.panoptic is not None and sem_seg is not None and "instances" in result:

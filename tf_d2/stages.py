@@ -19,7 +19,7 @@ from tf_d2.instances import Instances
 from tf_d2.modeling.batches import Proposals
 from tf_d2.modeling.mask_head import mask_inference
 from tf_d2.modeling.meta_arch import D2Model
-from tf_d2.modeling.postprocess import resize_sem_seg, to_image
+from tf_d2.modeling.postprocess import paste, resize_sem_seg, to_image
 from tf_d2.ops.keypoints import decode_keypoints
 from tf_d2.ops.panoptic import combine_semantic_and_instance_outputs
 from tf_d2.ops.resize import resize_uint8, shortest_edge_size
@@ -256,7 +256,8 @@ def _postprocess(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) ->
         classes=fields.pop("pred_classes").astype(np.int64),
         **{name: value[:, 0] if name == "pred_masks" else value for name, value in fields.items()},
     )
-    done = to_image(raw, _size(network), _size(image))
+    done = {k: v.numpy() for k, v in to_image(raw, _size(network), _size(image)).items()}
+    done = paste(done, image.shape[:2])
     return [done[name] for name in args]
 
 

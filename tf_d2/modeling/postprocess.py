@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from tf_d2.modeling.batches import Detections
 from tf_d2.ops import boxes as box_ops
 from tf_d2.ops import rotated
 from tf_d2.ops.interpolate import bilinear
-from tf_d2.ops.mask_paste import paste_masks
+from tf_d2.ops.mask_paste_numpy import paste_masks_numpy as paste_masks
 
 
 class Rescaled(NamedTuple):
@@ -81,8 +82,9 @@ def to_image(raw: dict[str, tf.Tensor], network_size: tf.Tensor, size: tf.Tensor
         size: int32 ``[2]``, (height, width) of the original image.
 
     Returns:
-        ``pred_boxes``, ``scores``, ``pred_classes``, ``pred_masks`` bool ``[N, h, w]``, ``pred_keypoints``,
-        ``pred_keypoint_heatmaps``, ``sem_seg`` ``[C, h, w]``, or ``proposal_boxes`` and ``objectness_logits``.
+        ``pred_boxes``, ``scores``, ``pred_classes``, ``pred_masks`` (still probabilities ``[N, M, M]``, see
+        :func:`paste`), ``pred_keypoints``, ``pred_keypoint_heatmaps``, ``sem_seg`` ``[C, h, w]``, or ``proposal_boxes`` and
+        ``objectness_logits``.
     """
     fields: dict[str, tf.Tensor] = {}
     if "sem_seg" in raw:
@@ -99,10 +101,19 @@ def to_image(raw: dict[str, tf.Tensor], network_size: tf.Tensor, size: tf.Tensor
         return {"proposal_boxes": done.boxes, "objectness_logits": done.scores}
     fields |= {"pred_boxes": done.boxes, "scores": done.scores, "pred_classes": done.classes}
     if "pred_masks" in raw:
-        masks = tf.cast(tf.gather(raw["pred_masks"], kept), tf.float32)
-        fields["pred_masks"] = paste_masks(masks, done.boxes, size[0], size[1])
+        fields["pred_masks"] = tf.cast(tf.gather(raw["pred_masks"], kept), tf.float32)
     if "pred_keypoints" in raw:
         factor = tf.gather(scales(network_size[None], size[None]), done.image_index)
         fields["pred_keypoints"] = rescale_keypoints(tf.gather(raw["pred_keypoints"], kept), factor)
         fields["pred_keypoint_heatmaps"] = tf.gather(raw["pred_keypoint_heatmaps"], kept)
     return fields
+
+
+def paste(fields: dict[str, np.ndarray], size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """The same fields with ``pred_masks`` pasted into the image: bool ``(N, h, w)``. ``size`` is (height, width).
+
+    Done by numpy outside the graph: only the window of each box is touched, which the graph form cannot match.
+    """
+    if "pred_masks" not in fields:
+        return fields
+    return {**fields, "pred_masks": paste_masks(fields["pred_masks"], fields["pred_boxes"], *size)}
