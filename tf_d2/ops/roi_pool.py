@@ -33,6 +33,7 @@ def roi_pool(
 
     Source: torchvision `RoIPool`, used by detectron2's ROIPooler for POOLER_TYPE "ROIPool".
     """
+    features, image_index = tf.convert_to_tensor(features), tf.cast(image_index, tf.int32)
     corners = _round_half_away(tf.cast(boxes, features.dtype) * tf.cast(spatial_scale, features.dtype))
     rows, empty_rows = _bins(corners[:, 1], corners[:, 3], tf.shape(features)[1], output_size)
     columns, empty_columns = _bins(corners[:, 0], corners[:, 2], tf.shape(features)[2], output_size)
