@@ -6,11 +6,30 @@ import mmap
 import os
 import secrets
 import stat
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from weights.errors import CheckpointError, WeightsError
+
+_mappings: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
+_resident = 0  # bytes of mapped files used since pages were last released
+_RELEASE_AFTER = 256 << 20
+
+
+def touched(count: int) -> None:
+    """Say that ``count`` bytes of mapped files were used and are not needed soon.
+
+    Every so often their pages are given back to the operating system (and read again should they be used
+    again), so that a conversion holds a part of the files in memory and not all of both.
+    """
+    global _resident
+    _resident += count
+    if _resident >= _RELEASE_AFTER and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        _resident = 0
+        for mapping in list(_mappings):
+            mapping.madvise(mmap.MADV_DONTNEED)
 
 
 @contextmanager
@@ -40,7 +59,9 @@ def map_file(name: str) -> memoryview:
         with open(name, "rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
                 raise CheckpointError(f"{name}: the file is empty.")
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            _mappings.add(mapping)
+            return memoryview(mapping)
     except FileNotFoundError:
         raise CheckpointError(f"{name}: there is no such file.") from None
     except CheckpointError:

@@ -8,6 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
+from weights._files import touched
+
 
 @dataclass
 class Checkpoint:
@@ -41,4 +43,8 @@ class Checkpoint:
     @cached_property
     def sha256(self) -> str:
         """Hexadecimal SHA-256 of the file; computed on first use."""
-        return hashlib.sha256(self._data).hexdigest()
+        digest, piece = hashlib.sha256(), 64 << 20
+        for start in range(0, len(self._data), piece):
+            digest.update(self._data[start : start + piece])
+            touched(piece)
+        return digest.hexdigest()

@@ -13,11 +13,13 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 
+from weights._files import touched
 from weights._limits import MAX_TENSORS, Budget, inflation_budget
 from weights.errors import CheckpointError
 
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _STORED, _DEFLATED = 0, 8
+_PIECE = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Archive:
         if entry.method == _DEFLATED:
             raw = self._inflate(entry, raw)
         # torch.serialization.set_crc32_options(False) writes 0 instead of the checksum
-        if entry.crc and zlib.crc32(raw) != entry.crc:
+        if entry.crc and _checksum(raw) != entry.crc:
             raise CheckpointError(
                 f"The zip entry {name[:200]!r} does not match its checksum: the file is damaged."
             )
@@ -69,6 +71,15 @@ class Archive:
         if len(result) != entry.size:
             raise CheckpointError(f"The zip entry {entry.name[:200]!r} does not have its declared size.")
         return memoryview(result)
+
+
+def _checksum(raw: memoryview) -> int:
+    value = 0
+    for start in range(0, len(raw), _PIECE):
+        piece = raw[start : start + _PIECE]
+        value = zlib.crc32(piece, value)
+        touched(len(piece))
+    return value
 
 
 class _View(io.RawIOBase):

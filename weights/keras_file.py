@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 
 from weights import _hdf5
-from weights._files import map_file, replacing
+from weights._files import map_file, replacing, touched
 from weights.errors import CheckpointError, WeightsError
 from weights.mapping import Shape, path_to_key, to_state_dict
 
@@ -92,6 +92,7 @@ def write_keras_h5(
             group = file.create_group(_VARS)
             for name, array in arrays.items():
                 _write_array(group, name, array, _torch_notes(name, array, source or {}))
+                touched(array.nbytes)
                 if progress:
                     progress(array.nbytes)
             for key, array in extra.items():
@@ -142,6 +143,7 @@ def _compare(
         for name, array in expected.items():
             if not same_bits(array, found[name]):
                 raise WeightsError(f"{name} reads back differently than written; nothing was kept.")
+            touched(2 * array.nbytes)
             if progress:
                 progress(array.nbytes)
 

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from weights._files import touched
 from weights.errors import ConversionError
 
 logger = logging.getLogger(__name__)
@@ -150,6 +151,7 @@ def _fit(state: Mapping[str, np.ndarray], specs: Mapping[str, Shape], dtype: Any
             continue
         fit.arrays[path] = _cast(array, dtype)
         count = nonfinite_count(fit.arrays[path])
+        touched(source.nbytes)
         if count:
             fit.nonfinite[key] = count
     fit.unexpected = [key for key in left if harmless_reason(key) is None]

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from weights import _pickler as op
-from weights._files import replacing
+from weights._files import replacing, touched
 from weights._safetensors import DTYPES
 from weights._unpickle import STORAGE_DTYPES
 from weights.checkpoint import read_checkpoint
@@ -52,8 +52,7 @@ def write_detectron2_pkl(
             for key, array in state.items():
                 file.write(op.text(key))
                 op.write_numpy_array(file, array)
-                if progress:
-                    progress(array.nbytes)
+                _done(array.nbytes, progress)
             file.write(op.SET_ITEMS + op.text("__author__") + op.text(author))
             if iteration is not None:
                 file.write(op.text("iteration") + op.integer(iteration))
@@ -82,8 +81,7 @@ def write_pth(
             for index, array in enumerate(state.values()):
                 flat = np.require(array, requirements=["C", "A"]).reshape(-1).view(np.uint8)
                 _add_entry(archive, f"archive/data/{index}", flat.data)
-                if progress:
-                    progress(array.nbytes)
+                _done(array.nbytes, progress)
             _add_entry(archive, "archive/version", b"3\n")
 
     _checked(path, state, write, progress)
@@ -135,8 +133,7 @@ def write_safetensors(
             file.write(struct.pack("<Q", len(header)) + header)
             for array in state.values():
                 file.write(np.require(array, requirements=["C", "A"]).reshape(-1).view(np.uint8).data)
-                if progress:
-                    progress(array.nbytes)
+                _done(array.nbytes, progress)
 
     _checked(path, state, write, progress)
 
@@ -158,6 +155,12 @@ def _safetensors_header(state: State, metadata: Mapping[str, str]) -> bytes:
     return raw + b" " * (-len(raw) % 8)
 
 
+def _done(count: int, progress: Progress | None) -> None:
+    touched(2 * count)
+    if progress:
+        progress(count)
+
+
 def _checked(
     path: str | os.PathLike[str], state: State, write: Callable[[Path], None], progress: Progress | None
 ) -> None:
@@ -172,5 +175,4 @@ def _checked(
         for key, array in state.items():
             if not same_bits(array, written[key]):
                 raise WeightsError(f"{path}: {key} reads back differently than written; nothing was kept.")
-            if progress:
-                progress(array.nbytes)
+            _done(array.nbytes, progress)
