@@ -208,7 +208,7 @@ def _note_skipped(comparison: Comparison, context: Context) -> None:
 def _manifest_stages(job: _Job, comparison: Comparison) -> list[StageResult]:
     """Both sides must have read the same weights, configuration and pictures, at the same precision."""
     out = []
-    for key in ("weights_sha256", "config_sha256", "images_sha256", "profile", "dtype"):
+    for key in ("weights_sha256", "config_file_sha256", "images_sha256", "profile", "dtype"):
         values = [side.manifest.get(key) for side in (job.reference, job.candidate)]
         if None in values:
             if values != [None, None] and not job.reference.recorded:

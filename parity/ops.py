@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ def run_ops(
     device: str = "cpu",
     dtypes: tuple[str, ...] = ("float32", "float64"),
     mutate: str = "",
+    only: Sequence[str] = (),
     timeout: float = DEFAULT_TIMEOUT,
 ) -> Comparison:
     """Run every case on both sides, in each dtype, and compare. ``output`` keeps inputs and results. Raises
@@ -35,7 +36,7 @@ def run_ops(
     with tempfile.TemporaryDirectory(prefix="parity-ops-") as scratch:
         folder = Path(output) if output is not None else Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        cases = opcases.all_cases()
+        cases = [c for c in opcases.all_cases() if not only or c.op in only]
         opcases.save(cases, folder / "op_inputs.npz")
         comparison = Comparison("torch", "tf", "ops", scope="single operations")
         comparison.noise_source = "none: the same input on both sides"

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from parity.job import file_sha256
 from parity.judge import TraceLike, Waiver, compare
 from parity.profiles import get_profile
 from parity.results import Comparison, StageResult
@@ -73,6 +74,8 @@ class Setup:
     repeat: int = 2
     timeout: float = DEFAULT_TIMEOUT
     extra: Mapping[str, Any] = field(default_factory=dict)
+    weights_sha256: str = ""
+    state: str = ""  # the weights as a plain state dict, for workers that do not read the user's format
     source: Setup | None = None  # what the user asked for, before the files were resolved
 
 
@@ -277,10 +280,12 @@ def resolved(setup: Setup, folder: Path, progress: Progress) -> Setup:
     }
     progress("reading configuration and weights")
     events = call_worker("parity.workers.tf_worker", sys.executable, job, target, setup.timeout, progress)
-    state = next((e["state"] for e in events if e["event"] == "resolved"), None)
-    if state is None:
+    found = next((e for e in events if e["event"] == "resolved"), None)
+    if found is None:
         raise BackendError("the configuration was resolved but no weights were named")
-    return replace(setup, config=str(target), weights=str(state), opts=(), source=setup.source or setup)
+    files = {k: str(found[k]) for k in ("weights", "state")}
+    files["weights_sha256"] = file_sha256(files["weights"])
+    return replace(setup, config=str(target), opts=(), source=setup.source or setup, **files)
 
 
 def run_backend(backend: Backend, setup: Setup, target: Path, progress: Progress = lambda text: None) -> Path:
@@ -296,9 +301,12 @@ def run_backend(backend: Backend, setup: Setup, target: Path, progress: Progress
         "device": setup.device,
         "threads": setup.threads or (os.cpu_count() or 1),
         "repeat": setup.repeat,
+        "weights_sha256": setup.weights_sha256 or None,
         **setup.extra,
     }
-    if backend.name not in TORCH_BACKENDS:
+    if backend.name in TORCH_BACKENDS:
+        job["weights"] = setup.state or setup.weights
+    else:
         job |= {"backend": backend.name, "target": backend.target}
     label = f"{backend.name} ({setup.profile}, {setup.device})"
     progress(label)
@@ -320,9 +328,12 @@ def call_worker(
     target: Path,
     timeout: float,
     progress: Progress = lambda text: None,
+    on_event: Callable[[dict[str, Any]], None] = lambda event: None,
 ) -> list[dict[str, Any]]:
-    """Run one worker program on a job; its events. Raises BackendError when it fails, hangs or writes
-    nothing."""
+    """Run one worker program on a job; its events, each also given to ``on_event`` as it comes.
+
+    Raises BackendError when the worker fails, hangs or writes nothing.
+    """
     target.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="parity-") as scratch:
         path = Path(scratch) / "job.json"
@@ -337,7 +348,7 @@ def call_worker(
                 )
             except OSError as error:
                 raise BackendError(f"cannot start {interpreter}: {error}") from error
-            events = _listen(process, timeout, progress)
+            events = _listen(process, timeout, progress, on_event)
     return _checked(events, process.returncode, target, log, timeout)
 
 
@@ -353,7 +364,12 @@ def import_root(scratch: Path) -> str:
     return str(root)
 
 
-def _listen(process: subprocess.Popen[str], timeout: float, progress: Progress) -> list[dict[str, Any]]:
+def _listen(
+    process: subprocess.Popen[str],
+    timeout: float,
+    progress: Progress,
+    on_event: Callable[[dict[str, Any]], None],
+) -> list[dict[str, Any]]:
     """Read a worker's events until it ends; kill it after ``timeout`` seconds."""
     events: list[dict[str, Any]] = []
     timer = threading.Timer(timeout, process.kill)
@@ -364,6 +380,7 @@ def _listen(process: subprocess.Popen[str], timeout: float, progress: Progress) 
         with process.stdout as lines:
             for event in (e for line in lines if (e := _event(line)) is not None):
                 events.append(event)
+                on_event(event)
                 if event["event"] == "progress":
                     progress(f"{event.get('what', '')} {event.get('done', '')}/{event.get('of', '')}")
         process.wait()

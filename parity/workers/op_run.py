@@ -27,14 +27,16 @@ def main(
     configure: Callable[[Mapping[str, Any]], dict[str, Any]],
     arguments: Sequence[str] | None = None,
 ) -> int:
-    """Run a job {"cases", "output", "device", "dtype"}. ``configure`` sets the framework up and returns
-    facts for the manifest. A case that raises is recorded by its error, so that the others still run."""
+    """Run a job {"cases", "output", "device", "dtype", "only"}. ``configure`` sets the framework up and
+    returns facts for the manifest. A case that raises is recorded by its error, so that the others still
+    run."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--job", required=True)
     job = json.loads(Path(parser.parse_args(arguments).job).read_text())
     try:
         facts = configure(job)
-        cases = opcases.load(job["cases"])
+        only = job.get("only") or ()
+        cases = [c for c in opcases.load(job["cases"]) if not only or c.op in only]
         errors: dict[str, str] = {}
         with TraceWriter(job["output"]) as writer:
             for case in cases:

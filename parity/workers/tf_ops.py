@@ -95,7 +95,7 @@ def anchors(i: Inputs, a: Args) -> list[np.ndarray]:
     from tf_d2.ops import anchors as anchor_ops
 
     cells = anchor_ops.cell_anchors(a["sizes"], a["ratios"])
-    size = np.int32([a["height"], a["width"]])
+    size = np.array([a["height"], a["width"]], np.int32)
     return _graph(lambda s: anchor_ops.grid_anchors(cells, s[0], s[1], a["stride"], a["offset"]), size)
 
 
@@ -166,7 +166,7 @@ def paste_masks(i: Inputs, a: Args) -> list[np.ndarray]:
     from tf_d2.ops import mask_paste
 
     masks, boxes = (i[k].astype(np.float32) for k in ("masks", "boxes"))
-    size = np.int32([a["height"], a["width"]])
+    size = np.array([a["height"], a["width"]], np.int32)
     function = mask_paste.paste_masks
     return _graph(lambda m, b, s: function(_square(m, masks.shape[-1]), b, s[0], s[1]), masks, boxes, size)
 
@@ -239,7 +239,7 @@ def configure(job: Mapping[str, Any]) -> dict[str, Any]:
     if job.get("mutate"):
         from parity.workers.tf_mutations import plant
 
-        plant(job["mutate"])
+        plant(job["mutate"]).__enter__()  # for the rest of this process
     return {"backend": "tf", "versions": {"tensorflow": tf.__version__}}
 
 

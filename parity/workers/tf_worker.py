@@ -3,15 +3,17 @@ tf_d2.
 
     python -m parity.workers.tf_worker --job JOB.json
 
-A job is what `parity.job` describes and, beyond that: ``mode`` ("trace", or "resolve" to write out the full
-configuration and the state dict for workers that cannot read the user's files), ``backend`` (tf, tf-eager,
-savedmodel, serving), ``target`` (directory or URL of the last two), ``opts``, ``dtype`` and ``mutate`` (a
-planted bug by name). Progress and errors are JSON lines on standard output. Exit status: 0 written, 2 failed.
+A job is what `parity.job` describes and, beyond that: ``mode`` ("trace", "mutations" to run every bug of
+``mutations`` in turn, or "resolve" to write out the full configuration and the state dict for workers that
+cannot read the user's files), ``backend`` (tf, tf-eager, savedmodel, serving), ``target`` (directory or URL
+of the last two), ``opts``, ``dtype`` and ``mutate`` (a planted bug by name). Progress and errors are JSON
+lines on standard output. Exit status: 0 written, 2 failed.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -48,6 +50,7 @@ class Request:
     opts: tuple[Any, ...] = ()
     dtype: str = ""
     mutate: str = ""
+    mutations: tuple[str, ...] = ()
 
 
 def read_request(path: str) -> Request:
@@ -58,7 +61,7 @@ def read_request(path: str) -> Request:
     if unknown := sorted(set(value) - known):
         raise jobs.JobError(f"job {path} has unknown entries: {', '.join(unknown)}")
     given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
-    own["opts"] = tuple(own.get("opts") or ())
+    own |= {key: tuple(own.get(key) or ()) for key in ("opts", "mutations")}
     return Request(Job(**given), **own)
 
 
@@ -125,25 +128,26 @@ class TensorFlowModel:
         import tensorflow as tf
 
         import tf_d2
-        import weights
 
-        if request.mutate:
-            from parity.workers.tf_mutations import plant
-
-            plant(request.mutate)
-        if request.backend == "tf-eager":
+        if request.backend == "tf-eager" or request.mutate or request.mutations:
             tf.config.run_functions_eagerly(True)
         job = request.job
         self.dtype: Any = request.dtype or DTYPES[job.profile]
         self.predictor = tf_d2.Predictor(
             job.config_yaml, job.weights, dtype=self.dtype, opts=request.opts, fold_norms=False
         )
-        model = self.predictor.model
-        arrays = {path: np.asarray(value, np.float32) for path, value in variables(model).items()}
-        self.tensors = {k: jobs.tensor_hash(v) for k, v in weights.to_state_dict(arrays).items()}
         if self.dtype != "float64":
-            model.fold_norms()
+            self.predictor.model.fold_norms()
         self.version = tf_d2.__version__
+
+    @property
+    def tensors(self) -> dict[str, str]:
+        """Hash of every weight as the model holds it now, under detectron2's keys and in its layout."""
+        import weights
+
+        held = variables(self.predictor.model)
+        arrays = {path: np.asarray(value, np.float32) for path, value in held.items()}
+        return {k: jobs.tensor_hash(v) for k, v in weights.to_state_dict(arrays).items()}
 
     def run(self, image: np.ndarray, proposals: np.ndarray | None) -> tuple[dict[str, np.ndarray], list]:
         """Every stage and the results of one image, by trace name, and the panoptic segments."""
@@ -183,15 +187,48 @@ def _plain(value: Any) -> Any:
 
 def trace(request: Request) -> None:
     """Run every image of the job and write the trace."""
-    job, started = request.job, time.perf_counter()
-    flags = set_flags(job)
+    started = time.perf_counter()
+    flags = set_flags(request.job)
     model = make_model(request)
-    load_seconds = time.perf_counter() - started
+    facts = {"flags": flags, "load_seconds": time.perf_counter() - started}
+    with planted(request.mutate, model):
+        write_trace(request, model, request.job.output, facts)
+
+
+def planted(name: str, model: Any) -> contextlib.AbstractContextManager[None]:
+    """The model with the bug called ``name`` ("": none)."""
+    if not name:
+        return contextlib.nullcontext()
+    from parity.workers.tf_mutations import plant
+
+    return plant(name, model.predictor)
+
+
+def mutations(request: Request) -> None:
+    """One trace for each bug of the request, named ``<output>.<bug>.h5``; "identity" is the model as it
+    is."""
+    facts = {"flags": set_flags(request.job)}
+    model = make_model(request)
+    for name in request.mutations:
+        path = f"{request.job.output}.{name}.h5"
+        try:
+            with planted("" if name == "identity" else name, model):
+                write_trace(request, model, path, facts)
+        except Exception as error:
+            say("mutant", name=name, error=f"{type(error).__name__}: {error}")
+            continue
+        say("mutant", name=name, trace=path)
+    Path(request.job.output).write_text("done")
+
+
+def write_trace(request: Request, model: Any, output: str, facts: dict[str, Any]) -> None:
+    """Run every image of the job and write the trace to ``output``."""
+    job = request.job
     config, text = jobs.read_config(job.config_yaml)
     pictures = [read_image(p) for p in job.images]
     feed = Trace(job.feed) if job.feed else None
     runs: list[dict[str, Any]] = []
-    with TraceWriter(job.output, len(pictures), job.roi_rows) as writer:
+    with TraceWriter(output, len(pictures), job.roi_rows) as writer:
         for k, picture in enumerate(pictures):
             say("progress", done=k, of=len(pictures), what=Path(job.images[k]).name)
             runs.append(run_image(model, job, feed, writer, k, picture))
@@ -199,11 +236,11 @@ def trace(request: Request) -> None:
                 given = jobs.feed_of(feed, k, job.profile)
                 given = given.complete() if isinstance(given, ImageTrace) else given
                 runs[-1]["derived"] = run_forced(model, units(config), given, writer, k)
-        facts = jobs.base_manifest(request.backend, job, pictures, model.tensors)
-        facts["versions"] |= versions(model)
-        facts |= {"dtype": model.dtype, "scope": model.scope, "flags": flags, "machine": machine.facts()}
-        facts |= {"mutation": request.mutate or None, "load_seconds": load_seconds, **summary(job, runs)}
-        writer.finish(facts, text)
+        told = jobs.base_manifest(request.backend, job, pictures, model.tensors)
+        told["versions"] |= versions(model)
+        told |= {"dtype": model.dtype, "scope": model.scope, "machine": machine.facts()}
+        told |= {"mutation": request.mutate or None, **facts, **summary(job, runs)}
+        writer.finish(told, text)
     if feed is not None:
         feed.close()
 
@@ -317,7 +354,7 @@ def resolve(request: Request) -> None:
     Path(job.output).write_text(resolve_yaml(job.config_yaml, request.opts), encoding="utf-8")
 
 
-MODES: dict[str, Callable[[Request], None]] = {"trace": trace, "resolve": resolve}
+MODES: dict[str, Callable[[Request], None]] = {"trace": trace, "mutations": mutations, "resolve": resolve}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
