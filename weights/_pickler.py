@@ -12,6 +12,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from weights._blocks import contiguous
+
 MARK, STOP, EMPTY_DICT, SET_ITEMS, SET_ITEM = b"(", b".", b"}", b"u", b"s"
 TUPLE, REDUCE, BUILD, PERSISTENT = b"t", b"R", b"b", b"Q"
 FALSE, TRUE = b"\x89", b"\x88"
@@ -62,7 +64,7 @@ def numpy_dtype(dtype: np.dtype) -> bytes:
 
 def write_numpy_array(file: BinaryIO, array: np.ndarray) -> None:
     """An array, its data straight from memory (contiguous input is not copied)."""
-    array = np.require(array, requirements=["C", "A"])
+    array = contiguous(array)
     shell = call(
         name("numpy.core.multiarray", "_reconstruct"), name("numpy", "ndarray"), integers([0]), b"C\x01b"
     )

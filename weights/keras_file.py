@@ -19,6 +19,7 @@ import h5py
 import numpy as np
 
 from weights import _hdf5
+from weights._blocks import contiguous, same_bits
 from weights._files import map_file, replacing, touched
 from weights.errors import CheckpointError, WeightsError
 from weights.mapping import Shape, path_to_key, to_state_dict
@@ -126,7 +127,7 @@ def _write_array(group: h5py.Group, name: str, array: np.ndarray, notes: Mapping
         array, notes = array.astype(np.uint8), {**notes, "torch_dtype": "bool"}
     if array.dtype.kind not in "fiu":
         raise WeightsError(f"{name}: arrays of dtype {array.dtype} cannot be written to a weights file.")
-    dataset = group.create_dataset(name, data=np.require(array, requirements=["C", "A"]))
+    dataset = group.create_dataset(name, data=contiguous(array))
     for key, value in notes.items():
         dataset.attrs[key] = value
 
@@ -146,20 +147,6 @@ def _compare(
             touched(2 * array.nbytes)
             if progress:
                 progress(array.nbytes)
-
-
-def same_bits(one: np.ndarray, other: np.ndarray) -> bool:
-    """Equal dtype, shape and bytes (so NaN equals itself and 0.0 differs from -0.0)."""
-    if one.dtype != other.dtype or one.shape != other.shape:
-        return False
-    return np.array_equal(_bits(one), _bits(other))
-
-
-def _bits(array: np.ndarray) -> np.ndarray:
-    """The array with its bits as unsigned integers, copied only if its layout demands it."""
-    if array.dtype.itemsize in (1, 2, 4, 8):
-        return array.view(f"u{array.dtype.itemsize}")
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
 def read_keras_h5(path: str | os.PathLike[str]) -> KerasWeights:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from weights.keras_file import same_bits
+from weights._blocks import same_bits
 from weights.mapping import class_counts, harmless_reason
 
 State = Mapping[str, np.ndarray]

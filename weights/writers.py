@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from weights import _pickler as op
+from weights._blocks import contiguous, same_bits
 from weights._files import replacing, touched
 from weights._safetensors import DTYPES
 from weights._unpickle import STORAGE_DTYPES
 from weights.checkpoint import read_checkpoint
 from weights.errors import WeightsError
-from weights.keras_file import Progress, same_bits
+from weights.keras_file import Progress
 
 AUTHOR = "tf-d2"
 _ALIGNMENT = 64  # torch aligns storages so that they can be memory-mapped
@@ -79,7 +80,7 @@ def write_pth(
             _add_entry(archive, "archive/data.pkl", _torch_pickle(state, iteration))
             _add_entry(archive, "archive/byteorder", b"little")
             for index, array in enumerate(state.values()):
-                flat = np.require(array, requirements=["C", "A"]).reshape(-1).view(np.uint8)
+                flat = contiguous(array).reshape(-1).view(np.uint8)
                 _add_entry(archive, f"archive/data/{index}", flat.data)
                 _done(array.nbytes, progress)
             _add_entry(archive, "archive/version", b"3\n")
@@ -132,7 +133,7 @@ def write_safetensors(
             header = _safetensors_header(state, metadata or {})
             file.write(struct.pack("<Q", len(header)) + header)
             for array in state.values():
-                file.write(np.require(array, requirements=["C", "A"]).reshape(-1).view(np.uint8).data)
+                file.write(contiguous(array).reshape(-1).view(np.uint8).data)
                 _done(array.nbytes, progress)
 
     _checked(path, state, write, progress)

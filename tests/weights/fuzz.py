@@ -37,7 +37,7 @@ from weights import _pickler as op
 from weights._torch import LEGACY_PREFIX
 from weights.checkpoint import _read
 
-TIME_LIMIT = 3.0  # seconds for one input; they have a few kilobytes
+TIME_LIMIT = 3.0  # seconds of the processor for one input; they have a few kilobytes
 MEMORY_LIMIT = 3 << 30
 TRACE_EVERY = 16
 Wrap = Callable[[bytes], bytes]
@@ -303,7 +303,7 @@ def check(data: bytes, ema: bool = False) -> str:
     """Read ``data`` as a checkpoint. Returns what happened; raises AssertionError if that must not happen."""
     global _watching
     _events.clear()
-    start = time.perf_counter()
+    start = time.process_time()  # not wall time: other programs share the machine
     _watching = True
     try:
         checkpoint = _read(memoryview(data), ema)
@@ -314,7 +314,7 @@ def check(data: bytes, ema: bool = False) -> str:
         outcome = "".join(letter for letter in str(error) if not letter.isdigit())[:60]
     finally:
         _watching = False
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     assert seconds < TIME_LIMIT, f"took {seconds:.1f} s"
     assert not _events, f"did {_events[0]}"
     return outcome

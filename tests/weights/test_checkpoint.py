@@ -11,7 +11,7 @@ import torch
 from safetensors.numpy import save_file as save_safetensors
 
 import weights
-from weights.keras_file import same_bits
+from weights._blocks import same_bits
 
 RNG = np.random.default_rng(0)
 STATE = {

@@ -20,7 +20,7 @@ import pytest
 import weights
 from weights import _pickler as op
 
-SECONDS = 5.0  # none takes over one; slow machines exist
+SECONDS = 3.0  # of the processor; none takes over one, but slow machines exist
 MEMORY = 300 << 20
 
 
@@ -153,7 +153,7 @@ PICKLES = {
         b"\x80\x02}" + short("model").replace(b"\x8c\x05", b"U\x05") + b"]q\x00h\x00as.",
         "tensors|dict",
     ),
-    "nested half a million deep": (b"\x80\x02" + b"]" + b"\x85" * 500_000 + b".", "where a checkpoint"),
+    "nested 200 thousand deep": (b"\x80\x02" + b"]" + b"\x85" * 200_000 + b".", "where a checkpoint"),
     "more opcodes than any checkpoint": (b"\x80\x02" + b"N0" * 600_000 + b"N.", "steps"),
     "the same list copied over and over": (
         b"\x80\x02]q\x00(" + b"K\x01" * 100_000 + b"e0" + b"c__builtin__\nset\nh\x00\x85R0" * 1000 + b"N.",
@@ -578,14 +578,14 @@ def refuse(path: Path, match: str) -> None:
     )  # tracing slows the longer ones down; they hold little more than themselves
     if is_small:
         tracemalloc.start()
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         with pytest.raises(weights.CheckpointError, match=match) as error:
             weights.read_checkpoint(path)
         peak = tracemalloc.get_traced_memory()[1] if is_small else 0
     finally:
         tracemalloc.stop()
-    assert time.perf_counter() - start < SECONDS
+    assert time.process_time() - start < SECONDS
     assert peak < MEMORY, f"{peak >> 20} MiB"
     text = str(error.value)
     assert text.startswith(str(path)) and len(text) < 1000 and "\n" not in text

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 import weights
 from weights import writers
-from weights.keras_file import same_bits
+from weights._blocks import same_bits
 
 RNG = np.random.default_rng(0)
 STATE = {
