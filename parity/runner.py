@@ -151,8 +151,8 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     backends = [parse_backend(b, torch_python) for b in (reference, *candidates)]
     setup = Setup(
-        str(config),
-        None if weights is None else str(weights),
+        _absolute(config),
+        None if weights is None else _absolute(weights),
         [str(i) for i in images],
         profile,
         device,
@@ -165,6 +165,11 @@ def run(
     if any(not b.recorded for b in backends):
         setup = resolved(setup, folder, progress)
     return _run_all(setup, backends, folder, noise, waivers, early_stop, mutate, progress)
+
+
+def _absolute(path: str | os.PathLike[str]) -> str:
+    """A file's absolute path, since workers run in a folder of their own; a name of the zoo as it is."""
+    return str(Path(path).resolve()) if Path(path).exists() else str(path)
 
 
 def _run_all(
