@@ -87,13 +87,13 @@ def parse_backend(text: str, torch_python: str | None = None) -> Backend:
             raise ValueError(
                 f"backend {name} needs its {'directory' if name == 'savedmodel' else 'URL'}: {name}:..."
             )
-        return Backend(name, target)
+        return Backend(name, _absolute(target))
     if text in MODULES:
         return Backend(text, "", torch_python or sys.executable) if text in TORCH_BACKENDS else Backend(text)
     if text == "auto":
         return auto_reference(torch_python or sys.executable)
     if Path(text).is_file():
-        return Backend("trace", text)
+        return Backend("trace", _absolute(text))
     known = ", ".join([*MODULES, "auto"])
     raise ValueError(f"backend {text!r} is neither one of {known} nor a trace file that exists")
 
@@ -147,7 +147,7 @@ def run(
     get_profile(profile)
     if noise not in ("none", "threads", "truth"):
         raise ValueError(f"noise {noise!r} is not one of: none, threads, truth")
-    folder = Path(output)
+    folder = Path(output).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     backends = [parse_backend(b, torch_python) for b in (reference, *candidates)]
     setup = Setup(
