@@ -60,8 +60,10 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help=HELP, invoke_without_command=True, add_completion=False, rich_markup_mode=None)
     group.callback()(main_command)
     group.command("rejudge")(rejudge)
-    group.command("list-mutations", hidden=True)(list_mutations)
+    group.command("mutations")(mutations)
+    group.command("list-mutations")(list_mutations)
     app.add_typer(group, name="parity")
+    app.command("bench")(bench)
 
 
 def main_command(
@@ -280,7 +282,87 @@ def list_mutations() -> None:
     from parity.mutations import MUTATIONS
 
     for mutation in MUTATIONS:
-        typer.echo(f"{mutation.name:28} {mutation.blame:40} {mutation.what}")
+        typer.echo(f"{mutation.name:28} {' or '.join(mutation.blame):44} {mutation.what}")
+
+
+def mutations(
+    output: Annotated[Path, typer.Option(help="Folder for the kill table and its working files.")],
+    only: Annotated[list[str] | None, typer.Option(help="Bug to plant; may be repeated.")] = None,
+    torch_python: Annotated[
+        str | None, typer.Option("--torch-python", help="Python interpreter that has torch.")
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Threads per side.")] = 1,
+) -> None:
+    """Plant known bugs one by one and see that each is found at the stage where it was planted."""
+    from parity import mutation_run
+    from parity.runner import BackendError
+
+    try:
+        outcomes = mutation_run.run_mutations(
+            output, only or (), torch_python, threads, progress=lambda t: console.print(t, highlight=False)
+        )
+    except (BackendError, ValueError) as error:
+        raise fail(str(error)) from error
+    console.print(f"table: {mutation_run.write_results(outcomes, output)}")
+    raise typer.Exit(0 if all(o.blamed for o in outcomes) else 1)
+
+
+def bench(
+    output: Annotated[Path, typer.Option(help="Folder for table, plot and numbers.")],
+    config_file: Annotated[
+        str | None, typer.Option("--config-file", help="detectron2 YAML; left out: the embedded checkpoint.")
+    ] = None,
+    weights: Annotated[str | None, typer.Option(help="Checkpoint of the configuration.")] = None,
+    input: Annotated[str | None, typer.Option("--input", help="Picture; left out: a drawn one.")] = None,
+    backend: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="torch, detectron2, torchscript, onnx:FILE, tf, tf-bfloat16, savedmodel[:DIR]; may be "
+            "repeated. Ratios refer to the first."
+        ),
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Interleaved rounds that count.")] = 10,
+    warmup: Annotated[int, typer.Option(help="Rounds before them that do not.")] = 2,
+    threads: Annotated[int, typer.Option(help="Threads per side; 0 = the framework's choice.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or gpu, for all sides.")] = "cpu",
+    torch_python: Annotated[
+        str | None, typer.Option("--torch-python", help="Python interpreter that has torch or detectron2.")
+    ] = None,
+    opts: Annotated[list[str] | None, typer.Option("--opts", help="Override KEY VALUE.")] = None,
+) -> None:
+    """Time and memory of PyTorch and TensorFlow on the same input, in interleaved runs."""
+    import numpy as np
+
+    from parity.bench import run_bench, table, write_results
+    from parity.mutation_run import embedded_demo, sample_picture
+    from parity.runner import BackendError, auto_reference
+
+    output.mkdir(parents=True, exist_ok=True)
+    demo = embedded_demo()
+    if input is None:
+        input = str(output / "picture.npy")
+        np.save(input, sample_picture())
+    try:
+        names = backend or [auto_reference(torch_python or sys.executable).name, "tf", "savedmodel"]
+        result = run_bench(
+            config_file or str(demo / "shapes.yaml"),
+            weights if config_file else str(demo / "shapes.pkl"),
+            input,
+            output=output,
+            backends=names,
+            rounds=rounds,
+            warmup=warmup,
+            threads=threads,
+            device=device,
+            torch_python=torch_python,
+            opts=split_opts(opts),
+            progress=lambda text: console.print(f"[dim]{text}[/]", highlight=False),
+        )
+    except (BackendError, ValueError, OSError) as error:
+        raise fail(str(error)) from error
+    console.print(table(result), highlight=False, markup=False, soft_wrap=True)
+    console.print(f"results: {write_results([result], output)}")
+    raise typer.Exit(EXIT_NOT_COMPARABLE if any(s.error for s in result.sides) else 0)
 
 
 def main() -> None:
@@ -292,7 +374,8 @@ def main() -> None:
         """Parity of detectron2 models across frameworks."""
 
     register(app)
-    app(args=["parity", *spread_lists(sys.argv[1:])], prog_name="tf-d2")
+    words = spread_lists(sys.argv[1:])
+    app(args=words if words[:1] == ["bench"] else ["parity", *words], prog_name="tf-d2")
 
 
 def spread_lists(arguments: list[str]) -> list[str]:

@@ -388,12 +388,21 @@ def _judge_origins(results: list[StageResult]) -> None:
         elif sources and all(not s.bad for s in sources) and result.forced_status is None:
             result.verdict = Verdict.LOCAL
         elif result.forced_status in (Status.PASS, Status.BORDERLINE):
-            amplified = all(not s.bad for s in sources)
-            result.verdict = Verdict.AMPLIFIED if amplified else Verdict.INHERITED
+            result.verdict = _not_local(sources)
         elif sources and any(s.bad for s in sources):
             result.verdict = Verdict.INHERITED
         else:
             result.verdict = Verdict.LOCAL if _has_no_inputs(result) else Verdict.UNKNOWN
+
+
+def _not_local(sources: Sequence[StageResult]) -> Verdict:
+    """The verdict of a bad stage that is right on the reference's input. Where its own inputs are not only
+    within their limits but exactly the reference's, nothing came in, and the stage behaves differently by
+    itself."""
+    if any(s.bad for s in sources):
+        return Verdict.INHERITED
+    exact = all(s.kind == "exact" or (s.metrics is not None and s.metrics.max_abs == 0) for s in sources)
+    return Verdict.LOCAL if exact else Verdict.AMPLIFIED
 
 
 def _has_no_inputs(result: StageResult) -> bool:

@@ -188,7 +188,7 @@ def family_setup(
     picture = folder / "picture.npy"
     np.save(picture, sample_picture())
     if family == "mask":
-        demo = _embedded_demo()
+        demo = embedded_demo()
         setup = Setup(str(demo / "shapes.yaml"), str(demo / "shapes.pkl"), [str(picture)])
     else:
         name, opts = FAMILIES[family]
@@ -204,7 +204,7 @@ def family_setup(
     return resolved(setup, folder, progress)
 
 
-def _embedded_demo() -> Path:
+def embedded_demo() -> Path:
     """The checkpoint that comes with the tf_d2 package (found without importing it)."""
     spec = find_spec("tf_d2")
     if spec is None or spec.origin is None:

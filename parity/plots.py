@@ -256,3 +256,22 @@ def status_colour(status: Status) -> str:
         Status.NOT_COMPARED: "#7c3aed",
         Status.ERROR: "#991b1b",
     }[status]
+
+
+def bench_plot(benches: Sequence[Any]) -> str:
+    """Seconds of every run of every side (SVG): one row of points per side, its median as a line."""
+    rows = [(b, s) for b in benches for s in b.sides if s.seconds]
+    figure = Figure(figsize=(9, 0.8 + 0.45 * max(len(rows), 1)))
+    axes = _axes(figure)
+    for y, (_, side) in enumerate(rows):
+        colour = REFERENCE if "TensorFlow" not in side.name else CANDIDATE
+        axes.plot(side.seconds, [y] * len(side.seconds), "o", color=colour, alpha=0.45, ms=5, mew=0)
+        axes.plot([side.median] * 2, [y - 0.3, y + 0.3], color=colour, lw=2.5)
+    axes.set_yticks(
+        range(len(rows)), [f"{b.title}: {s.name}" if len(benches) > 1 else s.name for b, s in rows]
+    )
+    axes.invert_yaxis()
+    axes.set_xlim(left=0)
+    axes.set_xlabel("seconds per image; the bar is the median", color=MUTED, fontsize=9)
+    axes.grid(axis="x", color=GRID, lw=0.8)
+    return svg(figure)

@@ -101,11 +101,19 @@ def _predictor_module() -> Any:
     return predictor
 
 
+@contextlib.contextmanager
+def _resized(resize: Callable[..., Any]) -> Iterator[None]:
+    """Another uint8 resize, in the model's own run and in the single computations."""
+    from tf_d2 import stages
+
+    with swapped(_predictor_module(), "resize_uint8", resize), swapped(stages, "resize_uint8", resize):
+        yield
+
+
 @planter("rgb_for_bgr")
 def _rgb(p: Any) -> Iterator[None]:
-    module = _predictor_module()
-    old = module.resize_uint8
-    with swapped(module, "resize_uint8", lambda x, h, w: old(x[:, :, ::-1], h, w)):
+    old = _predictor_module().resize_uint8
+    with _resized(lambda x, h, w: old(x[:, :, ::-1], h, w)):
         yield
 
 
@@ -114,7 +122,7 @@ def _not_antialiased(p: Any) -> Iterator[None]:
     def resize(x: Any, height: Any, width: Any) -> Any:
         return tf.cast(tf.round(tf.image.resize(x, [height, width])), tf.uint8)
 
-    with swapped(_predictor_module(), "resize_uint8", resize):
+    with _resized(resize):
         yield
 
 
@@ -124,7 +132,7 @@ def _resize_float(p: Any) -> Iterator[None]:
         y = tf.image.resize(tf.cast(x, tf.float32), [height, width], antialias=True)
         return tf.cast(tf.clip_by_value(tf.round(y), 0, 255), tf.uint8)
 
-    with swapped(_predictor_module(), "resize_uint8", resize):
+    with _resized(resize):
         yield
 
 

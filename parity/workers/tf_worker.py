@@ -354,7 +354,20 @@ def resolve(request: Request) -> None:
     Path(job.output).write_text(resolve_yaml(job.config_yaml, request.opts), encoding="utf-8")
 
 
-MODES: dict[str, Callable[[Request], None]] = {"trace": trace, "mutations": mutations, "resolve": resolve}
+def export(request: Request) -> None:
+    """Export the model to the folder ``output``."""
+    from tf_d2.serving.exporter import export as export_model
+
+    job = request.job
+    export_model(job.config_yaml, job.weights, job.output, opts=request.opts, sem_seg="logits")
+
+
+MODES: dict[str, Callable[[Request], None]] = {
+    "trace": trace,
+    "mutations": mutations,
+    "resolve": resolve,
+    "export": export,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
