@@ -161,17 +161,16 @@ def _rpn_proposals(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) 
 
 
 def _roi_pool(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
-    name, stage = args
     heads = model.roi_heads
-    count = len(heads.feature_names)
-    features, (boxes, *rest) = _maps(model, inputs[:count]), inputs[count:]
+    *features, boxes = inputs
     proposals = _proposals(boxes)
-    if stage:
-        *predictions, image = rest
-        pairs = [(_float32(s), _float32(d)) for s, d in zip(predictions[::2], predictions[1::2], strict=True)]
-        proposals = proposals._replace(boxes=heads.stage_boxes(pairs, proposals, _size(image)[None]))
-    pooler = heads.box_pooler if name == "pooler" else getattr(heads, name)
-    return [to_nchw(pooler(features, proposals.boxes, proposals.image_index).numpy())]
+    pooler = heads.box_pooler if args[0] == "pooler" else getattr(heads, args[0])
+    return [to_nchw(pooler(_maps(model, features), proposals.boxes, proposals.image_index).numpy())]
+
+
+def _cascade_boxes(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
+    deltas, boxes, image = inputs
+    return [model.roi_heads.refine(args[0], _float32(deltas), _proposals(boxes), _size(image)[None]).boxes]
 
 
 def _res5(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
@@ -197,9 +196,11 @@ def _box_predictor(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) 
 
 
 def _detect(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
-    *predictions, boxes, image = inputs
-    pairs = [(_float32(s), _float32(d)) for s, d in zip(predictions[::2], predictions[1::2], strict=True)]
-    found = model.roi_heads.select(pairs, _proposals(boxes), _size(image)[None], 1)
+    *scores, deltas, boxes, image = inputs
+    stage_scores = [_float32(s) for s in scores]
+    found = model.roi_heads.select(
+        stage_scores, _float32(deltas), _proposals(boxes), _size(image)[None], batch_size=1
+    )
     return [found.boxes, found.scores, found.classes]
 
 
@@ -298,6 +299,7 @@ OPS: dict[str, Callable[[Any, tuple[Any, ...], list[np.ndarray]], Arrays]] = {
     "rpn_head": _rpn_head,
     "rpn_proposals": _rpn_proposals,
     "roi_pool": _roi_pool,
+    "cascade_boxes": _cascade_boxes,
     "res5": _res5,
     "box_head": _box_head,
     "box_predictor": _box_predictor,

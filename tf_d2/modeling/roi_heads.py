@@ -108,21 +108,21 @@ class StandardROIHeads(Module):
         scores, deltas = self.box_predictor(head)
         stages[f"{PREFIX}.box_pooler"], stages[f"{PREFIX}.box_head"] = pooled, head
         stages[f"{PREFIX}.box_predictor/0"], stages[f"{PREFIX}.box_predictor/1"] = scores, deltas
-        return self.select([(scores, deltas)], proposals, image_sizes, batch_size)
+        return self.select([scores], deltas, proposals, image_sizes, batch_size)
 
     def select(
         self,
-        predictions: list[tuple[tf.Tensor, tf.Tensor]],
+        stage_scores: list[tf.Tensor],
+        deltas: tf.Tensor,
         proposals: Proposals,
         image_sizes: tf.Tensor,
         batch_size: int | tf.Tensor,
     ) -> Detections:
-        """Detections from (class logits, box deltas) of every box stage and the boxes the first one pooled."""
+        """Detections from the class logits of every box stage, and the deltas and pooled boxes of the last."""
         head = self.heads.box_head
-        boxes = self.stage_boxes(predictions[:-1], proposals, image_sizes)
-        probs = average_probs([predict_probs(scores, head.use_sigmoid_ce) for scores, _ in predictions])
-        weights = head.bbox_reg_weights[len(predictions) - 1]
-        decoded = predict_boxes(predictions[-1][1], boxes, weights, self.rotated)
+        probs = average_probs([predict_probs(scores, head.use_sigmoid_ce) for scores in stage_scores])
+        weights = head.bbox_reg_weights[len(stage_scores) - 1]
+        decoded = predict_boxes(deltas, proposals.boxes, weights, self.rotated)
         return fast_rcnn_inference(
             decoded,
             probs,
@@ -133,16 +133,6 @@ class StandardROIHeads(Module):
             self.heads.nms_thresh_test,
             self.heads.detections_per_image,
         )
-
-    def stage_boxes(
-        self, predictions: list[tuple[tf.Tensor, tf.Tensor]], proposals: Proposals, image_sizes: tf.Tensor
-    ) -> tf.Tensor:
-        """The boxes the next stage pools: decoded and clipped once per earlier stage, never filtered."""
-        boxes = proposals.boxes
-        sizes = tf.gather(image_sizes, proposals.image_index)
-        for (_, deltas), weights in zip(predictions, self.heads.box_head.bbox_reg_weights, strict=False):
-            boxes = box_ops.clip(box_ops.apply_deltas(deltas, boxes, weights), sizes[:, 0], sizes[:, 1])
-        return boxes
 
     def per_instance(
         self, features: Features, detections: Detections, stages: Stages
@@ -194,17 +184,29 @@ class CascadeROIHeads(StandardROIHeads):
         batch_size: int | tf.Tensor,
         stages: Stages,
     ) -> Detections:
-        predictions: list[tuple[tf.Tensor, tf.Tensor]] = []
+        stage_scores: list[tf.Tensor] = []
+        deltas: tf.Tensor | None = None
         for k in range(len(self.box_head)):
-            boxes = self.stage_boxes(predictions, proposals, image_sizes)
-            pooled = self.pool(self.box_pooler, features, boxes, proposals.image_index)
+            suffix = ""
+            if deltas is not None:
+                proposals = self.refine(k, deltas, proposals, image_sizes)
+                stages[f"{PREFIX}/cascade_boxes/{k}"] = proposals.boxes
+                suffix = f"#{k}"
+            pooled = self.pool(self.box_pooler, features, proposals.boxes, proposals.image_index)
             head = self.box_head[str(k)](pooled)
             scores, deltas = self.box_predictor[str(k)](head)
-            stages[f"{PREFIX}.box_pooler" + (f"#{k}" if k else "")] = pooled
-            stages[f"{PREFIX}.box_head.{k}"] = head
+            stages[f"{PREFIX}.box_pooler{suffix}"], stages[f"{PREFIX}.box_head.{k}"] = pooled, head
             stages[f"{PREFIX}.box_predictor.{k}/0"], stages[f"{PREFIX}.box_predictor.{k}/1"] = scores, deltas
-            predictions.append((scores, deltas))
-        return self.select(predictions, proposals, image_sizes, batch_size)
+            stage_scores.append(scores)
+        return self.select(stage_scores, deltas, proposals, image_sizes, batch_size)
+
+    def refine(
+        self, stage: int, deltas: tf.Tensor, proposals: Proposals, image_sizes: tf.Tensor
+    ) -> Proposals:
+        """What stage ``stage`` pools: the boxes of the stage before, decoded and clipped, none dropped."""
+        boxes = box_ops.apply_deltas(deltas, proposals.boxes, self.heads.box_head.bbox_reg_weights[stage - 1])
+        sizes = tf.gather(image_sizes, proposals.image_index)
+        return proposals._replace(boxes=box_ops.clip(boxes, sizes[:, 0], sizes[:, 1]))
 
 
 class Res5ROIHeads(StandardROIHeads):
@@ -248,7 +250,7 @@ class Res5ROIHeads(StandardROIHeads):
         scores, deltas = self.predict(res5)
         stages[f"{PREFIX}.pooler"], stages[f"{PREFIX}.res5"] = pooled, res5
         stages[f"{PREFIX}.box_predictor/0"], stages[f"{PREFIX}.box_predictor/1"] = scores, deltas
-        return self.select([(scores, deltas)], proposals, image_sizes, batch_size)
+        return self.select([scores], deltas, proposals, image_sizes, batch_size)
 
     def _masks(self, features: Features, detections: Detections, stages: Stages) -> tf.Tensor:
         assert self.mask_head is not None
