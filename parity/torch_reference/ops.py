@@ -92,7 +92,9 @@ def _roi_align_group(features: Tensor, start: Tensor, bins: Tensor, grid: list[i
         for x_low, x_high, x_weight, x_inside in columns:
             value = _blend(table, features.shape[2], (y_low, y_high, y_weight), (x_low, x_high, x_weight))
             inside = y_inside[:, :, None] & x_inside[:, None, :]
-            total += torch.where(inside[..., None], value, value.new_zeros(()))
+            if not inside.all():
+                value = torch.where(inside[..., None], value, value.new_zeros(()))
+            total += value
     return (total / max(grid[0] * grid[1], 1)).permute(0, 3, 1, 2)
 
 
@@ -131,9 +133,11 @@ def _blend(
         (y_weight * (1.0 - x_weight), y_high * width + x_low),
         (y_weight * x_weight, y_high * width + x_high),
     )
-    value = terms[0][0][..., None] * table[terms[0][1]]
-    for weight, index in terms[1:]:
-        value = value + weight[..., None] * table[index]
+    value: Tensor | None = None
+    for weight, index in terms:
+        part = table.index_select(0, index.flatten()).unflatten(0, index.shape).mul_(weight[..., None])
+        value = part if value is None else value.add_(part)
+    assert value is not None
     return value
 
 

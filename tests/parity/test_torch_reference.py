@@ -1,8 +1,8 @@
 """The PyTorch reference: its operations against loops and hand-checked cases, its models against themselves
 (free, forced, float64) and the embedded model against what detectron2 recorded."""
 
-import copy
 import importlib.util
+import json
 import math
 from pathlib import Path
 
@@ -293,6 +293,8 @@ def test_channels_become_rows_anchor_by_anchor():
 def test_network_size(size, want):
     assert run.network_size(size, 800, 1333) == want
     assert run.network_size(size, 0, 1333) == size
+    assert run.network_size((200, 301), 100, 1333) == (100, 151)  # half up
+    assert run.network_size((200, 305), 100, 1333) == (100, 153)
 
 
 def rpn_case(limit):
@@ -395,190 +397,27 @@ def test_boxes_are_rescaled_with_float32_factors_and_empty_ones_go():
 
 # ---- models
 
-TINY = """
-INPUT: {FORMAT: BGR, MIN_SIZE_TEST: 64, MAX_SIZE_TEST: 96}
-DATASETS: {PRECOMPUTED_PROPOSAL_TOPK_TEST: 20}
-TEST: {DETECTIONS_PER_IMAGE: 8}
-MODEL:
-  META_ARCHITECTURE: GeneralizedRCNN
-  MASK_ON: true
-  KEYPOINT_ON: false
-  PIXEL_MEAN: [103.53, 116.28, 123.675]
-  PIXEL_STD: [57.0, 57.0, 58.0]
-  BACKBONE: {NAME: build_resnet_fpn_backbone}
-  FPN: {IN_FEATURES: [res2, res3, res4, res5], OUT_CHANNELS: 8, NORM: "", FUSE_TYPE: sum}
-  RESNETS:
-    DEPTH: 50
-    OUT_FEATURES: [res2, res3, res4, res5]
-    NORM: FrozenBN
-    NUM_GROUPS: 1
-    WIDTH_PER_GROUP: 2
-    STRIDE_IN_1X1: true
-    RES5_DILATION: 1
-    RES2_OUT_CHANNELS: 8
-    STEM_OUT_CHANNELS: 4
-    DEFORM_ON_PER_STAGE: [false, false, false, false]
-    DEFORM_MODULATED: false
-    DEFORM_NUM_GROUPS: 1
-  ANCHOR_GENERATOR:
-    NAME: DefaultAnchorGenerator
-    SIZES: [[16], [32], [64], [128], [256]]
-    ASPECT_RATIOS: [[0.5, 1.0, 2.0]]
-    OFFSET: 0.0
-  PROPOSAL_GENERATOR: {NAME: RPN, MIN_SIZE: 0}
-  RPN:
-    HEAD_NAME: StandardRPNHead
-    IN_FEATURES: [p2, p3, p4, p5, p6]
-    CONV_DIMS: [-1]
-    BBOX_REG_WEIGHTS: [1.0, 1.0, 1.0, 1.0]
-    PRE_NMS_TOPK_TEST: 30
-    POST_NMS_TOPK_TEST: 20
-    NMS_THRESH: 0.7
-  ROI_HEADS:
-    NAME: StandardROIHeads
-    NUM_CLASSES: 3
-    IN_FEATURES: [p2, p3, p4, p5]
-    SCORE_THRESH_TEST: 0.05
-    NMS_THRESH_TEST: 0.5
-  ROI_BOX_HEAD:
-    NAME: FastRCNNConvFCHead
-    NUM_CONV: 0
-    CONV_DIM: 8
-    NUM_FC: 2
-    FC_DIM: 16
-    NORM: ""
-    POOLER_RESOLUTION: 4
-    POOLER_SAMPLING_RATIO: 0
-    POOLER_TYPE: ROIAlignV2
-    BBOX_REG_WEIGHTS: [10.0, 10.0, 5.0, 5.0]
-    CLS_AGNOSTIC_BBOX_REG: false
-    USE_SIGMOID_CE: false
-  ROI_BOX_CASCADE_HEAD:
-    BBOX_REG_WEIGHTS: [[10.0, 10.0, 5.0, 5.0], [20.0, 20.0, 10.0, 10.0], [30.0, 30.0, 15.0, 15.0]]
-  ROI_MASK_HEAD:
-    NAME: MaskRCNNConvUpsampleHead
-    NUM_CONV: 1
-    CONV_DIM: 8
-    NORM: ""
-    CLS_AGNOSTIC_MASK: false
-    POOLER_RESOLUTION: 6
-    POOLER_SAMPLING_RATIO: 0
-    POOLER_TYPE: ROIAlignV2
-  ROI_KEYPOINT_HEAD:
-    NAME: KRCNNConvDeconvUpsampleHead
-    CONV_DIMS: [8, 8]
-    NUM_KEYPOINTS: 2
-    POOLER_RESOLUTION: 6
-    POOLER_SAMPLING_RATIO: 0
-    POOLER_TYPE: ROIAlignV2
-  SEM_SEG_HEAD:
-    NAME: SemSegFPNHead
-    IN_FEATURES: [p2, p3, p4, p5]
-    NUM_CLASSES: 4
-    CONVS_DIM: 32
-    COMMON_STRIDE: 4
-    NORM: GN
-  PANOPTIC_FPN:
-    COMBINE: {OVERLAP_THRESH: 0.5, STUFF_AREA_LIMIT: 50, INSTANCES_CONFIDENCE_THRESH: 0.2}
-  RETINANET:
-    NUM_CLASSES: 3
-    IN_FEATURES: [p3, p4, p5, p6, p7]
-    NUM_CONVS: 2
-    NORM: ""
-    SCORE_THRESH_TEST: 0.05
-    TOPK_CANDIDATES_TEST: 50
-    NMS_THRESH_TEST: 0.5
-    BBOX_REG_WEIGHTS: [1.0, 1.0, 1.0, 1.0]
-"""
 
-C4 = {
-    "BACKBONE.NAME": "build_resnet_backbone",
-    "RESNETS.OUT_FEATURES": ["res4"],
-    "RPN.IN_FEATURES": ["res4"],
-    "ANCHOR_GENERATOR.SIZES": [[16, 32]],
-    "ROI_HEADS.NAME": "Res5ROIHeads",
-    "ROI_HEADS.IN_FEATURES": ["res4"],
-    "ROI_MASK_HEAD.NUM_CONV": 0,
-}
-RETINA = {
-    "META_ARCHITECTURE": "RetinaNet",
-    "BACKBONE.NAME": "build_retinanet_resnet_fpn_backbone",
-    "FPN.IN_FEATURES": ["res3", "res4", "res5"],
-    "RESNETS.OUT_FEATURES": ["res3", "res4", "res5"],
-}
-CASCADE = {"ROI_HEADS.NAME": "CascadeROIHeads", "ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": True}
-VARIANTS = {
-    "mask": {},
-    "resnet18": {"RESNETS.DEPTH": 18, "FPN.FUSE_TYPE": "avg"},
-    "grouped": {"RESNETS.NUM_GROUPS": 2, "RESNETS.STRIDE_IN_1X1": False, "FPN.NORM": "LN"},
-    "dilated": {
-        "BACKBONE.NAME": "build_resnet_backbone",
-        "RESNETS.OUT_FEATURES": ["res5"],
-        "RESNETS.RES5_DILATION": 2,
-        "RPN.IN_FEATURES": ["res5"],
-        "ROI_HEADS.IN_FEATURES": ["res5"],
-        "ANCHOR_GENERATOR.SIZES": [[16, 32]],
-    },
-    "deform": {"RESNETS.DEFORM_ON_PER_STAGE": [False, True, True, True]},
-    "deform2": {
-        "RESNETS.DEFORM_ON_PER_STAGE": [False, False, True, True],
-        "RESNETS.DEFORM_MODULATED": True,
-        "RESNETS.DEFORM_NUM_GROUPS": 2,
-    },
-    "c4": C4,
-    "cascade": {**CASCADE, "ROI_BOX_HEAD.NUM_CONV": 2, "ROI_BOX_HEAD.NUM_FC": 1, "RPN.CONV_DIMS": [-1, 12]},
-    "agnostic": {
-        "ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": True,
-        "ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": True,
-        "ROI_BOX_HEAD.USE_SIGMOID_CE": True,
-        "ROI_BOX_HEAD.POOLER_TYPE": "ROIPool",
-        "ROI_MASK_HEAD.POOLER_TYPE": "ROIAlign",
-        "ROI_MASK_HEAD.POOLER_SAMPLING_RATIO": 2,
-    },
-    "keypoint": {"MASK_ON": False, "KEYPOINT_ON": True},
-    "fast": {"MASK_ON": False, "PROPOSAL_GENERATOR.NAME": "PrecomputedProposals"},
-    "rpn": {"META_ARCHITECTURE": "ProposalNetwork", "FPN.SQUARE_PAD": 96},
-    "retinanet": RETINA,
-    "retinanet_bn": {**RETINA, "RETINANET.NORM": "SyncBN"},
-    "semantic": {"META_ARCHITECTURE": "SemanticSegmentor"},
-    "panoptic": {"META_ARCHITECTURE": "PanopticFPN"},
-}
+def _sibling(name):
+    """A module beside this file; tests are no package."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def tiny_config(changes):
-    config = yaml.safe_load(TINY)
-    for key, value in changes.items():
-        *path, leaf = key.split(".")
-        node = config["MODEL"]
-        for part in path:
-            node = node[part]
-        node[leaf] = copy.deepcopy(value)
-    return config
+variants = _sibling("variants")
+VARIANTS, PROPOSALS = variants.VARIANTS, variants.PROPOSALS
+tiny_config, picture = variants.tiny_config, variants.picture
 
 
 def tiny_model(name):
-    """A small model with random weights whose heads are loud enough to give detections."""
-    torch.manual_seed(0)
+    """A variant with its weights."""
     model = torch_reference.build(tiny_config(VARIANTS[name]))
-    for key, value in [*model.named_parameters(), *model.named_buffers()]:
-        if key.endswith("running_var"):
-            value.uniform_(0.5, 1.5)
-        elif value.ndim == 1:
-            value.uniform_(0.0, 0.4) if "norm" in key else value.normal_(0, 0.1)
-        elif "offset" in key:
-            value.normal_(0, 0.05)
-        else:
-            value.normal_(0, value[0].numel() ** -0.5)
-        if key.endswith("norm.weight"):
-            value.add_(0.8)
+    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    torch_reference.load_state(model, variants.tiny_state(shapes))
     return model
-
-
-def picture():
-    return np.random.default_rng(3).integers(0, 256, (50, 71, 3), dtype=np.uint8)
-
-
-PROPOSALS = np.array([[3, 4, 60, 40], [10, 10, 50, 60], [0, 0, 20, 20]], np.float32)
 
 
 def predicted(model, name):
@@ -613,6 +452,26 @@ def test_variant_runs_free_forced_and_in_float64(name):
             assert np.linalg.norm(got - want) <= 3e-6 * np.linalg.norm(want), stage.name
         else:
             np.testing.assert_array_equal(got, want, err_msg=stage.name)
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name not in variants.NOT_RECORDED])
+def test_variant_computes_what_detectron2_computed(name):
+    _, record = predicted(tiny_model(name), name)
+    with np.load(variants.RECORDING) as archive:
+        want = {key.removeprefix(f"{name}/"): archive[key] for key in archive if key.startswith(f"{name}/")}
+    segments = json.loads(str(want.pop("segments_info")))
+    assert set(want) == set(record)
+    for key, recorded in want.items():
+        got = record[key]
+        if recorded.shape == (2,) and recorded.dtype == np.float64:
+            mark = variants.fingerprint(got)
+            np.testing.assert_allclose(mark, recorded, rtol=0, atol=2e-5 * recorded[0], err_msg=key)
+        elif recorded.dtype.kind == "f":
+            np.testing.assert_allclose(got, recorded, rtol=1e-4, atol=1e-3, err_msg=key)
+        else:
+            np.testing.assert_array_equal(got, recorded, err_msg=key)
+    if segments:
+        assert len(segments) == record["output/panoptic_seg"].max() > 1
 
 
 @pytest.mark.parametrize("name", ["mask", "cascade", "c4"])
@@ -655,10 +514,10 @@ def test_padding_and_normalisation():
 
 
 def test_square_padding_pads_and_cuts():
-    model = tiny_model("rpn")
-    assert predicted(model, "rpn")[1]["steps/input"].shape == (1, 3, 96, 96)
+    model = tiny_model("square")
+    assert predicted(model, "square")[1]["steps/input"].shape == (1, 3, 96, 96)
     model.config["MODEL"]["FPN"]["SQUARE_PAD"] = 64
-    assert predicted(model, "rpn")[1]["steps/input"].shape == (1, 3, 64, 64)
+    assert predicted(model, "square")[1]["steps/input"].shape == (1, 3, 64, 64)
 
 
 # ---- errors
