@@ -1,0 +1,64 @@
+"""Variables are named after the modules they live in."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_d2.layers.base import Module, sequence, walk
+from tf_d2.layers.conv import Linear
+
+
+class Parent(Module):
+    def __init__(self, name):
+        super().__init__(name)
+        self.scale = self.parameter("scale", (2,), trainable=False)
+        with self.scope():
+            self.fc = Linear(2, 3, "fc")
+            self.blocks = sequence("blocks", {str(i): (lambda key: Linear(2, 2, key)) for i in (0, 2)})
+
+
+def test_paths_follow_attributes():
+    parent = Parent("parent")
+    paths = {v.path for v in parent.variables}
+    leaves = ("kernel", "bias")
+    expected = {f"parent/{m}/{leaf}" for m in ("fc", "blocks/0", "blocks/2") for leaf in leaves}
+    assert paths == expected | {"parent/scale"}
+    assert [v.path for v in parent.non_trainable_variables] == ["parent/scale"]
+    assert len(list(walk(parent))) == 4
+
+
+def test_variables_start_at_zero_in_the_policys_dtype(dtype):
+    parent = Parent("parent")
+    assert {v.dtype for v in parent.variables} == {dtype}
+    assert not any(v.value.numpy().any() for v in parent.variables)
+
+
+def test_inputs_are_never_cast():
+    class Identity(Module):
+        def call(self, x):
+            return x
+
+    for kind in (np.float64, np.float32, np.int32):
+        assert Identity("same")(keras.ops.convert_to_tensor(np.ones(2, kind))).dtype == kind
+
+
+def test_layers_write_nothing_of_their_own():
+    store = {}
+    Parent("parent").save_own_variables(store)
+    assert store == {}
+
+
+def test_a_frozen_layer_is_a_constant_in_graphs_and_a_variable_elsewhere():
+    layer = Linear(2, 3, "fc")
+    layer.kernel.assign(np.ones((2, 3)))
+    x = np.ones((1, 2), np.float32)
+    spec = [tf.TensorSpec([None, 2], tf.float32)]
+    live = tf.function(layer.call, input_signature=spec, autograph=False)
+    assert live(x).numpy().tolist() == [[2, 2, 2]]
+    layer.frozen = True
+    frozen = tf.function(layer.call, input_signature=spec, autograph=False)
+    assert frozen(x).numpy().tolist() == [[2, 2, 2]]
+    assert not frozen.get_concrete_function().captured_inputs
+    layer.kernel.assign(np.zeros((2, 3)))
+    assert frozen(x).numpy().tolist() == [[2, 2, 2]]
+    assert live(x).numpy().tolist() == layer(x).numpy().tolist() == [[0, 0, 0]]

@@ -1,0 +1,70 @@
+"""Every published model has exactly the variables of detectron2's state dict, names and shapes.
+
+tests/data/zoo_state_dicts.json.gz lists names and shapes of `model.state_dict()` of the real detectron2
+for its 64 core models (`{config path: {"keys": {name: shape}}}`). Models are built here without allocating
+their variables.
+"""
+
+import gzip
+import json
+from pathlib import Path
+
+import keras
+import pytest
+
+from tf_d2.config import ConfigError, load_config
+from tf_d2.modeling import build_model
+from weights import harmless_reason, path_to_key
+
+FILE = Path(__file__).parents[1] / "data" / "zoo_state_dicts.json.gz"
+MODELS = {
+    name.removeprefix("configs/").rsplit(".", 1)[0]: {key: tuple(shape) for key, shape in row["keys"].items()}
+    for name, row in json.loads(gzip.decompress(FILE.read_bytes())).items()
+}
+# What an inference model has no variable for.
+LEFT_OUT = ("num_batches_tracked",)
+UNSUPPORTED = {name: "RegNet" for name in MODELS if "regnet" in name}
+
+
+def variable_specs(name):
+    """Paths and shapes; variables stay uninitialised, so that the largest model takes no memory."""
+    with keras.StatelessScope(initialize_variables=False):
+        specs = build_model(load_config(name)).variable_specs()
+    keras.utils.clear_session()  # forgets the variables that wait for their initial value
+    return specs
+
+
+def keras_shape(torch_shape, spec):
+    """The layout rule on shapes alone. ``spec`` only tells a linear layer after a flatten from any other."""
+    if len(torch_shape) == 4:
+        out_channels, in_channels, height, width = torch_shape
+        return height, width, in_channels, out_channels
+    if len(torch_shape) == 2 and len(spec) == 4:
+        height, width, channels, _ = spec
+        assert channels * height * width == torch_shape[1]
+        return height, width, channels, torch_shape[0]
+    return torch_shape[::-1]
+
+
+def test_all_core_models_are_listed():
+    assert len(MODELS) == 64
+    assert len(UNSUPPORTED) == 6
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in UNSUPPORTED])
+def test_variables_are_the_state_dict(name):
+    specs = variable_specs(name)
+    expected = {k: v for k, v in MODELS[name].items() if not k.endswith(LEFT_OUT)}
+    by_key = {path_to_key(path): shape for path, shape in specs.items()}
+    assert len(by_key) == len(specs)
+    assert sorted(by_key) == sorted(expected)
+    wrong = {k: (v, by_key[k]) for k, v in expected.items() if keras_shape(v, by_key[k]) != by_key[k]}
+    assert not wrong
+    assert all(harmless_reason(key) for key in MODELS[name].keys() - expected.keys())
+    assert not any(harmless_reason(key) for key in expected)
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_what_is_not_supported_says_so(name):
+    with pytest.raises(ConfigError, match=r"MODEL\.BACKBONE\.NAME = 'FPN\(RegNet\)' is not supported"):
+        load_config(name)
