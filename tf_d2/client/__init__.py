@@ -86,8 +86,8 @@ class Client:
 
         Args:
             files: contents of JPEG, PNG, BMP or WebP files. Their EXIF orientation is ignored.
-            bad_images: "raise" raises for the first one that cannot be used, "return" puts the BadImageError in
-                its place and keeps the other results.
+            bad_images: "raise" raises for the first one that cannot be used, "return" puts the BadImageError
+                in its place and keeps the other results.
             proposals: ``proposal_boxes`` ``(B, N, 4)`` and ``num_proposals`` ``(B,)`` for Fast R-CNN models.
         """
         encoded = np.empty(len(files), object)

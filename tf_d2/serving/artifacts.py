@@ -165,12 +165,12 @@ def readme(folder: Path, config: ModelConfig, options: GraphOptions, report: Exp
     batch = (
         "Every image is computed on its own canvas: its answer does not depend on the rest of the batch."
         if options.pad_independent
-        else "Images of a batch share a canvas as large as the largest of them, as in detectron2. Next to a "
-        "larger neighbour, detections near the right and bottom edge can differ slightly from those of the image "
-        "alone; `tf-d2 export --pad-independent` removes that."
+        else "Images of a batch share a canvas as large as the largest of them, as in detectron2. Next to "
+        "a larger neighbour, detections near the right and bottom edge can differ slightly from those of "
+        "the image alone; `tf-d2 export --pad-independent` removes that."
     )
     bad = (
-        "An image that cannot be used gets `num_detections` -1 and an `image_status`; its neighbours are answered."
+        "An image that cannot be used gets `num_detections` -1 and an `image_status`, its neighbours answers."
         if options.bad_images == "status"
         else "One image that cannot be used fails the whole request (and everything the server merged with it)."
     )
@@ -197,8 +197,8 @@ README = """\
 # {name}
 
 A {architecture} trained in detectron2, exported by tf_d2 {tf_d2} with TensorFlow {tensorflow} for stock
-TensorFlow Serving 2.19 or newer. {size}; on the machine that exported it: loaded in {load}, first request {first},
-then {second} (a picture of 4:3).
+TensorFlow Serving 2.19 or newer. {size}; on the machine that exported it: loaded in {load}, first request
+{first}, then {second} (a picture of 4:3).
 
 ## Run
 

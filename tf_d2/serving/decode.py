@@ -2,14 +2,16 @@
 
 A served graph cannot catch the error of an op, and TensorFlow Serving merges the requests of several users
 into one batch: one broken file would take its neighbours down. ``tf.data`` can catch it (``ignore_errors``),
-with stock ops, in the graph. So every image is read by a data set of one element; what cannot be read becomes
-a status.
+with stock ops, in the graph. So every image is decoded by a data set of one element; what cannot be decoded
+becomes a status.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from tf_d2.config.schema import InputConfig
@@ -28,6 +30,10 @@ STATUS_TEXT = {
 }
 
 _HEADER_BYTES = 32
+_JPEG = b"\xff\xd8"
+
+# A grey pixel, decoded in place of a JPEG that is too large.
+_SMALL_JPEG = tf.io.encode_jpeg(np.zeros((1, 1, 1), np.uint8)).numpy()
 
 
 class Picture(NamedTuple):
@@ -46,25 +52,12 @@ def picture_from_bytes(data: tf.Tensor, config: InputConfig, max_pixels: int) ->
         data: string ``[]``, a JPEG, PNG, BMP or WebP file (WebP: where the server's DecodeImage has it).
         max_pixels: larger images are refused by what their header says, before they are decoded.
     """
-
-    def read(encoded: tf.Tensor) -> Picture:
-        height, width = header_size(encoded)
-        empty = (height < 1) | (width < 1)
-        pixels = tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
-        # Unknown formats have no header that is understood here; decoding them would be unbounded.
-        status = tf.where(empty, UNREADABLE, tf.where(pixels > max_pixels, TOO_LARGE, OK))
-        return tf.cond(
-            status == OK,
-            lambda: picture_from_rgb(decode_rgb(encoded), config, max_pixels),
-            lambda: _no_picture(status),
-        )
-
-    dataset = tf.data.Dataset.from_tensors(data).map(read).ignore_errors()
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    options.experimental_optimization.apply_default_optimizations = False
-    return dataset.with_options(options).reduce(
-        _no_picture(tf.constant(UNREADABLE)), lambda _, picture: picture
+    decoded, status = tf.cond(
+        _starts_with(data, _JPEG), lambda: _read_jpeg(data, max_pixels), lambda: _read_other(data, max_pixels)
+    )
+    decoded = tf.ensure_shape(decoded, [None, None, 3])
+    return tf.cond(
+        status == OK, lambda: picture_from_rgb(decoded, config, max_pixels), lambda: _no_picture(status)
     )
 
 
@@ -94,34 +87,70 @@ def _no_picture(status: tf.Tensor) -> Picture:
     return Picture(pixels, tf.zeros([2], tf.int32), tf.zeros([2], tf.int32), status)
 
 
-def decode_rgb(data: tf.Tensor) -> tf.Tensor:
-    """uint8 RGB ``[H, W, 3]``. JPEG as Pillow does: accurate integer DCT, smooth chroma upsampling."""
-    image = tf.cond(
-        _starts_with(data, b"\xff\xd8"),
-        lambda: tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE", fancy_upscaling=True),
-        lambda: tf.io.decode_image(data, channels=3, expand_animations=False),
+# === Decoding ===
+
+Decoded = tuple[tf.Tensor, tf.Tensor]  # uint8 RGB [H, W, 3], status
+
+
+def _read_jpeg(data: tf.Tensor, max_pixels: int) -> Decoded:
+    """As Pillow decodes: accurate integer DCT, smooth chroma upsampling."""
+
+    def read(encoded: tf.Tensor) -> Decoded:
+        too_large = _too_large(tf.io.extract_jpeg_shape(encoded)[:2], max_pixels)
+        harmless = tf.where(too_large, _SMALL_JPEG, encoded)
+        image = tf.io.decode_jpeg(harmless, channels=3, dct_method="INTEGER_ACCURATE", fancy_upscaling=True)
+        return image, tf.where(too_large, TOO_LARGE, OK)
+
+    return _attempt(read, data)
+
+
+def _read_other(data: tf.Tensor, max_pixels: int) -> Decoded:
+    size = header_size(data)
+
+    def read(encoded: tf.Tensor) -> Decoded:
+        return tf.io.decode_image(encoded, channels=3, expand_animations=False), tf.constant(OK)
+
+    # A format without a header that is understood here could be of any size: it is not decoded.
+    return tf.case(
+        [
+            (tf.reduce_min(size) < 1, lambda: _nothing(UNREADABLE)),
+            (_too_large(size, max_pixels), lambda: _nothing(TOO_LARGE)),
+        ],
+        default=lambda: _attempt(read, data),
     )
-    return tf.ensure_shape(image, [None, None, 3])
+
+
+def _attempt(read: Callable[[tf.Tensor], Decoded], data: tf.Tensor) -> Decoded:
+    """``read(data)``, or nothing and UNREADABLE where it fails.
+
+    The data set makes its function anew for every element, so that should be as small as it can be.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    options.experimental_optimization.apply_default_optimizations = False
+    dataset = tf.data.Dataset.from_tensors(data).map(read).ignore_errors().with_options(options)
+    return dataset.reduce(_nothing(UNREADABLE), lambda _, element: element)
+
+
+def _nothing(status: int) -> Decoded:
+    return tf.zeros(tf.constant([0, 0, 3]), tf.uint8), tf.constant(status)
+
+
+def _too_large(size: tf.Tensor, max_pixels: int) -> tf.Tensor:
+    return tf.reduce_prod(tf.cast(size, tf.int64)) > max_pixels
 
 
 # === Headers ===
 
 
-def header_size(data: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """(height, width) in pixels, int32 scalars, from the header; (0, 0) for a format that is not served."""
+def header_size(data: tf.Tensor) -> tf.Tensor:
+    """(height, width) of a PNG, BMP or WebP file by its header: int32 ``[2]``; 0 for every other format."""
     head = tf.strings.join([tf.strings.substr(data, 0, _HEADER_BYTES), b"\0" * _HEADER_BYTES])
     octets = tf.io.decode_raw(tf.strings.substr(head, 0, _HEADER_BYTES), tf.uint8)
     octets = tf.cast(tf.ensure_shape(octets, [_HEADER_BYTES]), tf.int32)
-    size = tf.case(
-        [
-            (_starts_with(data, b"\xff\xd8"), lambda: tf.io.extract_jpeg_shape(data)[:2]),
-            (_starts_with(data, b"\x89PNG\r\n\x1a\n"), lambda: _png_size(octets)),
-            (_starts_with(data, b"BM"), lambda: _bmp_size(octets)),
-            (_starts_with(data, b"RIFF"), lambda: _webp_size(octets, head)),
-        ],
-        default=lambda: tf.zeros([2], tf.int32),
-    )
-    return size[0], size[1]
+    size = tf.where(_starts_with(data, b"\x89PNG\r\n\x1a\n"), _png_size(octets), tf.zeros([2], tf.int32))
+    size = tf.where(_starts_with(data, b"BM"), _bmp_size(octets), size)
+    return tf.where(_starts_with(data, b"RIFF"), _webp_size(octets, head), size)
 
 
 def _starts_with(data: tf.Tensor, magic: bytes) -> tf.Tensor:
@@ -138,7 +167,7 @@ def _bmp_size(octets: tf.Tensor) -> tf.Tensor:
 
 
 def _webp_size(octets: tf.Tensor, head: tf.Tensor) -> tf.Tensor:
-    # Lossy: 14 bits per side at byte 26. Lossless: 14 bits, less one, at 21. Extended: 24 bits, less one, at 24.
+    # Lossy: 14 bits per side at byte 26. Lossless: 14 bits, less 1, at 21. Extended: 24 bits, less 1, at 24.
     kind = tf.strings.substr(head, 12, 4)
     lossy = tf.stack([_little_endian(octets[28:30]), _little_endian(octets[26:28])]) & 0x3FFF
     bits = _little_endian(octets[21:25])

@@ -1,0 +1,59 @@
+"""The demo model, exported once for all tests of this folder."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+DEMO = Path(str(files("tf_d2"))) / "data" / "demo"
+
+Run = Callable[..., dict[str, np.ndarray]]
+
+
+def open_session(folder: Path) -> tuple[Run, Callable[[], None]]:
+    """``run(signature, **inputs)`` through the TF1 loader and a Session, as TensorFlow Serving does it."""
+    import tensorflow as tf
+
+    session = tf.compat.v1.Session(graph=tf.Graph())
+    with session.graph.as_default():
+        loaded = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(folder))
+
+    def run(signature: str, **inputs: Any) -> dict[str, np.ndarray]:
+        definition = loaded.signature_def[signature]
+        feed = {definition.inputs[name].name: value for name, value in inputs.items()}
+        return session.run({name: info.name for name, info in definition.outputs.items()}, feed)
+
+    return run, session.close
+
+
+@pytest.fixture(scope="session")
+def demo_export(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """``report``, ``root`` and ``folder`` of the exported demo, ``run`` to call it."""
+    from tf_d2.serving import export
+
+    root = tmp_path_factory.mktemp("export") / "shapes"
+    report = export(DEMO / "shapes.yaml", DEMO / "shapes.pkl", root)
+    run, close = open_session(report.path)
+    yield SimpleNamespace(report=report, root=root, folder=report.path, run=run)
+    close()
+
+
+@pytest.fixture(scope="session")
+def picture() -> np.ndarray:
+    """The embedded picture, RGB."""
+    return np.asarray(Image.open(DEMO / "shapes.png").convert("RGB"))
+
+
+def encoded(image: np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
+    """``image`` as the contents of a file."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, kind, **options)
+    return buffer.getvalue()

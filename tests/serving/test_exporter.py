@@ -1,0 +1,328 @@
+"""The exported demo: Predictor's detections, through the loader that TensorFlow Serving uses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+import subprocess
+import zlib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_d2
+from tf_d2.client import to_result
+from tf_d2.serving import ExportError, artifacts, export, exporter, freeze, warmup
+from tf_d2.serving.stock_ops import STOCK_OPS
+
+from .conftest import DEMO, encoded
+
+
+@pytest.fixture(scope="module")
+def expected(picture: np.ndarray) -> tf_d2.Instances:
+    return tf_d2.Predictor(DEMO / "shapes.yaml", DEMO / "shapes.pkl")(picture[:, :, ::-1])["instances"]
+
+
+def assert_same(found: tf_d2.Instances, expected: tf_d2.Instances, pixels: float = 1e-4) -> None:
+    assert len(found) == len(expected)
+    np.testing.assert_array_equal(found.pred_classes, expected.pred_classes)
+    np.testing.assert_allclose(found.pred_boxes, expected.pred_boxes, rtol=0, atol=pixels)
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=0, atol=3e-6)
+    assert (found.pred_masks != expected.pred_masks).sum() <= 2
+
+
+# === The same answers ===
+
+
+def test_bytes_give_what_predictor_gives(demo_export: SimpleNamespace, expected: tf_d2.Instances) -> None:
+    outputs = demo_export.run("serving_bytes", image_bytes=[(DEMO / "shapes.png").read_bytes()])
+    assert_same(to_result(outputs, 0)["instances"], expected)
+
+
+def test_pixels_give_what_predictor_gives(
+    demo_export: SimpleNamespace, expected: tf_d2.Instances, picture: np.ndarray
+) -> None:
+    outputs = demo_export.run("serving_default", inputs=picture[None])
+    assert_same(to_result(outputs, 0)["instances"], expected)
+
+
+def test_every_output_is_batched_and_finite(demo_export: SimpleNamespace, picture: np.ndarray) -> None:
+    outputs = demo_export.run("serving_default", inputs=np.stack([picture, picture[::-1]]))
+    rows = demo_export.report.max_detections
+    shapes = {name: (value.dtype.name, value.shape) for name, value in outputs.items()}
+    assert shapes == {
+        "detection_boxes": ("float32", (2, rows, 4)),
+        "detection_scores": ("float32", (2, rows)),
+        "detection_classes": ("int64", (2, rows)),
+        "detection_masks": ("float32", (2, rows, 28, 28)),
+        "num_detections": ("int32", (2,)),
+        "image_size": ("int32", (2, 2)),
+        "image_status": ("int32", (2,)),
+    }
+    assert all(np.isfinite(value).all() for value in outputs.values())
+    for i, count in enumerate(outputs["num_detections"]):
+        assert 0 < count <= rows
+        assert not outputs["detection_scores"][i, count:].any()
+
+
+def test_batch_of_different_sizes(demo_export: SimpleNamespace, picture: np.ndarray) -> None:
+    images = [picture, picture[:200, :330], picture.transpose(1, 0, 2)]
+    files = [encoded(image) for image in images]
+    together = demo_export.run("serving_bytes", image_bytes=files)
+    np.testing.assert_array_equal(together["image_size"], [image.shape[:2] for image in images])
+    for i, data in enumerate(files):
+        alone = demo_export.run("serving_bytes", image_bytes=[data])
+        # The canvas of the batch is larger: confident detections stay, up to detectron2's padding effect.
+        sure = alone["detection_scores"][0] > 0.5
+        assert sure.any()
+        np.testing.assert_array_equal(
+            together["detection_classes"][i][: sure.sum()], alone["detection_classes"][0][sure]
+        )
+        np.testing.assert_allclose(
+            together["detection_boxes"][i][: sure.sum()], alone["detection_boxes"][0][sure], atol=1.5
+        )
+
+
+# === Bad requests ===
+
+
+def png_header(width: int, height: int) -> bytes:
+    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
+
+
+def test_bad_images_do_not_touch_their_neighbours(demo_export: SimpleNamespace, picture: np.ndarray) -> None:
+    good = encoded(picture)
+    jpeg = encoded(picture, "JPEG")
+    bad = {
+        b"": 1,
+        b"no image": 1,
+        jpeg[: len(jpeg) // 2]: 1,
+        good[: len(good) // 2]: 1,
+        png_header(20000, 20000): 2,
+        png_header(0, 5): 1,
+        encoded(np.zeros((1, 5000, 3), np.uint8)): 3,
+        encoded(picture, "GIF"): 1,
+    }
+    alone = demo_export.run("serving_bytes", image_bytes=[good])
+    files = [*[*bad][:4], good, *[*bad][4:]]
+    outputs = demo_export.run("serving_bytes", image_bytes=files)
+    assert outputs["image_status"].tolist() == [bad.get(data, 0) for data in files]
+    assert outputs["num_detections"].tolist() == [-1] * 4 + [alone["num_detections"][0]] + [-1] * 4
+    for name, value in outputs.items():
+        np.testing.assert_array_equal(value[4], alone[name][0], err_msg=name)
+        assert name in ("num_detections", "image_status") or not np.delete(value, 4, axis=0).any()
+
+
+def test_requests_without_a_usable_image(demo_export: SimpleNamespace) -> None:
+    outputs = demo_export.run("serving_bytes", image_bytes=[b"", b"x"])
+    assert outputs["num_detections"].tolist() == [-1, -1]
+    assert {len(v) for v in demo_export.run("serving_bytes", image_bytes=np.zeros(0, object)).values()} == {0}
+    outputs = demo_export.run("serving_default", inputs=np.zeros((2, 0, 7, 3), np.uint8))
+    assert outputs["image_status"].tolist() == [1, 1]
+    with pytest.raises(ValueError, match="Cannot feed value"):
+        demo_export.run("serving_default", inputs=np.zeros((1, 8, 8, 4), np.uint8))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1"])
+def test_pictures_that_are_not_rgb(demo_export: SimpleNamespace, picture: np.ndarray, mode: str) -> None:
+    """As Pillow's convert("RGB"), which detectron2 calls."""
+    import io
+
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    converted = Image.fromarray(picture).convert(mode)
+    if mode == "RGBA":
+        converted.putalpha(100)
+    converted.save(buffer, "PNG")
+    outputs = demo_export.run("serving_bytes", image_bytes=[buffer.getvalue()])
+    rgb = np.asarray(converted.convert("RGB"))
+    expected = demo_export.run("serving_default", inputs=rgb[None])
+    for name, value in outputs.items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+
+
+# === The folder ===
+
+
+def test_folder_is_complete(demo_export: SimpleNamespace) -> None:
+    root, folder = demo_export.root, demo_export.folder
+    assert {p.name for p in root.iterdir()} == {
+        "1",
+        "README.md",
+        "models.config",
+        "batching_parameters.txt",
+        "monitoring.config",
+    }
+    assert (folder / "assets" / "class_names.txt").read_text().splitlines()[0]
+    record = json.loads((folder / "assets" / "export.json").read_text())
+    assert len(record["weights"]["sha256"]) == 64
+    assert tf_d2.load_config(folder / "assets" / "config.yaml").roi_heads.num_classes == 3
+    text = (root / "README.md").read_text()
+    assert "{" not in text.replace('-d "{', "").replace("[{", "").split("## Signatures")[1]
+    for name in ("detection_boxes", "image_bytes", "num_detections"):
+        assert f"`{name}`" in text
+    assert demo_export.report.size > 1e6
+    assert (folder / "batching_params.pbtxt").read_text() == (root / "batching_parameters.txt").read_text()
+    assert oct(root.stat().st_mode & 0o777) == "0o755"  # a server in a container runs as another user
+
+
+def test_only_stock_ops(demo_export: SimpleNamespace) -> None:
+    ops = freeze.ops_of(demo_export.folder / "saved_model.pb")
+    assert {"Conv2D", "IgnoreErrorsDataset", "NonMaxSuppressionV3"} <= ops <= STOCK_OPS
+    assert not ops & {"EagerPyFunc", "PyFunc", "XlaLaunch", "VarHandleOp"}
+
+
+def test_op_check_refuses(tmp_path: Path) -> None:
+    module = tf.Module()
+    module.f = tf.function(
+        lambda x: {"y": tf.numpy_function(lambda v: v, [x], tf.float32)},
+        input_signature=[tf.TensorSpec([None], tf.float32)],
+        autograph=False,
+    )
+    tf.saved_model.save(module, str(tmp_path), signatures={"serving_default": module.f})
+    with pytest.raises(ExportError, match="PyFunc"):
+        freeze.check_ops(tmp_path / "saved_model.pb")
+
+
+def test_xla_is_refused(tmp_path: Path) -> None:
+    module = tf.Module()
+    module.f = tf.function(
+        lambda x: {"y": x + 1},
+        input_signature=[tf.TensorSpec([None], tf.float32)],
+        jit_compile=True,
+        autograph=False,
+    )
+    tf.saved_model.save(module, str(tmp_path), signatures={"serving_default": module.f})
+    with pytest.raises(ExportError, match="XLA"):
+        freeze.check_ops(tmp_path / "saved_model.pb")
+
+
+def test_failed_export_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("disk full")
+
+    monkeypatch.setattr(exporter, "_save", fail)
+    with pytest.raises(RuntimeError, match="disk full"):
+        export(DEMO / "shapes.yaml", DEMO / "shapes.pkl", tmp_path / "m")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_second_version_is_published_last(tmp_path: Path) -> None:
+    output, scratch = tmp_path / "m", tmp_path / "scratch"
+    (output / "1").mkdir(parents=True)
+    (output / "README.md").write_text("old")
+    (scratch / "2").mkdir(parents=True)
+    (scratch / "README.md").write_text("new")
+    exporter._publish(scratch, output, 2)
+    assert sorted(p.name for p in output.iterdir()) == ["1", "2", "README.md"]
+    assert (output / "README.md").read_text() == "new"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"version": 0}, "version must be"),
+        ({"name": "a/b"}, "name="),
+        ({"max_detections": 0}, "max_detections"),
+        ({"masks": "polygons"}, "choose one of roi"),
+        ({"max_image_pixels": -1}, "max_image_pixels"),
+    ],
+)
+def test_wrong_arguments(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ExportError, match=message):
+        export(DEMO / "shapes.yaml", DEMO / "shapes.pkl", tmp_path / "m", **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_existing_version_is_kept(demo_export: SimpleNamespace) -> None:
+    with pytest.raises(ExportError, match="exists"):
+        export(DEMO / "shapes.yaml", DEMO / "shapes.pkl", demo_export.root)
+
+
+# === Server files ===
+
+
+def test_server_configuration_by_hand() -> None:
+    text = artifacts.batching_parameters()
+    sizes = [int(line.split(":")[1]) for line in text.splitlines() if line.startswith("allowed_batch_sizes")]
+    assert sizes == [1, 2, 4, 8]
+    assert "max_batch_size { value: 8 }" in text  # the server wants it equal to the last allowed size
+    assert "pad_variable_length_inputs:" not in text
+    config = artifacts.models_config("m", 3)
+    assert 'base_path: "/models/m"' in config
+    assert "versions: 3" in config
+    for braces in (config, artifacts.MONITORING, text):
+        assert braces.count("{") == braces.count("}")
+
+
+def test_warmup_records_run(demo_export: SimpleNamespace) -> None:
+    """Read back with TensorFlow's own TensorProto; every record is a request the export answers."""
+    from tf_d2.client.wire import fields
+
+    path = demo_export.folder / warmup.WARMUP_FILE
+    records = [r.numpy() for r in tf.data.TFRecordDataset(str(path))]
+    assert len(records) == 2 * len(warmup.BUCKETS)
+    seen = []
+    for record in records[:2]:
+        request = dict(fields(dict(fields(dict(fields(memoryview(record)))[6]))[1]))
+        spec, entry = dict(fields(request[1])), dict(fields(request[2]))
+        tensor = tf.make_ndarray(tf.compat.v1.TensorProto.FromString(bytes(entry[2])))
+        signature, name = bytes(spec[3]).decode(), bytes(entry[1]).decode()
+        outputs = demo_export.run(signature, **{name: tensor})
+        assert outputs["image_status"].tolist() == [0]
+        seen.append((bytes(spec[1]).decode(), signature))
+    assert seen == [("shapes", "serving_default"), ("shapes", "serving_bytes")]
+
+
+# === C++ ===
+
+
+@pytest.fixture(scope="module")
+def cpp_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """load_and_run.cc, compiled against the installed TensorFlow."""
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("no g++: the C++ loader check needs a compiler")
+    binary = tmp_path_factory.mktemp("cpp") / "load_and_run"
+    library = Path(tf.__file__).parent
+    command = [compiler, "-w", "-O0", "-std=c++17", *tf.sysconfig.get_compile_flags()]
+    command += [
+        "-DEIGEN_MAX_ALIGN_BYTES=64",
+        str(Path(__file__).with_name("load_and_run.cc")),
+        "-o",
+        str(binary),
+    ]
+    command += [f"-L{library}", "-Wl,--no-as-needed", "-l:libtensorflow_cc.so.2"]
+    command += ["-l:libtensorflow_framework.so.2", f"-Wl,-rpath,{library}"]
+    built = subprocess.run(command, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    return binary
+
+
+def test_cpp_server_path(demo_export: SimpleNamespace, cpp_program: Path, tmp_path: Path) -> None:
+    """LoadSavedModel and Session::Run, one good and one broken file in a batch."""
+    files = [(DEMO / "shapes.png").read_bytes(), b"broken"]
+    paths = [tmp_path / str(i) for i in range(2)]
+    for path, data in zip(paths, files, strict=True):
+        path.write_bytes(data)
+    names = ["num_detections", "image_status", "image_size", "detection_boxes", "detection_scores"]
+    names += ["detection_classes"]
+    command = [str(cpp_program), str(demo_export.folder), *names, "--", *map(str, paths)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    expected = demo_export.run("serving_bytes", image_bytes=files)
+    lines = [line for line in done.stdout.splitlines() if line.split(" ")[0] in names]
+    assert len(lines) == len(names)
+    for line in lines:
+        head, values = line.split(":")
+        name, *shape = head.split(" ")
+        parse = float.fromhex if "0x" in values else float
+        found = np.array([parse(v) for v in values.split()]).reshape([int(n) for n in shape])
+        np.testing.assert_allclose(found, expected[name], rtol=0, atol=1e-4, err_msg=name)
