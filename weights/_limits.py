@@ -46,14 +46,22 @@ def inflation_budget(file_size: int) -> Budget:
     return Budget(limit, f"decompressed it would take over {limit >> 20} MiB, the file has {file_size} bytes")
 
 
-def check_shape(shape: object, what: str) -> tuple[int, ...]:
-    """``shape`` as a tuple of small non-negative ints, or CheckpointError naming ``what``."""
-    if not isinstance(shape, (tuple, list)) or len(shape) > MAX_DIMS:
+def check_sizes(sizes: object, what: str) -> tuple[int, ...]:
+    """``sizes`` as a tuple of small non-negative ints, or CheckpointError naming ``what``."""
+    if not isinstance(sizes, (tuple, list)) or len(sizes) > MAX_DIMS:
         raise CheckpointError(f"{what} has no valid shape.")
-    for size in shape:
+    for size in sizes:
         if type(size) is not int or not 0 <= size < 1 << 48:
             raise CheckpointError(f"{what} has an invalid size along one axis.")
-    return tuple(shape)
+    return tuple(sizes)
+
+
+def check_shape(shape: object, what: str) -> tuple[int, ...]:
+    """``shape`` as :func:`check_sizes`, and one that numpy can represent even where an axis is empty."""
+    sizes = check_sizes(shape, what)
+    if element_count(tuple(size for size in sizes if size)) >= 1 << 58:
+        raise CheckpointError(f"{what} has more elements than any memory: its declared shape does not fit.")
+    return sizes
 
 
 def element_count(shape: tuple[int, ...]) -> int:

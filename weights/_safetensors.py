@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from weights._limits import MAX_JSON_BYTES, MAX_TENSORS, check_shape, element_count
+from weights._limits import MAX_JSON_BYTES, MAX_TENSORS, check_shape, check_sizes, element_count
 from weights._torch import widen_bfloat16
 from weights._unpickle import view_as
 from weights.errors import CheckpointError
@@ -86,7 +86,7 @@ def _tensors(header: dict[str, Any], body: memoryview) -> dict[str, np.ndarray]:
         dtype, shape = entry["dtype"], check_shape(entry["shape"], where)
         if not isinstance(dtype, str) or dtype not in DTYPES:
             raise CheckpointError(f"{where} has the dtype {str(dtype)[:40]!r}, which is not read.")
-        begin, end = check_shape(entry["data_offsets"], where)[:2] if _is_pair(entry) else (0, -1)
+        begin, end = check_sizes(entry["data_offsets"], where)[:2] if _is_pair(entry) else (0, -1)
         if not 0 <= begin <= end <= len(body):
             raise CheckpointError(f"{where} lies outside of the file: it is truncated or damaged.")
         if element_count(shape) * np.dtype(DTYPES[dtype]).itemsize != end - begin:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from weights._limits import MAX_OPCODES, Budget, check_shape, element_count
+from weights._limits import MAX_OPCODES, Budget, check_shape, check_sizes, element_count
 from weights.errors import CheckpointError
 
 _LAZY_BYTES = 4096  # strings longer than this stay views of the file
@@ -697,7 +697,7 @@ def _tensor_ref(storage: Any, dtype: str | None, offset: Any, shape: Any, stride
     if not isinstance(storage, Storage):
         raise CheckpointError("The pickle has a tensor without a storage.")
     shape = check_shape(shape, "A tensor of the pickle")
-    strides = check_shape(strides, "The stride list of a tensor of the pickle")
+    strides = check_sizes(strides, "The stride list of a tensor of the pickle")
     if type(offset) is not int or not 0 <= offset < 1 << 48 or len(strides) != len(shape):
         raise CheckpointError("The pickle has a tensor with an invalid offset or stride list.")
     return TensorRef(storage, dtype or storage.dtype, offset, shape, strides)
