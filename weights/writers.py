@@ -25,6 +25,7 @@ from weights.keras_file import Progress
 
 AUTHOR = "tf-d2"
 _ALIGNMENT = 64  # torch aligns storages so that they can be memory-mapped
+_ZIP64_FROM = 1 << 31  # bytes of an entry that needs long sizes in its header
 _STORAGES = {dtype: name for name, dtype in STORAGE_DTYPES.items() if name != "UntypedStorage"}
 _SAFETENSORS = {np.dtype(code): name for name, code in DTYPES.items() if name != "BF16"}
 
@@ -105,7 +106,7 @@ def _add_entry(archive: zipfile.ZipFile, name: str, data: bytes | memoryview) ->
     """A stored entry whose data begin at a multiple of 64 bytes, and whose date is always the same."""
     info = zipfile.ZipInfo(name)
     size = len(data)
-    is_long = size >= 1 << 31
+    is_long = size >= _ZIP64_FROM
     assert archive.fp is not None
     position = archive.fp.tell() + 30 + len(name) + (20 if is_long else 0) + 4
     padding = -position % _ALIGNMENT

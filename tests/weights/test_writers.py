@@ -81,6 +81,15 @@ def test_storages_are_aligned_and_the_archive_is_sound(tmp_path):
             assert (info.header_offset + 30 + len(info.filename) + extra) % 64 == 0
 
 
+def test_long_entries(tmp_path, monkeypatch):
+    """Entries beyond 2 GiB have another header; here they need not be that long."""
+    monkeypatch.setattr(writers, "_ZIP64_FROM", 100)
+    test_storages_are_aligned_and_the_archive_is_sound(tmp_path)
+    value = torch.load(tmp_path / "m.pth", weights_only=True, mmap=True)
+    assert_same({key: tensor.numpy() for key, tensor in value["model"].items()})
+    assert_same(weights.read_checkpoint(tmp_path / "m.pth").state)
+
+
 def test_safetensors_opens_it(tmp_path):
     weights.write_safetensors(tmp_path / "m.safetensors", STATE, metadata={"source": "x"})
     assert_same(load_file(tmp_path / "m.safetensors"))
