@@ -18,6 +18,7 @@ tensorflow/core/framework/{tensor,tensor_shape,types}.proto.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -34,6 +35,7 @@ _NUMBERS = {
     9: (np.dtype("<i8"), 10, None),
     10: (np.dtype("?"), 11, None),
 }
+MAX_TENSOR_BYTES = 4 * 2**30
 _CODES = {dtype: code for code, (dtype, _, _) in _NUMBERS.items()}
 
 
@@ -107,42 +109,56 @@ def predict_response(message: bytes) -> dict[str, np.ndarray]:
             name, tensor = entry.get(1), entry.get(2)
             if not isinstance(name, memoryview) or not isinstance(tensor, memoryview):
                 raise WireError("an output without name or value")
-            outputs[bytes(name).decode()] = parse_tensor(tensor)
+            outputs[bytes(name).decode(errors="replace")] = parse_tensor(tensor)
     return outputs
 
 
 def parse_tensor(message: memoryview) -> np.ndarray:
     """A serialised ``TensorProto`` -> array; string tensors become arrays of ``bytes``. Raises WireError."""
-    code, shape, content = 0, (), None
+    code, shape = 0, ()
     values: dict[int, list[memoryview | int]] = {}
     for number, value in fields(message):
         if number == 1 and isinstance(value, int):
             code = value
         elif number == 2 and isinstance(value, memoryview):
             shape = _shape(value)
-        elif number == 4 and isinstance(value, memoryview):
-            content = value
         else:
             values.setdefault(number, []).append(value)
-    count = int(np.prod(shape, dtype=np.int64))
+    count = math.prod(shape)
     if code == _STRING:
-        strings = np.empty(count, object)
-        strings[:] = [bytes(v) for v in values.get(8, []) if isinstance(v, memoryview)]
-        return strings.reshape(shape)
+        strings = [bytes(v) for v in values.get(8, []) if isinstance(v, memoryview)]
+        if len(strings) != count:
+            raise WireError(f"a tensor of shape {shape} with {len(strings)} strings")
+        array = np.empty(count, object)
+        array[:] = strings
+        return array.reshape(shape)
     if code not in _NUMBERS:
         raise WireError(f"a tensor of data type {code}, which this client does not know")
+    return _number_array(code, count, values).reshape(shape)
+
+
+def _number_array(code: int, count: int, values: dict[int, list[memoryview | int]]) -> np.ndarray:
+    """``count`` numbers: from ``tensor_content``, else from the field of the data type."""
     dtype, number, packed = _NUMBERS[code]
-    if content is not None and len(content):
-        array = np.frombuffer(content, dtype)
+    if count * dtype.itemsize > MAX_TENSOR_BYTES:
+        raise WireError(f"a tensor of {count} values")
+    content = values.get(4, [b""])[-1]
+    if not isinstance(content, int) and len(content):
+        array = _fixed(content, dtype)
     else:
         array = _numbers(values.get(number, []), packed).astype(dtype)
-        if 0 < len(array) < count:  # the last value stands for all that follow
-            array = np.concatenate([array, np.full(count - len(array), array[-1])])
-    if len(array) == 0 and count > 0 and content is None:
-        array = np.zeros(count, dtype)
+        # What is left out at the end repeats the last value; a tensor of zeros may have none at all.
+        missing = max(count - len(array), 0)
+        array = np.concatenate([array, np.full(missing, array[-1] if len(array) else 0, dtype)])
     if len(array) != count:
-        raise WireError(f"a tensor of shape {shape} with {len(array)} values")
-    return array.reshape(shape)
+        raise WireError(f"a tensor of {count} values with {len(array)}")
+    return array
+
+
+def _fixed(data: memoryview | bytes, dtype: np.dtype) -> np.ndarray:
+    if len(data) % dtype.itemsize:
+        raise WireError(f"{len(data)} bytes are no whole number of {dtype} values")
+    return np.frombuffer(data, dtype)
 
 
 def _shape(message: memoryview) -> tuple[int, ...]:
@@ -163,7 +179,7 @@ def _numbers(parts: list[memoryview | int], packed: np.dtype | None) -> np.ndarr
         if isinstance(part, int):
             arrays.append(np.array([part], np.uint64).view(np.int64))
         elif packed is not None:
-            arrays.append(np.frombuffer(part, packed))
+            arrays.append(_fixed(part, packed))
         else:
             arrays.append(_varints(part))
     return np.concatenate(arrays) if arrays else np.zeros(0)
