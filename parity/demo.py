@@ -42,7 +42,8 @@ def demo(
 
     console.rule("1. Detect: a Mask R-CNN trained in detectron2, run in TensorFlow")
     picture = data / "shapes.png"
-    _command("predict", *model, "--input", str(picture), "--output", str(output), "--confidence-threshold", "0.5")
+    shown = ["--confidence-threshold", "0.5", "--class-names", str(data / "classes.txt")]
+    _command("predict", *model, "--input", str(picture), "--output", str(output), *shown)
     console.print(f"drawn: {output / 'shapes.detections.png'}")
 
     console.rule("2. Prove it: stage by stage against what detectron2 recorded")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -31,6 +32,29 @@ def checked_opts(opts: list[str] | None) -> list[str]:
     if len(words) % 2:
         raise ValueError(f"--opts takes pairs KEY VALUE, got {len(words)} words: {' '.join(words)}")
     return words
+
+
+def import_tensorflow() -> None:
+    """Import TensorFlow without its start-up notices, which no log level switches off.
+
+    They are written by native code to file descriptor 2, before any Python setting applies. ``TF_D2_DEBUG`` keeps them.
+    """
+    if os.environ.get("TF_D2_DEBUG"):
+        import tensorflow  # noqa: F401
+
+        return
+    sys.stderr.flush()
+    visible = os.dup(2)
+    hidden = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(hidden, 2)
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()  # the search for GPUs is what complains most
+    finally:
+        os.dup2(visible, 2)
+        os.close(visible)
+        os.close(hidden)
 
 
 def write_atomically(path: Path, data: bytes) -> None:

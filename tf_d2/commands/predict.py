@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +10,14 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from tf_d2.commands.options import ConfigOption, OptsArgument, WeightsOption, checked_opts, write_atomically
+from tf_d2.commands.options import (
+    ConfigOption,
+    OptsArgument,
+    WeightsOption,
+    checked_opts,
+    import_tensorflow,
+    write_atomically,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -18,27 +26,35 @@ def register(app: typer.Typer) -> None:
 
 def predict(
     config_file: ConfigOption,
-    input: Annotated[list[Path], typer.Option("--input", help="Image files; may be repeated.")],
+    input: Annotated[list[Path], typer.Option("--input", help="Image files, one or more.")],
     output: Annotated[Path, typer.Option("--output", help="Folder for results.")],
     weights: WeightsOption = None,
     confidence_threshold: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Leave out instances with a lower score.")
     ] = 0.0,
-    opts: OptsArgument = None,
+    class_names: Annotated[
+        Path | None, typer.Option(help="Text file with one class name per line, for the picture.")
+    ] = None,
     draw: Annotated[bool, typer.Option(help="Also draw each result.")] = True,
+    opts: OptsArgument = None,
 ) -> None:
-    """Detect on images. For each NAME.EXT: NAME.json (COCO results, RLE masks) and NAME.detections.png."""
+    """Detect on images and write, for each NAME.EXT:
+
+    NAME.json, a list in COCO result format (masks as RLE; category numbers of the data set where it is known, else
+    0-based classes), and NAME.detections.png. Panoptic models also write NAME.panoptic.png (segment numbers) and
+    NAME.panoptic.json, semantic ones NAME.sem_seg.png (classes).
+    """
     from rich.console import Console
     from rich.progress import track
 
-    from tf_d2.config.classes import class_names
+    names = _read_names(class_names)
+    import_tensorflow()
     from tf_d2.ops.image_io import read_image
     from tf_d2.predictor import Predictor
 
-    stems = _unique_stems(input)
+    stems = unique_stems(input)
     console = Console()
     predictor = Predictor(config_file, weights, opts=checked_opts(opts))
-    names = class_names(predictor.config)
     output.mkdir(parents=True, exist_ok=True)
     failed = []
     for path, stem in track(list(zip(input, stems, strict=True)), description="predicting", console=console):
@@ -46,34 +62,56 @@ def predict(
             image = read_image(path, "BGR")
             result = _above(predictor(image), confidence_threshold)
         except (ValueError, OSError) as error:
-            failed.append(f"{path}: {error}" if str(path) not in str(error) else str(error))
+            failed.append(str(error) if str(path) in str(error) else f"{path}: {error}")
             continue
-        write_atomically(output / f"{stem}.json", json.dumps(to_json(result, path), indent=1).encode())
-        if draw:
-            _draw(output / f"{stem}.detections.png", image, result, names)
-        console.print(f"{path}: {_summary(result)}")
+        for suffix, data in files(result, image, predictor, path.stem, names if draw else None).items():
+            write_atomically(output / f"{stem}.{suffix}", data)
+        console.print(f"{path}: {_summary(result)}", soft_wrap=True)
     if failed:
         raise ValueError("; ".join(failed))
 
 
-def to_json(result: dict[str, Any], path: Path) -> dict[str, Any]:
-    """A result as JSON: ``annotations`` in COCO result format, and the segments of a panoptic map."""
-    from tf_d2.coco import to_coco
+def files(
+    result: dict[str, Any], image: np.ndarray, predictor: Any, name: str, class_names: list[str] | None
+) -> dict[str, bytes]:
+    """What is written for one image: file suffix -> content. Without ``class_names`` nothing is drawn."""
+    from tf_d2.coco import coco_box, to_coco
+    from tf_d2.config.classes import category_ids
 
-    document: dict[str, Any] = {"file_name": path.name}
+    image_id: int | str = int(name) if name.isdecimal() else name
+    written: dict[str, bytes] = {}
     if "instances" in result:
-        document["height"], document["width"] = result["instances"].image_size
-        document["annotations"] = to_coco(result["instances"], path.stem)
+        written["json"] = _json(to_coco(result["instances"], image_id, category_ids(predictor.config)))
     if "proposals" in result:
-        proposals = result["proposals"]
-        document["height"], document["width"] = proposals.image_size
-        document["proposals"] = {name: v.tolist() for name, v in proposals.get_fields().items()}
+        rows = zip(result["proposals"].proposal_boxes, result["proposals"].objectness_logits, strict=True)
+        written["json"] = _json(
+            [{"image_id": image_id, "bbox": coco_box(box), "score": float(logit)} for box, logit in rows]
+        )
     if "panoptic_seg" in result:
-        document["segments_info"] = result["panoptic_seg"][1]
-    if "sem_seg" in result:
-        labels, areas = np.unique(result["sem_seg"].argmax(axis=0), return_counts=True)
-        document["sem_seg_areas"] = {int(k): int(n) for k, n in zip(labels, areas, strict=True)}
-    return document
+        segments, info = result["panoptic_seg"]
+        written["panoptic.png"] = _png(segments.astype(np.uint16))
+        written["panoptic.json"] = _json(info)
+    elif "sem_seg" in result:
+        written["sem_seg.png"] = _png(result["sem_seg"].argmax(axis=0).astype(np.uint16))
+    if class_names is not None:
+        written["detections.png"] = _drawn(result, image, predictor, class_names)
+    return written
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1) + "\n").encode()
+
+
+def _png(array: np.ndarray) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _read_names(path: Path | None) -> list[str]:
+    return [] if path is None else path.read_text(encoding="utf-8").split("\n")
 
 
 def _above(result: dict[str, Any], threshold: float) -> dict[str, Any]:
@@ -83,22 +121,18 @@ def _above(result: dict[str, Any], threshold: float) -> dict[str, Any]:
     return result
 
 
-def _draw(path: Path, image: np.ndarray, result: dict[str, Any], names: list[str]) -> None:
-    import io
-
+def _drawn(result: dict[str, Any], image: np.ndarray, predictor: Any, names: list[str]) -> bytes:
+    from tf_d2.config.classes import class_names
     from tf_d2.visualize import draw_instances, draw_segments
 
     if "panoptic_seg" in result:
-        picture = draw_segments(image, result["panoptic_seg"][0])
-        image = np.asarray(picture)[:, :, ::-1]
+        image = np.asarray(draw_segments(image, result["panoptic_seg"][0]))[:, :, ::-1]
     elif "sem_seg" in result:
-        picture = draw_segments(image, result["sem_seg"].argmax(axis=0) + 1)
-        image = np.asarray(picture)[:, :, ::-1]
-    if "instances" in result or "proposals" in result:
-        picture = draw_instances(image, result.get("instances", result.get("proposals")), names)
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    write_atomically(path, buffer.getvalue())
+        image = np.asarray(draw_segments(image, result["sem_seg"].argmax(axis=0) + 1))[:, :, ::-1]
+    instances = result.get("instances", result.get("proposals"))
+    if instances is None:
+        return _png(np.ascontiguousarray(image[:, :, ::-1]))
+    return _png(np.asarray(draw_instances(image, instances, names or class_names(predictor.config))))
 
 
 def _summary(result: dict[str, Any]) -> str:
@@ -114,12 +148,12 @@ def _summary(result: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _unique_stems(files: list[Path]) -> list[str]:
-    """Names for results; files of the same stem keep their extension, later duplicates get a number."""
+def unique_stems(paths: list[Path]) -> list[str]:
+    """Names for results: the stem; files that share one keep their extension, further duplicates get a number."""
     stems: list[str] = []
-    for path in files:
-        clash = sum(f.stem == path.stem for f in files) > 1
-        name = path.name if clash else path.stem
+    for path in paths:
+        shared = sum(other.stem == path.stem for other in paths) > 1
+        name = path.name if shared else path.stem
         candidate, n = name, 1
         while candidate in stems:
             candidate, n = f"{name}.{n}", n + 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -15,7 +17,8 @@ from tf_d2.ops.deform_conv import deform_conv2d
 class Conv2d(Module):
     """Convolution, then norm, then ReLU if asked for. ``[N, H, W, C_in]`` -> ``[N, H', W', C_out]``.
 
-    Variables ``kernel [k, k, C_in / groups, C_out]``, ``bias [C_out]`` and those of the child ``norm``.
+    Variables ``kernel [k, k, C_in / groups, C_out]``, ``bias [C_out]`` and those of the child ``norm``, or, given
+    ``norm_beside``, of a norm of that name in the scope around the convolution (RegNet's ``a`` and ``a_bn``).
     :meth:`fold` merges a batch norm into the kernel for inference; the variables stay as they were loaded.
     Source: detectron2/layers/wrappers.py ``Conv2d``.
     """
@@ -33,6 +36,7 @@ class Conv2d(Module):
         groups: int = 1,
         bias: bool = True,
         norm: str = "",
+        norm_beside: str | None = None,
         relu: bool = False,
     ) -> None:
         super().__init__(name)
@@ -41,8 +45,8 @@ class Conv2d(Module):
         shape = (kernel_size, kernel_size, in_channels // groups, out_channels)
         self.kernel = self.parameter("kernel", shape)
         self.bias = self.parameter("bias", (out_channels,)) if bias else None
-        with self.scope():
-            self.norm = get_norm(norm, out_channels)
+        with nullcontext() if norm_beside else self.scope():
+            self.norm = get_norm(norm, out_channels, norm_beside or "norm")
         self._folded: tuple[tf.Tensor, ...] | None = None
 
     def fold(self) -> None:
@@ -156,4 +160,3 @@ class Linear(Module):
         kernel = tf.reshape(self.value(self.kernel), [self.in_features, self.out_features])
         y = tf.nn.bias_add(tf.matmul(tf.reshape(x, [-1, self.in_features]), kernel), self.value(self.bias))
         return tf.nn.relu(y) if self.relu else y
-

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tf_d2.config.schema import FPNConfig
 from tf_d2.layers.base import Module
 from tf_d2.layers.conv import Conv2d
-from tf_d2.modeling.resnet import ResNet
+from tf_d2.modeling.bottom_up import BottomUp
 from tf_d2.ops.interpolate import nearest2x
 
 
@@ -41,7 +41,7 @@ class LastLevelP6P7(Module):
 class FPN(Module):
     """Pyramid over a bottom-up network; features are named "p" + log2(stride)."""
 
-    def __init__(self, config: FPNConfig, bottom_up: ResNet, name: str) -> None:
+    def __init__(self, config: FPNConfig, bottom_up: BottomUp, name: str) -> None:
         super().__init__(name)
         self.bottom_up = bottom_up
         self.in_features = config.in_features

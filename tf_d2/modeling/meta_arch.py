@@ -12,11 +12,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_d2.config.schema import ModelConfig
+from tf_d2.config.schema import ModelConfig, RegNetConfig
 from tf_d2.layers.base import Module, walk
 from tf_d2.layers.conv import Conv2d
 from tf_d2.modeling.batches import Detections, Proposals, static_batch
+from tf_d2.modeling.bottom_up import BottomUp
 from tf_d2.modeling.fpn import FPN
+from tf_d2.modeling.regnet import RegNet
 from tf_d2.modeling.resnet import ResNet
 from tf_d2.modeling.retinanet import RetinaNetDecoder, RetinaNetHead
 from tf_d2.modeling.roi_heads import ROI_HEADS, Stages
@@ -186,14 +188,21 @@ def _record_bottom_up(
     stages.update({f"{prefix}/{name}": outputs[name] for name in out_features})
 
 
-def make_backbone(config: ModelConfig) -> ResNet | FPN:
-    """ResNet, or FPN over a ResNet, under detectron2's names."""
-    channels = len(config.input.pixel_mean)
+def make_backbone(config: ModelConfig) -> BottomUp | FPN:
+    """ResNet or RegNet, or an FPN over one, under detectron2's names."""
     if config.fpn is None:
-        return ResNet(config.resnet, channels, "backbone")
+        return _make_bottom_up(config, "backbone")
     with keras.name_scope("backbone"):
-        bottom_up = ResNet(config.resnet, channels, "bottom_up")
+        bottom_up = _make_bottom_up(config, "bottom_up")
     return FPN(config.fpn, bottom_up, "backbone")
+
+
+def _make_bottom_up(config: ModelConfig, name: str) -> BottomUp:
+    channels = len(config.input.pixel_mean)
+    bottom_up = config.bottom_up
+    if isinstance(bottom_up, RegNetConfig):
+        return RegNet(bottom_up, channels, name)
+    return ResNet(bottom_up, channels, name)
 
 
 class _WithRPN(D2Model):
@@ -334,7 +343,7 @@ class RetinaNet(D2Model):
         return detection_outputs(self.decoder(logits, deltas))
 
 
-def _make_sem_seg_head(config: ModelConfig, backbone: ResNet | FPN) -> SemSegFPNHead:
+def _make_sem_seg_head(config: ModelConfig, backbone: BottomUp | FPN) -> SemSegFPNHead:
     assert config.sem_seg_head is not None
     return SemSegFPNHead(config.sem_seg_head, backbone.strides, backbone.channels, "sem_seg_head")
 

@@ -8,6 +8,7 @@ import tensorflow as tf
 from tf_d2.config.schema import ResNetConfig
 from tf_d2.layers.base import Module
 from tf_d2.layers.conv import Conv2d, DeformConv2d
+from tf_d2.modeling.bottom_up import BottomUp, stages_up_to
 from tf_d2.ops.conv import max_pool2d
 
 BLOCKS_PER_STAGE = {
@@ -219,19 +220,12 @@ def _make_block(
     return BottleneckBlock(in_channels, out_channels, bottleneck, name, **common)
 
 
-class ResNet(Module):
-    """Stem and stages up to the last one in ``config.out_features``.
-
-    ``call`` maps ``[N, H, W, 3]`` to a dict of the features asked for; :meth:`forward` also returns every stage.
-    """
+class ResNet(BottomUp):
+    """Stem and stages up to the last one in ``config.out_features``."""
 
     def __init__(self, config: ResNetConfig, in_channels: int, name: str) -> None:
-        super().__init__(name)
-        self.out_features = tuple(config.out_features)
-        last = max((STAGES.index(f) for f in self.out_features if f in STAGES), default=-1)
-        self.stage_names = STAGES[: last + 1]
-        self.strides = {"stem": 4}
-        self.channels = {"stem": config.stem_out_channels}
+        super().__init__(name, stages_up_to(STAGES, config.out_features), config.out_features)
+        self.strides["stem"], self.channels["stem"] = 4, config.stem_out_channels
         with self.scope():
             self.stem = BasicStem(in_channels, config.stem_out_channels, config.norm)
             for i, stage in enumerate(self.stage_names):
@@ -240,22 +234,3 @@ class ResNet(Module):
                 previous = self.strides[STAGES[i - 1]] if i else 4
                 self.strides[stage] = previous * (1 if undilated else 2)
                 self.channels[stage] = config.res2_out_channels * 2**i
-
-    def run_stage(self, stage: str, x: tf.Tensor) -> tf.Tensor:
-        """The output of one stage ("stem", "res2" ..) given its input."""
-        if stage == "stem":
-            return self.stem(x)
-        for block in getattr(self, stage):
-            x = block(x)
-        return x
-
-    def forward(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Every stage's output by name, "stem" first."""
-        outputs = {}
-        for stage in ("stem", *self.stage_names):
-            x = outputs[stage] = self.run_stage(stage, x)
-        return outputs
-
-    def call(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
-        outputs = self.forward(x)
-        return {name: outputs[name] for name in self.out_features}

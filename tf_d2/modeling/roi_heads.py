@@ -213,6 +213,7 @@ class Res5ROIHeads(StandardROIHeads):
     """The C4 heads: boxes and masks share the last ResNet stage, run on every pooled region."""
 
     def __init__(self, config: ModelConfig, backbone: Backbone) -> None:
+        assert config.resnet is not None, "Res5ROIHeads is the last stage of a ResNet"
         self._resnet = config.resnet
         super().__init__(config, backbone)
 

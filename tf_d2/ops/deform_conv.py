@@ -30,8 +30,9 @@ def deform_conv2d(
     """Convolve `x` with `kernel` at positions moved by `offset`, without bias.
 
     Args:
-        x: `[B,H,W,C]` float32 or float64. offset: `[B,Ho,Wo,2*G*kh*kw]`; channel (g * kh * kw + t) * 2 is
-        dy of tap t in deformable group g, the next dx,
+        x: `[B,H,W,C]`, any floating dtype; positions of 16-bit maps are computed in float32. offset:
+        `[B,Ho,Wo,2*G*kh*kw]`; channel (g * kh * kw + t) * 2 is dy of tap t in deformable group g, the next
+        dx,
             in input pixels. Group g moves the channels g * C/G to (g + 1) * C/G - 1.
         kernel: `[kh,kw,C/groups,O]`; the number of convolution groups follows from its shape. stride,
         padding, dilation: the same for rows and columns. deformable_groups: G. mask: `[B,Ho,Wo,G*kh*kw]`
@@ -47,6 +48,7 @@ def deform_conv2d(
     Source: `DeformConv`, `ModulatedDeformConv`, detectron2/layers/deform_conv.py.
     """
     x, offset, kernel = tf.convert_to_tensor(x), tf.convert_to_tensor(offset), tf.convert_to_tensor(kernel)
+    offset = tf.cast(offset, tf.float64 if x.dtype == tf.float64 else tf.float32)
     kernel_h, kernel_w, _, outputs = _static_shape(kernel)
     channels = _channels(x)
     _check_channels(x, offset, kernel, deformable_groups, mask)
@@ -56,6 +58,7 @@ def deform_conv2d(
     corners, weights = _corners(y, x_position, x, deformable_groups)
     if mask is not None:
         mask = tf.transpose(tf.reshape(mask, [-1, deformable_groups, kernel_h * kernel_w]), [0, 2, 1])
+    weights = [tf.cast(weight, x.dtype) for weight in weights]
     table = tf.reshape(x, [-1, channels // deformable_groups])  # row (b, y, x, g)
     matrix = _kernel_matrices(kernel, channels)
     count = tf.shape(y)[0]

@@ -24,18 +24,19 @@ Int = int | tf.Tensor
 
 
 def bilinear(x: tf.Tensor, out_h: Int, out_w: Int) -> tf.Tensor:
-    """Bilinear resize of `x` [N,H,W,C] float32 or float64 to [N,out_h,out_w,C], same dtype, no antialiasing.
+    """Bilinear resize of `x` [N,H,W,C] to [N,out_h,out_w,C], same dtype, no antialiasing.
 
     Positions below 0 are clamped to 0, the upper neighbour to the last pixel. Equal to
     `F.interpolate(mode="bilinear", align_corners=False)` for a target size and for integer scale factors.
     float32 maps that grow by 1, 2, 4, 8, 16 or 32 take TensorFlow's fused kernel, whose positions are then
-    exact; all else a gather form in chunks of output rows, with bounded memory.
+    exact; all else a gather form in chunks of output rows, with bounded memory. 16-bit maps are computed in
+    float32 and rounded at the end, as torch does.
 
-    Raises TypeError for other dtypes (torch has no integer bilinear either).
+    Raises TypeError for maps that are not of floating point (torch has no integer bilinear either).
     """
-    x = _checked(x)
+    x, dtype = _checked(x)
     out_h, out_w = tf.cast(out_h, tf.int32), tf.cast(out_w, tf.int32)
-    if x.dtype == tf.float64:
+    if dtype == tf.float64:
         resized = _bilinear_gather(x, out_h, out_w)
     else:
         resized = tf.cond(
@@ -45,7 +46,7 @@ def bilinear(x: tf.Tensor, out_h: Int, out_w: Int) -> tf.Tensor:
             ),
             lambda: _bilinear_gather(x, out_h, out_w),
         )
-    return tf.ensure_shape(resized, [x.shape[0], None, None, x.shape[3]])
+    return tf.cast(tf.ensure_shape(resized, [x.shape[0], None, None, x.shape[3]]), dtype)
 
 
 def nearest2x(x: tf.Tensor) -> tf.Tensor:
@@ -60,22 +61,25 @@ def nearest2x(x: tf.Tensor) -> tf.Tensor:
 
 
 def bicubic(x: tf.Tensor, out_h: Int, out_w: Int) -> tf.Tensor:
-    """Bicubic resize (a = -0.75, edges clamped) of `x` [N,H,W,C] float32 or float64 to [N,out_h,out_w,C].
+    """Bicubic resize (a = -0.75, edges clamped) of `x` [N,H,W,C] to [N,out_h,out_w,C], same dtype.
 
     Equal to `F.interpolate(mode="bicubic", align_corners=False)`; not to tf.image.resize, whose a is -0.5.
+    16-bit maps are computed in float32.
 
-    Raises TypeError for other dtypes.
+    Raises TypeError for maps that are not of floating point.
     """
-    x = _checked(x)
+    x, dtype = _checked(x)
     wide = _weighted_lines(x, *cubic_taps(tf.shape(x)[2], tf.cast(out_w, tf.int32), x.dtype), axis=2)
-    return _weighted_lines(wide, *cubic_taps(tf.shape(x)[1], tf.cast(out_h, tf.int32), x.dtype), axis=1)
+    tall = _weighted_lines(wide, *cubic_taps(tf.shape(x)[1], tf.cast(out_h, tf.int32), x.dtype), axis=1)
+    return tf.cast(tall, dtype)
 
 
-def _checked(x: tf.Tensor) -> tf.Tensor:
+def _checked(x: tf.Tensor) -> tuple[tf.Tensor, tf.DType]:
+    """The map in the dtype of the computation, and its own dtype."""
     x = tf.convert_to_tensor(x)
-    if x.dtype not in (tf.float32, tf.float64):
-        raise TypeError(f"interpolation needs float32 or float64 maps, got {x.dtype.name}; cast first")
-    return x
+    if not x.dtype.is_floating:
+        raise TypeError(f"interpolation needs maps of floating point, got {x.dtype.name}; cast first")
+    return (x if x.dtype == tf.float64 else tf.cast(x, tf.float32)), x.dtype
 
 
 def _twice(size: int | None) -> int | None:

@@ -22,8 +22,9 @@ def roi_pool(
     """Max-pool every box from a feature map.
 
     Args:
-        features: `[B,H,W,C]` float32 or float64.
-        boxes: `[N,4]` xyxy in pixels of the network input, finite; computed in the dtype of `features`.
+        features: `[B,H,W,C]`, any floating dtype.
+        boxes: `[N,4]` xyxy in pixels of the network input, finite; computed in the dtype of
+            `features`, at least float32.
         image_index: int `[N]`, the image of the batch each box lies in.
         output_size: bins per side, P.
         spatial_scale: cells per pixel, 1 / stride.
@@ -34,7 +35,8 @@ def roi_pool(
     Source: torchvision `RoIPool`, used by detectron2's ROIPooler for POOLER_TYPE "ROIPool".
     """
     features, image_index = tf.convert_to_tensor(features), tf.cast(image_index, tf.int32)
-    corners = _round_half_away(tf.cast(boxes, features.dtype) * tf.cast(spatial_scale, features.dtype))
+    accurate = tf.float64 if features.dtype == tf.float64 else tf.float32
+    corners = _round_half_away(tf.cast(boxes, accurate) * tf.cast(spatial_scale, accurate))
     rows, empty_rows = _bins(corners[:, 1], corners[:, 3], tf.shape(features)[1], output_size)
     columns, empty_columns = _bins(corners[:, 0], corners[:, 2], tf.shape(features)[2], output_size)
     empty = empty_rows[:, :, tf.newaxis] | empty_columns[:, tf.newaxis, :]  # [N,P,P]

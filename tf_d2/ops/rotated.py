@@ -276,14 +276,15 @@ def roi_align_rotated(
     sample beyond [-1, H] x [-1, W] is zero (but counts), others are clamped to the map.
 
     Args:
-        features: `[B,H,W,C]` float32 or float64. boxes: `[N,5]`, pixels of the network input, sides not
+        features: `[B,H,W,C]`, any floating dtype. boxes: `[N,5]`, pixels of the network input, sides not
         negative; cast to the dtype of `features`. image_index: int `[N]`, the image of the batch each box
         lies in. output_size: bins per side, P. spatial_scale: cells per pixel, 1 / stride. sampling_ratio:
         samples per bin and axis; 0 = as many as the bin has cells, rounded up (none for no size: zeros).
 
     Source: detectron2/layers/roi_align_rotated.py, layers/csrc/ROIAlignRotated/ROIAlignRotated_cpu.cpp.
     """
-    boxes, image_index = tf.cast(boxes, features.dtype), tf.cast(image_index, tf.int32)
+    features, image_index = tf.convert_to_tensor(features), tf.cast(image_index, tf.int32)
+    boxes = tf.cast(boxes, tf.float64 if features.dtype == tf.float64 else tf.float32)
     count = tf.shape(boxes)[0]
     batch, height, width, channels = tf.unstack(tf.shape(features))
     table = tf.reshape(features, [batch * height * width, channels])
@@ -338,9 +339,10 @@ def _clamped_samples(
     x = tf.clip_by_value(tf.where(counted, x, tf.zeros_like(x)), 0, right - 1)
     top, left = tf.cast(tf.floor(y), tf.int32), tf.cast(tf.floor(x), tf.int32)
     low_y, low_x = y - tf.cast(top, y.dtype), x - tf.cast(left, x.dtype)
-    total = tf.zeros([], y.dtype)
+    total = tf.zeros([], table.dtype)
     for row, weight_y in ((top, 1 - low_y), (tf.minimum(top + 1, height - 1), low_y)):
         for column, weight_x in ((left, 1 - low_x), (tf.minimum(left + 1, width - 1), low_x)):
             weight = tf.where(counted, weight_y * weight_x, tf.zeros_like(y))
-            total += tf.expand_dims(weight, -1) * tf.gather(table, first + row * width + column)
+            weight = tf.cast(tf.expand_dims(weight, -1), table.dtype)
+            total += weight * tf.gather(table, first + row * width + column)
     return total
