@@ -294,7 +294,7 @@ def test_network_size(size, want):
     assert run.network_size(size, 800, 1333) == want
     assert run.network_size(size, 0, 1333) == size
     assert run.network_size((200, 301), 100, 1333) == (100, 151)  # half up
-    assert run.network_size((200, 305), 100, 1333) == (100, 153)
+    assert run.network_size((301, 200), 100, 1333) == (151, 100)
 
 
 def rpn_case(limit):
