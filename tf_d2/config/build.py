@@ -11,8 +11,9 @@ from itertools import pairwise
 from math import isfinite
 from typing import Any
 
-from tf_d2.config.defaults import Flat
+from tf_d2.config.defaults import INFERENCE, Flat
 from tf_d2.config.errors import ConfigError, did_you_mean
+from tf_d2.config.regnet import WIDTH_MULTIPLE, regnet_stages
 from tf_d2.config.schema import (
     AnchorConfig,
     BoxHeadConfig,
@@ -24,6 +25,7 @@ from tf_d2.config.schema import (
     ModelConfig,
     PanopticConfig,
     PoolerConfig,
+    RegNetConfig,
     ResNetConfig,
     RetinaNetConfig,
     ROIHeadsConfig,
@@ -32,12 +34,19 @@ from tf_d2.config.schema import (
 )
 
 META_ARCHITECTURES = ("GeneralizedRCNN", "ProposalNetwork", "RetinaNet", "SemanticSegmentor", "PanopticFPN")
-BACKBONES = ("build_resnet_backbone", "build_resnet_fpn_backbone", "build_retinanet_resnet_fpn_backbone")
+REGNET_BACKBONES = ("build_regnet_backbone", "build_regnet_fpn_backbone")  # names of this project
+BACKBONES = (
+    "build_resnet_backbone",
+    "build_resnet_fpn_backbone",
+    "build_retinanet_resnet_fpn_backbone",
+    *REGNET_BACKBONES,
+)
 ROI_HEADS = ("Res5ROIHeads", "StandardROIHeads", "CascadeROIHeads", "RROIHeads")
 PROPOSAL_GENERATORS = ("RPN", "RRPN", "PrecomputedProposals")
 NORMS = ("", "FrozenBN", "BN", "SyncBN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N", "GN", "LN")
 POOLERS = ("ROIAlignV2", "ROIAlign", "ROIPool", "ROIAlignRotated")
 STRIDES = {"stem": 4, "res2": 4, "res3": 8, "res4": 16, "res5": 32}
+MAX_REGNET_DEPTH = 1000
 
 # What a value elsewhere in detectron2's own tree or its projects would need, for a message that helps.
 _ELSEWHERE = {
@@ -184,6 +193,44 @@ def _resnet(flat: Flat) -> ResNetConfig:
     return resnet
 
 
+def _regnet(flat: Flat) -> RegNetConfig:
+    prefix = "MODEL.REGNETS."
+    regnet = RegNetConfig(
+        depth=_int(flat, prefix + "DEPTH", 1),
+        w_a=_float(flat, prefix + "W_A"),
+        w_0=_int(flat, prefix + "W_0", 1),
+        w_m=_float(flat, prefix + "W_M"),
+        group_width=_int(flat, prefix + "GROUP_WIDTH", 1),
+        stem_width=_int(flat, prefix + "STEM_WIDTH", 1),
+        se_ratio=_float(flat, prefix + "SE_RATIO"),
+        norm=_choice(flat, prefix + "NORM", NORMS[1:]),
+        out_features=_names(flat, prefix + "OUT_FEATURES"),
+    )
+    bounds = {
+        "DEPTH": (regnet.depth <= MAX_REGNET_DEPTH, f"expected at most {MAX_REGNET_DEPTH} blocks"),
+        "W_A": (0 <= regnet.w_a < 2**31, "expected 0 or more"),
+        "W_0": (regnet.w_0 % WIDTH_MULTIPLE == 0, f"expected a multiple of {WIDTH_MULTIPLE}"),
+        "W_M": (regnet.w_m > 1, "expected a number above 1"),
+        "SE_RATIO": (0 <= regnet.se_ratio < 2**31, "expected 0 (none) or more"),
+    }
+    for name, (holds, expected) in bounds.items():
+        if not holds:
+            raise _fail(prefix + name, flat[prefix + name], expected)
+    _names(flat, prefix + "OUT_FEATURES", ("stem", *(stage.name for stage in regnet_stages(regnet))))
+    return regnet
+
+
+def _bottom_up(flat: Flat) -> ResNetConfig | RegNetConfig:
+    """The network that MODEL.BACKBONE.NAME says; the keys of the other one must not be set."""
+    name = _choice(flat, "MODEL.BACKBONE.NAME", BACKBONES)
+    used, unused = ("REGNETS", "RESNETS") if name in REGNET_BACKBONES else ("RESNETS", "REGNETS")
+    for key, default in INFERENCE.items():
+        if key.startswith(f"MODEL.{unused}.") and flat[key] != default:
+            expected = f"MODEL.BACKBONE.NAME {name} is made from MODEL.{used}; leave it {default!r}"
+            raise _fail(key, flat[key], expected)
+    return _regnet(flat) if used == "REGNETS" else _resnet(flat)
+
+
 def _check_pyramid(key: str, names: tuple[str, ...], strides: dict[str, int]) -> None:
     """Levels in ascending order, each twice the stride of the one before, as detectron2 asserts."""
     values = [strides[n] for n in names]
@@ -191,15 +238,15 @@ def _check_pyramid(key: str, names: tuple[str, ...], strides: dict[str, int]) ->
         raise _fail(key, names, f"strides must double from one to the next, they are {values}")
 
 
-def _fpn(flat: Flat, resnet: ResNetConfig, strides: dict[str, int]) -> FPNConfig | None:
-    name = _choice(flat, "MODEL.BACKBONE.NAME", BACKBONES)
-    if name == "build_resnet_backbone":
+def _fpn(flat: Flat, out_features: tuple[str, ...], strides: dict[str, int]) -> FPNConfig | None:
+    name = flat["MODEL.BACKBONE.NAME"]
+    if "_fpn_" not in name:
         return None
-    in_features = _names(flat, "MODEL.FPN.IN_FEATURES", resnet.out_features)
+    in_features = _names(flat, "MODEL.FPN.IN_FEATURES", out_features)
     _check_pyramid("MODEL.FPN.IN_FEATURES", in_features, strides)
     p6p7 = name == "build_retinanet_resnet_fpn_backbone"
-    if p6p7 and "res5" not in resnet.out_features:
-        raise _fail("MODEL.RESNETS.OUT_FEATURES", resnet.out_features, f"{name} needs res5")
+    if p6p7 and "res5" not in out_features:
+        raise _fail("MODEL.RESNETS.OUT_FEATURES", out_features, f"{name} needs res5")
     if not p6p7 and strides[in_features[-1]] != 32:
         raise _fail(
             "MODEL.FPN.IN_FEATURES", in_features, f"{name} makes p6 from p5, so it must end at stride 32"
@@ -214,14 +261,20 @@ def _fpn(flat: Flat, resnet: ResNetConfig, strides: dict[str, int]) -> FPNConfig
     )
 
 
-def feature_strides(resnet: ResNetConfig, fpn: FPNConfig | None) -> dict[str, int]:
+def _bottom_up_strides(bottom_up: ResNetConfig | RegNetConfig) -> dict[str, int]:
+    if isinstance(bottom_up, RegNetConfig):
+        strides = {"stem": 2, **{stage.name: stage.stride for stage in regnet_stages(bottom_up)}}
+    else:
+        strides = STRIDES | ({"res5": 16} if bottom_up.res5_dilation == 2 else {})
+    return {f: stride for f, stride in strides.items() if f in bottom_up.out_features}
+
+
+def feature_strides(bottom_up: ResNetConfig | RegNetConfig, fpn: FPNConfig | None) -> dict[str, int]:
     """Feature name -> stride in pixels of what the backbone returns, lowest level first."""
-    bottom_up = {f: STRIDES[f] for f in STRIDES if f in resnet.out_features}
-    if "res5" in bottom_up and resnet.res5_dilation == 2:
-        bottom_up["res5"] = 16
+    strides = _bottom_up_strides(bottom_up)
     if fpn is None:
-        return bottom_up
-    levels = [bottom_up[f].bit_length() - 1 for f in fpn.in_features]
+        return strides
+    levels = [strides[f].bit_length() - 1 for f in fpn.in_features]
     extra = {"LastLevelMaxPool": 1, "LastLevelP6P7": 2, None: 0}[fpn.top_block]
     return {f"p{level}": 2**level for level in range(levels[0], levels[-1] + 1 + extra)}
 
@@ -440,9 +493,9 @@ def build_config(flat: Flat) -> ModelConfig:
         ConfigError: a value is not supported, out of range, or inconsistent with another key.
     """
     meta = _choice(flat, "MODEL.META_ARCHITECTURE", META_ARCHITECTURES)
-    resnet = _resnet(flat)
-    fpn = _fpn(flat, resnet, feature_strides(resnet, None))
-    strides = feature_strides(resnet, fpn)
+    bottom_up = _bottom_up(flat)
+    fpn = _fpn(flat, bottom_up.out_features, feature_strides(bottom_up, None))
+    strides = feature_strides(bottom_up, fpn)
     two_stage = meta in ("GeneralizedRCNN", "PanopticFPN")
     rpn = _rpn(flat, strides) if two_stage or meta == "ProposalNetwork" else None
     if rpn is None and meta in ("ProposalNetwork", "PanopticFPN"):
@@ -454,7 +507,8 @@ def build_config(flat: Flat) -> ModelConfig:
     return ModelConfig(
         meta_architecture=meta,
         input=_input(flat),
-        resnet=resnet,
+        resnet=bottom_up if isinstance(bottom_up, ResNetConfig) else None,
+        regnet=bottom_up if isinstance(bottom_up, RegNetConfig) else None,
         fpn=fpn,
         anchors=_anchors(flat, anchor_key, anchor_levels),
         rpn=rpn,

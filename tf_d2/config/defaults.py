@@ -13,7 +13,21 @@ Flat = dict[str, Any]
 _CASCADE_WEIGHTS = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0, 15.0, 15.0))
 
 # Not keys of detectron2's YAML: arguments only its LazyConfig can set. Written only if not the default.
-LAZY_ONLY = ("MODEL.FPN.SQUARE_PAD",)
+# MODEL.REGNETS.* (arguments of `RegNet`) belong to MODEL.BACKBONE.NAME build_regnet_backbone and
+# build_regnet_fpn_backbone, names of this project too; with any other backbone they are refused, as
+# MODEL.RESNETS.* are with these. A depth or width of 0 is "not given".
+LAZY_ONLY = (
+    "MODEL.FPN.SQUARE_PAD",
+    "MODEL.REGNETS.DEPTH",
+    "MODEL.REGNETS.W_A",
+    "MODEL.REGNETS.W_0",
+    "MODEL.REGNETS.W_M",
+    "MODEL.REGNETS.GROUP_WIDTH",
+    "MODEL.REGNETS.STEM_WIDTH",
+    "MODEL.REGNETS.SE_RATIO",
+    "MODEL.REGNETS.NORM",
+    "MODEL.REGNETS.OUT_FEATURES",
+)
 
 # Keys that decide what a trained model computes, in the order `resolve_yaml` writes them.
 INFERENCE: Flat = {
@@ -106,6 +120,15 @@ INFERENCE: Flat = {
     "MODEL.RESNETS.DEFORM_ON_PER_STAGE": (False, False, False, False),
     "MODEL.RESNETS.DEFORM_MODULATED": False,
     "MODEL.RESNETS.DEFORM_NUM_GROUPS": 1,
+    "MODEL.REGNETS.DEPTH": 0,
+    "MODEL.REGNETS.W_A": 0.0,
+    "MODEL.REGNETS.W_0": 0,
+    "MODEL.REGNETS.W_M": 0.0,
+    "MODEL.REGNETS.GROUP_WIDTH": 0,
+    "MODEL.REGNETS.STEM_WIDTH": 0,
+    "MODEL.REGNETS.SE_RATIO": 0.0,
+    "MODEL.REGNETS.NORM": "BN",
+    "MODEL.REGNETS.OUT_FEATURES": (),
     "INPUT.FORMAT": "BGR",
     "INPUT.MIN_SIZE_TEST": 800,
     "INPUT.MAX_SIZE_TEST": 1333,

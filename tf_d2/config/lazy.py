@@ -29,6 +29,15 @@ _TRAINING = {
     "RetinaNet": "anchor_matcher focal_loss_alpha focal_loss_gamma smooth_l1_beta box_reg_loss_type",
 }
 
+# Name of the whole backbone by bottom-up network and top block.
+_FPN_BACKBONES = {
+    "ResNet": {
+        "LastLevelMaxPool": "build_resnet_fpn_backbone",
+        "LastLevelP6P7": "build_retinanet_resnet_fpn_backbone",
+    },
+    "RegNet": {"LastLevelMaxPool": "build_regnet_fpn_backbone"},
+}
+
 
 def is_lazy(data: dict) -> bool:
     """Whether the mapping is a LazyConfig dump rather than ``cfg.dump()``."""
@@ -175,16 +184,41 @@ def _resnet(node: _Node, flat: Flat) -> None:
     node.done("freeze_at")
 
 
+def _regnet(node: _Node, flat: Flat) -> None:
+    for key, name in (("stem_class", "SimpleStem"), ("block_class", "ResBottleneckBlock")):
+        if not (isinstance(value := node.take(key), str) and value.endswith(f".regnet.{name}")):
+            raise ConfigError(f"{node.name}.{key} = {value!r} is not supported: expected {name}")
+    for key, only in (("stride", 2), ("bottleneck_ratio", 1.0), ("activation_class", None)):
+        if (value := node.take(key, only)) != only:
+            raise ConfigError(f"{node.name}.{key} = {value!r} is not supported: expected {only!r}")
+    flat["MODEL.BACKBONE.NAME"] = "build_regnet_backbone"
+    _set(
+        flat,
+        "REGNETS.",
+        DEPTH=node.take("depth"),
+        W_A=node.take("w_a"),
+        W_0=node.take("w_0"),
+        W_M=node.take("w_m"),
+        GROUP_WIDTH=node.take("group_width"),
+        STEM_WIDTH=node.take("stem_width"),
+        SE_RATIO=node.take("se_ratio", 0.0),
+        NORM=node.take("norm", "BN"),
+        OUT_FEATURES=node.take("out_features"),
+    )
+    node.done("freeze_at")
+
+
+def _bottom_up(node: _Node, flat: Flat) -> None:
+    (_regnet if node.check("ResNet", "RegNet") == "RegNet" else _resnet)(node, flat)
+
+
 def _backbone(node: _Node, flat: Flat) -> None:
-    if node.target == "ResNet":
-        return _resnet(node, flat)
-    node.check("FPN", "ResNet")
-    _resnet(node.node("bottom_up"), flat)
+    if node.check("FPN", "ResNet", "RegNet") != "FPN":
+        return _bottom_up(node, flat)
+    bottom_up = node.node("bottom_up")
+    _bottom_up(bottom_up, flat)
     top = node.node("top_block")
-    names = {
-        "LastLevelMaxPool": "build_resnet_fpn_backbone",
-        "LastLevelP6P7": "build_retinanet_resnet_fpn_backbone",
-    }
+    names = _FPN_BACKBONES[bottom_up.target]
     flat["MODEL.BACKBONE.NAME"] = names[top.check(*names)]
     if top.target == "LastLevelP6P7" and top.take("in_feature", "res5") != "res5":
         raise ConfigError(f"{top.name}.in_feature is not supported: expected 'res5'")

@@ -73,7 +73,8 @@ def _named(source: str, build: Any) -> Any:
 def resolve_yaml(config: str | Path, opts: Sequence = ()) -> str:
     """The resolved configuration as detectron2-style YAML: every key inference reads, and VERSION.
 
-    `load_config_text` reads it back to an equal `ModelConfig`; detectron2 reads it too.
+    `load_config_text` reads it back to an equal `ModelConfig`. detectron2 reads it too, unless the model has
+    a setting that only its LazyConfig can express (`LAZY_ONLY`).
     """
     load_config(config, opts)  # what is refused is not written either
     return to_yaml(_named(str(config), lambda: _resolve(config, opts)))

@@ -41,6 +41,26 @@ class ResNetConfig:
 
 
 @dataclass(frozen=True)
+class RegNetConfig:
+    """``MODEL.REGNETS.*``, keys of this project: the arguments of detectron2's ``RegNet``, which only
+    LazyConfig sets.
+
+    Stem ``SimpleStem``, blocks ``ResBottleneckBlock`` as wide inside as outside. ``tf_d2.config.regnet``
+    computes the stages. ``out_features`` are the stages the backbone returns ("stem", "s1", ...).
+    """
+
+    depth: int  # blocks in all stages together
+    w_a: float  # slope and
+    w_0: int  # start of the linear law of widths,
+    w_m: float  # ratio of the widths of consecutive stages
+    group_width: int  # channels per group of the 3x3 convolutions
+    stem_width: int
+    se_ratio: float  # hidden channels of squeeze and excitation per input channel of the block; 0 = none
+    norm: str
+    out_features: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class FPNConfig:
     """``MODEL.FPN.*``. ``top_block`` is "LastLevelMaxPool", "LastLevelP6P7" or None."""
 
@@ -177,13 +197,14 @@ class PanopticConfig:
 class ModelConfig:
     """A whole model. The parts a meta-architecture does not have are None.
 
+    Exactly one of ``resnet`` and ``regnet`` is given (ValueError otherwise); it is the network below the FPN.
     ``precomputed_proposal_topk`` is ``DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST`` and matters only where
     ``rpn`` is None in a GeneralizedRCNN (Fast R-CNN).
     """
 
     meta_architecture: str  # GeneralizedRCNN, ProposalNetwork, RetinaNet, SemanticSegmentor or PanopticFPN
     input: InputConfig
-    resnet: ResNetConfig
+    resnet: ResNetConfig | None
     fpn: FPNConfig | None
     anchors: AnchorConfig
     rpn: RPNConfig | None
@@ -196,3 +217,15 @@ class ModelConfig:
     dataset: str = (
         ""  # first of DATASETS.TEST, else of DATASETS.TRAIN; informational, for the names of classes
     )
+    regnet: RegNetConfig | None = None
+
+    def __post_init__(self) -> None:
+        if (self.resnet is None) == (self.regnet is None):
+            raise ValueError("a model has either a resnet or a regnet")
+
+    @property
+    def bottom_up(self) -> ResNetConfig | RegNetConfig:
+        """The one of ``resnet`` and ``regnet`` that the model has."""
+        found = self.regnet or self.resnet
+        assert found is not None
+        return found

@@ -136,6 +136,35 @@ _LSJ: Flat = {
     **_FOUR_CONV_BOX,
     "MODEL.RPN.CONV_DIMS": (-1, -1),
 }
+_S_1_TO_4 = ("s1", "s2", "s3", "s4")
+# Takes back what _FPN and _LSJ say of a ResNet.
+_REGNET: Flat = {
+    **_IMAGENET_STD,
+    **{key: value for key, value in KEYS.items() if key.startswith("MODEL.RESNETS.")},
+    "MODEL.BACKBONE.NAME": "build_regnet_fpn_backbone",
+    "MODEL.FPN.IN_FEATURES": _S_1_TO_4,
+    "MODEL.REGNETS.OUT_FEATURES": _S_1_TO_4,
+    "MODEL.REGNETS.NORM": "SyncBN",
+    "MODEL.REGNETS.STEM_WIDTH": 32,
+    "MODEL.REGNETS.W_0": 96,
+}
+_REGNETS: dict[str, Flat] = {
+    "regnetx_4gf": {
+        **_REGNET,
+        "MODEL.REGNETS.DEPTH": 23,
+        "MODEL.REGNETS.W_A": 38.65,
+        "MODEL.REGNETS.W_M": 2.43,
+        "MODEL.REGNETS.GROUP_WIDTH": 40,
+    },
+    "regnety_4gf": {
+        **_REGNET,
+        "MODEL.REGNETS.DEPTH": 22,
+        "MODEL.REGNETS.W_A": 31.41,
+        "MODEL.REGNETS.W_M": 2.24,
+        "MODEL.REGNETS.GROUP_WIDTH": 64,
+        "MODEL.REGNETS.SE_RATIO": 0.25,
+    },
+}
 
 _ROWS: dict[str, tuple[Flat, ...]] = {
     "COCO-Detection/fast_rcnn_R_50_FPN_1x": (
@@ -243,11 +272,15 @@ _ROWS: dict[str, tuple[Flat, ...]] = {
         for depth in (50, 101)
         for epochs in (100, 200, 400)
     },
+    **{
+        f"new_baselines/mask_rcnn_{name}_dds_FPN_{epochs}ep_LSJ": (_FPN, _LSJ, regnet)
+        for name, regnet in _REGNETS.items()
+        for epochs in (100, 200, 400)
+    },
 }
 
 # What makes a family of `zoo_table` need code this version lacks: the setting `build_config` will refuse.
 _FAMILIES: dict[str, tuple[Flat, ...]] = {
-    "Mask R-CNN (RegNet, LSJ)": (_FPN, _LSJ, {"MODEL.BACKBONE.NAME": "FPN(RegNet)"}),
     "Mask R-CNN (ViTDet)": (_FPN, _MASK, {"MODEL.BACKBONE.NAME": "SimpleFeaturePyramid(ViT)"}),
     "Cascade Mask R-CNN (ViTDet)": (_FPN, _MASK, {"MODEL.BACKBONE.NAME": "SimpleFeaturePyramid(ViT)"}),
     "Mask R-CNN (MViTv2)": (_FPN, _MASK, {"MODEL.BACKBONE.NAME": "FPN(MViT)"}),

@@ -1,10 +1,9 @@
-"""Convolution and linear layers under detectron2's names and with its order: convolution, norm, activation."""
+"""Convolution and linear layers with detectron2's names and order: convolution, norm, activation."""
 
 from __future__ import annotations
 
 from contextlib import nullcontext
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -134,8 +133,8 @@ class ConvTranspose2d(Module):
 class Linear(Module):
     """``x @ kernel + bias`` over the last axis.
 
-    With ``spatial`` set the input is ``[N, H, W, C]`` and the kernel ``[H, W, C, out]``: the layer that detectron2 applies
-    to features flattened as (C, H, W), its weight permuted once when it is loaded.
+    With ``spatial`` set the input is ``[N, H, W, C]`` and the kernel ``[H, W, C, out]``: the layer that detectron2
+    applies to features flattened as (C, H, W), its weight permuted once when it is loaded.
     """
 
     def __init__(

@@ -69,8 +69,8 @@ class D2Model(keras.Model):
             proposals: only for models without a proposal generator (Fast R-CNN), in network coordinates.
 
         Returns:
-            flat rows over all images: ``boxes`` ``[N, 4]`` float32 xyxy pixels of the network input, ``scores`` ``[N]``,
-            ``classes`` int64 ``[N]``, ``image_index`` int32 ``[N]``, ``counts`` int32 ``[B]``; ``pred_masks``
+            flat rows over all images: ``boxes`` ``[N, 4]`` float32 xyxy pixels of the network input, ``scores``
+            ``[N]``, ``classes`` int64 ``[N]``, ``image_index`` int32 ``[N]``, ``counts`` int32 ``[B]``; ``pred_masks``
             probabilities ``[N, M, M]``, ``pred_keypoints`` ``[N, K, 3]``, ``sem_seg`` logits ``[B, H', W', C]`` of the
             padded input, where the model has them. Proposal networks return ``objectness_logits`` for scores.
         """
@@ -85,8 +85,8 @@ class D2Model(keras.Model):
     def prepare(self, images: tf.Tensor, image_sizes: tf.Tensor | None) -> tf.Tensor:
         """Normalise and pad: ``[B, H, W, 3]`` -> ``[B, H', W', 3]`` in the model's dtype.
 
-        Padding happens after normalisation, with zeros (the mean colour), at the bottom and right only, up to a multiple
-        of the backbone's divisibility. The canvas shrinks to the largest image of the batch first.
+        Padding happens after normalisation, with zeros (the mean colour), at the bottom and right only, up to a
+        multiple of the backbone's divisibility. The canvas shrinks to the largest image of the batch first.
         """
         compute = tf.as_dtype(self.compute_dtype)
         accurate = tf.float64 if compute == tf.float64 else tf.float32

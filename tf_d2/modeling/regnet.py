@@ -1,0 +1,150 @@
+"""RegNet backbones. Source: detectron2/modeling/backbone/regnet.py."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+from tf_d2.config.regnet import RegNetStage, regnet_stages
+from tf_d2.config.schema import RegNetConfig
+from tf_d2.layers.base import Module, sequence
+from tf_d2.layers.conv import Conv2d
+from tf_d2.modeling.bottom_up import BottomUp, stages_up_to
+
+
+class SimpleStem(Module):
+    """3x3 stride 2 convolution: ``[N, H, W, 3]`` -> ``[N, H/2, W/2, C]``."""
+
+    def __init__(self, in_channels: int, out_channels: int, norm: str) -> None:
+        super().__init__("stem")
+        with self.scope():
+            self.conv = _conv(in_channels, out_channels, 3, "conv", "bn", norm=norm, relu=True, stride=2)
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return self.conv(x)
+
+
+class SqueezeExcitation(Module):
+    """Each channel times a weight in (0, 1) computed from the means of all channels."""
+
+    def __init__(self, channels: int, hidden: int, name: str) -> None:
+        super().__init__(name)
+        with self.scope():
+            # Positions 1 and 3 of detectron2's sequence are the activations.
+            self.f_ex = sequence(
+                "f_ex",
+                {
+                    "0": lambda key: Conv2d(channels, hidden, 1, key, relu=True),
+                    "2": lambda key: Conv2d(hidden, channels, 1, key),
+                },
+            )
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        means = tf.reduce_mean(x, axis=[1, 2], keepdims=True)  # [N, 1, 1, C]
+        return x * tf.sigmoid(self.f_ex["2"](self.f_ex["0"](means)))
+
+
+class BottleneckTransform(Module):
+    """1x1, grouped 3x3, squeeze and excitation where ``hidden`` is not 0, and 1x1 convolution."""
+
+    def __init__(
+        self, in_channels: int, stage: RegNetStage, name: str, *, stride: int, hidden: int, norm: str
+    ) -> None:
+        super().__init__(name)
+        width = stage.width
+        with self.scope():
+            self.a = _conv(in_channels, width, 1, "a", "a_bn", norm=norm, relu=True)
+            self.b = _conv(
+                width, width, 3, "b", "b_bn", norm=norm, relu=True, stride=stride, groups=stage.groups
+            )
+            self.se = SqueezeExcitation(width, hidden, "se") if hidden else None
+            self.c = _conv(width, width, 1, "c", "c_bn", norm=norm)
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        y = self.b(self.a(x))
+        return self.c(y if self.se is None else self.se(y))
+
+
+class ResBottleneckBlock(Module):
+    """A bottleneck transform ``f`` and a shortcut, projected where channels or size change."""
+
+    def __init__(
+        self, in_channels: int, stage: RegNetStage, name: str, *, stride: int, hidden: int, norm: str
+    ) -> None:
+        super().__init__(name)
+        with self.scope():
+            self.proj = None
+            if in_channels != stage.width or stride != 1:
+                self.proj = _conv(in_channels, stage.width, 1, "proj", "bn", norm=norm, stride=stride)
+            self.f = BottleneckTransform(in_channels, stage, "f", stride=stride, hidden=hidden, norm=norm)
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return tf.nn.relu((x if self.proj is None else self.proj(x)) + self.f(x))
+
+
+def _conv(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    name: str,
+    bn: str,
+    *,
+    norm: str,
+    relu: bool = False,
+    stride: int = 1,
+    groups: int = 1,
+) -> Conv2d:
+    """A convolution without bias, its norm beside it under the name ``bn``."""
+    return Conv2d(
+        in_channels,
+        out_channels,
+        kernel_size,
+        name,
+        stride=stride,
+        padding=kernel_size // 2,
+        groups=groups,
+        bias=False,
+        norm=norm,
+        norm_beside=bn,
+        relu=relu,
+    )
+
+
+def _make_stage(config: RegNetConfig, stage: RegNetStage, in_channels: int) -> list[Module]:
+    blocks: list[Module] = []
+    with keras.name_scope(stage.name):
+        for index in range(stage.blocks):
+            # The hidden width of squeeze and excitation follows the block's input, not its own channels.
+            hidden = round(in_channels * config.se_ratio)
+            blocks.append(
+                ResBottleneckBlock(
+                    in_channels,
+                    stage,
+                    f"b{index + 1}",
+                    stride=1 if index else 2,
+                    hidden=hidden,
+                    norm=config.norm,
+                )
+            )
+            in_channels = stage.width
+    return blocks
+
+
+class RegNet(BottomUp):
+    """Stem and stages up to the last one in ``config.out_features``: "stem" (stride 2), "s1" (4), "s2" (8), ...
+
+    ``call`` maps ``[N, H, W, 3]`` to a dict of the features asked for.
+    """
+
+    def __init__(self, config: RegNetConfig, in_channels: int, name: str) -> None:
+        stages = regnet_stages(config)
+        used = stages_up_to(tuple(stage.name for stage in stages), config.out_features)
+        super().__init__(name, used, config.out_features)
+        channels = config.stem_width
+        self.strides["stem"], self.channels["stem"] = 2, channels
+        with self.scope():
+            self.stem = SimpleStem(in_channels, channels, config.norm)
+            for stage in stages[: len(used)]:
+                setattr(self, stage.name, _make_stage(config, stage, channels))
+                self.strides[stage.name], self.channels[stage.name] = stage.stride, stage.width
+                channels = stage.width
