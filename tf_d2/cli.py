@@ -1,4 +1,6 @@
-"""The command ``tf-d2``. Each sub-command is a module with ``register(app)``; other packages add theirs by entry point."""
+"""The command ``tf-d2``: one module with ``register(app)`` per sub-command; other packages add theirs by
+entry point.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +38,8 @@ def make_app() -> typer.Typer:
 def spread_lists(arguments: list[str]) -> list[str]:
     """``--input a b --opts K -1`` -> ``--input=a --input=b --opts=K --opts=-1``.
 
-    detectron2's tools take lists after one option (argparse); click wants the option repeated. A list ends at the next
-    word that starts with "--".
+    detectron2's tools take lists after one option (argparse); click wants the option repeated. A list ends at
+    the next word that starts with "--".
     """
     spread: list[str] = []
     current = ""

@@ -11,10 +11,11 @@ import numpy as np
 class Instances:
     """Objects of one image, one row each in every field, by descending score.
 
-    Fields (those the model has): ``pred_boxes`` float32 ``(N, 4)`` xyxy in pixels of the original image, ``scores``
-    float32 ``(N,)``, ``pred_classes`` int64 ``(N,)`` 0-based, ``pred_masks`` bool ``(N, H, W)``, ``pred_keypoints`` float32
-    ``(N, K, 3)`` (x, y, score), ``pred_keypoint_heatmaps`` float32 ``(N, K, S, S)`` logits; proposal networks have
-    ``proposal_boxes`` ``(N, 4)`` and ``objectness_logits`` ``(N,)``. Fields are attributes.
+    Fields (those the model has): ``pred_boxes`` float32 ``(N, 4)`` xyxy in pixels of the image, ``scores``
+    float32 ``(N,)``, ``pred_classes`` int64 ``(N,)`` 0-based, ``pred_masks`` bool ``(N, H, W)``,
+    ``pred_keypoints`` float32 ``(N, K, 3)`` (x, y, score), ``pred_keypoint_heatmaps`` float32 ``(N, K, S,
+    S)`` logits; proposal networks have ``proposal_boxes`` ``(N, 4)`` and ``objectness_logits`` ``(N,)``.
+    Fields are attributes.
 
     Source: detectron2/structures/instances.py (there with torch tensors).
     """

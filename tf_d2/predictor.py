@@ -40,7 +40,8 @@ def load_model(
 
     Args:
         config: path of a detectron2 YAML, or the name of a published model ("COCO-Detection/faster_rcnn_R_50_FPN_3x").
-            A converted ``.weights.h5`` carries its configuration: then ``config`` may be that file and ``weights`` None.
+            A converted ``.weights.h5`` carries its configuration: then ``config`` may be that file and ``weights``
+            None.
         weights: path of a checkpoint (.pkl, .pth, .safetensors, .weights.h5); None = the one the published model
             or the converted file names.
         dtype: dtype of variables and computation.
@@ -90,8 +91,9 @@ class Predictor:
     """Runs a model on one image at a time, like detectron2's ``DefaultPredictor``.
 
     ``predictor(image)`` with a BGR uint8 image returns a dict with, depending on the model, ``"instances"``
-    (:class:`Instances`), ``"sem_seg"`` (float32 ``(C, H, W)`` logits), ``"panoptic_seg"`` ((int32 ``(H, W)``, list of segment
-    dicts)) and ``"proposals"``. Everything is in pixels of the image given. One trace serves every image size.
+    (:class:`Instances`), ``"sem_seg"`` (float32 ``(C, H, W)`` logits), ``"panoptic_seg"`` ((int32 ``(H, W)``, list
+    of segment dicts)) and ``"proposals"``. Everything is in pixels of the image given. One trace serves every image
+    size.
     """
 
     def __init__(
@@ -105,8 +107,8 @@ class Predictor:
         allow_nonfinite: bool = False,
         fold_norms: bool | None = None,
     ) -> None:
-        """Arguments of :func:`load_model`, and ``fold_norms``: merge frozen norms into convolutions, which is faster and
-        differs by rounding only (None = yes, but not in float64, where the point is to compute as written)."""
+        """Arguments of :func:`load_model`, and ``fold_norms``: merge frozen norms into convolutions, which is faster
+        and differs by rounding only (None = yes, but not in float64, where the point is to compute as written)."""
         self.config_yaml = _yaml_of(config, weights, opts)
         self.model = load_model(
             config, weights, dtype=dtype, opts=opts, ema=ema, allow_nonfinite=allow_nonfinite
@@ -145,8 +147,8 @@ class Predictor:
         """Detect on one image.
 
         Args:
-            image: ``(H, W, 3)`` uint8 in BGR order, as ``cv2.imread`` or :func:`tf_d2.read_image` give it. Other dtypes are
-                resized without antialiasing, as detectron2 does with them.
+            image: ``(H, W, 3)`` uint8 in BGR order, as ``cv2.imread`` or :func:`tf_d2.read_image` give it. Other
+                dtypes are resized without antialiasing, as detectron2 does with them.
             proposals: float ``(N, 4)`` xyxy boxes in pixels of the *network input* (see
                 :meth:`network_size`, :func:`transform_proposals`), for Fast R-CNN models only.
             proposal_logits: float ``(N,)``, kept with the proposals; zeros if left out.
@@ -169,8 +171,8 @@ class Predictor:
         """Everything the model computes on the way: stage name -> array, names and NCHW layout of detectron2.
 
         Names are module paths with the index of the output where a module returns several
-        ("backbone/p2", "proposal_generator.rpn_head/0/3"), "input/resized" (the uint8 network image) and "input" (normalised
-        and padded). A prefix "steps/" may be given on look-up.
+        ("backbone/p2", "proposal_generator.rpn_head/0/3"), "input/resized" (the uint8 network image) and "input"
+        (normalised and padded). A prefix "steps/" may be given on look-up.
         """
         arguments, _ = self._arguments(image, proposals, proposal_logits)
         stages, outputs = self._trace[arguments[0].dtype](*arguments)

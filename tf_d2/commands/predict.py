@@ -40,9 +40,9 @@ def predict(
 ) -> None:
     """Detect on images and write, for each NAME.EXT:
 
-    NAME.json, a list in COCO result format (masks as RLE; category numbers of the data set where it is known, else
-    0-based classes), and NAME.detections.png. Panoptic models also write NAME.panoptic.png (segment numbers) and
-    NAME.panoptic.json, semantic ones NAME.sem_seg.png (classes).
+    NAME.json, a list in COCO result format (masks as RLE; category numbers of the data set where it is known,
+    else 0-based classes), and NAME.detections.png. Panoptic models also write NAME.panoptic.png (segment
+    numbers) and NAME.panoptic.json, semantic ones NAME.sem_seg.png (classes).
     """
     from rich.console import Console
     from rich.progress import track
@@ -149,7 +149,9 @@ def _summary(result: dict[str, Any]) -> str:
 
 
 def unique_stems(paths: list[Path]) -> list[str]:
-    """Names for results: the stem; files that share one keep their extension, further duplicates get a number."""
+    """Names for results: the stem; files that share one keep their extension, further duplicates get a
+    number.
+    """
     stems: list[str] = []
     for path in paths:
         shared = sum(other.stem == path.stem for other in paths) > 1

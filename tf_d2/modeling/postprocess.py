@@ -83,8 +83,8 @@ def to_image(raw: dict[str, tf.Tensor], network_size: tf.Tensor, size: tf.Tensor
 
     Returns:
         ``pred_boxes``, ``scores``, ``pred_classes``, ``pred_masks`` (still probabilities ``[N, M, M]``, see
-        :func:`paste`), ``pred_keypoints``, ``pred_keypoint_heatmaps``, ``sem_seg`` ``[C, h, w]``, or ``proposal_boxes`` and
-        ``objectness_logits``.
+        :func:`paste`), ``pred_keypoints``, ``pred_keypoint_heatmaps``, ``sem_seg`` ``[C, h, w]``, or
+        ``proposal_boxes`` and ``objectness_logits``.
     """
     fields: dict[str, tf.Tensor] = {}
     if "sem_seg" in raw:

@@ -43,8 +43,7 @@ class RetinaNetHead(Module):
                 channels, channels, 3, key, padding=1, relu=relu
             )
             if config.norm in ("BN", "SyncBN"):
-                levels = len(config.in_features)
-                makers[str(i * step + 1)] = lambda key: CycleBatchNorm(levels, channels, key)
+                makers[str(i * step + 1)] = lambda key: CycleBatchNorm(len(config.in_features), channels, key)
             elif config.norm:
                 makers[str(i * step + 1)] = lambda key: _norm(config.norm, channels, key)
         return sequence(name, makers)

@@ -1,7 +1,7 @@
 """ROIAlign: bilinear samples of a feature map, averaged per bin of a region of interest.
 
-The continuous pixel coordinate c lies at the index ``c - 0.5`` of an array whose element i covers ``[i, i + 1]``. So for a
-box in pixels of the network input and a feature map of scale s, sampling starts at the index ``x1 * s - 0.5``
+The continuous pixel coordinate c lies at the index ``c - 0.5`` of an array whose element i covers ``[i, i + 1]``. So
+for a box in pixels of the network input and a feature map of scale s, sampling starts at the index ``x1 * s - 0.5``
 (``aligned=True``, detectron2's ROIAlignV2). The older ``aligned=False`` (ROIAlign of Detectron) forgets the half
 pixel and stretches regions to at least one cell.
 
@@ -10,9 +10,9 @@ With ``size = x2 * s - x1 * s``, ``bin = size / P`` and a grid of g samples per 
 -1 or above H counts as zero (but counts); the rest is clamped to ``[0, H - 1]`` and interpolated. x likewise.
 
 Bilinear interpolation, the clamping and the mean are all separable, so a region is ``A_y @ window @ A_x^T``, where
-``window`` is the part of the map that the region touches and row p of ``A_y`` holds the mean of g triangles. That is exact
-for any sampling ratio in float32 and float64, needs no padded copy of the map and no four-corner gather, and leaves the
-arithmetic to matrix products. Regions are handled in groups of equal window size.
+``window`` is the part of the map that the region touches and row p of ``A_y`` holds the mean of g triangles. That is
+exact for any sampling ratio in float32 and float64, needs no padded copy of the map and no four-corner gather, and
+leaves the arithmetic to matrix products. Regions are handled in groups of equal window size.
 """
 
 from __future__ import annotations
