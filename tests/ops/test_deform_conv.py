@@ -127,6 +127,16 @@ def test_several_pieces_equal_one(monkeypatch):
     np.testing.assert_allclose(deform_conv2d(x, offset, kernel, **options), whole, rtol=0, atol=1e-12)
 
 
+def test_positions_of_short_floats_are_exact():
+    """Position 300.5 does not exist in bfloat16, whose step is 2 there."""
+    x = tf.cast(np.eye(1, 400, 300, dtype=np.float32).reshape(1, 1, 400, 1), tf.bfloat16)
+    offset = np.zeros((1, 1, 400, 2), np.float32)
+    offset[..., 1] = 0.5
+    result = deform_conv2d(x, tf.cast(offset, tf.bfloat16), tf.ones([1, 1, 1, 1], tf.bfloat16))
+    assert result.dtype == tf.bfloat16
+    assert np.flatnonzero(tf.cast(result, tf.float32)).tolist() == [299, 300]
+
+
 def test_non_finite_offsets_read_nothing():
     x, kernel = np.ones((1, 2, 2, 1), np.float32), np.ones((1, 1, 1, 1), np.float32)
     offset = np.array([np.nan, 0, np.inf, 0, 0, -np.inf, 0, 0], np.float32).reshape(1, 2, 2, 2)

@@ -84,3 +84,14 @@ def test_empty_batch_is_kept():
     for function in (bilinear, bicubic):
         assert function(x, 8, 10).shape == (0, 8, 10, 3)
         assert function(x, 7, 9).shape == (0, 7, 9, 3)
+
+
+@pytest.mark.parametrize("function", [bilinear, bicubic])
+@pytest.mark.parametrize("dtype", [tf.bfloat16, tf.float16])
+def test_short_floats_are_computed_in_float32(function, dtype):
+    x = tf.cast(np.random.default_rng(3).standard_normal((1, 5, 6, 3)), dtype)
+    for size in ((10, 12), (7, 9)):
+        result = function(x, *size)
+        assert result.dtype == dtype
+        expected = tf.cast(function(tf.cast(x, tf.float32), *size), dtype)
+        np.testing.assert_array_equal(tf.cast(result, tf.float32), tf.cast(expected, tf.float32))
