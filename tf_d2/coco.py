@@ -66,4 +66,6 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
     from pycocotools import mask as rle
 
     encoded = rle.encode(np.asfortranarray(mask, np.uint8))
-    return {"size": [int(n) for n in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
+    counts = encoded["counts"]
+    text = counts.decode("ascii") if isinstance(counts, bytes) else counts
+    return {"size": [int(n) for n in encoded["size"]], "counts": text}

@@ -58,29 +58,36 @@ class Client:
         else:
             raise ValueError(f"{url!r}: expected http://HOST:PORT, https://HOST:PORT or grpc://HOST:PORT")
 
-    def predict(self, image_bgr: np.ndarray, **proposals: np.ndarray) -> dict[str, Any]:
+    def predict(self, image_bgr: np.ndarray, proposal_boxes: np.ndarray | None = None) -> dict[str, Any]:
         """Detect on one uint8 BGR image ``(H, W, 3)``; like ``Predictor.__call__``.
 
         Args:
-            proposals: for Fast R-CNN models, ``proposal_boxes`` ``(N, 4)`` xyxy in pixels of *this image*,
-                best first.
+            proposal_boxes: for Fast R-CNN models, ``(N, 4)`` xyxy in pixels of *this image*, best first.
 
         Raises:
             BadImageError: the model cannot use this image.
             ServingError: no answer, or not the expected one.
         """
-        return self.predict_bytes([encode_png(np.asarray(image_bgr)[:, :, ::-1])], **_batched(proposals))[0]
+        image = np.asarray(image_bgr)
+        return self._predict_one(encode_png(image[..., ::-1]), proposal_boxes)
 
-    def predict_file(self, path: str | Path, **proposals: np.ndarray) -> dict[str, Any]:
+    def predict_file(self, path: str | Path, proposal_boxes: np.ndarray | None = None) -> dict[str, Any]:
         """Detect on an image file. It is sent as it is, unless EXIF says that it lies on its side."""
-        return self.predict_bytes([upright_bytes(path)], **_batched(proposals))[0]
+        return self._predict_one(upright_bytes(path), proposal_boxes)
+
+    def _predict_one(self, data: bytes, proposal_boxes: np.ndarray | None) -> dict[str, Any]:
+        if proposal_boxes is None:
+            return self.predict_bytes([data])[0]
+        boxes = np.asarray(proposal_boxes, np.float32)[None]
+        return self.predict_bytes([data], proposal_boxes=boxes, num_proposals=np.array([boxes.shape[1]]))[0]
 
     def predict_bytes(
         self,
         files: Sequence[bytes],
         *,
         bad_images: Literal["raise", "return"] = "raise",
-        **proposals: np.ndarray,
+        proposal_boxes: np.ndarray | None = None,
+        num_proposals: np.ndarray | None = None,
     ) -> list[Any]:
         """Detect on a batch of encoded images of any sizes, in one request.
 
@@ -88,11 +95,15 @@ class Client:
             files: contents of JPEG, PNG, BMP or WebP files. Their EXIF orientation is ignored.
             bad_images: "raise" raises for the first one that cannot be used, "return" puts the BadImageError
                 in its place and keeps the other results.
-            proposals: ``proposal_boxes`` ``(B, N, 4)`` and ``num_proposals`` ``(B,)`` for Fast R-CNN models.
+            proposal_boxes: for Fast R-CNN models, ``(B, N, 4)``; ``num_proposals`` ``(B,)`` of them count.
         """
         encoded = np.empty(len(files), object)
         encoded[:] = [bytes(data) for data in files]
-        outputs = self._transport.predict("serving_bytes", {"image_bytes": encoded, **proposals})
+        inputs = {"image_bytes": encoded}
+        if proposal_boxes is not None and num_proposals is not None:
+            inputs["proposal_boxes"] = np.asarray(proposal_boxes, np.float32)
+            inputs["num_proposals"] = np.asarray(num_proposals, np.int32)
+        outputs = self._transport.predict("serving_bytes", inputs)
         return _results(outputs, len(files), bad_images)
 
     def predict_batch(self, images_rgb: np.ndarray) -> list[dict[str, Any]]:
@@ -113,14 +124,6 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _batched(proposals: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Proposals of one image as those of a batch of one."""
-    if not proposals:
-        return {}
-    boxes = np.asarray(proposals["proposal_boxes"], np.float32)
-    return {"proposal_boxes": boxes[None], "num_proposals": np.array([len(boxes)], np.int32)}
 
 
 def _results(outputs: dict[str, np.ndarray], count: int, bad_images: str) -> list[Any]:

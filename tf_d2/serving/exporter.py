@@ -209,7 +209,7 @@ def _save(folder: Path, config: ModelConfig, options: GraphOptions, model: Any) 
             tf.TensorSpec([None, None, 4], tf.float32, "proposal_boxes"),
             tf.TensorSpec([None], tf.int32, "num_proposals"),
         ]
-    module = tf.Module()
+    module: Any = tf.Module()
     raw = [tf.TensorSpec([None, None, None, 3], tf.uint8, "inputs"), *extra]
     encoded = [tf.TensorSpec([None], tf.string, "image_bytes"), *extra]
     default = tf.function(requests.from_tensors, input_signature=raw, autograph=False)

@@ -200,9 +200,9 @@ def map_outputs(
             elif options.sem_seg == "logits":
                 outputs["sem_seg"] = maps.pad_map(tf.transpose(logits, [2, 0, 1]), map_size, axis=1)
             if config.panoptic is not None and "detection_masks" in rows:
-                names = "detection_scores", "detection_classes", "detection_masks", "detection_boxes"
-                fields = [rows[name][i] for name in (*names, "num_detections")]
-                segments = maps.panoptic(config.panoptic, *fields, labels, int(raw["sem_seg"].shape[-1]))
+                assert config.sem_seg_head is not None
+                row = {name: value[i] for name, value in rows.items()}
+                segments = maps.panoptic(config.panoptic, row, labels, config.sem_seg_head.num_classes)
                 outputs |= segments | {"panoptic_seg": maps.pad_map(segments["panoptic_seg"], map_size)}
         return outputs
 

@@ -58,11 +58,7 @@ def semantic_logits(logits: tf.Tensor, network_size: tf.Tensor, size: tf.Tensor)
 
 def panoptic(
     config: PanopticConfig,
-    scores: tf.Tensor,
-    classes: tf.Tensor,
-    masks: tf.Tensor,
-    boxes: tf.Tensor,
-    count: tf.Tensor,
+    rows: Outputs,
     labels: tf.Tensor,
     num_labels: int,
 ) -> Outputs:
@@ -73,8 +69,9 @@ def panoptic(
     the table.
 
     Args:
-        scores, classes, masks, boxes: ``[M]``, ``[M]``, probabilities ``[M, S, S]``, ``[M, 4]`` xyxy pixels
-            of the image, the first ``count`` rows by descending score.
+        rows: of one image, by descending score: ``detection_scores`` ``[M]``, ``detection_classes`` ``[M]``,
+            ``detection_masks`` probabilities ``[M, S, S]``, ``detection_boxes`` ``[M, 4]`` xyxy pixels of
+            the image, and ``num_detections``, how many of them count.
         labels: int32 ``[h, w]``, semantic class per pixel.
 
     Returns:
@@ -85,12 +82,12 @@ def panoptic(
 
     Source: detectron2/modeling/meta_arch/panoptic_fpn.py ``combine_semantic_and_instance_outputs``.
     """
-    size = tf.shape(labels)
-    rows = masks.shape[0]
+    scores, masks, boxes = (rows[f"detection_{name}"] for name in ("scores", "masks", "boxes"))
+    count, limit, size = rows["num_detections"], _rows_of(masks), tf.shape(labels)
 
     def confident(i: tf.Tensor, *_: tf.Tensor) -> tf.Tensor:
         # detectron2 stops at the first weak instance; the comparison is in double precision there.
-        score = scores[tf.minimum(i, rows - 1)]
+        score = scores[tf.minimum(i, limit - 1)]
         return (i < count) & (tf.cast(score, tf.float64) >= config.instances_confidence_thresh)
 
     def paint(
@@ -103,15 +100,15 @@ def panoptic(
         kept = (area > 0) & (taken <= config.overlap_thresh)
         next_id = found + tf.cast(kept, tf.int32)
         segments = tf.where(free & kept, next_id, segments)
-        position = tf.where(kept, found, rows)  # the extra place at the end swallows what is left out
+        position = tf.where(kept, found, limit)  # the extra place at the end swallows what is left out
         return i + 1, segments, next_id, tf.tensor_scatter_nd_update(instances, [[position]], [i])
 
-    start = (0, tf.zeros(size, tf.int32), 0, tf.fill([rows + 1], -1))
+    start = (0, tf.zeros(size, tf.int32), 0, tf.fill([limit + 1], -1))
     shapes = (
         tf.TensorShape([]),
         tf.TensorShape([None, None]),
         tf.TensorShape([]),
-        tf.TensorShape([rows + 1]),
+        tf.TensorShape([limit + 1]),
     )
     _, segments, things, instances = tf.while_loop(confident, paint, start, shape_invariants=shapes)
 
@@ -123,7 +120,7 @@ def panoptic(
     stuff_ids = tf.where(stuff, things + tf.cumsum(tf.cast(stuff, tf.int32)), 0)
     segments = tf.where(segments == 0, tf.gather(stuff_ids, labels), segments)
     return {"panoptic_seg": segments} | _table(
-        scores, classes, instances[:rows], things, stuff, segments, num_labels
+        scores, rows["detection_classes"], instances[:limit], things, stuff, segments, num_labels
     )
 
 
@@ -136,7 +133,7 @@ def _table(
     segments: tf.Tensor,
     num_labels: int,
 ) -> Outputs:
-    total = int(instances.shape[0]) + num_labels - 1
+    total = _rows_of(instances) + num_labels - 1
     kept = instances[:things]
     stuff_labels = tf.cast(tf.where(stuff)[:, 0], tf.int64)
     number = things + tf.shape(stuff_labels)[0]
@@ -144,7 +141,7 @@ def _table(
 
     def padded(thing_part: tf.Tensor, stuff_part: tf.Tensor) -> tf.Tensor:
         joined = tf.concat([thing_part, stuff_part], axis=0)
-        return tf.ensure_shape(tf.pad(joined, [[0, total - number]]), [total])
+        return tf.ensure_shape(tf.pad(joined, tf.stack([[0, total - number]])), [total])
 
     is_thing = padded(tf.ones_like(kept), tf.zeros_like(stuff_labels, tf.int32)) > 0
     # Rows beyond the last segment are zero everywhere.
@@ -156,6 +153,12 @@ def _table(
         "panoptic_segment_areas": areas,
         "num_panoptic_segments": number,
     }
+
+
+def _rows_of(x: tf.Tensor) -> int:
+    rows = x.shape[0]
+    assert rows is not None
+    return rows
 
 
 def _area(mask: tf.Tensor) -> tf.Tensor:
@@ -171,7 +174,7 @@ def _bincount(values: tf.Tensor, length: int) -> tf.Tensor:
 def pad_map(values: tf.Tensor, size: tf.Tensor, axis: int = 0) -> tf.Tensor:
     """Zeros to the bottom and right so that axes ``axis`` and ``axis + 1`` have ``size``."""
     shape = tf.shape(values)
-    paddings = [[0, 0] for _ in range(values.shape.rank or 0)]
+    paddings: list[list[int | tf.Tensor]] = [[0, 0] for _ in range(values.shape.rank or 0)]
     paddings[axis] = [0, size[0] - shape[axis]]
     paddings[axis + 1] = [0, size[1] - shape[axis + 1]]
-    return tf.pad(values, paddings)
+    return tf.pad(values, tf.stack(paddings))
