@@ -20,7 +20,7 @@ from statistics import median
 from typing import IO, Any
 
 from parity import machine
-from parity.runner import BackendError, Setup, call_worker, import_root, resolved
+from parity.runner import BackendError, Setup, absolute_path, call_worker, import_root, resolved
 
 Progress = Callable[[str], None]
 
@@ -163,7 +163,9 @@ def run_bench(
             f"no bench side is called {', '.join(unknown) or '(none)'}; known: {', '.join(MODULES)}"
         )
     output.mkdir(parents=True, exist_ok=True)
-    setup = resolved(Setup(config, weights, [image], opts=opts), output, progress)
+    output = output.resolve()
+    checkpoint = None if weights is None else absolute_path(weights)
+    setup = resolved(Setup(absolute_path(config), checkpoint, [image], opts=opts), output, progress)
     bench = Bench([], title or Path(config).stem, threads, device, machine.facts())
     with contextlib.ExitStack() as stack:
         workers: list[Worker] = []

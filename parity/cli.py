@@ -137,7 +137,7 @@ def main_command(
     comparisons = _run(config_file, weights, input, output, waive, options)
     finish(comparisons, output, full)
     if bisect:
-        _bisect(comparisons, output, torch_python)
+        _bisect(comparisons, output, torch_python, mutate)
     raise typer.Exit(overall_exit_code(comparisons))
 
 
@@ -265,16 +265,16 @@ def run_ops(output: Path | None, torch_python: str | None, device: str, full: bo
     raise typer.Exit(comparison.exit_code)
 
 
-def _bisect(comparisons: list[Comparison], output: Path, torch_python: str | None) -> None:
+def _bisect(comparisons: list[Comparison], output: Path, torch_python: str | None, mutate: str) -> None:
     from parity.bisect import bisect
     from parity.runner import BackendError
 
     try:
-        found = bisect(comparisons, output, torch_python)
-    except (BackendError, ValueError) as error:
+        found = bisect(comparisons, output, torch_python, mutate)
+    except (BackendError, ValueError, OSError) as error:
         console.print(f"[yellow]bisect: {error}[/]")
         return
-    console.print(found)
+    console.print(found, highlight=False, markup=False)
 
 
 def list_mutations() -> None:

@@ -87,13 +87,13 @@ def parse_backend(text: str, torch_python: str | None = None) -> Backend:
             raise ValueError(
                 f"backend {name} needs its {'directory' if name == 'savedmodel' else 'URL'}: {name}:..."
             )
-        return Backend(name, _absolute(target))
+        return Backend(name, absolute_path(target))
     if text in MODULES:
         return Backend(text, "", torch_python or sys.executable) if text in TORCH_BACKENDS else Backend(text)
     if text == "auto":
         return auto_reference(torch_python or sys.executable)
     if Path(text).is_file():
-        return Backend("trace", _absolute(text))
+        return Backend("trace", absolute_path(text))
     known = ", ".join([*MODULES, "auto"])
     raise ValueError(f"backend {text!r} is neither one of {known} nor a trace file that exists")
 
@@ -151,8 +151,8 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     backends = [parse_backend(b, torch_python) for b in (reference, *candidates)]
     setup = Setup(
-        _absolute(config),
-        None if weights is None else _absolute(weights),
+        absolute_path(config),
+        None if weights is None else absolute_path(weights),
         [str(i) for i in images],
         profile,
         device,
@@ -167,7 +167,7 @@ def run(
     return _run_all(setup, backends, folder, noise, waivers, early_stop, mutate, progress)
 
 
-def _absolute(path: str | os.PathLike[str]) -> str:
+def absolute_path(path: str | os.PathLike[str]) -> str:
     """A file's absolute path, since workers run in a folder of their own; a name of the zoo as it is."""
     return str(Path(path).resolve()) if Path(path).exists() else str(path)
 
@@ -290,6 +290,7 @@ def resolved(setup: Setup, folder: Path, progress: Progress) -> Setup:
         raise BackendError("the configuration was resolved but no weights were named")
     files = {k: str(found[k]) for k in ("weights", "state")}
     files["weights_sha256"] = file_sha256(files["weights"])
+    (folder / "setup.json").write_text(json.dumps({"config": str(target), **files}))
     return replace(setup, config=str(target), opts=(), source=setup.source or setup, **files)
 
 

@@ -339,6 +339,43 @@ def run_forced(
     return derived
 
 
+def modules(request: Request) -> None:
+    """Every module that ``job.modules`` names, on the input recorded for it in ``job.feed``."""
+    import tensorflow as tf
+
+    set_flags(request.job)
+    model = make_model(request)
+    assert request.job.feed is not None
+    layers = layers_by_module(model.predictor.model)
+    skipped: dict[str, str] = {}
+    with (
+        Trace(request.job.feed) as feed,
+        TraceWriter(request.job.output) as writer,
+        planted(request.mutate, model),
+    ):
+        recorded = feed.images[0]
+        for name in (n for n in request.job.modules if n in layers):
+            x = recorded[f"steps/{name}@in"]
+            x = np.moveaxis(x, 1, -1) if x.ndim == 4 else x
+            try:
+                y = layers[name](tf.cast(tf.constant(x), layers[name].compute_dtype)).numpy()
+            except Exception as error:
+                skipped[name] = f"{type(error).__name__}: {error}"
+                continue
+            writer.put(f"steps/{name}@out", np.moveaxis(y, -1, 1) if y.ndim == 4 else y)
+            if getattr(layers[name], "relu", False):
+                skipped[name] = "relu"
+        writer.finish({"backend": "tf", "skipped": skipped}, "{}")
+
+
+def layers_by_module(model: Any) -> dict[str, Any]:
+    """Layers that own weights, and the blocks around them, by detectron2's module names."""
+    from tf_d2.layers.base import walk
+
+    held = {str(layer.path).removeprefix("model/"): layer for layer in walk(model) if layer.path}
+    return {path.replace("/", "."): layer for path, layer in held.items()}
+
+
 def resolve(request: Request) -> None:
     """Write the full configuration, and the state dict beside it as ``<output>.npz``."""
     import weights
@@ -365,6 +402,7 @@ def export(request: Request) -> None:
 MODES: dict[str, Callable[[Request], None]] = {
     "trace": trace,
     "mutations": mutations,
+    "modules": modules,
     "resolve": resolve,
     "export": export,
 }
