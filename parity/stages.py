@@ -99,7 +99,7 @@ def units(config: Mapping[str, Any]) -> tuple[Unit, ...]:
     The ops, and what they do to their inputs (arrays NCHW or (rows, columns), boxes xyxy in network pixels):
       resize          uint8 image of the file -> uint8 network image (Pillow's bilinear filter)
       normalize       (x - mean) / std, transposed to NCHW, zero-padded at the bottom and right
-      stem            7x7 convolution, norm, ReLU, 3x3 maximum
+      stem            the stem: 7x7 convolution, norm, ReLU, 3x3 maximum (RegNet: 3x3 convolution, norm, ReLU)
       res             args: consecutive residual stages to run
       fpn             bottom-up features -> pyramid; args: the pyramid's names
       rpn_head        features -> logits per level, deltas per level
@@ -153,14 +153,23 @@ def pyramid_levels(model: Mapping[str, Any]) -> tuple[str, ...]:
         "build_resnet_backbone": None,
         "build_resnet_fpn_backbone": 1,
         "build_retinanet_resnet_fpn_backbone": 2,
+        "build_regnet_backbone": None,
+        "build_regnet_fpn_backbone": 1,
     }
     if name not in extra:
         raise ValueError(f"MODEL.BACKBONE.NAME {name!r} has no stage table; supported: {', '.join(extra)}")
     if extra[name] is None:
         return ()
-    numbers = [int(feature.removeprefix("res")) for feature in model["FPN"]["IN_FEATURES"]]
+    _, prefix, first = _residual_stages(model)
+    # The first residual stage has stride 4 in either network.
+    numbers = [int(feature.removeprefix(prefix)) + 2 - first for feature in model["FPN"]["IN_FEATURES"]]
     numbers += [numbers[-1] + 1 + k for k in range(extra[name])]
     return tuple(f"p{number}" for number in numbers)
+
+
+def _residual_stages(model: Mapping[str, Any]) -> tuple[str, str, int]:
+    """Section of the bottom-up network's keys, prefix of its stages' names, number of its first stage."""
+    return ("REGNETS", "s", 1) if "_regnet_" in model["BACKBONE"]["NAME"] else ("RESNETS", "res", 2)
 
 
 def _is_roi_features(name: str) -> bool:
@@ -181,10 +190,11 @@ def _backbone_units(model: Mapping[str, Any]) -> list[Unit]:
     stem = f"steps/{prefix}.stem"
     built = [Unit("stem", "stem", ("steps/input",), (stem,), "continuous")]
     source, pending = stem, []
-    wanted = sorted(model["RESNETS"]["OUT_FEATURES"])
-    for number in range(2, int(wanted[-1].removeprefix("res")) + 1):
-        pending.append(f"res{number}")
-        if pending[-1] in wanted:
+    section, kind, first = _residual_stages(model)
+    wanted = {int(name.removeprefix(kind)) for name in model[section]["OUT_FEATURES"]}
+    for number in range(first, max(wanted) + 1):
+        pending.append(f"{kind}{number}")
+        if number in wanted:
             target = f"steps/{prefix}/{pending[-1]}"
             built.append(Unit(pending[-1], "res", (source,), (target,), "continuous", tuple(pending)))
             source, pending = target, []

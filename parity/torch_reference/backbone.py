@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .layers import Conv, DeformConv
+from .regnet import RegNet
 
 # Blocks per stage res2..res5.
 _DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -170,7 +171,7 @@ class TopBlock(nn.Module):
 class FPN(nn.Module):
     """Top-down pyramid over `bottom_up`; p6 (and p7) by a stride-2 pick of p5 or by a `top_block`."""
 
-    def __init__(self, bottom_up: ResNet, fpn: Mapping[str, Any], top_block: bool) -> None:
+    def __init__(self, bottom_up: ResNet | RegNet, fpn: Mapping[str, Any], top_block: bool) -> None:
         super().__init__()
         self.bottom_up = bottom_up
         self.in_features: Sequence[str] = fpn["IN_FEATURES"]
@@ -205,20 +206,26 @@ class FPN(nn.Module):
         return {f"p{self.levels[0] + k}": output for k, output in enumerate(outputs)}
 
 
-def make_backbone(model: Mapping[str, Any]) -> ResNet | FPN:
+# MODEL.BACKBONE.NAME of a backbone with a pyramid -> whether p6 and p7 come from a top block.
+_PYRAMIDS = {
+    "build_resnet_fpn_backbone": False,
+    "build_retinanet_resnet_fpn_backbone": True,
+    "build_regnet_fpn_backbone": False,
+}
+
+
+def make_backbone(model: Mapping[str, Any]) -> ResNet | RegNet | FPN:
     """The backbone of a configuration's MODEL node."""
-    bottom_up = ResNet(model["RESNETS"])
     name = model["BACKBONE"]["NAME"]
-    if name == "build_resnet_backbone":
-        return bottom_up
-    if name in ("build_resnet_fpn_backbone", "build_retinanet_resnet_fpn_backbone"):
-        return FPN(bottom_up, model["FPN"], top_block=name.startswith("build_retinanet"))
-    raise ValueError(f"MODEL.BACKBONE.NAME {name!r} is not supported")
+    if name not in ("build_resnet_backbone", "build_regnet_backbone", *_PYRAMIDS):
+        raise ValueError(f"MODEL.BACKBONE.NAME {name!r} is not supported")
+    bottom_up = RegNet(model["REGNETS"]) if "_regnet_" in name else ResNet(model["RESNETS"])
+    return FPN(bottom_up, model["FPN"], top_block=_PYRAMIDS[name]) if name in _PYRAMIDS else bottom_up
 
 
-def feature_shapes(backbone: ResNet | FPN) -> dict[str, tuple[int, int]]:
+def feature_shapes(backbone: ResNet | RegNet | FPN) -> dict[str, tuple[int, int]]:
     """(channels, stride) of each output by name."""
-    if isinstance(backbone, ResNet):
+    if isinstance(backbone, (ResNet, RegNet)):
         return {name: (backbone.channels[name], backbone.strides[name]) for name in backbone.out_features}
     levels = [*backbone.levels, *range(backbone.levels[-1] + 1, backbone.levels[-1] + 3)]
     return {f"p{level}": (backbone.channels, 2**level) for level in levels}

@@ -20,6 +20,11 @@ _CANONICAL_SIZE = 224  # a box of this side belongs to this level
 _CANONICAL_LEVEL = 4
 
 
+def per_level(values: Sequence[Any]) -> list[Any]:
+    """Sizes or ratios as one list per level; plain numbers are one list for all levels, as in detectron2."""
+    return list(values) if isinstance(values[0], Sequence) else [values]
+
+
 def level_anchors(generator: Mapping[str, Any], level: int, size: tuple[int, int], stride: int) -> Tensor:
     """Anchors of one feature map of `size` (rows, columns): ordered by row, column, then size, then ratio.
 
@@ -28,8 +33,8 @@ def level_anchors(generator: Mapping[str, Any], level: int, size: tuple[int, int
     """
     if generator["NAME"] != "DefaultAnchorGenerator":
         raise ValueError(f"MODEL.ANCHOR_GENERATOR.NAME {generator['NAME']!r} is not supported")
-    sizes = generator["SIZES"][level if len(generator["SIZES"]) > 1 else 0]
-    ratios = generator["ASPECT_RATIOS"][level if len(generator["ASPECT_RATIOS"]) > 1 else 0]
+    sizes, ratios = per_level(generator["SIZES"]), per_level(generator["ASPECT_RATIOS"])
+    sizes, ratios = sizes[level if len(sizes) > 1 else 0], ratios[level if len(ratios) > 1 else 0]
     cells = []
     for side in sizes:
         for ratio in ratios:

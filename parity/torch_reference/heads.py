@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .backbone import bottleneck_stage, stage_options
+from .boxes import per_level
 from .layers import Conv, LevelNorm, make_norm
 
 
 def anchors_per_cell(generator: Mapping[str, Any]) -> int:
     """How many anchors each cell has; detectron2 wants the same number on every level."""
-    sizes, ratios = generator["SIZES"], generator["ASPECT_RATIOS"]
+    sizes, ratios = per_level(generator["SIZES"]), per_level(generator["ASPECT_RATIOS"])
     width = max(len(sizes), len(ratios))
     sizes = sizes * width if len(sizes) == 1 else sizes
     ratios = ratios * width if len(ratios) == 1 else ratios

@@ -21,6 +21,7 @@ from parity.stages import Unit
 from . import boxes as box_ops
 from . import selection
 from .backbone import FPN, ResNet
+from .regnet import RegNet
 
 Function = Callable[[Any, Unit, Sequence[Tensor]], Sequence[Tensor]]
 
@@ -108,7 +109,7 @@ def _size(image: Tensor) -> tuple[int, int]:
 # ---------------------------------------------------------------------------------------------- backbone
 
 
-def _bottom_up(model: Any) -> ResNet:
+def _bottom_up(model: Any) -> ResNet | RegNet:
     return model.backbone.bottom_up if isinstance(model.backbone, FPN) else model.backbone
 
 

@@ -12,22 +12,12 @@ Flat = dict[str, Any]
 
 _CASCADE_WEIGHTS = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0, 15.0, 15.0))
 
-# Not keys of detectron2's YAML: arguments only its LazyConfig can set. Written only if not the default.
+# Not keys of detectron2's YAML: arguments only its LazyConfig can set; a key, or all keys that start so. Written
+# only where one of them is not the default.
 # MODEL.REGNETS.* (arguments of `RegNet`) belong to MODEL.BACKBONE.NAME build_regnet_backbone and
 # build_regnet_fpn_backbone, names of this project too; with any other backbone they are refused, as
 # MODEL.RESNETS.* are with these. A depth or width of 0 is "not given".
-LAZY_ONLY = (
-    "MODEL.FPN.SQUARE_PAD",
-    "MODEL.REGNETS.DEPTH",
-    "MODEL.REGNETS.W_A",
-    "MODEL.REGNETS.W_0",
-    "MODEL.REGNETS.W_M",
-    "MODEL.REGNETS.GROUP_WIDTH",
-    "MODEL.REGNETS.STEM_WIDTH",
-    "MODEL.REGNETS.SE_RATIO",
-    "MODEL.REGNETS.NORM",
-    "MODEL.REGNETS.OUT_FEATURES",
-)
+LAZY_ONLY = ("MODEL.FPN.SQUARE_PAD", "MODEL.REGNETS.")
 
 # Keys that decide what a trained model computes, in the order `resolve_yaml` writes them.
 INFERENCE: Flat = {

@@ -84,8 +84,9 @@ def to_yaml(flat: Flat) -> str:
     """Nested block YAML of the inference keys, in the order of the table; leaves in JSON-like flow style."""
     lines: list[str] = []
     open_sections: list[str] = []
+    unset = tuple(start for start in LAZY_ONLY if _is_default(flat, start))
     for key in INFERENCE:
-        if key in LAZY_ONLY and flat[key] == INFERENCE[key]:
+        if key.startswith(unset):
             continue
         *sections, leaf = key.split(".")
         common = 0
@@ -95,6 +96,10 @@ def to_yaml(flat: Flat) -> str:
         open_sections = sections
         lines.append(f"{'  ' * len(sections)}{leaf}: {_scalar(flat[key])}")
     return "\n".join(lines) + "\n"
+
+
+def _is_default(flat: Flat, start: str) -> bool:
+    return all(flat[key] == default for key, default in INFERENCE.items() if key.startswith(start))
 
 
 def _scalar(value: Any) -> str:
