@@ -88,8 +88,11 @@ def main_command(
     ] = None,
     threads: Annotated[int, typer.Option(help="Threads per side; 0 = all cores.")] = 0,
     noise: Annotated[
-        str, typer.Option(help="How to measure the reference's noise: threads, truth (float64 too) or none.")
-    ] = "threads",
+        str,
+        typer.Option(
+            help="How the reference's own noise is measured: truth (float64, threads), threads or none."
+        ),
+    ] = "truth",
     repeat: Annotated[int, typer.Option(help="Runs per side that must agree bit for bit.")] = 2,
     timeout: Annotated[float, typer.Option(help="Seconds a side may take.")] = 1800.0,
     proposals: Annotated[

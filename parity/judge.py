@@ -18,7 +18,8 @@ import yaml
 from parity.comparator import SETS, Arrays, Context, compare_image
 from parity.detections import Noise
 from parity.job import tensor_hash
-from parity.profiles import Profile, get_profile
+from parity.metrics import Metrics
+from parity.profiles import PEAK_FACTOR, Profile, get_profile
 from parity.results import RUNGS, Comparison, StageResult, headline
 from parity.stages import forced_name
 from parity.status import Status, Verdict
@@ -265,8 +266,10 @@ def _measure_noise(job: _Job, index: int, context: Context, comparison: Comparis
             context.reference, widened, context.profile, context.config, table=context.table, recorded=True
         )
         for result in compare_image(probe):
+            if result.status is Status.ERROR:
+                comparison.notes.append(f"noise of {result.name} could not be measured: {result.message}")
             if result.metrics is not None and np.isfinite(result.metrics.rel_l2):
-                noise[result.name] = max(noise.get(result.name, 0.0), result.metrics.rel_l2)
+                noise[result.name] = max(noise.get(result.name, 0.0), noise_level(result.metrics))
         last = [
             probe.matches[s.name] for s in SETS if s.name in probe.matches and s.name.startswith("output")
         ]
@@ -278,6 +281,12 @@ def _measure_noise(job: _Job, index: int, context: Context, comparison: Comparis
         context.decision = Noise(px, score)
         names = "; ".join(_noise_name(s) for s in job.noise)
         comparison.noise_source = f"{len(job.noise)} further reference run(s): {names}"
+
+
+def noise_level(metrics: Metrics) -> float:
+    """A stage's noise as a relative L2: what its worst channel and worst element allow counts, too, since
+    these are judged against PEAK_FACTOR times the limit."""
+    return max(metrics.rel_l2, metrics.channel_rel_l2 / PEAK_FACTOR, metrics.max_rel / PEAK_FACTOR)
 
 
 def _noise_name(side: Side) -> str:
@@ -297,6 +306,9 @@ class _AsDtypeOf(Mapping[str, np.ndarray]):
         if name in self._like and array.dtype.kind == "f":
             return array.astype(self._like[name].dtype)
         return array
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and not name.startswith("forced/") and name in self._arrays
 
     def __iter__(self) -> Iterator[str]:
         return (n for n in self._arrays if not n.startswith("forced/"))

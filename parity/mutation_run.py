@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -125,8 +125,9 @@ def _family(
     setup = family_setup(family, folder, torch_python, timeout, threads, progress)
     torch = Backend("torch", "", torch_python or sys.executable)
     reference = run_backend(torch, setup, folder / "reference.h5", progress)
-    again = Setup(**{**setup.__dict__, "threads": threads % 2 + 1})
+    again = replace(setup, threads=threads % 2 + 1)
     noise = run_backend(torch, again, folder / "noise.h5", progress)
+    truth = run_backend(torch, replace(setup, profile="semantic"), folder / "truth.h5", progress)
     begin = time.monotonic()
     control = Mutation("self-noise", family, (), f"the reference with {again.threads} threads")
     outcomes = [_outcome(control, compare(reference, noise)[0], begin, progress)]
@@ -142,7 +143,9 @@ def _family(
             outcomes.append(Outcome(bug.name, family, bug.what, _expected(bug), 2, error=event["error"]))
         else:
             trace = Path(event["trace"])
-            outcomes.append(_outcome(bug, compare(reference, trace, noise=[noise])[0], begin, progress))
+            outcomes.append(
+                _outcome(bug, compare(reference, trace, noise=[noise, truth])[0], begin, progress)
+            )
             trace.unlink()
         begin = time.monotonic()
 
@@ -200,8 +203,7 @@ def family_setup(
         python = torch_python or sys.executable
         call_worker("parity.workers.torch_random", python, random_job, weights, timeout, progress)
         setup = Setup(str(config), str(weights), [str(picture)])
-    setup = Setup(**{**setup.__dict__, "threads": threads, "repeat": 1, "timeout": timeout})
-    return resolved(setup, folder, progress)
+    return resolved(replace(setup, threads=threads, repeat=1, timeout=timeout), folder, progress)
 
 
 def embedded_demo() -> Path:

@@ -160,8 +160,10 @@ def heat(reference: np.ndarray, candidate: np.ndarray) -> str:
 
 
 def _as_map(array: np.ndarray) -> np.ndarray:
-    """(N, C, H, W) -> (C, H, W): the single item, or several items as a strip of tiles."""
-    return array[0] if len(array) == 1 else np.concatenate(list(array[:8]), axis=2)
+    """(N, C, H, W) -> (C, H, W): the single item, or the first items as a grid of tiles."""
+    side = max(1, min(4, int(np.sqrt(len(array)))))
+    rows = [np.concatenate(list(array[side * r : side * r + side]), axis=2) for r in range(side)]
+    return np.concatenate(rows, axis=1)
 
 
 def _by_channel(ref: np.ndarray, cand: np.ndarray) -> np.ndarray:

@@ -126,7 +126,7 @@ def run(
     device: str = "cpu",
     torch_python: str | None = None,
     threads: int = 0,
-    noise: str = "threads",
+    noise: str = "truth",
     repeat: int = 2,
     opts: Sequence[Any] = (),
     proposals: Sequence[str] = (),

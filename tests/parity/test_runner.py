@@ -218,3 +218,15 @@ def test_json_of_a_result_survives_a_round_trip(tmp_path):
     assert to_json(again) == to_json(comparisons) and again[0].exit_code == 1
     with pytest.raises(ValueError, match="schema"):
         from_json({"schema": "other/1"})
+
+
+def test_noise_is_measured_from_files_too(tmp_path):
+    import parity
+
+    a, b = write_trace(tmp_path / "a.h5"), write_trace(tmp_path / "b.h5", 1 + 5e-6)
+    noisy = write_trace(tmp_path / "n.h5", 1 + 2e-6)
+    (comparison,) = parity.compare(a, b, noise=[noisy])
+    stage = next(s for s in comparison.stages if s.name == "steps/backbone/p2")
+    assert stage.limit.noise == pytest.approx(2e-6, rel=0.1) and stage.status is Status.PASS
+    (comparison,) = parity.compare(a, b, noise=[a])
+    assert comparison.exit_code == 1 and not any("noise of" in n for n in comparison.notes)
