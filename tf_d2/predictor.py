@@ -222,7 +222,10 @@ class Predictor:
             raise ValueError(f"proposal_logits must be ({len(boxes)},), got shape {scores.shape}")
         size = image.shape[0], image.shape[1]
         network = self.network_size(*size)
-        return [tf.constant(v) for v in (image, np.int32(network), np.int32(size), boxes, scores)], size
+        return [
+            tf.constant(v)
+            for v in (image, np.array(network, np.int32), np.array(size, np.int32), boxes, scores)
+        ], size
 
     def _forward(
         self,
@@ -295,7 +298,8 @@ def transform_proposals(
     """
     factor = np.array([network_size[1] / image_size[1], network_size[0] / image_size[0]] * 2)
     scaled = tf.constant((np.asarray(boxes, np.float64) * factor).astype(np.float32))
-    clipped = box_ops.clip(scaled, network_size[0], network_size[1])
+    height, width = tf.unstack(tf.constant(network_size, tf.float32))
+    clipped = box_ops.clip(scaled, height, width)
     return tf.boolean_mask(clipped, box_ops.nonempty(clipped)).numpy()[:topk]
 
 

@@ -24,7 +24,7 @@ from tf_d2.ops.keypoints import decode_keypoints
 from tf_d2.ops.panoptic import combine_semantic_and_instance_outputs
 from tf_d2.ops.resize import resize_uint8, shortest_edge_size
 
-Arrays = Sequence[np.ndarray]
+Arrays = Sequence[Any]  # numpy arrays, or eager tensors that run_op turns into arrays
 
 
 def combine_panoptic(
@@ -116,7 +116,8 @@ def _proposals(boxes: np.ndarray) -> Proposals:
 def _resize(model: D2Model, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
     (image,) = inputs
     config = model.config.input
-    height, width = shortest_edge_size(*image.shape[:2], config.min_size_test, config.max_size_test)
+    height, width, _ = image.shape
+    height, width = shortest_edge_size(height, width, config.min_size_test, config.max_size_test)
     ordered = image[:, :, ::-1] if config.format == "RGB" else image
     return [resize_uint8(tf.constant(np.ascontiguousarray(ordered)), height, width).numpy()]
 

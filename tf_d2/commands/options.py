@@ -37,7 +37,8 @@ def checked_opts(opts: list[str] | None) -> list[str]:
 def import_tensorflow() -> None:
     """Import TensorFlow without its start-up notices, which no log level switches off.
 
-    They are written by native code to file descriptor 2, before any Python setting applies. ``TF_D2_DEBUG`` keeps them.
+    They are written by native code to file descriptor 2, before any Python setting applies. ``TF_D2_DEBUG``
+    keeps them.
     """
     if os.environ.get("TF_D2_DEBUG"):
         import tensorflow  # noqa: F401

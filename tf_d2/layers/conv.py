@@ -67,7 +67,7 @@ class Conv2d(Module):
         if folded is not None:
             y = self.convolve(x, *(self.value(part) for part in folded))
         else:
-            y = self.convolve(x, self.value(self.kernel), self.value(self.bias))
+            y = self.convolve(x, self.value(self.kernel), self.optional_value(self.bias))
             if self.norm is not None:
                 y = self.norm(y)
         return tf.nn.relu(y) if self.relu else y
@@ -87,11 +87,11 @@ class DeformConv2d(Conv2d):
         self.deformable_groups = deformable_groups
 
     def call(self, x: tf.Tensor, offset: tf.Tensor, mask: tf.Tensor | None = None) -> tf.Tensor:
-        kernel, bias = (self.value(part) for part in self._folded or (self.kernel, None))
+        kernel, bias = self._folded or (self.kernel, None)
         y = deform_conv2d(
             x,
             offset,
-            kernel,
+            self.value(kernel),
             stride=self.stride,
             padding=self.padding,
             dilation=self.dilation,
@@ -99,7 +99,7 @@ class DeformConv2d(Conv2d):
             mask=mask,
         )
         if bias is not None:
-            y = tf.nn.bias_add(y, bias)
+            y = tf.nn.bias_add(y, self.value(bias))
         elif self.norm is not None:
             y = self.norm(y)
         return tf.nn.relu(y) if self.relu else y

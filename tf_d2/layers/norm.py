@@ -39,8 +39,8 @@ class BatchNorm(Module):
         return scale, beta - mean * scale
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        scale = self.gamma * tf.math.rsqrt(self.moving_variance + BATCH_NORM_EPS)
-        return x * scale + (self.beta - self.moving_mean * scale)
+        scale = self.value(self.gamma) * tf.math.rsqrt(self.value(self.moving_variance) + BATCH_NORM_EPS)
+        return x * scale + (self.value(self.beta) - self.value(self.moving_mean) * scale)
 
 
 class GroupNorm(Module):
@@ -60,8 +60,8 @@ class GroupNorm(Module):
         mean = self._over_group(wide)  # [N, 1, 1, C], equal within a group
         centred = wide - mean
         variance = self._over_group(tf.square(centred))
-        scale = tf.cast(self.gamma, accurate) * tf.math.rsqrt(variance + BATCH_NORM_EPS)
-        y = tf.cast(centred * scale + tf.cast(self.beta, accurate), x.dtype)
+        scale = tf.cast(self.value(self.gamma), accurate) * tf.math.rsqrt(variance + BATCH_NORM_EPS)
+        y = tf.cast(centred * scale + tf.cast(self.value(self.beta), accurate), x.dtype)
         return tf.ensure_shape(y, [x.shape[0], x.shape[1], x.shape[2], channels])
 
     @staticmethod
@@ -70,7 +70,7 @@ class GroupNorm(Module):
 
         One axis at a time: a single float32 sum over H * W cells would lose three more bits.
         """
-        channels = x.shape[-1]
+        channels: int = x.shape[-1]  # pyright: ignore[reportAssignmentType]
         per_channel = tf.reduce_mean(tf.reduce_mean(x, axis=2), axis=1)  # [N, C]
         grouped = tf.reshape(per_channel, [-1, GROUP_NORM_GROUPS, channels // GROUP_NORM_GROUPS])
         per_group = tf.reduce_mean(grouped, axis=2, keepdims=True)
@@ -87,7 +87,8 @@ class LayerNorm(Module):
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         mean, variance = tf.nn.moments(x, [-1], keepdims=True)
-        return self.gamma * ((x - mean) / tf.sqrt(variance + LAYER_NORM_EPS)) + self.beta
+        normalised = (x - mean) / tf.sqrt(variance + LAYER_NORM_EPS)
+        return self.value(self.gamma) * normalised + self.value(self.beta)
 
 
 class CycleBatchNorm(Module):
@@ -106,8 +107,9 @@ class CycleBatchNorm(Module):
 
     def call(self, x: tf.Tensor, level: int) -> tf.Tensor:
         stats: BatchStatistics = getattr(self, f"level{level}")
-        scale = self.gamma * tf.math.rsqrt(stats.moving_variance + BATCH_NORM_EPS)
-        return x * scale + (self.beta - stats.moving_mean * scale)
+        mean, variance = self.value(stats.moving_mean), self.value(stats.moving_variance)
+        scale = self.value(self.gamma) * tf.math.rsqrt(variance + BATCH_NORM_EPS)
+        return x * scale + (self.value(self.beta) - mean * scale)
 
 
 class BatchStatistics(Module):
@@ -119,7 +121,8 @@ class BatchStatistics(Module):
         self.moving_variance = self.parameter("moving_variance", (channels,), trainable=False)
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        return (x - self.moving_mean) * tf.math.rsqrt(self.moving_variance + BATCH_NORM_EPS)
+        mean, variance = self.value(self.moving_mean), self.value(self.moving_variance)
+        return (x - mean) * tf.math.rsqrt(variance + BATCH_NORM_EPS)
 
 
 def get_norm(norm: str, channels: int, name: str = "norm") -> Module | None:

@@ -73,4 +73,5 @@ def rows_of(counts: tf.Tensor, image: tf.Tensor) -> slice:
 
 def static_batch(x: tf.Tensor) -> int | tf.Tensor:
     """The batch size of ``[B, ...]`` as a Python number where it is known."""
-    return x.shape[0] if x.shape[0] is not None else tf.shape(x)[0]
+    known = x.shape[0]
+    return tf.shape(x)[0] if known is None else known

@@ -92,7 +92,8 @@ def predict_boxes(
     """Decode all classes: ``[R, 4 k]`` deltas -> ``[R, k, 4]`` float32 boxes (rotated: 5)."""
     dim = 5 if is_rotated else 4
     decoded = (rotated.apply_deltas if is_rotated else box_ops.apply_deltas)(deltas, boxes, weights)
-    return tf.reshape(decoded, [-1, deltas.shape[-1] // dim, dim])
+    columns: int = deltas.shape[-1]  # pyright: ignore[reportAssignmentType]
+    return tf.reshape(decoded, [-1, columns // dim, dim])
 
 
 def fast_rcnn_inference(

@@ -48,7 +48,7 @@ def mask_inference(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
     Source: ``mask_rcnn_inference``.
     """
     if logits.shape[-1] == 1:
-        chosen = logits[..., 0]
+        chosen = tf.squeeze(logits, -1)
     else:
         channel_first = tf.transpose(logits, [0, 3, 1, 2])
         chosen = tf.gather(channel_first, classes, axis=1, batch_dims=1)

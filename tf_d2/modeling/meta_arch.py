@@ -74,13 +74,11 @@ class D2Model(keras.Model):
             probabilities ``[N, M, M]``, ``pred_keypoints`` ``[N, K, 3]``, ``sem_seg`` logits ``[B, H', W', C]`` of the
             padded input, where the model has them. Proposal networks return ``objectness_logits`` for scores.
         """
-        if image_sizes is None:
-            shape = tf.shape(images)
-            image_sizes = tf.repeat(shape[None, 1:3], shape[0], axis=0)
-            x = self.prepare(images, None)
-        else:
-            x = self.prepare(images, image_sizes)
-        return self.forward(x, image_sizes, proposals, {})
+        if image_sizes is not None:
+            return self.forward(self.prepare(images, image_sizes), image_sizes, proposals, {})
+        shape = tf.shape(images)
+        whole = tf.repeat(shape[None, 1:3], shape[0], axis=0)
+        return self.forward(self.prepare(images, None), whole, proposals, {})
 
     def prepare(self, images: tf.Tensor, image_sizes: tf.Tensor | None) -> tf.Tensor:
         """Normalise and pad: ``[B, H, W, 3]`` -> ``[B, H', W', 3]`` in the model's dtype.
@@ -103,7 +101,8 @@ class D2Model(keras.Model):
         height, width = padded_size(shape[1], shape[2], self.size_divisibility, self.square_pad)
         x = x[:, :height, :width]
         shape = tf.shape(x)
-        x = tf.pad(x, [[0, 0], [0, height - shape[1]], [0, width - shape[2]], [0, 0]])
+        missing = tf.stack([0, height - shape[1], width - shape[2], 0])
+        x = tf.pad(x, tf.stack([tf.zeros([4], tf.int32), missing], axis=1))
         x.set_shape([images.shape[0], None, None, len(self.config.input.pixel_mean)])
         return tf.cast(x, compute)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import tensorflow as tf
 
@@ -185,10 +185,10 @@ class CascadeROIHeads(StandardROIHeads):
         stages: Stages,
     ) -> Detections:
         stage_scores: list[tf.Tensor] = []
-        deltas: tf.Tensor | None = None
+        deltas: Any = None
         for k in range(len(self.box_head)):
             suffix = ""
-            if deltas is not None:
+            if k:
                 proposals = self.refine(k, deltas, proposals, image_sizes)
                 stages[f"{PREFIX}/cascade_boxes/{k}"] = proposals.boxes
                 suffix = f"#{k}"

@@ -89,7 +89,8 @@ class RPN(Module):
             )
 
     def call(self, features: list[tf.Tensor], image_sizes: tf.Tensor) -> Proposals:
-        return self.predict_proposals(*self.rpn_head(features), image_sizes)
+        logits, deltas = self.rpn_head(features)
+        return self.predict_proposals(logits, deltas, image_sizes)
 
     def predict_proposals(
         self, logits: Sequence[tf.Tensor], deltas: Sequence[tf.Tensor], image_sizes: tf.Tensor

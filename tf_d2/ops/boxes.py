@@ -44,9 +44,9 @@ def apply_deltas(deltas: tf.Tensor, boxes: tf.Tensor, weights: Sequence[float]) 
     width, height = x2 - x1, y2 - y1
     centre_x, centre_y = x1 + 0.5 * width, y1 + 0.5 * height
     wx, wy, ww, wh = (exact_constant(float(w), tf.float32) for w in weights)
-    dx, dy = deltas[..., 0] / wx, deltas[..., 1] / wy  # [N, k]
-    dw = _clamp_above(deltas[..., 2] / ww, DEFAULT_SCALE_CLAMP)
-    dh = _clamp_above(deltas[..., 3] / wh, DEFAULT_SCALE_CLAMP)
+    dx, dy, dw, dh = tf.unstack(deltas, axis=-1)  # [N, k]
+    dx, dy = dx / wx, dy / wy
+    dw, dh = _clamp_above(dw / ww, DEFAULT_SCALE_CLAMP), _clamp_above(dh / wh, DEFAULT_SCALE_CLAMP)
     new_x, new_y = dx * width + centre_x, dy * height + centre_y
     half_w, half_h = 0.5 * (tf.exp(dw) * width), 0.5 * (tf.exp(dh) * height)
     decoded = tf.stack([new_x - half_w, new_y - half_h, new_x + half_w, new_y + half_h], axis=-1)
@@ -74,7 +74,8 @@ def nonempty(boxes: tf.Tensor, threshold: float = 0.0) -> tf.Tensor:
 
     Source: detectron2/structures/boxes.py ``Boxes.nonempty``.
     """
-    width, height = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
+    x1, y1, x2, y2 = tf.unstack(boxes, axis=-1)
+    width, height = x2 - x1, y2 - y1
     return (width > threshold) & (height > threshold)
 
 

@@ -7,6 +7,8 @@ then computes something else. So the padding is always spelled out. Output size:
 
 from __future__ import annotations
 
+from typing import Any
+
 import tensorflow as tf
 
 
@@ -33,14 +35,15 @@ def conv2d(
 
     Source: torch.nn.functional.conv2d.
     """
-    y = tf.nn.conv2d(x, kernel, stride, _conv_padding(kernel, stride, padding, dilation), dilations=dilation)
+    pads: Any = _conv_padding(kernel, stride, padding, dilation)
+    y = tf.nn.conv2d(x, kernel, stride, pads, dilations=dilation)
     return y if bias is None else tf.nn.bias_add(y, bias)
 
 
 def _conv_padding(kernel: tf.Tensor, stride: int, padding: int, dilation: int) -> str | list[list[int]]:
     if padding == 0:
         return "VALID"
-    kernel_h, kernel_w = kernel.shape[0], kernel.shape[1]
+    kernel_h, kernel_w, *_ = static_shape(kernel)
     # With stride 1 SAME is the same symmetric padding, and the form every fused kernel accepts.
     if stride == 1 and kernel_h == kernel_w and 2 * padding == dilation * (kernel_h - 1):
         return "SAME"
@@ -63,17 +66,13 @@ def conv_transpose2d(
     Source: torch.nn.functional.conv_transpose2d.
     """
     n, h, w = tf.unstack(tf.shape(x)[:3])
-    kernel_h, kernel_w, channels = kernel.shape[0], kernel.shape[1], kernel.shape[2]
+    kernel_h, kernel_w, channels, _ = static_shape(kernel)
     if stride == kernel_h == kernel_w and padding == 0:
         y = _conv_transpose_tiles(x, kernel, stride)
     else:
-        full = [
-            n,
-            (h - 1) * stride + kernel_h - 2 * padding,
-            (w - 1) * stride + kernel_w - 2 * padding,
-            channels,
-        ]
-        pad = [[0, 0], [padding, padding], [padding, padding], [0, 0]] if padding else "VALID"
+        out_h, out_w = (h - 1) * stride + kernel_h - 2 * padding, (w - 1) * stride + kernel_w - 2 * padding
+        full = tf.stack([n, out_h, out_w, channels])
+        pad: Any = [[0, 0], [padding, padding], [padding, padding], [0, 0]] if padding else "VALID"
         y = tf.nn.conv2d_transpose(x, kernel, full, stride, pad)
     return y if bias is None else tf.nn.bias_add(y, bias)
 
@@ -81,7 +80,7 @@ def conv_transpose2d(
 def _conv_transpose_tiles(x: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
     """Kernel size == stride: every input cell paints its own tile, which is one matrix product."""
     n, h, w = tf.unstack(tf.shape(x)[:3])
-    channels_out, channels_in = kernel.shape[2], kernel.shape[3]
+    *_, channels_out, channels_in = static_shape(kernel)
     matrix = tf.reshape(kernel, [stride * stride * channels_out, channels_in])
     tiles = tf.matmul(tf.reshape(x, [-1, channels_in]), matrix, transpose_b=True)
     tiles = tf.reshape(tiles, [n, h, w, stride, stride, channels_out])
@@ -98,3 +97,8 @@ def max_pool2d(x: tf.Tensor, kernel_size: int, stride: int, padding: int) -> tf.
         pads = [[0, 0], [padding, padding], [padding, padding], [0, 0]]
         x = tf.pad(x, pads, constant_values=tf.constant(lowest, x.dtype))
     return tf.nn.max_pool2d(x, kernel_size, stride, "VALID")
+
+
+def static_shape(kernel: tf.Tensor) -> tuple[int, int, int, int]:
+    """The shape of a kernel, which is always known."""
+    return tuple(kernel.shape.as_list())  # pyright: ignore[reportReturnType]

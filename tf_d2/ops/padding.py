@@ -48,4 +48,6 @@ def pad_bottom_right(image: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> t
     """
     image = image[:height, :width]
     shape = tf.shape(image)
-    return tf.pad(image, [[0, height - shape[0]], [0, width - shape[1]], [0, 0]])
+    missing = tf.stack([height - shape[0], width - shape[1], 0])
+    padded = tf.pad(image, tf.stack([tf.zeros([3], tf.int32), missing], axis=1))
+    return tf.ensure_shape(padded, [None, None, image.shape[2]])

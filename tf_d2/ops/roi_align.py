@@ -71,7 +71,7 @@ def roi_align(
     Source: detectron2/layers/roi_align.py, torchvision/csrc/ops/cpu/roi_align_kernel.cpp.
     """
     shape = tf.shape(features)
-    channels = features.shape[-1]
+    channels: int = features.shape[-1]  # pyright: ignore[reportAssignmentType]
     dtype = features.dtype
     accurate = tf.float64 if dtype == tf.float64 else tf.float32
     boxes = tf.cast(boxes, accurate)
@@ -216,8 +216,8 @@ def _window(axis: _Axis, bins: int, cells: tf.Tensor, dtype: tf.DType) -> tuple[
     limit = tf.cast(cells, dtype)
     counted = (position >= -1) & (position <= limit) & (tf.range(samples) < axis.grid[:, None])[:, None, :]
     position = tf.clip_by_value(position, 0, limit - 1)
-    distance = tf.abs(position[..., None] - tf.cast(index, dtype)[:, None, None, :])  # [n, P, G, S]
-    triangle = tf.where(counted[..., None], tf.maximum(1 - distance, 0), 0)
+    distance = tf.abs(position[:, :, :, None] - tf.cast(index, dtype)[:, None, None, :])  # [n, P, G, S]
+    triangle = tf.where(counted[:, :, :, None], tf.maximum(1 - distance, 0), 0)
     weights = tf.reduce_sum(triangle, axis=2) / grid[:, :, None]
     return tf.minimum(index, cells - 1), weights
 
