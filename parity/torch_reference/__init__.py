@@ -14,7 +14,7 @@ Depends on torch, numpy and Pillow; uses torchvision's operations where torchvis
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import numpy as np
@@ -185,15 +185,14 @@ def run_free(
 
 
 def run_forced(
-    model: Model, feed: Mapping[str, np.ndarray], only: Iterable[str] | None = None
+    model: Model, feed: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
     """Every unit computed from another trace's arrays.
 
-    feed: arrays by stage name. only: unit names, or None for all. Where `feed` lacks an optional stage, it
-    is computed from the arrays that it has. Returns the stages by name, and for each stage that needed
-    computed inputs their names. A unit whose inputs can neither be read nor computed is left out.
+    feed: arrays by stage name. Where it lacks a stage, that is computed from the arrays that it has.
+    Returns the stages by name, and for each stage that needed computed inputs their names. A unit whose
+    inputs can neither be read nor computed is left out.
     """
-    wanted = None if only is None else set(only)
     computed: dict[str, Tensor] = {}
     derived: dict[str, list[str]] = {}
     for unit in model.units:
@@ -204,9 +203,7 @@ def run_forced(
         computed.update(outputs)
         lacking = [name for name in unit.inputs if name not in feed]
         derived.update({name: lacking for name in outputs if lacking})
-    names = [name for unit in model.units if wanted is None or unit.name in wanted for name in unit.outputs]
-    kept = {name: computed[name] for name in names if name in computed}
-    return kept, {name: derived[name] for name in kept if name in derived}
+    return computed, derived
 
 
 def _fed(
