@@ -93,3 +93,14 @@ def test_no_norm_and_unknown_norms():
     assert get_norm("", 8) is None
     with pytest.raises(ValueError, match="unknown norm 'IN'; supported are"):
         get_norm("IN", 8)
+
+
+@pytest.mark.parametrize("norm", ["FrozenBN", "GN", "LN"])
+def test_frozen_norms_hold_constants(norm):
+    """A frozen model's graph refers to no variable, or an export could not be one file of constants."""
+    layer = get_norm(norm, 32)
+    assert layer is not None
+    layer.frozen = True
+    spec = tf.TensorSpec([None, None, None, 32], tf.float32)
+    graph = tf.function(layer.call, autograph=False).get_concrete_function(spec)
+    assert not graph.captured_inputs

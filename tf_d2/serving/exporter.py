@@ -19,7 +19,7 @@ import weights as checkpoints
 from tf_d2.config import ModelConfig, resolve_yaml
 from tf_d2.predictor import load_model, resolve_model
 from tf_d2.serving import artifacts, warmup
-from tf_d2.serving.freeze import ExportError, check_ops, frozen
+from tf_d2.serving.freeze import ExportError, check_ops, traced
 from tf_d2.serving.graph import (
     GraphOptions,
     Masks,
@@ -100,6 +100,7 @@ def export(
     options = _options(parsed, max_detections, masks, sem_seg, max_image_pixels, pad_independent, bad_images)
     model = load_model(config, weights, dtype=precision, opts=opts, ema=ema, allow_nonfinite=allow_nonfinite)
     model.fold_norms()
+    model.freeze()
     output.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     try:
@@ -201,7 +202,7 @@ def default_max_pixels(config: ModelConfig, rows: int, masks: Masks, sem_seg: Se
 
 
 def _save(folder: Path, config: ModelConfig, options: GraphOptions, model: Any) -> None:
-    core = frozen(core_function(model, options), core_specs(config, options))
+    core = traced(core_function(model, options), core_specs(config, options))
     requests = Requests(config, options, core)
     extra = []
     if needs_proposals(config):

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import tensorflow as tf
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from tf_d2.serving.stock_ops import STOCK_OPS
 
@@ -17,25 +15,21 @@ class ExportError(ValueError):
     """An export that cannot be made or would not be served. The message says why."""
 
 
-def frozen(
-    function: Callable[..., Any], specs: Iterable[tf.TensorSpec]
+def traced(
+    function: Callable[..., dict[str, tf.Tensor]], specs: Iterable[tf.TensorSpec]
 ) -> Callable[..., dict[str, tf.Tensor]]:
-    """A traced function with its weights as constants, which lets the runtime lay them out once.
+    """``function`` as one graph function that holds everything it needs.
 
-    Loops and branches stay functional ops. The result takes the tensors of ``specs`` in order and returns the
-    dict that ``function`` returned; it may be called inside other graphs any number of times and is stored
-    once.
+    The result takes the tensors of ``specs`` in order. It may be called inside other graphs any number of times and
+    is stored once. Raises ExportError where the graph still refers to a variable: the model was not frozen.
     """
     concrete = tf.function(function, autograph=False).get_concrete_function(*specs)
-    names = sorted(concrete.structured_outputs)  # the order in which TensorFlow flattens a dict
-    constant = convert_variables_to_constants_v2(concrete, lower_control_flow=False)
-
-    def call(*arguments: tf.Tensor) -> dict[str, tf.Tensor]:
-        results = constant(*arguments)
-        values = [results[name] for name in names] if isinstance(results, dict) else list(results)
-        return dict(zip(names, values, strict=True))
-
-    return call
+    if concrete.captured_inputs:
+        shapes = sorted({str(tensor.shape) for tensor in concrete.captured_inputs})
+        raise ExportError(
+            f"{len(concrete.captured_inputs)} weights are not constants in the graph (shapes {', '.join(shapes)})"
+        )
+    return lambda *arguments: concrete(*arguments)
 
 
 def read_saved_model(saved_model_pb: str | os.PathLike[str]) -> SavedModel:
