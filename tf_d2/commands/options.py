@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -34,28 +36,33 @@ def checked_opts(opts: list[str] | None) -> list[str]:
     return words
 
 
-def import_tensorflow() -> None:
-    """Import TensorFlow without its start-up notices, which no log level switches off.
+@contextmanager
+def native_notices_hidden() -> Iterator[None]:
+    """Keep what native code writes to file descriptor 2 away from the terminal. ``TF_D2_DEBUG`` shows it.
 
-    They are written by native code to file descriptor 2, before any Python setting applies. ``TF_D2_DEBUG``
-    keeps them.
+    TensorFlow announces the libraries it found and did not find there, before and beside any log level.
     """
     if os.environ.get("TF_D2_DEBUG"):
-        import tensorflow  # noqa: F401
-
+        yield
         return
     sys.stderr.flush()
-    visible = os.dup(2)
-    hidden = os.open(os.devnull, os.O_WRONLY)
+    visible, hidden = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(hidden, 2)
-        import tensorflow as tf
-
-        tf.config.list_physical_devices()  # the search for GPUs is what complains most
+        yield
     finally:
+        sys.stderr.flush()
         os.dup2(visible, 2)
         os.close(visible)
         os.close(hidden)
+
+
+def import_tensorflow() -> None:
+    """Import TensorFlow without its start-up notices."""
+    with native_notices_hidden():
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()  # the search for GPUs is what complains most
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -16,6 +16,7 @@ from tf_d2.commands.options import (
     WeightsOption,
     checked_opts,
     import_tensorflow,
+    native_notices_hidden,
     write_atomically,
 )
 
@@ -60,7 +61,8 @@ def predict(
     for path, stem in track(list(zip(input, stems, strict=True)), description="predicting", console=console):
         try:
             image = read_image(path, "BGR")
-            result = _above(predictor(image), confidence_threshold)
+            with native_notices_hidden():
+                result = _above(predictor(image), confidence_threshold)
         except (ValueError, OSError) as error:
             failed.append(str(error) if str(path) in str(error) else f"{path}: {error}")
             continue
