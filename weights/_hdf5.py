@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from weights._limits import MAX_TENSORS, Budget, check_shape, element_count, tensor_budget
+from weights._limits import MAX_STEPS, MAX_TENSORS, Budget, check_shape, element_count, tensor_budget
 from weights._unpickle import view_as
 from weights.errors import CheckpointError
 
@@ -64,9 +64,10 @@ class _File:
     def __init__(self, data: memoryview) -> None:
         self.data = data
         self.bytes_left: Budget = tensor_budget(len(data))
-        self.steps = Budget(40 * MAX_TENSORS, "its groups and headers never end")
+        self.steps = Budget(MAX_STEPS, "its groups and headers never end")
         self.text = Budget(_MAX_TEXT, "its attributes hold more than 16 MiB of text")
         self.datasets: dict[str, Dataset] = {}
+        self.seen: set[int] = set()  # addresses of groups and datasets
 
     def at(self, address: int, size: int) -> memoryview:
         """``size`` bytes at ``address``, or CheckpointError when the file does not have them."""
@@ -89,7 +90,8 @@ def read(data: memoryview) -> tuple[dict[str, Any], dict[str, Dataset]]:
         root = _superblock(file)
         messages = _messages(file, root)
         attributes = _attributes(file, messages)
-        _group(file, messages, "", (root,))
+        file.seen.add(root)
+        _group(file, messages, "", 0)
     except (struct.error, UnicodeDecodeError, IndexError) as error:
         raise CheckpointError(f"The HDF5 file is damaged ({type(error).__name__}: {error}).") from None
     return attributes, file.datasets
@@ -154,9 +156,9 @@ def _one(messages: list[Message], kind: int) -> memoryview | None:
 # --- groups -----------------------------------------------------------------------------------------
 
 
-def _group(file: _File, messages: list[Message], prefix: str, ancestors: tuple[int, ...]) -> None:
+def _group(file: _File, messages: list[Message], prefix: str, depth: int) -> None:
     """Read everything below a group into ``file.datasets``."""
-    if len(ancestors) > _MAX_DEPTH:
+    if depth > _MAX_DEPTH:
         raise CheckpointError("The HDF5 file has groups nested too deeply.")
     for kind, body in messages:
         if kind == _LINK:
@@ -171,15 +173,18 @@ def _group(file: _File, messages: list[Message], prefix: str, ancestors: tuple[i
     tree, heap = struct.unpack_from("<QQ", table)
     for name, address in _links(file, tree, _heap(file, heap)):
         path = f"{prefix}/{name}" if prefix else name
-        if address in ancestors:
-            raise CheckpointError(f"The HDF5 group {path[:200]!r} contains itself.")
-        _object(file, address, path, (*ancestors, address))
+        if address in file.seen:  # also how a group would contain itself, or paths multiply
+            raise CheckpointError(
+                f"The HDF5 object {path[:200]!r} has a second name (hard link), which is not read."
+            )
+        file.seen.add(address)
+        _object(file, address, path, depth + 1)
 
 
-def _object(file: _File, address: int, path: str, ancestors: tuple[int, ...]) -> None:
+def _object(file: _File, address: int, path: str, depth: int) -> None:
     messages = _messages(file, address)
     if _one(messages, _LAYOUT) is None:
-        _group(file, messages, path, ancestors)
+        _group(file, messages, path, depth)
         return
     if path in file.datasets:
         raise CheckpointError(f"The HDF5 file has two datasets named {path[:200]!r}.")

@@ -37,6 +37,7 @@ _LEAF_TO_TORCH = {
 }
 # what FrozenBatchNorm2d takes for files older than its version 2
 _FILL = {"moving_mean": 0.0, "moving_variance": 1.0}
+_HEADS = ("roi_heads.box", "roi_heads.res5", "proposal_generator.", "head.", "sem_seg_head.")
 _SHOWN = 40  # names of each kind in an error message
 
 # Tensors that a checkpoint may hold beyond the model's variables, and why they change nothing for inference.
@@ -234,6 +235,8 @@ def _listing(names: list[str]) -> str:
 def _mismatch_message(fit: _Fit, state: Mapping[str, np.ndarray], specs: Mapping[str, Shape]) -> str:
     parts = ["The checkpoint does not match the model of the config."]
     parts += class_count_hints({key: tuple(value.shape) for key, value in state.items()}, specs)
+    if fit.arrays and fit.missing and not any(key.startswith(_HEADS) for key in state):
+        parts.append("The file holds a backbone only: weights.initial_arrays starts a model from it.")
     lists = (("missing", fit.missing), ("unexpected", fit.unexpected), ("of another shape", fit.mismatched))
     for title, names in lists:
         if names:

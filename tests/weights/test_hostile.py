@@ -520,6 +520,18 @@ def cycle(file):
     group["b"] = file["vars"]
 
 
+def multiplying_links(file):
+    """Ten hard links per level to the next level: 10**9 paths to one dataset."""
+    below = file.create_group("z")
+    below["kernel"] = np.ones(1, np.float32)
+    for level in range(9):
+        group = file.create_group(f"y{level}")
+        for index in range(10):
+            group[f"g{index}"] = below
+        below = group
+    file["vars"] = below
+
+
 def links(file):
     file.create_group("vars")["kernel"] = h5py.ExternalLink("/etc/passwd", "/x")
 
@@ -543,7 +555,8 @@ HDF5 = {
     "soft link": (hdf5(soft), "soft link"),
     "external storage": (hdf5(external_storage), "another file"),
     "virtual dataset": (hdf5(virtual), "virtual|newer format|layout"),
-    "cycle of groups": (hdf5(cycle), "contains itself"),
+    "cycle of groups": (hdf5(cycle), "second name"),
+    "hard links that multiply": (hdf5(multiplying_links), "second name"),
     "groups nested deeply": (hdf5(deep), "nested too deeply"),
     "compressed": (hdf5(add(data=np.zeros(1 << 16, np.float32), compression="gzip")), "compressed"),
     "chunked": (hdf5(add(shape=(100,), dtype="<f4", chunks=(10,))), "chunked"),
