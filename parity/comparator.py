@@ -9,7 +9,7 @@ by guessing.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -31,6 +31,29 @@ class HasRows(Protocol):
     """A trace that may hold only the first rows of an array and knows how many there were."""
 
     def rows(self, name: str) -> int: ...
+
+
+class Cached(Mapping[str, np.ndarray]):
+    """A trace that keeps what was read from it: the search for one detection's origin reads the same few
+    arrays as the search for the next."""
+
+    def __init__(self, arrays: Arrays) -> None:
+        self._arrays = arrays
+        self._kept: dict[str, np.ndarray] = {}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._kept:
+            self._kept[name] = self._arrays[name]
+        return self._kept[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._arrays
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
 
 
 @dataclass(frozen=True)
@@ -580,8 +603,10 @@ def _explain_with_traces(context: Context, spec: SetSpec, noise: Noise) -> detec
     """Reasons that need other arrays: the pre-NMS top-k of a level, and the proposal a detection came
     from."""
 
+    cached = {"reference": Cached(context.reference), "candidate": Cached(context.candidate)}
+
     def explain(side: str, index: int) -> detections.Certificate | None:
-        trace = context.reference if side == "reference" else context.candidate
+        trace = cached[side]
         if spec.rules == "rpn":
             return _pre_nms_cut(context, trace, spec, side, index, noise)
         return _from_source(context, trace, spec, side, index)
@@ -627,10 +652,10 @@ def _origins(context: Context, spec: SetSpec, noise: Noise) -> detections.Origin
     """What an item was computed from, looked up in the dense outputs of both sides."""
     delta = PEAK_FACTOR * context.profile.free_ceiling
 
+    cached = {"reference": Cached(context.reference), "candidate": Cached(context.candidate)}
+
     def origin(side: str, index: int) -> Hashable | None:
-        own, other = context.reference, context.candidate
-        if side == "candidate":
-            own, other = other, own
+        own, other = cached[side], cached["candidate" if side == "reference" else "reference"]
         items = _items(own, spec)
         if spec.rules == "rpn":
             head = provenance.RPN_HEAD

@@ -16,6 +16,7 @@ from scipy.optimize import linear_sum_assignment
 
 MATCH_IOU = 0.5  # below this overlap and farther than MATCH_PX two boxes are different objects
 MATCH_PX = 1.0
+MOST_EXPLAINED = 64  # more items alone than this are no matter of noise; no reasons are looked for
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,7 @@ def _settle(
     a near tie)."""
     pairs = match(reference, candidate)
     apart = [p for p in pairs if np.abs(reference.boxes[p[0]] - candidate.boxes[p[1]]).max() > noise.box_px]
-    apart = [p for p in apart if _distinct(origin, p)]
+    apart = [p for p in apart if len(apart) <= MOST_EXPLAINED and _distinct(origin, p)]
     close = [p for p in pairs if p not in set(apart)]
     proofs = _certify_unmatched(reference, candidate, close, rules, noise, explain, origin)
     proved = {(c.side, c.index) for c in proofs if c.certified}
@@ -233,6 +234,8 @@ def _certify_unmatched(
         "candidate": sorted(set(range(len(candidate))) - {p[1] for p in pairs}),
     }
     sides = {"reference": reference, "candidate": candidate}
+    if sum(map(len, alone.values())) > MOST_EXPLAINED:
+        return [_no_reason(side, i, sides[side]) for side, rest in alone.items() for i in rest]
     found: dict[tuple[str, int], Certificate] = {}
     while True:
         before = len(found)

@@ -176,3 +176,14 @@ def test_iou_noise_bounds_what_corner_noise_can_do():
 def test_budget_is_zero_in_a_profile_without_borderline():
     report = compare_sets(items(THREE), items(THREE), RULES, NOISE)
     assert limit_budget(report, 0.0) == 0 and limit_budget(report, 0.05) == 2
+
+
+def test_too_many_differences_are_not_explained_one_by_one():
+    """A thousand near ties would be a thousand coincidences; it also has to end soon."""
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 1000, (400, 2))
+    a = Items(np.concatenate([corners, corners + 30], 1), np.full(400, 0.9), np.zeros(400, int))
+    b = Items(a.boxes + 200.0, a.scores, a.classes)
+    calls = []
+    report = compare_sets(a, b, RULES, NOISE, origin=lambda side, i: calls.append(i) or (side, i))
+    assert not any(c.certified for c in report.certificates) and len(calls) <= 2 * 64
