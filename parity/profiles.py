@@ -42,6 +42,8 @@ class Profile:
     borderline_share: float
 
 
+# detectron2 decodes, clips, ranks and suppresses boxes in float32 even in a float64 model: at those steps a few
+# units in the last place of a float32 coordinate or probability are all that can be asked for.
 SEMANTIC = Profile(
     name="semantic",
     dtype="float64",
@@ -49,11 +51,11 @@ SEMANTIC = Profile(
     forced_ceiling=1e-12,
     free_floor=3e-13,
     free_ceiling=1e-12,
-    box_px=1e-9,
-    score=1e-11,
-    logit=1e-11,
-    probability=1e-10,
-    keypoint_px=1e-8,
+    box_px=5e-4,
+    score=1e-6,
+    logit=5e-7,
+    probability=1e-6,
+    keypoint_px=1e-3,
     borderline_share=0.0,
 )
 STRICT = Profile(
