@@ -8,7 +8,7 @@ write what they compute into ``stages``, under detectron2's module names.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -89,10 +89,24 @@ class StandardROIHeads(Module):
             self.keypoint_pooler = self.make_pooler(keypoint.pooler)
             self.keypoint_head = KRCNNConvDeconvUpsampleHead(keypoint, self.channels, "keypoint_head")
 
-    def pool(
-        self, pooler: ROIPooler, features: Features, boxes: tf.Tensor, image_index: tf.Tensor
-    ) -> tf.Tensor:
-        return pooler([features[f] for f in self.feature_names], boxes, image_index)
+    def on_regions(
+        self,
+        pooler: ROIPooler,
+        features: Features,
+        regions: Proposals | Detections,
+        compute: Callable[[tf.Tensor], Sequence[tf.Tensor]],
+    ) -> list[tf.Tensor]:
+        """Pool regions and compute on them: the pooled features ``[R, P, P, C]``, then what ``compute`` returns.
+
+        Without regions an empty one is pooled and dropped again: TensorFlow's fused CPU convolution gives the
+        result of an empty batch the shape of its input, which the next layer then refuses.
+        """
+        count = tf.shape(regions.boxes)[0]
+        missing = tf.maximum(1 - count, 0)
+        boxes = tf.concat([regions.boxes, tf.zeros([missing, regions.boxes.shape[1]])], 0)
+        image_index = tf.concat([regions.image_index, tf.zeros([missing], tf.int32)], 0)
+        pooled = pooler([features[f] for f in self.feature_names], boxes, image_index)
+        return [x[:count] for x in (pooled, *compute(pooled))]
 
     def detect(
         self,
@@ -103,9 +117,12 @@ class StandardROIHeads(Module):
         stages: Stages,
     ) -> Detections:
         """Detections of a batch; ``image_sizes`` int32 ``[B, 2]`` (height, width) of the unpadded network inputs."""
-        pooled = self.pool(self.box_pooler, features, proposals.boxes, proposals.image_index)
-        head = self.box_head(pooled)
-        scores, deltas = self.box_predictor(head)
+
+        def classify(pooled: tf.Tensor) -> Sequence[tf.Tensor]:
+            head = self.box_head(pooled)
+            return head, *self.box_predictor(head)
+
+        pooled, head, scores, deltas = self.on_regions(self.box_pooler, features, proposals, classify)
         stages[f"{PREFIX}.box_pooler"], stages[f"{PREFIX}.box_head"] = pooled, head
         stages[f"{PREFIX}.box_predictor/0"], stages[f"{PREFIX}.box_predictor/1"] = scores, deltas
         return self.select([scores], deltas, proposals, image_sizes, batch_size)
@@ -146,8 +163,10 @@ class StandardROIHeads(Module):
         if self.mask_head is not None:
             outputs["pred_masks"] = self._masks(features, detections, stages)
         if self.keypoint_head is not None:
-            pooled = self.pool(self.keypoint_pooler, features, detections.boxes, detections.image_index)
-            lowres = self.keypoint_head.lowres(pooled)
+            lowres_of = self.keypoint_head.lowres
+            pooled, lowres = self.on_regions(
+                self.keypoint_pooler, features, detections, lambda x: [lowres_of(x)]
+            )
             stages[f"{PREFIX}.keypoint_pooler"] = pooled
             stages[f"{PREFIX}.keypoint_head.score_lowres"] = lowres
             heatmaps = tf.transpose(self.keypoint_head.upsample(lowres), [0, 3, 1, 2])
@@ -157,8 +176,8 @@ class StandardROIHeads(Module):
 
     def _masks(self, features: Features, detections: Detections, stages: Stages) -> tf.Tensor:
         assert self.mask_head is not None
-        pooled = self.pool(self.mask_pooler, features, detections.boxes, detections.image_index)
-        logits = self.mask_head(pooled)
+        head = self.mask_head
+        pooled, logits = self.on_regions(self.mask_pooler, features, detections, lambda x: [head(x)])
         stages[f"{PREFIX}.mask_pooler"] = pooled
         stages[f"{PREFIX}.mask_head.predictor"] = logits
         return mask_inference(logits, detections.classes)
@@ -192,9 +211,12 @@ class CascadeROIHeads(StandardROIHeads):
                 proposals = self.refine(k, deltas, proposals, image_sizes)
                 stages[f"{PREFIX}/cascade_boxes/{k}"] = proposals.boxes
                 suffix = f"#{k}"
-            pooled = self.pool(self.box_pooler, features, proposals.boxes, proposals.image_index)
-            head = self.box_head[str(k)](pooled)
-            scores, deltas = self.box_predictor[str(k)](head)
+
+            def classify(pooled: tf.Tensor, k: str = str(k)) -> Sequence[tf.Tensor]:
+                head = self.box_head[k](pooled)
+                return head, *self.box_predictor[k](head)
+
+            pooled, head, scores, deltas = self.on_regions(self.box_pooler, features, proposals, classify)
             stages[f"{PREFIX}.box_pooler{suffix}"], stages[f"{PREFIX}.box_head.{k}"] = pooled, head
             stages[f"{PREFIX}.box_predictor.{k}/0"], stages[f"{PREFIX}.box_predictor.{k}/1"] = scores, deltas
             stage_scores.append(scores)
@@ -246,18 +268,25 @@ class Res5ROIHeads(StandardROIHeads):
         batch_size: int | tf.Tensor,
         stages: Stages,
     ) -> Detections:
-        pooled = self.pool(self.box_pooler, features, proposals.boxes, proposals.image_index)
-        res5 = self.run_res5(pooled)
-        scores, deltas = self.predict(res5)
+
+        def classify(pooled: tf.Tensor) -> Sequence[tf.Tensor]:
+            res5 = self.run_res5(pooled)
+            return res5, *self.predict(res5)
+
+        pooled, res5, scores, deltas = self.on_regions(self.box_pooler, features, proposals, classify)
         stages[f"{PREFIX}.pooler"], stages[f"{PREFIX}.res5"] = pooled, res5
         stages[f"{PREFIX}.box_predictor/0"], stages[f"{PREFIX}.box_predictor/1"] = scores, deltas
         return self.select([scores], deltas, proposals, image_sizes, batch_size)
 
     def _masks(self, features: Features, detections: Detections, stages: Stages) -> tf.Tensor:
         assert self.mask_head is not None
-        pooled = self.pool(self.box_pooler, features, detections.boxes, detections.image_index)
-        res5 = self.run_res5(pooled)
-        logits = self.mask_head(res5)
+        head = self.mask_head
+
+        def segment(pooled: tf.Tensor) -> Sequence[tf.Tensor]:
+            res5 = self.run_res5(pooled)
+            return res5, head(res5)
+
+        pooled, res5, logits = self.on_regions(self.box_pooler, features, detections, segment)
         stages[f"{PREFIX}.pooler#1"], stages[f"{PREFIX}.res5#1"] = pooled, res5
         stages[f"{PREFIX}.mask_head.predictor"] = logits
         return mask_inference(logits, detections.classes)
