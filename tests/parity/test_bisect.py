@@ -1,0 +1,66 @@
+"""Narrowing to a module: which one is named, and what the script holds."""
+
+import ast
+
+import numpy as np
+import pytest
+
+import parity
+from parity.bisect import ModuleError, bisect, smallest, summary, unit_of, write_script
+from parity.stages import Unit
+from parity.trace import Trace, TraceWriter
+
+FPN = Unit("fpn", "fpn", ("steps/backbone.bottom_up/res2",), ("steps/backbone/p2",), "continuous", ("p2",))
+RPN = Unit(
+    "rpn_proposals", "rpn_proposals", ("x",), ("steps/proposal_generator/0/0/proposal_boxes",), "discrete"
+)
+
+
+def test_the_unit_of_a_stage_and_of_a_set():
+    assert unit_of("steps/backbone/p2", [FPN, RPN]) is FPN
+    assert unit_of("steps/proposal_generator/0/0", [FPN, RPN]) is RPN
+    with pytest.raises(ValueError, match="weights"):
+        unit_of("weights", [FPN, RPN])
+
+
+def test_the_smallest_failing_module_is_the_innermost_first_one():
+    errors = [
+        ModuleError("res4.0.conv1", 1e-7),
+        ModuleError("res4.0.conv2", 1e-2),
+        ModuleError("res4.0", 1e-2),
+        ModuleError("res4.1", 1e-3),
+    ]
+    assert smallest(errors, 2e-6).name == "res4.0.conv2"
+    assert smallest(errors[:1], 2e-6) is None
+    assert smallest([ModuleError("a", float("nan"))], 2e-6).name == "a"
+
+
+def test_what_is_said_when_all_modules_agree(tmp_path):
+    text = summary(FPN, [ModuleError("backbone.fpn_output2", 1e-7)], 2e-6, tmp_path / "x.py")
+    assert "the fault is in how fpn connects them" in text
+    assert "smallest part" in summary(RPN, [], 2e-6, tmp_path / "x.py")
+
+
+def test_the_script_is_valid_and_complete(tmp_path):
+    path = tmp_path / "reference.h5"
+    with TraceWriter(path) as writer:
+        writer.put("steps/backbone.bottom_up/res2", np.ones((1, 2, 3, 3), np.float32))
+        writer.put("steps/backbone/p2", np.ones((1, 2, 3, 3), np.float32))
+        writer.finish({"backend": "torch"}, "{}")
+    reference, candidate = {"steps/backbone/p2": np.ones(3)}, {"steps/backbone/p2": np.zeros(3)}
+    (comparison,) = parity.compare(reference, candidate)
+    with Trace(path) as trace:
+        setup = {"config": "it's.yaml", "weights": "w.pkl"}
+        script = write_script(FPN, trace.images[0], setup, comparison, tmp_path, "")
+    ast.parse(script.read_text())
+    with np.load(script.with_suffix(".npz")) as data:
+        assert sorted(data) == ["input0", "steps/backbone/p2"]
+
+
+def test_two_recordings_cannot_be_narrowed(tmp_path):
+    reference, candidate = {"input/resized": np.ones(3)}, {"input/resized": np.zeros(3)}
+    comparisons = parity.compare(reference, candidate)
+    with pytest.raises(ValueError, match="both sides"):
+        bisect(comparisons, tmp_path)
+    with pytest.raises(ValueError, match="nothing to narrow"):
+        bisect(parity.compare(reference, reference), tmp_path)

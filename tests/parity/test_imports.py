@@ -1,0 +1,23 @@
+"""The core runs where no framework is installed; only the worker modules import one."""
+
+import subprocess
+import sys
+
+CORE = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("tensorflow", "keras", "torch", "torchvision", "detectron2", "tf_d2"):
+            raise ImportError("refused: " + name)
+sys.meta_path.insert(0, Refuse())
+import parity
+for name in parity.__all__:
+    getattr(parity, name)
+import parity.bench, parity.bisect, parity.cli, parity.mutation_run, parity.ops, parity.report, parity.stages
+import parity.workers.tf_ops, parity.workers.tf_served, parity.workers.tf_worker, parity.workers.bench_tf
+"""
+
+
+def test_the_core_needs_no_framework():
+    result = subprocess.run([sys.executable, "-c", CORE], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
