@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,6 +50,8 @@ def predict(
     from rich.progress import track
 
     names = _read_names(class_names)
+    # This process runs one model whose weights never change, and only as a graph: oneDNN may lay them out once.
+    os.environ.setdefault("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", "1")
     import_tensorflow()
     from tf_d2.ops.image_io import read_image
     from tf_d2.predictor import Predictor

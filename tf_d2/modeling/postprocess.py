@@ -105,7 +105,7 @@ def to_image(raw: dict[str, tf.Tensor], network_size: tf.Tensor, size: tf.Tensor
     if "pred_keypoints" in raw:
         factor = tf.gather(scales(network_size[None], size[None]), done.image_index)
         fields["pred_keypoints"] = rescale_keypoints(tf.gather(raw["pred_keypoints"], kept), factor)
-        fields["pred_keypoint_heatmaps"] = tf.gather(raw["pred_keypoint_heatmaps"], kept)
+        fields["pred_keypoint_heatmaps"] = tf.cast(tf.gather(raw["pred_keypoint_heatmaps"], kept), tf.float32)
     return fields
 
 
