@@ -181,12 +181,12 @@ class FPN(nn.Module):
             )
         self.average = fpn["FUSE_TYPE"] == "avg"
         channels, norm = fpn["OUT_CHANNELS"], fpn["NORM"]
-        self.levels = [round(math.log2(bottom_up.strides[name])) for name in self.in_features]
+        self.levels: list[int] = [round(math.log2(bottom_up.strides[name])) for name in self.in_features]
         for level, name in zip(self.levels, self.in_features, strict=True):
             self.add_module(f"fpn_lateral{level}", Conv(bottom_up.channels[name], channels, 1, norm=norm))
             self.add_module(f"fpn_output{level}", Conv(channels, channels, 3, norm=norm))
         self.top_block = TopBlock(bottom_up.channels["res5"], channels) if top_block else None
-        self.channels = channels
+        self.channels: int = channels
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """features: bottom-up outputs by name. Returns the pyramid by name, finest level first."""
@@ -225,7 +225,7 @@ def make_backbone(model: Mapping[str, Any]) -> ResNet | RegNet | FPN:
 
 def feature_shapes(backbone: ResNet | RegNet | FPN) -> dict[str, tuple[int, int]]:
     """(channels, stride) of each output by name."""
-    if isinstance(backbone, (ResNet, RegNet)):
-        return {name: (backbone.channels[name], backbone.strides[name]) for name in backbone.out_features}
-    levels = [*backbone.levels, *range(backbone.levels[-1] + 1, backbone.levels[-1] + 3)]
-    return {f"p{level}": (backbone.channels, 2**level) for level in levels}
+    if isinstance(backbone, FPN):
+        levels = [*backbone.levels, *range(backbone.levels[-1] + 1, backbone.levels[-1] + 3)]
+        return {f"p{level}": (backbone.channels, 2**level) for level in levels}
+    return {name: (backbone.channels[name], backbone.strides[name]) for name in backbone.out_features}

@@ -17,11 +17,13 @@ import importlib
 import importlib.metadata
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from torch import Tensor, nn
 
 from parity import job as jobs
@@ -60,6 +62,15 @@ def library() -> SimpleNamespace:
         raise JobError(f"detectron2 cannot be imported by {sys.executable}: {error}") from error
 
 
+def read_config(library: SimpleNamespace, path: str) -> Any:
+    """detectron2's configuration of a resolved YAML file."""
+    cfg = library.config.get_cfg()
+    if "REGNETS" in yaml.safe_load(Path(path).read_text(encoding="utf-8"))["MODEL"]:
+        importlib.import_module("parity.workers.detectron2_regnet").add_regnet(cfg)
+    cfg.merge_from_file(path)
+    return cfg
+
+
 class Detectron2:
     """The real model as a backend of `parity.workers.torch_run`."""
 
@@ -67,8 +78,7 @@ class Detectron2:
 
     def __init__(self, job: Job, config: Mapping[str, Any], device: torch.device) -> None:
         self.library = library()
-        cfg = self.library.config.get_cfg()
-        cfg.merge_from_file(job.config_yaml)
+        cfg = read_config(self.library, job.config_yaml)
         cfg.MODEL.DEVICE = str(device)
         cfg.MODEL.WEIGHTS = ""
         self.module: nn.Module = self.library.modeling.build_model(cfg).eval().requires_grad_(False)

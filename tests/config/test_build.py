@@ -1,8 +1,10 @@
 """What the merged keys become, and that every setting which cannot be reproduced is refused by name."""
 
+from dataclasses import replace
+
 import pytest
 
-from tf_d2.config import ConfigError, load_config
+from tf_d2.config import ConfigError, RegNetConfig, load_config
 from tf_d2.config.build import feature_strides
 
 FPN = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x"
@@ -14,6 +16,7 @@ PANOPTIC = "COCO-PanopticSegmentation/panoptic_fpn_R_50_3x"
 FAST = "COCO-Detection/fast_rcnn_R_50_FPN_1x"
 RPN = "COCO-Detection/rpn_R_50_FPN_1x"
 KEYPOINT = "COCO-Keypoints/keypoint_rcnn_R_50_FPN_3x"
+REGNET = "new_baselines/mask_rcnn_regnetx_4gf_dds_FPN_100ep_LSJ"
 
 ROTATED = [
     *("MODEL.ANCHOR_GENERATOR.NAME", "RotatedAnchorGenerator"),
@@ -57,6 +60,23 @@ def test_backbones_without_a_pyramid():
     assert feature_strides(dc5.resnet, None) == {"res5": 16}
     assert c4.roi_heads is not None and c4.roi_heads.box_head.name == ""
     assert c4.anchors.sizes == ((32.0, 64.0, 128.0, 256.0, 512.0),)
+
+
+def test_regnet():
+    config = load_config(REGNET)
+    assert config.resnet is None and config.bottom_up == config.regnet
+    assert config.regnet == RegNetConfig(
+        *(23, 38.65, 96, 2.43, 40, 32, 0.0, "SyncBN", ("s1", "s2", "s3", "s4"))
+    )
+    assert feature_strides(config.regnet, config.fpn) == {"p2": 4, "p3": 8, "p4": 16, "p5": 32, "p6": 64}
+    assert feature_strides(config.regnet, None) == {"s1": 4, "s2": 8, "s3": 16, "s4": 32}
+
+
+def test_a_model_has_one_bottom_up_network():
+    resnet, regnet = load_config(FPN), load_config(REGNET)
+    for changes in ({"regnet": regnet.regnet}, {"resnet": None}):
+        with pytest.raises(ValueError, match="either a resnet or a regnet"):
+            replace(resnet, **changes)
 
 
 def test_other_families():
@@ -117,6 +137,20 @@ def test_what_training_alone_uses_changes_nothing():
 
 
 REFUSED = [
+    (FPN, ["MODEL.REGNETS.DEPTH", 23], "build_resnet_fpn_backbone is made from MODEL.RESNETS; leave it 0"),
+    (FPN, ["MODEL.BACKBONE.NAME", "build_regnet_fpn_backbone"], "made from MODEL.REGNETS; leave it"),
+    (REGNET, ["MODEL.RESNETS.DEPTH", 101], "RESNETS.DEPTH = 101.*made from MODEL.REGNETS; leave it 50"),
+    (REGNET, ["MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"], "made from MODEL.RESNETS"),
+    (REGNET, ["MODEL.REGNETS.DEPTH", 0], "at least 1"),
+    (REGNET, ["MODEL.REGNETS.DEPTH", 1001], "at most 1000"),
+    (REGNET, ["MODEL.REGNETS.W_A", -1], "0 or more"),
+    (REGNET, ["MODEL.REGNETS.W_0", 12], "multiple of 8"),
+    (REGNET, ["MODEL.REGNETS.W_M", 1], "above 1"),
+    (REGNET, ["MODEL.REGNETS.SE_RATIO", -0.5], "0 .none. or more"),
+    (REGNET, ["MODEL.REGNETS.NORM", ""], "'FrozenBN'"),
+    (REGNET, ["MODEL.REGNETS.OUT_FEATURES", ["s1", "res5"]], "makes only stem, s1, s2, s3, s4"),
+    (REGNET, ["MODEL.FPN.IN_FEATURES", ["s1", "s2"]], "p6 from p5"),
+    (REGNET, ["MODEL.ROI_HEADS.NAME", "Res5ROIHeads"], "needs .'res4',."),
     (FPN, ["MODEL.META_ARCHITECTURE", "PanopticDeepLab"], "setting of Panoptic-DeepLab.*GeneralizedRCNN"),
     (FPN, ["MODEL.META_ARCHITECTURE", "GeneralisedRCNN"], "did you mean GeneralizedRCNN"),
     (FPN, ["MODEL.BACKBONE.NAME", "build_trident_resnet_backbone"], "TridentNet.*build_resnet_backbone"),

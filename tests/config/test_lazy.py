@@ -247,9 +247,37 @@ def retinanet() -> dict:
     )
 
 
+def regnet() -> dict:
+    """The Y-4GF one of detectron2's RegNet baselines, as LazyConfig.save writes it."""
+    data = mask_rcnn()
+    model = data["model"]
+    model["pixel_std"] = [57.375, 57.12, 58.395]
+    model["backbone"]["norm"] = "SyncBN"
+    model["backbone"]["bottom_up"] = obj(
+        f"{D2}.backbone.RegNet",
+        stem_class="python:detectron2.modeling.backbone.regnet.SimpleStem",
+        stem_width=32,
+        block_class="python:detectron2.modeling.backbone.regnet.ResBottleneckBlock",
+        depth=22,
+        w_a=31.41,
+        w_0=96,
+        w_m=2.24,
+        group_width=64,
+        se_ratio=0.25,
+        norm="SyncBN",
+        out_features=["s1", "s2", "s3", "s4"],
+    )
+    model["proposal_generator"]["head"]["conv_dims"] = [-1, -1]
+    model["roi_heads"]["box_head"].update(conv_dims=[256] * 4, fc_dims=[1024], conv_norm="naiveSyncBN_N")
+    model["roi_heads"]["mask_head"]["conv_norm"] = "naiveSyncBN_N"
+    data["train"]["init_checkpoint"] = ""
+    return data
+
+
 @pytest.mark.parametrize(
     ("dump", "name"),
     [
+        (regnet, "new_baselines/mask_rcnn_regnety_4gf_dds_FPN_100ep_LSJ"),
         (mask_rcnn, "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x"),
         (mask_rcnn_c4, "COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x"),
         (cascade, "Misc/cascade_mask_rcnn_R_50_FPN_1x"),
@@ -329,7 +357,14 @@ REFUSED = [
     (mask_rcnn, "model.surprise", 1, "model: the argument 'surprise' of GeneralizedRCNN"),
     (mask_rcnn, "model.backbone", 3, "model.backbone = 3: expected an object"),
     (mask_rcnn, "model.backbone", None, "model.backbone is missing"),
-    (mask_rcnn, "model.backbone.bottom_up._target_", "detectron2.modeling.backbone.RegNet", "'RegNet'"),
+    (mask_rcnn, "model.backbone.bottom_up._target_", "detectron2.modeling.MViT", "'MViT'.*ResNet or RegNet"),
+    (regnet, "model.backbone.bottom_up.stem_class", "python:a.regnet.ResStem", "expected SimpleStem"),
+    (regnet, "model.backbone.bottom_up.block_class", "python:a.VanillaBlock", "expected ResBottleneckBlock"),
+    (regnet, "model.backbone.bottom_up.bottleneck_ratio", 0.5, "expected 1.0"),
+    (regnet, "model.backbone.bottom_up.stride", 4, "expected 2"),
+    (regnet, "model.backbone.bottom_up.w_m", None, "w_m is missing"),
+    (regnet, "model.backbone.bottom_up.width", 8, "argument 'width' of RegNet"),
+    (regnet, "model.backbone.top_block._target_", "detectron2.a.LastLevelP6P7", "'LastLevelP6P7'"),
     (mask_rcnn, "model.backbone.bottom_up.num_classes", 5, "argument 'num_classes' of ResNet"),
     (mask_rcnn, "model.backbone.bottom_up.stem.norm", "GN", "different norms"),
     (mask_rcnn, "model.backbone.bottom_up.stages.num_groups", 3, "divisor of 64"),

@@ -70,8 +70,16 @@ def test_resolved_yaml_keeps_the_number_of_cascade_stages():
 
 
 def test_resolved_yaml_has_only_keys_of_detectron2():
-    assert "SQUARE_PAD" not in resolve_yaml(DUMP)
+    assert "SQUARE_PAD" not in resolve_yaml(DUMP) and "REGNETS" not in resolve_yaml(DUMP)
     assert "SOLVER" not in resolve_yaml(DUMP)
+
+
+def test_resolved_yaml_of_a_regnet_has_all_its_keys():
+    tree = yaml.safe_load(resolve_yaml("new_baselines/mask_rcnn_regnetx_4gf_dds_FPN_100ep_LSJ"))
+    assert tree["MODEL"]["REGNETS"]["SE_RATIO"] == 0.0  # its default
+    assert {f"MODEL.REGNETS.{key}" for key in tree["MODEL"]["REGNETS"]} == {
+        key for key in KEYS if key.startswith("MODEL.REGNETS.")
+    }
 
 
 def test_dumps_of_detectron2_in_every_style():

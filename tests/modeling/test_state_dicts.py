@@ -12,7 +12,7 @@ from pathlib import Path
 import keras
 import pytest
 
-from tf_d2.config import ConfigError, load_config
+from tf_d2.config import load_config
 from tf_d2.modeling import build_model
 from weights import harmless_reason, path_to_key
 
@@ -23,7 +23,6 @@ MODELS = {
 }
 # What an inference model has no variable for.
 LEFT_OUT = ("num_batches_tracked",)
-UNSUPPORTED = {name: "RegNet" for name in MODELS if "regnet" in name}
 
 
 def variable_specs(name):
@@ -48,10 +47,9 @@ def keras_shape(torch_shape, spec):
 
 def test_all_core_models_are_listed():
     assert len(MODELS) == 64
-    assert len(UNSUPPORTED) == 6
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name not in UNSUPPORTED])
+@pytest.mark.parametrize("name", MODELS)
 def test_variables_are_the_state_dict(name):
     specs = variable_specs(name)
     expected = {k: v for k, v in MODELS[name].items() if not k.endswith(LEFT_OUT)}
@@ -62,9 +60,3 @@ def test_variables_are_the_state_dict(name):
     assert not wrong
     assert all(harmless_reason(key) for key in MODELS[name].keys() - expected.keys())
     assert not any(harmless_reason(key) for key in expected)
-
-
-@pytest.mark.parametrize("name", UNSUPPORTED)
-def test_what_is_not_supported_says_so(name):
-    with pytest.raises(ConfigError, match=r"MODEL\.BACKBONE\.NAME = 'FPN\(RegNet\)' is not supported"):
-        load_config(name)

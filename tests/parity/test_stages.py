@@ -40,8 +40,15 @@ RETINA = {
     "FPN": {"IN_FEATURES": ["res3", "res4", "res5"]},
     "RESNETS": {"OUT_FEATURES": ["res3", "res4", "res5"]},
 }
+REGNET = {
+    "BACKBONE": {"NAME": "build_regnet_fpn_backbone"},
+    "FPN": {"IN_FEATURES": ["s2", "s3", "s4"]},
+    "REGNETS": {"OUT_FEATURES": ["s2", "s3", "s4"]},
+    "RETINANET": {"IN_FEATURES": ["p3", "p4", "p5", "p6"]},
+}
 FAMILIES = {
     "mask": config(),
+    "regnet": config("RetinaNet", **REGNET),
     "keypoint": config(MASK_ON=False, KEYPOINT_ON=True),
     "cascade": config(ROI_HEADS={"NAME": "CascadeROIHeads", "IN_FEATURES": ["p2", "p3", "p4", "p5"]}),
     "c4": config(**C4),
@@ -88,6 +95,16 @@ def test_pyramid_levels():
     outputs = {unit.name: unit.outputs for unit in units(FAMILIES["retinanet"])}
     assert outputs["fpn"] == tuple(f"steps/backbone/p{level}" for level in range(3, 8))
     assert outputs["res3"] == ("steps/backbone.bottom_up/res3",)  # res2 is not an output of its own
+
+
+def test_stages_of_a_regnet():
+    table = {unit.name: unit for unit in units(FAMILIES["regnet"])}
+    assert table["s2"].inputs == ("steps/backbone.bottom_up.stem",)
+    assert table["s2"].args == ("s1", "s2") and table["s2"].outputs == ("steps/backbone.bottom_up/s2",)
+    assert table["fpn"].inputs[-1] == "steps/backbone.bottom_up/s4"
+    assert table["fpn"].outputs == tuple(f"steps/backbone/p{level}" for level in range(3, 7))
+    alone = config("RetinaNet", **(REGNET | {"BACKBONE": {"NAME": "build_regnet_backbone"}}))
+    assert {unit.name: unit for unit in units(alone)}["s4"].outputs == ("steps/backbone/s4",)
 
 
 def test_a_cascade_pools_what_the_stage_before_decoded():

@@ -130,6 +130,15 @@ RETINA = {
     "RESNETS.OUT_FEATURES": ["res3", "res4", "res5"],
 }
 CASCADE = {"ROI_HEADS.NAME": "CascadeROIHeads", "ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": True}
+REGNET = {
+    **{"DEPTH": 10, "W_A": 5.0, "W_0": 8, "W_M": 2.1, "GROUP_WIDTH": 24, "STEM_WIDTH": 4, "SE_RATIO": 0.25},
+    **{"NORM": "SyncBN", "OUT_FEATURES": ["s1", "s2", "s3", "s4"]},
+}
+REGNET_FPN = {
+    "BACKBONE.NAME": "build_regnet_fpn_backbone",
+    "FPN.IN_FEATURES": ["s1", "s2", "s3", "s4"],
+    "FPN.NORM": "SyncBN",
+}
 VARIANTS = {
     "mask": {},
     "resnet18": {
@@ -171,6 +180,8 @@ VARIANTS = {
     "retinanet_bn": {**RETINA, "RETINANET.NORM": "SyncBN"},
     "semantic": {"META_ARCHITECTURE": "SemanticSegmentor"},
     "panoptic": {"META_ARCHITECTURE": "PanopticFPN"},
+    "regnetx": {**REGNET_FPN, "REGNETS": {**REGNET, "SE_RATIO": 0.0}},
+    "regnety": {**REGNET_FPN, "REGNETS": REGNET},
 }
 
 
@@ -183,6 +194,8 @@ PROPOSALS = np.array([[3, 4, 60, 40], [10, 10, 50, 60], [0, 0, 20, 20]], np.floa
 def tiny_config(changes):
     """The configuration of a variant, as a nested dict."""
     config = yaml.safe_load(TINY)
+    if "REGNETS" in changes:  # a model has one of the two
+        del config["MODEL"]["RESNETS"]
     for key, value in changes.items():
         *path, leaf = key.split(".")
         node = config["MODEL"]
@@ -202,7 +215,7 @@ def _values(key, shape):
     unit, noise = generator.uniform(size=shape), generator.standard_normal(shape)
     if key.endswith("running_var"):
         values = 0.5 + unit
-    elif key.endswith("norm.weight"):
+    elif key.endswith(("norm.weight", "bn.weight")):
         values = 0.8 + 0.4 * unit
     elif len(shape) == 1:
         values = 0.1 * noise
@@ -261,8 +274,7 @@ def record(path):
 def _shapes(worker, base):
     """Names and shapes of a variant's weights, from detectron2."""
     library = worker.library()
-    cfg = library.config.get_cfg()
-    cfg.merge_from_file(str(base / "c.yaml"))
+    cfg = worker.read_config(library, str(base / "c.yaml"))
     cfg.MODEL.DEVICE = "cpu"
     state = library.modeling.build_model(cfg).state_dict()
     return {key: tuple(value.shape) for key, value in state.items() if key not in ("pixel_mean", "pixel_std")}
