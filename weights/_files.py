@@ -34,8 +34,7 @@ def touched(count: int) -> None:
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path beside ``path`` that replaces it at the end; on an exception nothing is left
-    behind."""
+    """A temporary path beside ``path`` that replaces it at the end; an exception leaves nothing behind."""
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:

@@ -1,15 +1,13 @@
 """Reads the HDF5 files that Keras and this library write, in plain Python: a strict subset of the format.
 
-Why not h5py here: its C library is not made for hostile input. Flipping single bits of a small weights
-file made
-it crash the process or hang within seconds. h5py stays the writer; this is the reader, and so also an
+Why not h5py here: its C library is not made for hostile input. Flipping single bits of a small weights file
+made it crash the process or hang within seconds. h5py stays the writer; this is the reader, and so also an
 independent check of what was written.
 
 The subset is what h5py writes by default: superblock 0, old-style groups (B-tree, local heap), version 1
-object
-headers, contiguous or compact datasets of plain little-endian numbers, attributes of strings and numbers.
-Links to
-other files or places, chunked, compressed, virtual or external data, and object types are refused by name.
+object headers, contiguous or compact datasets of plain little-endian numbers, attributes of strings and
+numbers. Links to other files or places, chunked, compressed, virtual or external data, and object types are
+refused by name.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How much work and memory a checkpoint may ask for before it is refused.
 
-A file can declare far more than it contains (shapes, zip sizes, self-references). Every reader checks what it
-is asked for against these numbers *before* it allocates. Real checkpoints stay far below them: a ViT-H
+A file can declare far more than it contains (shapes, zip sizes, self-references). Every reader checks what
+it is asked for against these numbers *before* it allocates. Real checkpoints stay far below them: a ViT-H
 detector with its Adam state needs some 200 thousand pickle opcodes.
 """
 

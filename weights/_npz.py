@@ -1,5 +1,4 @@
-"""Reads ``.npz``: a zip file of ``.npy`` arrays. Objects are refused, sizes are checked before anything is
-allocated."""
+"""Reads ``.npz``: a zip file of ``.npy`` arrays. Objects are refused, sizes checked before allocating."""
 
 from __future__ import annotations
 

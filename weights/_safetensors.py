@@ -1,7 +1,7 @@
 """Reads ``.safetensors``: eight bytes of length, a JSON header, then the tensors back to back.
 
-The checks are those of the reference implementation: header size capped, no unknown dtype, offsets in
-order, without holes or overlaps, covering the file exactly.
+The checks are those of the reference implementation: header size capped, no unknown dtype, offsets in order,
+without holes or overlaps, covering the file exactly.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Reads torch files (``torch.save``) without torch: the zip format, and the older stream of pickles and
-storages.
+"""Reads torch files (``torch.save``) without torch: the zip format, and the stream of pickles before it.
 
-Both hold one pickle whose tensors refer to storages by persistent id ``("storage", type, key, device,
-count, ...)``.
+Both hold one pickle whose tensors refer to storages by persistent id
+``("storage", type, key, device, count, ...)``.
 """
 
 from __future__ import annotations
 
 import struct
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -72,8 +72,7 @@ def item_size(dtype: str) -> int:
 
 
 def read_zip(archive: Archive) -> Any:
-    """The value of a zip-format torch file; tensors are :class:`TensorRef` with their bytes
-    attached."""
+    """The value of a zip-format torch file; tensors are :class:`TensorRef`."""
     pickles = [name for name in archive.entries if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(pickles) != 1:
         raise CheckpointError("The zip file is no torch checkpoint: it lacks one 'NAME/data.pkl'.")
@@ -88,8 +87,8 @@ def read_zip(archive: Archive) -> Any:
         )
     storages = _Storages()
     value, _ = _unpickle.load(archive.read(pickles[0]), persistent=storages)
-    for storage in storages.by_key.values():
-        storage.buffer = _zip_storage(archive, root, storage)
+    for storage in storages.by_key.values():  # those of an optimizer are never read
+        storage.fetch = partial(_zip_storage, archive, root)
     return value
 
 
@@ -136,8 +135,7 @@ def _legacy_header(data: memoryview, storages: _Storages) -> tuple[Any, int]:
 
 
 def _legacy_storage(data: memoryview, pos: int, storage: Storage) -> int:
-    """Attach the bytes of ``storage``, which begin with the element count, and return the position after
-    them."""
+    """Attach the bytes of ``storage``, which begin with the element count; returns the position after."""
     start = pos + 8
     end = start + storage.nbytes
     if end > len(data):
@@ -163,6 +161,8 @@ def tensor_array(ref: TensorRef, budget: Budget) -> np.ndarray:
     ``budget`` counts the bytes the tensors would take, because views may overlap or repeat the same bytes.
     """
     storage = ref.storage.target if isinstance(ref.storage, _Alias) else ref.storage
+    if storage.buffer is None and storage.fetch is not None:
+        storage.buffer = storage.fetch(storage)
     if storage.buffer is None:
         raise CheckpointError(f"The storage {storage.key[:200]!r} is not in the file.")
     size = item_size(ref.dtype)
@@ -182,6 +182,5 @@ def tensor_array(ref: TensorRef, budget: Budget) -> np.ndarray:
 
 
 def widen_bfloat16(bits: np.ndarray) -> np.ndarray:
-    """float32 values of bfloat16 ``bits`` (uint16): bfloat16 is the upper half of a float32, so this is
-    exact."""
+    """float32 values of bfloat16 ``bits`` (uint16), exactly: bfloat16 is the upper half of a float32."""
     return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)

@@ -16,10 +16,10 @@ class Checkpoint:
     """What a checkpoint holds.
 
     Attributes:
-        state: tensors by detectron2 key in torch layout, usually read-only views of the file.
-            bfloat16 comes as float32 (exact); float16 stays float16.
-        format: "detectron2-pkl", "torch-zip", "torch-legacy", "safetensors", "caffe2-pkl",
-            "pycls", "tensorpack-npz" or "keras-h5".
+        state: tensors by detectron2 key in torch layout, usually read-only views of the file. bfloat16 comes
+            as float32 (exact); float16 stays float16.
+        format: "detectron2-pkl", "torch-zip", "torch-legacy", "safetensors", "caffe2-pkl", "pycls",
+            "tensorpack-npz" or "keras-h5".
         iteration: training step, if the file says.
         author: ``__author__`` of zoo files; "Caffe2" and "pycls" as detectron2 names them.
         matching_heuristics: names are only suffixes of the model's and must be matched

@@ -1,8 +1,8 @@
 """Reads pickles as data: an interpreter of pickle opcodes that can only build what a checkpoint consists of.
 
 Nothing here imports or looks up anything by a name from the file: a global is a key of one literal table
-(``_GLOBALS``) or the file is refused. Tensor data are never copied, they stay views of the file's buffer.
-The idea, not the code, follows torch's weights-only unpickler.
+(``_CALLS`` and the names beside it) or the file is refused. Tensor data are never copied, they stay views of
+the file's buffer. The idea, not the code, follows torch's weights-only unpickler.
 """
 
 from __future__ import annotations
@@ -96,12 +96,13 @@ class ArrayShell:
 
 @dataclass
 class Storage:
-    """One torch storage: ``dtype`` by name and its bytes, set later where the format puts them last."""
+    """One torch storage: ``dtype`` by name and its bytes, which ``fetch`` gets when a tensor needs them."""
 
     dtype: str
     nbytes: int
     key: str
     buffer: memoryview | None = None
+    fetch: Callable[[Storage], memoryview] | None = None
 
 
 @dataclass(frozen=True)
@@ -207,8 +208,8 @@ def load(
 
     Returns:
         the value and the position after the pickle. Arrays come as read-only views of ``data``, torch
-        tensors as
-        :class:`TensorRef`, long strings as :class:`LongText`, other known classes as :class:`Inert`.
+        tensors as :class:`TensorRef`, long strings as :class:`LongText`, other known classes as
+        :class:`Inert`.
 
     Raises:
         CheckpointError: for anything that is not plain checkpoint data; the message names the offence.
@@ -280,8 +281,7 @@ def _length(state: _State, code: str) -> int:
 
 
 def _text(code: str, encoding: str) -> Callable[[_State], None]:
-    """A counted string. Python 2 strings are latin-1 text or raw bytes: nobody can tell, latin-1 keeps
-    both."""
+    """A counted string. Those of Python 2 are text or raw bytes, nobody can tell: latin-1 keeps both."""
 
     def handler(state: _State) -> None:
         raw = state.take(_length(state, code))
@@ -395,8 +395,7 @@ def _extend(state: _State, items: list[Any]) -> None:
 
 
 def _hashable(key: Any) -> Any:
-    """Only flat keys: the hash of a nested tuple can take exponential time, one of a huge int can be
-    chosen."""
+    """Only flat keys: hashing a nested tuple can take exponential time, and huge ints can collide."""
     if isinstance(key, LongText):
         raise CheckpointError(f"The pickle has a name of {len(key.raw)} bytes.")
     if type(key) is int and not -(1 << 63) <= key < 1 << 64:
@@ -610,8 +609,7 @@ def _dtype(state: _State, code: Any, align: Any = False, copy: Any = True) -> np
 
 
 def _check_dtype_state(value: Any) -> None:
-    """(version, byte order, subdtype, names, fields, size, alignment[, flags]): plain little-endian or
-    refused."""
+    """(version, byte order, subdtype, names, fields, size, ...): plain little-endian or refused."""
     if not isinstance(value, tuple) or not 7 <= len(value) <= 9:
         raise CheckpointError("The pickle has a numpy dtype with an unknown state.")
     order = str(value[1], "latin-1") if isinstance(value[1], memoryview) else value[1]

@@ -1,5 +1,4 @@
-"""Reads zip archives (``.pth``, ``.npz``) strictly: every name and range is checked before any data are
-touched.
+"""Reads zip archives (``.pth``, ``.npz``) strictly: names and ranges are checked before data are read.
 
 A zip file names its entries twice and may point anywhere. What a lenient reader accepts (duplicate names,
 overlapping entries, paths that leave the archive, sizes that do not fit) is refused here.

@@ -1,9 +1,8 @@
 """Opens a checkpoint of any known format as numpy arrays with detectron2's names; executes nothing in it.
 
 The format is recognised by the content, not by the file's name. Tensors are read-only views of the
-memory-mapped
-file where the format allows, so reading costs address space rather than memory. Do not change a file while
-it is in use.
+memory-mapped file where the format allows, so reading costs address space rather than memory. Do not change
+a file while it is in use.
 """
 
 from __future__ import annotations
@@ -111,8 +110,7 @@ def _has_dotted_names(value: dict[Any, Any]) -> bool:
 
 
 def _from_caffe2(value: dict[Any, Any], size: int) -> Checkpoint:
-    """A Caffe2/Detectron file: ``blobs`` beside the config (detectors), or the blobs alone (ImageNet
-    models)."""
+    """A Caffe2 file: ``blobs`` beside the config (Detectron), or the blobs alone (ImageNet models)."""
     nested = isinstance(value.get("blobs"), dict)
     blobs = value["blobs"] if nested else value
     kept = {key: blob for key, blob in blobs.items() if not (type(key) is str and key.endswith("_momentum"))}
@@ -147,13 +145,13 @@ def _from_torch(value: Any, kind: str, size: int, ema: bool) -> Checkpoint:
     state = strip_module(arrays_of(model, budget))
     if ema:
         state = with_ema(state, others, budget)
-    author = others.get("__author__")
+    author, heuristics = others.get("__author__"), others.get("matching_heuristics") is True
     return Checkpoint(
-        state,
+        legacy.from_caffe2(state) if heuristics and author == "Caffe2" else state,
         kind,
         iteration=_iteration(others),
         author=author if isinstance(author, str) else None,
-        matching_heuristics=others.get("matching_heuristics") is True,
+        matching_heuristics=heuristics,
         ignored=_ignored(others, ema),
     )
 

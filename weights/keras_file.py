@@ -1,11 +1,9 @@
 """Keras ``.weights.h5`` files: written so that stock ``model.load_weights`` reads them, read without h5py.
 
 Layout: ``vars/<variable path>`` holds every variable (the top-level model owns them all); the root
-attributes hold
-the provenance and the detectron2 config (YAML); ``extra_state/<detectron2 key>`` keeps tensors that no
-variable
-needs, so that the way back to detectron2 is bit-exact. Datasets carry an attribute ``torch_shape`` or
-``torch_dtype`` only where these cannot be told from the variable.
+attributes hold the provenance and the detectron2 config (YAML); ``extra_state/<detectron2 key>`` keeps
+tensors that no variable needs, so that the way back to detectron2 is bit-exact. Datasets carry an attribute
+``torch_shape`` or ``torch_dtype`` only where these cannot be told from the variable.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Names and layouts of older or foreign checkpoints, turned into detectron2's.
 
 Three sources: Caffe2/Detectron blobs (the rules of detectron2/checkpoint/c2_model_loading.py at 02b5c4e2),
-files whose
-names are only suffixes of the model's (backbones trained for classification), and the ``.npz`` that
-tensorpack's convert_d2.py makes of a detectron2 model.
+files whose names are only suffixes of the model's (backbones trained for classification), and the ``.npz``
+that tensorpack's convert_d2.py makes of a detectron2 model.
 """
 
 from __future__ import annotations
@@ -109,8 +108,8 @@ def _without_background(name: str, value: np.ndarray) -> np.ndarray:
 def match_heuristically(state: Mapping[str, np.ndarray], specs: Mapping[str, Shape]) -> State:
     """``state`` under the model's keys, where its names are only the ends of them (``res2.0.conv1.weight``).
 
-    A name matches a key that equals it or ends with "." and it; the longest name wins; one of another
-    shape does not count for ambiguity. Names without a match stay as they are.
+    A name matches a key that equals it or ends with "." and it; the longest name wins; one of another shape
+    does not count for ambiguity. Names without a match stay as they are.
 
     Raises:
         ConversionError: if one tensor matches several keys of the model.
@@ -142,8 +141,7 @@ def match_heuristically(state: Mapping[str, np.ndarray], specs: Mapping[str, Sha
 
 
 def matched_state(checkpoint: Checkpoint, specs: Mapping[str, Shape]) -> State:
-    """The state dict of ``checkpoint`` under the model's keys: matched where the format needs it, else as
-    it is."""
+    """The state dict of ``checkpoint`` under the model's keys: matched where its names need it."""
     if checkpoint.matching_heuristics:
         return match_heuristically(checkpoint.state, specs)
     return checkpoint.state

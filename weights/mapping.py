@@ -1,8 +1,8 @@
 """detectron2 state dicts <-> Keras variables: one naming rule, layouts by shape, every tensor accounted for.
 
 Naming: variable path ``backbone/bottom_up/res2/0/conv1/kernel`` <-> key
-``backbone.bottom_up.res2.0.conv1.weight``.
-Layouts (torch -> Keras), decided by the two shapes and never by reshaping until it fits:
+``backbone.bottom_up.res2.0.conv1.weight``. Layouts (torch -> Keras), decided by the two shapes and never by
+reshaping until it fits:
 
 * convolution ``(out, in/groups, kh, kw)`` -> ``(kh, kw, in/groups, out)``; transposed convolution
   ``(in, out, kh, kw)`` -> ``(kh, kw, out, in)``: the same permutation, ``transpose(2, 3, 1, 0)``;
@@ -83,8 +83,8 @@ def to_keras_arrays(
         allow_nonfinite: NaN and infinite values give a warning with their count instead of an error.
 
     Returns:
-        path -> array in Keras layout, in the order of ``specs``; views of ``state`` where only the order
-        of axes changes.
+        path -> array in Keras layout, in the order of ``specs``; views of ``state`` where only the order of
+        axes changes.
 
     Raises:
         ConversionError: lists all missing, unexpected and mismatched names, and the class counts if they
@@ -110,8 +110,8 @@ def initial_arrays(
         specs, dtype: as for :func:`to_keras_arrays`.
 
     Returns:
-        path -> array for the variables that were found, the keys that stay as they are, and the names in
-        the file that the model does not have (a classifier, say), both sorted.
+        path -> array for the variables that were found, the keys that stay as they are, and the names in the
+        file that the model does not have (a classifier, say), both sorted.
 
     Raises:
         ConversionError: when nothing fits, or a tensor has another shape, or values are not finite.
@@ -166,8 +166,7 @@ def _norm_is_present(key: str, state: Mapping[str, np.ndarray]) -> bool:
 
 
 def keras_layout(array: np.ndarray, shape: Shape, leaf: str) -> np.ndarray | None:
-    """``array`` (torch layout) as the Keras variable ``leaf`` of ``shape``, a view; None when it does not
-    fit."""
+    """``array`` (torch layout) as the variable ``leaf`` of ``shape``, a view; None if it does not fit."""
     if leaf == "kernel" and len(shape) == 4 and array.ndim == 2:
         height, width, channels, out = shape
         if array.shape != (out, channels * height * width):

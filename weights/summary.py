@@ -1,5 +1,4 @@
-"""What a checkpoint holds, in numbers: statistics of tensors, a guess of the architecture, differences of
-two files."""
+"""What a checkpoint holds, in numbers: statistics, a guess of the architecture, differences."""
 
 from __future__ import annotations
 

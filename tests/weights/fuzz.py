@@ -1,14 +1,13 @@
-"""Feeds damaged and made-up files to every checkpoint reader and checks that each is refused or read,
-never more.
+"""Feeds damaged and made-up files to every checkpoint reader and checks that each is refused or read, never
+more.
 
     python tests/weights/fuzz.py --count 1000000 --seed 1
 
 For every input: the outcome is a Checkpoint or a CheckpointError, within the time limit, without opening,
-importing
-or running anything (watched by an audit hook), and every array that comes back can be read to its last
-byte. Memory
-is bounded by the process limit. Inputs that reach lines of `weights` no input reached before join the corpus
-(every 16th input is traced), so the search is guided by coverage. Failures are written to --keep as files.
+importing or running anything (watched by an audit hook), and every array that comes back can be read to its
+last byte. Memory is bounded by the process limit. Inputs that reach lines of `weights` no input reached
+before join the corpus (every 16th input is traced), so the search is guided by coverage. Failures are
+written to --keep as files.
 """
 
 from __future__ import annotations
@@ -52,8 +51,7 @@ ARRAYS = {
 
 @dataclass(frozen=True)
 class Seed:
-    """A valid payload and how it becomes a file: mutating inside of checksums reaches what lies behind
-    them."""
+    """A valid payload and how it becomes a file: mutations inside of checksums reach what is behind."""
 
     name: str
     payload: bytes

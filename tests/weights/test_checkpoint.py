@@ -250,6 +250,28 @@ class Node(dict):
     """Stands for detectron2's CfgNode, which training scripts leave in their checkpoints."""
 
 
+def test_caffe2_weights_in_a_zoo_file(tmp_path):
+    """detectron2 renames blobs whenever the author is Caffe2 and matching is on."""
+    path = tmp_path / "x.pkl"
+    value = {"model": {"conv1_w": np.ones(2)}, "__author__": "Caffe2", "matching_heuristics": True}
+    path.write_bytes(pickle.dumps(value))
+    assert list(weights.read_checkpoint(path).state) == ["stem.conv1.weight"]
+
+
+def test_an_optimizer_is_not_read(tmp_path):
+    """Damage in what inference does not need does not matter, nor does its size."""
+    path = save(
+        tmp_path / "m.pth", {"model": {"a": torch.ones(50)}, "optimizer": {"state": torch.full((50,), 7.0)}}
+    )
+    data = path.read_bytes()
+    path.write_bytes(data.replace(np.full(50, 7, np.float32).tobytes(), np.full(50, 8, np.float32).tobytes()))
+    assert path.read_bytes() != data
+    assert weights.read_checkpoint(path).state["a"].sum() == 50
+    path.write_bytes(data.replace(np.ones(50, np.float32).tobytes(), np.full(50, 8, np.float32).tobytes()))
+    with pytest.raises(weights.CheckpointError, match="checksum"):
+        weights.read_checkpoint(path)
+
+
 def test_known_configuration_objects_become_placeholders(tmp_path):
     Node.__module__, Node.__qualname__ = "yacs.config", "CfgNode"
 

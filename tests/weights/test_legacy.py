@@ -166,8 +166,7 @@ def test_starting_from_a_backbone():
 
 
 def tensorpack_of(state, fpn=True, cascade=False, agnostic=False):
-    """A detectron2 state dict as tensorpack's converter writes it: transposes, its names, background
-    first."""
+    """A detectron2 state dict as tensorpack's converter writes it."""
     left, result = dict(state), {}
 
     def conv(source, target):

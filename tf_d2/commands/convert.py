@@ -41,10 +41,9 @@ def convert(
 ) -> None:
     """Convert a checkpoint; the suffix of the output decides the direction.
 
-    To .weights.h5: Keras weights that `model.load_weights` and `Predictor` read, with config and
-    provenance inside.
-    To .pkl or .pth: what detectron2's DetectionCheckpointer loads. Whatever is written is read back and
-    compared.
+    To .weights.h5: Keras weights that `model.load_weights` and `Predictor` read, with config and provenance
+    inside. To .pkl or .pth: what detectron2's DetectionCheckpointer loads. Whatever is written is read back
+    and compared.
     """
     count = run(checkpoint, output, config, checked_opts(opts), ema=ema, allow_nonfinite=allow_nonfinite)
     typer.echo(f"{output}: {count} tensors, read back and equal bit by bit")
