@@ -62,6 +62,12 @@ def dtype(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture(scope="session")
+def demo_files() -> Path:
+    """The folder of the embedded model: shapes.yaml, shapes.pkl, shapes.png."""
+    return DEMO
+
+
+@pytest.fixture(scope="session")
 def demo_predictor() -> Any:
     """The embedded model as a user gets it (float32, norms folded)."""
     import tf_d2

@@ -1,0 +1,84 @@
+"""Each package works without what it must not import, and the light parts start without TensorFlow."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+BLOCKED = """
+import sys
+
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {blocked!r}:
+            raise ImportError("blocked: " + name)
+
+sys.meta_path.insert(0, Block())
+{code}
+loaded = {{name.split(".")[0] for name in sys.modules}} & set({blocked!r})
+assert not loaded, loaded
+"""
+
+WALK = """
+import importlib, pkgutil
+def everything(package, skip=()):
+    module = importlib.import_module(package)
+    for info in pkgutil.walk_packages(module.__path__, package + "."):
+        if not info.name.startswith(tuple(skip)) and not info.name.endswith("__main__"):
+            importlib.import_module(info.name)
+"""
+
+
+def run_blocked(code, blocked):
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
+    program = BLOCKED.format(code=code, blocked=tuple(blocked))
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_block_blocks():
+    with pytest.raises(AssertionError, match="blocked: json"):
+        run_blocked("import json", ["json"])
+
+
+def test_weights_need_no_framework():
+    run_blocked(WALK + "everything('weights')", ["tensorflow", "keras", "torch", "tf_d2", "parity"])
+
+
+def test_tf_d2_needs_neither_torch_nor_parity():
+    run_blocked(WALK + "everything('tf_d2')", ["torch", "torchvision", "detectron2", "parity"])
+
+
+def test_the_core_of_parity_needs_no_framework():
+    """Everything but the workers and the torch reference, which the workers import."""
+    code = WALK + "everything('parity', ('parity.workers', 'parity.torch_reference'))"
+    run_blocked(code, ["tensorflow", "keras", "torch", "torchvision", "detectron2", "tf_d2"])
+
+
+def test_the_torch_side_of_parity_needs_no_tensorflow():
+    pytest.importorskip("torch")
+    run_blocked(
+        "import parity.workers.torch_worker, parity.torch_reference", ["tensorflow", "keras", "tf_d2"]
+    )
+
+
+@pytest.mark.parametrize(
+    "code", ["import tf_d2", "import tf_d2.cli; tf_d2.cli.make_app()", "import tf_d2.config"]
+)
+def test_these_start_without_tensorflow(code):
+    run_blocked(code, ["tensorflow", "keras", "torch"])
+
+
+def test_public_names_exist():
+    import tf_d2
+
+    assert all(hasattr(tf_d2, name) for name in tf_d2.__all__)
+    assert set(tf_d2.__all__) <= set(dir(tf_d2))
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    import tf_d2
+
+    with pytest.raises(AttributeError, match="has no attribute 'predict'"):
+        tf_d2.predict  # noqa: B018
