@@ -12,10 +12,11 @@ from weights.errors import CheckpointError
 MAX_OPCODES = 1_000_000  # pickle opcodes plus the items that an opcode copies
 MAX_PICKLE_BYTES = 256 << 20  # the pickle inside a torch zip file, which holds no tensor data
 MAX_TENSORS = 100_000
+MAX_DIRECTORY_BYTES = 8 << 20  # list of contents of a zip file; a hundred thousand entries fit
 MAX_STEPS = 500_000  # reads of an HDF5 file's structure; a tensor takes about ten
 MAX_NAME = 1024  # characters of a tensor name
 MAX_DIMS = 32  # axes of a tensor; numpy 1.x allows no more
-MAX_JSON_BYTES = 100 << 20  # header of a safetensors file, the limit of the reference implementation
+MAX_JSON_BYTES = 16 << 20  # header of a safetensors file; a hundred thousand tensors fit
 MAX_EXPANSION = 4  # bytes of all tensors over bytes of the file: views that overlap, broadcast strides
 MAX_INFLATION = 20  # bytes of decompressed zip entries over bytes of the file; weights hardly compress
 SMALL = 64 << 20  # below this many bytes the two ratios above do not matter

@@ -13,7 +13,7 @@ import zlib
 from dataclasses import dataclass
 
 from weights._files import touched
-from weights._limits import MAX_TENSORS, Budget, inflation_budget
+from weights._limits import MAX_DIRECTORY_BYTES, MAX_TENSORS, Budget, inflation_budget
 from weights.errors import CheckpointError
 
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
@@ -102,6 +102,8 @@ class _View(io.RawIOBase):
         return self.position
 
     def read(self, size: int | None = -1) -> bytes:
+        if size is not None and size > MAX_DIRECTORY_BYTES:  # each of its entries takes ten times its size
+            raise CheckpointError(f"The zip file has a list of contents of {size} bytes; no checkpoint has.")
         end = len(self.data) if size is None or size < 0 else self.position + size
         chunk = bytes(self.data[self.position : end])
         self.position += len(chunk)

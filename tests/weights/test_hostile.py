@@ -290,6 +290,14 @@ def overlapping() -> bytes:
     return data[: directory + 42] + struct.pack("<I", data.find(inner)) + data[directory + 46 :]
 
 
+def endless_directory() -> bytes:
+    """A list of contents of 9 MB, every entry the same."""
+    entry = fuzz.zip_with({"a": b""})[31:78]  # the directory's entry of 47 bytes
+    directory = entry * 200_000
+    end = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, len(directory), 31, 0)
+    return fuzz.zip_with({"a": b""})[:31] + directory + end
+
+
 def encrypted() -> bytes:
     data = bytearray(fuzz.torch_zip(b"\x80\x02N."))
     start = data.find(b"PK\x01\x02")
@@ -359,6 +367,7 @@ TORCH = {
     "duplicate names": (duplicated(), "two entries named"),
     "two names for one entry": (two_names(), "another name"),
     "overlapping entries": (overlapping(), "overlaps"),
+    "endless list of contents": (endless_directory(), "list of contents"),
     "encrypted entry": (encrypted(), "encrypted"),
     "bzip2": (with_compression(zipfile.ZIP_BZIP2), "unknown way"),
     "lzma": (with_compression(zipfile.ZIP_LZMA), "unknown way"),
@@ -453,6 +462,10 @@ SAFETENSORS = {
     "header length overflow": (struct.pack("<Q", (1 << 64) - 1) + b"{}", "header declares"),
     "header longer than the file": (struct.pack("<Q", 1000) + b"{}", "header declares"),
     "header beyond the limit": (struct.pack("<Q", 101 << 20) + b"{}", "header declares"),
+    "header of millions of lists": (
+        fuzz.safetensors(b'{"a":[' + b"[]," * 6_000_000 + b"[]]}"),
+        "header declares",
+    ),
     "header nested deeply": (fuzz.safetensors(b'{"a":' + b"[" * 200_000), "no valid JSON"),
     "header with a number of a million digits": (
         fuzz.safetensors(b'{"a":' + b"9" * 1_000_000 + b"}"),
