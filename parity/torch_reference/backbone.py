@@ -225,7 +225,8 @@ def make_backbone(model: Mapping[str, Any]) -> ResNet | RegNet | FPN:
 
 def feature_shapes(backbone: ResNet | RegNet | FPN) -> dict[str, tuple[int, int]]:
     """(channels, stride) of each output by name."""
-    if isinstance(backbone, FPN):
-        levels = [*backbone.levels, *range(backbone.levels[-1] + 1, backbone.levels[-1] + 3)]
-        return {f"p{level}": (backbone.channels, 2**level) for level in levels}
-    return {name: (backbone.channels[name], backbone.strides[name]) for name in backbone.out_features}
+    channels = backbone.channels
+    if isinstance(channels, dict):  # a bottom-up network; every level of an FPN has the same number
+        return {name: (channels[name], backbone.strides[name]) for name in backbone.out_features}
+    levels = [*backbone.levels, *range(backbone.levels[-1] + 1, backbone.levels[-1] + 3)]
+    return {f"p{level}": (channels, 2**level) for level in levels}
