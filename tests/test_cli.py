@@ -1,0 +1,106 @@
+"""The command line's frame: lists after one option, exit codes, errors as one line."""
+
+import pytest
+
+from tf_d2 import cli
+from tf_d2.commands.options import checked_opts, write_atomically
+
+
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        ("predict --input a b c --output d", "predict --input=a --input=b --input=c --output d"),
+        ("predict --opts A 1 B -2 --input x", "predict --opts=A --opts=1 --opts=B --opts=-2 --input=x"),
+        ("predict --input=a --output d", "predict --input=a --output d"),
+        ("predict --input --output d", "predict --output d"),
+        ("zoo list", "zoo list"),
+        ("--help", "--help"),
+        ("", ""),
+    ],
+)
+def test_lists_are_spread(words, expected):
+    assert cli.spread_lists(words.split()) == expected.split()
+
+
+def run(arguments, capsys):
+    """(exit status, standard output, standard error)."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    printed = capsys.readouterr()
+    return stop.value.code, printed.out, printed.err
+
+
+def test_help_lists_the_commands(capsys):
+    status, out, _ = run(["--help"], capsys)
+    assert status in (0, None)
+    assert all(name in out for name in ("predict", "convert", "inspect", "export", "zoo", "demo", "parity"))
+
+
+def test_an_unknown_command_is_status_2(capsys):
+    status, _, err = run(["fly"], capsys)
+    assert status == 2 and "No such command" in err
+
+
+@pytest.mark.parametrize(
+    "error, message",
+    [
+        (ValueError("the value"), "tf-d2: error: the value\n"),
+        (KeyError("the key"), "tf-d2: error: the key\n"),
+        (
+            FileNotFoundError(2, "No such file or directory", "x.pkl"),
+            "tf-d2: error: x.pkl: No such file or directory\n",
+        ),
+        (OSError("plain"), "tf-d2: error: plain\n"),
+        (MemoryError(), "tf-d2: error: MemoryError\n"),
+        (RuntimeError("boom"), "tf-d2: error: internal error, RuntimeError: boom (set TF_D2_DEBUG=1"),
+    ],
+)
+def test_errors_are_one_line_and_status_2(error, message, capsys, monkeypatch):
+    def fail():
+        raise error
+
+    monkeypatch.setattr(cli, "make_app", fail)
+    monkeypatch.delenv("TF_D2_DEBUG", raising=False)
+    status, out, err = run([], capsys)
+    assert status == 2 and err.startswith(message) and out == ""
+    assert err.count("\n") == 1 and "Traceback" not in err
+
+
+def test_debug_shows_the_traceback(monkeypatch):
+    def fail():
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr(cli, "make_app", fail)
+    monkeypatch.setenv("TF_D2_DEBUG", "1")
+    with pytest.raises(RuntimeError, match="boom"):
+        cli.main([])
+
+
+def test_an_interrupt_is_status_130(capsys, monkeypatch):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "make_app", interrupt)
+    assert run([], capsys) == (130, "", "interrupted\n")
+
+
+def test_opts_are_pairs():
+    assert checked_opts(None) == [] and checked_opts(["A", "1"]) == ["A", "1"]
+    with pytest.raises(ValueError, match="pairs KEY VALUE, got 1 words: A"):
+        checked_opts(["A"])
+
+
+def test_files_are_whole_or_absent(tmp_path, monkeypatch):
+    path = tmp_path / "result.json"
+    write_atomically(path, b"one")
+    write_atomically(path, b"two")
+    assert path.read_bytes() == b"two" and path.stat().st_mode & 0o777 == 0o644
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, b"three")
+    assert path.read_bytes() == b"two"
+    assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
