@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.framework.tensor_pb2 import TensorProto
 
 import tf_d2
 from tf_d2.client import to_result
@@ -25,7 +26,9 @@ from .conftest import DEMO, encoded
 
 @pytest.fixture(scope="module")
 def expected(picture: np.ndarray) -> tf_d2.Instances:
-    return tf_d2.Predictor(DEMO / "shapes.yaml", DEMO / "shapes.pkl")(picture[:, :, ::-1])["instances"]
+    predictor = tf_d2.Predictor(DEMO / "shapes.yaml", DEMO / "shapes.pkl")
+    predictor.model.freeze()  # oneDNN rounds otherwise with constant weights, by up to 2e-4 px here
+    return predictor(picture[:, :, ::-1])["instances"]
 
 
 def assert_same(found: tf_d2.Instances, expected: tf_d2.Instances, pixels: float = 1e-4) -> None:
@@ -71,21 +74,18 @@ def test_every_output_is_batched_and_finite(demo_export: SimpleNamespace, pictur
 
 
 def test_batch_of_different_sizes(demo_export: SimpleNamespace, picture: np.ndarray) -> None:
-    images = [picture, picture[:200, :330], picture.transpose(1, 0, 2)]
+    """The image that sets the canvas gets the answer it gets alone; the other one is padded, as in detectron2."""
+    images = [picture[:100, :200], picture[:300, :450]]  # network inputs 144x288 and 192x288
     files = [encoded(image) for image in images]
     together = demo_export.run("serving_bytes", image_bytes=files)
     np.testing.assert_array_equal(together["image_size"], [image.shape[:2] for image in images])
-    for i, data in enumerate(files):
-        alone = demo_export.run("serving_bytes", image_bytes=[data])
-        # The canvas of the batch is larger: confident detections stay, up to detectron2's padding effect.
-        sure = alone["detection_scores"][0] > 0.5
-        assert sure.any()
-        np.testing.assert_array_equal(
-            together["detection_classes"][i][: sure.sum()], alone["detection_classes"][0][sure]
-        )
-        np.testing.assert_allclose(
-            together["detection_boxes"][i][: sure.sum()], alone["detection_boxes"][0][sure], atol=1.5
-        )
+    for i, tolerance in enumerate((None, 1e-4)):
+        alone = demo_export.run("serving_bytes", image_bytes=[files[i]])
+        assert alone["detection_scores"][0, 0] > 0.5
+        assert together["detection_classes"][i, 0] == alone["detection_classes"][0, 0]
+        if tolerance is not None:
+            for name, value in alone.items():
+                np.testing.assert_allclose(together[name][i], value[0], rtol=0, atol=tolerance, err_msg=name)
 
 
 # === Bad requests ===
@@ -273,7 +273,7 @@ def test_warmup_records_run(demo_export: SimpleNamespace) -> None:
     for record in records[:2]:
         request = dict(fields(dict(fields(dict(fields(memoryview(record)))[6]))[1]))
         spec, entry = dict(fields(request[1])), dict(fields(request[2]))
-        tensor = tf.make_ndarray(tf.compat.v1.TensorProto.FromString(bytes(entry[2])))
+        tensor = tf.make_ndarray(TensorProto.FromString(bytes(entry[2])))
         signature, name = bytes(spec[3]).decode(), bytes(entry[1]).decode()
         outputs = demo_export.run(signature, **{name: tensor})
         assert outputs["image_status"].tolist() == [0]

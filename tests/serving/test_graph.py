@@ -1,0 +1,152 @@
+"""Requests around a core that shows what it was given, and the padding of rows."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+import tf_d2
+from tf_d2.config import load_config
+from tf_d2.serving import graph
+from tf_d2.serving.graph import GraphOptions, Requests
+
+from .conftest import DEMO
+
+CONFIG = load_config(DEMO / "shapes.yaml")  # shortest side 192, longest 288, BGR
+SIDE = 300  # of the canvas that the core below shows
+
+
+def showing_core(canvas: Any, network_sizes: Any, sizes: Any, map_size: Any, *rest: Any) -> Any:
+    """Everything the core is called with, as outputs."""
+    shape = tf.shape(canvas)
+    shown = tf.pad(canvas, [[0, 0], [0, SIDE - shape[1]], [0, SIDE - shape[2]], [0, 0]])
+    outputs = {
+        "canvas": tf.ensure_shape(shown, [canvas.shape[0], SIDE, SIDE, 3]),
+        "canvas_size": tf.repeat(shape[None, 1:3], shape[0], axis=0),
+        "network_sizes": network_sizes,
+        "sizes": sizes,
+        "map_size": tf.repeat(map_size[None], shape[0], axis=0),
+        "num_detections": sizes[:, 0],
+        "text_bytes": tf.strings.as_string(sizes[:, :1]),
+        "flag": sizes > 0,
+    }
+    for i, value in enumerate(rest):
+        outputs[f"proposals{i}"] = value
+    return outputs
+
+
+def call(pad_independent: bool, bad_images: str = "status", proposals: bool = False) -> Callable[..., Any]:
+    options = GraphOptions(5, "roi", "labels", 60_000, pad_independent, bad_images)  # pyright: ignore
+    core = showing_core
+    if pad_independent:
+        core = tf.function(showing_core, input_signature=graph.core_specs(CONFIG, options), autograph=False)
+    specs = [tf.TensorSpec([None], tf.string)]
+    if proposals:
+        specs += [tf.TensorSpec([None, None, 4], tf.float32), tf.TensorSpec([None], tf.int32)]
+    function = tf.function(Requests(CONFIG, options, core).from_bytes, input_signature=specs, autograph=False)
+    return lambda *arguments: {name: value.numpy() for name, value in function(*arguments).items()}
+
+
+def image(height: int, width: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(height).integers(0, 255, (height, width, 3), np.uint8))
+
+
+def png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+IMAGES = [image(100, 150), image(150, 100), image(64, 64)]
+NETWORK = [(192, 288), (288, 192), (192, 192)]
+
+
+@pytest.mark.parametrize("pad_independent", [False, True])
+def test_canvas_and_order(pad_independent: bool) -> None:
+    files = [png(IMAGES[0]), b"broken", png(IMAGES[1]), png(image(300, 300)), png(IMAGES[2])]
+    outputs = call(pad_independent)(files)
+    good = [0, 2, 4]
+    assert outputs["image_status"].tolist() == [0, 1, 0, 2, 0]
+    assert outputs["num_detections"].tolist() == [100, -1, 150, -1, 64]
+    assert outputs["image_size"].tolist() == [[100, 150], [0, 0], [150, 100], [0, 0], [64, 64]]
+    assert outputs["text_bytes"].tolist() == [[b"100"], [b""], [b"150"], [b""], [b"64"]]
+    assert outputs["flag"][:, 0].tolist() == [True, False, True, False, True]
+    np.testing.assert_array_equal(outputs["network_sizes"][good], NETWORK)
+    np.testing.assert_array_equal(outputs["sizes"], outputs["image_size"])
+    assert (outputs["map_size"][good] == [150, 150]).all()
+    expected = NETWORK if pad_independent else [(288, 288)] * 3
+    np.testing.assert_array_equal(outputs["canvas_size"][good], expected)
+    for row, picture, (height, width) in zip(good, IMAGES, NETWORK, strict=True):
+        canvas = outputs["canvas"][row]
+        resized = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))[:, :, ::-1]
+        np.testing.assert_array_equal(canvas[:height, :width], resized)
+        assert not canvas[height:].any()
+        assert not canvas[:, width:].any()
+    assert not outputs["canvas"][[1, 3]].any()
+
+
+@pytest.mark.parametrize("pad_independent", [False, True])
+def test_no_usable_image(pad_independent: bool) -> None:
+    run = call(pad_independent)
+    outputs = run([b"", b"x"])
+    assert outputs["num_detections"].tolist() == [-1, -1]
+    assert not outputs["canvas"].any()
+    assert {len(value) for value in run(np.zeros(0, object)).values()} == {0}
+
+
+def test_bad_image_can_fail_the_request() -> None:
+    run = call(False, "error")
+    assert run([png(IMAGES[0])])["num_detections"].tolist() == [100]
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"unusable image .* \[0 1\]"):
+        run([png(IMAGES[0]), b"x"])
+
+
+def test_proposals_follow_their_image() -> None:
+    boxes = np.arange(24, dtype=np.float32).reshape(3, 2, 4)
+    counts = np.array([2, 1, 0], np.int32)
+    outputs = call(False, proposals=True)([png(IMAGES[0]), b"x", png(IMAGES[2])], boxes, counts)
+    np.testing.assert_array_equal(outputs["proposals0"][[0, 2]], boxes[[0, 2]])
+    np.testing.assert_array_equal(outputs["proposals1"], [2, 0, 0])
+
+
+# === Rows ===
+
+
+def test_pad_rows_by_hand() -> None:
+    rows = tf.constant([[1.0], [2], [3], [4], [5]])
+    padded = graph.pad_rows(rows, tf.constant([0, 0, 0, 2, 2]), tf.constant([3, 0, 2]), 2)
+    np.testing.assert_array_equal(padded[..., 0], [[1, 2], [0, 0], [4, 5]])
+
+
+def test_given_proposals_are_transform_proposals() -> None:
+    rng = np.random.default_rng(0)
+    sizes, network = np.array([[97, 211], [333, 64]]), np.array([[192, 418], [800, 154]])
+    boxes = (rng.random((2, 40, 4)) * 300 - 40).astype(np.float32)
+    counts = np.array([40, 17])
+    found = graph.given_proposals(
+        *(
+            tf.constant(v, d)
+            for v, d in ((boxes, "float32"), (counts, "int32"), (network, "int32"), (sizes, "int32"))
+        ),
+        topk=8,
+    )
+    expected = [
+        tf_d2.transform_proposals(boxes[i, : counts[i]], tuple(sizes[i]), tuple(network[i]), 8)
+        for i in range(2)
+    ]
+    np.testing.assert_array_equal(found.boxes, np.concatenate(expected))
+    np.testing.assert_array_equal(found.counts, [len(e) for e in expected])
+    np.testing.assert_array_equal(found.image_index, np.repeat([0, 1], [len(e) for e in expected]))
+    assert 0 < len(expected[1]) <= 8 == len(expected[0])
+
+
+def test_outputs_are_finite() -> None:
+    values = tf.constant([1.0, np.nan, np.inf, -np.inf])
+    assert graph._finite(values).numpy().tolist() == [1, 0, 0, 0]
+    assert graph._finite(tf.constant([3])).numpy().tolist() == [3]
