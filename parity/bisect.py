@@ -84,20 +84,18 @@ def bisect(
 
     Needs the files that ``run`` left in ``output``. Raises ValueError when nothing can be narrowed.
     """
-    found = next(
-        ((k, c) for k, c in enumerate(comparisons) if c.first_bad and c.first_bad.verdict is Verdict.LOCAL),
-        None,
+    index, comparison = next(
+        ((k, c) for k, c in enumerate(comparisons) if any(s.verdict is Verdict.LOCAL for s in c.stages)),
+        (-1, None),
     )
-    if found is None:
+    if comparison is None:
         raise ValueError("no stage is wrong by itself, so there is nothing to narrow")
-    index, comparison = found
-    assert comparison.first_bad is not None
     setup_file = output / "setup.json"
     if not setup_file.is_file():
         raise ValueError(f"{setup_file} is missing: --bisect needs both sides to run, not two recordings")
     setup = json.loads(setup_file.read_text())
     config = yaml.safe_load(Path(setup["config"]).read_text())
-    unit = unit_of(comparison.first_bad.name, units(config))
+    stage, unit = first_local(comparison, units(config))
     profile = get_profile(comparison.profile)
     reference = (output / "reference.h5").resolve()
     with Trace(reference) as trace:
@@ -105,13 +103,23 @@ def bisect(
         lacking = [n for n in unit.inputs if n not in image]
         if lacking:
             raise ValueError(f"the reference does not hold the inputs of {unit.name}: {', '.join(lacking)}")
-        script = write_script(unit, image, setup, comparison, output, mutate)
+        script = write_script(unit, image, setup, (stage, comparison), output, mutate)
     errors: list[ModuleError] = []
     if unit.kind == "continuous":
         errors = _modules(
             unit, setup, comparison.profile, index, reference, output, torch_python, mutate, timeout
         )
     return summary(unit, errors, profile.forced_ceiling, script)
+
+
+def first_local(comparison: Comparison, table: Sequence[Unit]) -> tuple[str, Unit]:
+    """The first stage that is wrong by itself and computed by a unit, and that unit. Raises ValueError
+    where only files or weights are wrong."""
+    local = [s.name for s in comparison.stages if s.verdict is Verdict.LOCAL]
+    for name in local:
+        if any(o == name or o.startswith(name + "/") for u in table for o in u.outputs):
+            return name, unit_of(name, table)
+    raise ValueError(f"{local[0]} differs, which no unit computes: compare files and weights (--keep-going)")
 
 
 def unit_of(stage: str, table: Sequence[Unit]) -> Unit:
@@ -180,7 +188,11 @@ def smallest(errors: Sequence[ModuleError], limit: float) -> ModuleError | None:
 def summary(unit: Unit, errors: Sequence[ModuleError], limit: float, script: Path) -> str:
     """What bisecting found."""
     lines = [f"\nbisect: unit {unit.name} ({unit.op}) computes {unit.outputs[0]}"]
-    for e in errors:
+    fine = [e for e in errors if e.error is not None and e.error <= limit]
+    if fine:
+        worst = max(e.error or 0.0 for e in fine)
+        lines.append(f"  {len(fine)} modules agree on their recorded input, to {worst:.1e} or better")
+    for e in (e for e in errors if e not in fine):
         value = f"{e.error:.1e}" if e.error is not None else "-"
         mark = "" if e.error is None or e.error <= limit else "  <- differs on the same input"
         lines.append(f"  {e.name:50} {value:>8} {e.note if e.note != 'relu' else ''}{mark}")
@@ -197,10 +209,15 @@ def summary(unit: Unit, errors: Sequence[ModuleError], limit: float, script: Pat
 
 
 def write_script(
-    unit: Unit, image: ImageTrace, setup: Mapping[str, str], comparison: Comparison, output: Path, mutate: str
+    unit: Unit,
+    image: ImageTrace,
+    setup: Mapping[str, str],
+    fault: tuple[str, Comparison],
+    output: Path,
+    mutate: str,
 ) -> Path:
-    """A script and its .npz that show the difference without the harness."""
-    assert comparison.first_bad is not None
+    """A script and its .npz that show the difference (of a stage of a comparison) without the harness."""
+    stage, comparison = fault
     name = "repro_" + "".join(c if c.isalnum() else "_" for c in unit.name)
     arrays = {f"input{k}": image[n] for k, n in enumerate(unit.inputs)}
     arrays |= {n: image[n] for n in unit.outputs if n in image}
@@ -213,7 +230,7 @@ def write_script(
             f"plant({mutate!r}, predictor).__enter__()\n"
         )
     text = SCRIPT.format(
-        headline=f"{comparison.first_bad.name} differs from {comparison.reference} on the same input.",
+        headline=f"{stage} differs from {comparison.reference} on the same input.",
         name=name,
         config=setup["config"],
         weights=setup["weights"],

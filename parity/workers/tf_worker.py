@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import sys
@@ -369,11 +370,18 @@ def modules(request: Request) -> None:
 
 
 def layers_by_module(model: Any) -> dict[str, Any]:
-    """Layers that own weights, and the blocks around them, by detectron2's module names."""
+    """Layers and blocks that own weights, by detectron2's module names: the path all their variables share."""
     from tf_d2.layers.base import walk
 
-    held = {str(layer.path).removeprefix("model/"): layer for layer in walk(model) if layer.path}
-    return {path.replace("/", "."): layer for path, layer in held.items()}
+    held: dict[str, Any] = {}
+    for layer in walk(model):
+        paths = [v.path.removeprefix("model/").split("/")[:-1] for v in layer.variables]
+        if paths:
+            same = itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))
+            held[".".join(parts[0] for parts in same)] = (
+                layer  # a layer comes after the block around it and takes its place
+            )
+    return held
 
 
 def resolve(request: Request) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import parity
-from parity.bisect import ModuleError, bisect, smallest, summary, unit_of, write_script
+from parity.bisect import ModuleError, bisect, first_local, smallest, summary, unit_of, write_script
 from parity.stages import Unit
 from parity.trace import Trace, TraceWriter
 
@@ -21,6 +21,19 @@ def test_the_unit_of_a_stage_and_of_a_set():
     assert unit_of("steps/proposal_generator/0/0", [FPN, RPN]) is RPN
     with pytest.raises(ValueError, match="weights"):
         unit_of("weights", [FPN, RPN])
+
+
+def test_weights_are_passed_over_for_the_stage_they_spoil():
+    from parity.results import Comparison, StageResult
+    from parity.status import Status, Verdict
+
+    stages = [
+        StageResult(n, "heads", "exact", Status.FAIL, verdict=Verdict.LOCAL)
+        for n in ("weights", "steps/backbone/p2")
+    ]
+    assert first_local(Comparison("a", "b", "strict", stages), [FPN, RPN]) == ("steps/backbone/p2", FPN)
+    with pytest.raises(ValueError, match="weights"):
+        first_local(Comparison("a", "b", "strict", stages[:1]), [FPN, RPN])
 
 
 def test_the_smallest_failing_module_is_the_innermost_first_one():
@@ -51,7 +64,7 @@ def test_the_script_is_valid_and_complete(tmp_path):
     (comparison,) = parity.compare(reference, candidate)
     with Trace(path) as trace:
         setup = {"config": "it's.yaml", "weights": "w.pkl"}
-        script = write_script(FPN, trace.images[0], setup, comparison, tmp_path, "")
+        script = write_script(FPN, trace.images[0], setup, ("steps/backbone/p2", comparison), tmp_path, "")
     ast.parse(script.read_text())
     with np.load(script.with_suffix(".npz")) as data:
         assert sorted(data) == ["input0", "steps/backbone/p2"]
