@@ -227,7 +227,7 @@ def write_script(
     if mutate:
         plant = (
             "from parity.workers.tf_mutations import plant  # the bug was planted\n"
-            f"plant({mutate!r}, predictor).__enter__()\n"
+            f"planted = plant({mutate!r}, predictor)\nplanted.__enter__()\n"
         )
     text = SCRIPT.format(
         headline=f"{stage} differs from {comparison.reference} on the same input.",

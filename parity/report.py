@@ -18,6 +18,7 @@ import numpy as np
 from parity import plots
 from parity.comparator import row_owners
 from parity.profiles import get_profile
+from parity.report_page import PAGE
 from parity.results import (
     Comparison,
     StageResult,
@@ -85,7 +86,7 @@ def _open(path: Path) -> Trace | None:
 def render(comparisons: Sequence[Comparison], sections: Sequence[Mapping[str, Any]]) -> str:
     """The page's text."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=jinja2.DictLoader({"report.html": PAGE}),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -93,7 +94,7 @@ def render(comparisons: Sequence[Comparison], sections: Sequence[Mapping[str, An
     )
     environment.filters |= {"number": number, "short": short, "colour": plots.status_colour}
     result = to_json(list(comparisons))
-    return environment.get_template("report.html.j2").render(
+    return environment.get_template("report.html").render(
         sections=sections,
         status=overall_status(list(comparisons)),
         exit_code=overall_exit_code(list(comparisons)),

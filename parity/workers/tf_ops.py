@@ -198,6 +198,8 @@ def deform_conv2d(i: Inputs, a: Args) -> list[np.ndarray]:
     return _nchw(_graph(call, *maps))
 
 
+KEPT: list[Any] = []
+
 FUNCTIONS = {
     f.__name__: f
     for f in (
@@ -239,7 +241,9 @@ def configure(job: Mapping[str, Any]) -> dict[str, Any]:
     if job.get("mutate"):
         from parity.workers.tf_mutations import plant
 
-        plant(job["mutate"]).__enter__()  # for the rest of this process
+        planted = plant(job["mutate"])
+        planted.__enter__()
+        KEPT.append(planted)  # a context manager that is collected undoes its work
     return {"backend": "tf", "versions": {"tensorflow": tf.__version__}}
 
 

@@ -1,4 +1,8 @@
-<!doctype html>
+"""The report's page, as a Jinja template. A module and not a data file, so that it is installed with the code."""
+
+# ruff: noqa: E501
+
+PAGE = r"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -165,3 +169,4 @@ document.querySelectorAll('[data-save]').forEach(function (b) {
 </script>
 </body>
 </html>
+"""
