@@ -100,18 +100,93 @@ def torch_pickle() -> bytes:
 _torch_prefix = LEGACY_PREFIX
 
 
+def torch_dict(entries: dict[str, bytes]) -> bytes:
+    """A pickle of a dictionary of pickled values."""
+    parts = [op.protocol(2), op.EMPTY_DICT, op.MARK]
+    for key, value in entries.items():
+        parts += [op.text(key), value]
+    return b"".join([*parts, op.SET_ITEMS, op.STOP])
+
+
+def inner_dict(entries: dict[str, bytes]) -> bytes:
+    """:func:`torch_dict` as a value within another pickle."""
+    return torch_dict(entries)[2:-1]
+
+
+def torch_training() -> bytes:
+    """A distributed run's file: "module." everywhere, EMA weights, one storage seen as two dtypes, a
+    config object."""
+    floats = op.torch_tensor("FloatStorage", "0", (2, 8))
+    state = {"module.a": floats, "module.b": op.torch_tensor("IntStorage", "0", (16,))}
+    ema = {"state_dict": inner_dict({"module.a": op.torch_tensor("FloatStorage", "1", (2, 8))})}
+    config = op.name("yacs.config", "CfgNode") + b")\x81" + op.EMPTY_DICT + op.BUILD
+    return torch_dict({"model": inner_dict(state), "model_ema": inner_dict(ema), "cfg": config})
+
+
+def torch_pycls() -> bytes:
+    """What pycls saves."""
+    tensors = {"stem.weight": op.torch_tensor("FloatStorage", "0", (4, 4))}
+    return torch_dict({"model_state": inner_dict(tensors), "epoch": op.integer(3), "cfg": op.text("A: 1")})
+
+
+def deflated_torch(payload: bytes) -> bytes:
+    """:func:`torch_zip` compressed, as some tools store it again."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", payload)
+        for index in range(4):
+            archive.writestr(f"archive/data/{index}", bytes(range(64)))
+    return buffer.getvalue()
+
+
+def legacy_file(body: bytes) -> bytes:
+    """A file of torch's format before 1.6: header, pickle, one storage of four floats."""
+    header = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
+    return (
+        b"".join(pickle.dumps(part, 2) for part in header)
+        + body
+        + pickle.dumps(["0"], 2)
+        + struct.pack("<q16x", 4)
+    )
+
+
+def legacy_reference() -> bytes:
+    """The persistent id of that storage, with the view metadata of the old format."""
+    items = (
+        op.text("storage") + op.name("torch", "FloatStorage") + op.text("0") + op.text("cpu") + op.integer(4)
+    )
+    return op.MARK + items + b"N" + op.TUPLE + op.PERSISTENT
+
+
+def rebuilt(storage: bytes) -> bytes:
+    """A tensor of shape (2, 2) on a pickled storage."""
+    arguments = (storage, op.integer(0), op.integers((2, 2)), op.integers((2, 1)), op.FALSE, op.EMPTY_DICT)
+    return op.call(op.name("torch._utils", "_rebuild_tensor_v2"), *arguments)
+
+
 def legacy_torch() -> bytes:
-    """A file of torch's format before 1.6 with one tensor."""
-    header = (
-        pickle.dumps(0x1950A86A20F9469CFC6C, 2)
-        + pickle.dumps(1001, 2)
-        + pickle.dumps({"little_endian": True}, 2)
+    """An old torch file with one tensor."""
+    return legacy_file(torch_dict({"a.weight": rebuilt(legacy_reference())}))
+
+
+def nested_torch() -> bytes:
+    """A plain pickle of a torch tensor: its storage is a torch file inside."""
+    storage = legacy_file(op.protocol(2) + legacy_reference() + op.STOP)
+    nested = op.call(
+        op.name("torch.storage", "_load_from_bytes"), b"B" + struct.pack("<I", len(storage)) + storage
     )
-    tensor = op.torch_tensor("FloatStorage", "0", (2, 2)).replace(
-        op.text("cpu") + op.integer(4) + op.TUPLE, op.text("cpu") + op.integer(4) + b"N" + op.TUPLE
+    return torch_dict({"model": inner_dict({"a.weight": rebuilt(nested)}), "__author__": op.text("x")})
+
+
+def python2_pickle() -> bytes:
+    """Blobs as Python 2 pickled them: bytes are strings, here longer than those that are decoded at once."""
+    data = np.arange(1100, dtype=np.float32).tobytes()
+    shell = op.call(
+        op.name("numpy.core.multiarray", "_reconstruct"), op.name("numpy", "ndarray"), b")", b"U\x01b"
     )
-    body = op.protocol(2) + op.EMPTY_DICT + op.MARK + op.text("a.weight") + tensor + op.SET_ITEMS + op.STOP
-    return header + body + pickle.dumps(["0"], 2) + struct.pack("<q", 4) + bytes(16)
+    state = op.MARK + op.integer(1) + op.integers((1100,)) + op.numpy_dtype(np.dtype("<f4")) + op.FALSE
+    array = shell + state + b"T" + struct.pack("<I", len(data)) + data + op.TUPLE + op.BUILD
+    return torch_dict({"bbox_pred_b": array})
 
 
 def npy(payload: bytes) -> bytes:
@@ -138,7 +213,14 @@ def seeds() -> list[Seed]:
         "fc1/kernel": np.ones((1, 1, 2, 3), np.float32),
     }
     source = {"fc1.weight": np.ones((3, 2), np.float16)}
-    blobs = {"conv1_w": np.ones((2, 3)), "cls_score_b": np.ones(3), "conv1_w_momentum": np.ones(2)}
+    blobs = {
+        "conv1_w": np.ones((2, 3)),
+        "conv1_b": np.zeros(2),
+        "cls_score_b": np.ones(3),
+        "bbox_pred_b": np.ones(8),
+        "mask_fcn_logits_b": np.ones(3),
+        "conv1_w_momentum": np.ones(2),
+    }
     zoo = {"model": ARRAYS, "__author__": "zoo"}
     numbers = (
         b'{"a":{"dtype":"F32","shape":[2,4],"data_offsets":[0,32]},'
@@ -150,6 +232,12 @@ def seeds() -> list[Seed]:
         Seed("caffe2", pickle.dumps({"blobs": blobs, "cfg": "x"}, 2)),
         Seed("pth", written(weights.write_pth, ".pth", {"a.b": np.ones(3, np.float32)})),
         Seed("legacy", legacy_torch()),
+        Seed("nested", nested_torch()),
+        Seed("python 2", python2_pickle()),
+        Seed(
+            "safetensors metadata",
+            written(weights.write_safetensors, ".safetensors", ARRAYS, metadata={"a": "b"}),
+        ),
         Seed("npz", npy(array_file(np.ones((3, 2), np.float32)))),
         Seed("safetensors", written(weights.write_safetensors, ".safetensors", ARRAYS)),
         Seed(
@@ -167,6 +255,9 @@ def seeds() -> list[Seed]:
     ]
     wrapped = [
         Seed("pth pickle", torch_pickle(), torch_zip),
+        Seed("pth training", torch_training(), torch_zip),
+        Seed("pth pycls", torch_pycls(), torch_zip),
+        Seed("pth deflated", torch_pickle(), deflated_torch),
         Seed("npy", array_file(np.ones((3, 2), np.float32)), npy),
         Seed("safetensors header", numbers, safetensors),
     ]
@@ -334,12 +425,13 @@ def run(count: int, seed: int, seconds: float = float("inf")) -> Report:
     """Feed ``count`` inputs (or as many as ``seconds`` allow) to the readers."""
     rng = random.Random(seed)
     report = Report(corpus=seeds())
+    valid = len(report.corpus)
     for item in report.corpus:
         _read(memoryview(item.wrap(item.payload)), False)  # the codecs it needs are imported now, unwatched
         assert check(item.wrap(item.payload)).startswith("read "), item.name
     end = time.monotonic() + seconds
     while report.inputs < count and time.monotonic() < end:
-        item = _next(report.corpus, rng)
+        item = _next(report.corpus, valid, rng)
         try:
             data = item.wrap(item.payload)
         except (ValueError, struct.error):
@@ -349,16 +441,18 @@ def run(count: int, seed: int, seconds: float = float("inf")) -> Report:
         started = time.perf_counter()
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            _one(report, item, data, traced, ema=rng.random() < 0.1)
+            _one(report, item, data, traced, ema=rng.random() < 0.3)
         report.slowest = max(report.slowest, time.perf_counter() - started)
     return report
 
 
-def _next(corpus: list[Seed], rng: random.Random) -> Seed:
+def _next(corpus: list[Seed], valid: int, rng: random.Random) -> Seed:
+    """A mutant of the corpus, or something made up; the ``valid`` files it begins with get half of the
+    work."""
     if rng.random() < 0.1:
         wrap = rng.choice((torch_zip, bytes))
         return Seed("soup", opcode_soup(rng), wrap)
-    parent = rng.choice(corpus)
+    parent = rng.choice(corpus if rng.random() < 0.5 else corpus[:valid])
     return Seed(parent.name, mutate(parent.payload, rng), parent.wrap)
 
 
