@@ -101,4 +101,4 @@ def max_pool2d(x: tf.Tensor, kernel_size: int, stride: int, padding: int) -> tf.
 
 def static_shape(kernel: tf.Tensor) -> tuple[int, int, int, int]:
     """The shape of a kernel, which is always known."""
-    return tuple(kernel.shape.as_list())  # pyright: ignore[reportReturnType]
+    return tuple(kernel.shape)  # pyright: ignore[reportReturnType]
