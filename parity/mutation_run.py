@@ -196,7 +196,7 @@ def family_setup(
     else:
         name, opts = FAMILIES[family]
         config = folder / "random.yaml"
-        job = {"mode": "resolve", "config_yaml": name, "weights": "", "opts": opts, "images": ["none"]}
+        job = {"mode": "config", "config_yaml": name, "weights": "", "opts": opts, "images": ["none"]}
         call_worker("parity.workers.tf_worker", sys.executable, job, config, timeout, progress)
         weights = folder / "random.safetensors"
         random_job = {"config_yaml": str(config.resolve()), "seed": 7}

@@ -384,6 +384,14 @@ def layers_by_module(model: Any) -> dict[str, Any]:
     return held
 
 
+def write_config(request: Request) -> None:
+    """Write the full configuration only."""
+    from tf_d2.config import resolve_yaml
+
+    text = resolve_yaml(request.job.config_yaml, request.opts)
+    Path(request.job.output).write_text(text, encoding="utf-8")
+
+
 def resolve(request: Request) -> None:
     """Write the full configuration, and the state dict beside it as ``<output>.npz``."""
     import weights
@@ -411,6 +419,7 @@ MODES: dict[str, Callable[[Request], None]] = {
     "trace": trace,
     "mutations": mutations,
     "modules": modules,
+    "config": write_config,
     "resolve": resolve,
     "export": export,
 }
