@@ -65,7 +65,8 @@ def test_results_are_coco_results(predict, demo_files, demo_reference):
         x, y, w, h = row["bbox"]
         np.testing.assert_allclose((x, y, x + w, y + h), box, rtol=0, atol=1e-3)
         np.testing.assert_array_equal(coco_mask.decode(row["segmentation"]).astype(bool), mask)
-    assert Image.open(output / "shapes.detections.png").size == (480, 360)
+    with Image.open(output / "shapes.detections.png") as drawn:
+        assert drawn.size == (480, 360)
 
 
 def test_threshold_and_no_drawing(predict, demo_files, demo_reference):
