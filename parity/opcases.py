@@ -48,7 +48,8 @@ def save(cases: list[Case], path: Path) -> None:
     """Write cases to one .npz file."""
     arrays: dict[str, Any] = {f"{c.path}/{key}": value for c in cases for key, value in c.inputs.items()}
     index = [{"op": c.op, "name": c.name, "args": dict(c.args), "inputs": list(c.inputs)} for c in cases]
-    np.savez(path, **arrays, **{"index": np.array(json.dumps(index))})
+    arrays["index"] = np.array(json.dumps(index))
+    np.savez(path, **arrays)
 
 
 def load(path: str | Path) -> list[Case]:

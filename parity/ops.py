@@ -95,7 +95,7 @@ def compare_output(reference: np.ndarray, candidate: np.ndarray, limit: float) -
         unequal = int((reference != candidate).sum())
         return (f"{unequal} of {reference.size} values differ" if unequal else ""), None
     codes = [np.where(np.isnan(a), 2, np.isinf(a) * np.sign(a)) for a in (reference, candidate)]
-    if not np.array_equal(*codes):
+    if not np.array_equal(codes[0], codes[1]):
         return f"NaN or infinity in {int((codes[0] != codes[1]).sum())} other places", None
     if reference.size == 0:
         return "", None
