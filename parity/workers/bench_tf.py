@@ -57,6 +57,8 @@ def main() -> int:
     job = json.loads(Path(parser.parse_args().job).read_text())
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
+    # As tf-d2 predict does: one model, run as a graph only, whose weights oneDNN may lay out once.
+    os.environ.setdefault("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", "1")
     if job["device"] == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     return bench_loop.serve(lambda: load(job))
