@@ -55,14 +55,18 @@ def measure(client: Client, data: bytes, concurrency: int, seconds: float) -> tu
 
 def row(concurrency: int, latencies: np.ndarray, failures: int, seconds: float) -> str:
     """One line of the table."""
-    cells = [f"{v * 1e3:.0f}" for v in np.percentile(latencies, [50, 95, 99])] if len(latencies) else ["-"] * 3
+    cells = (
+        [f"{v * 1e3:.0f}" for v in np.percentile(latencies, [50, 95, 99])] if len(latencies) else ["-"] * 3
+    )
     rate = f"{len(latencies) / seconds:.2f}"
     return f"| {concurrency} | {' | '.join(cells)} | {rate} | {len(latencies)} | {failures} |"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter) parser.add_argument("url")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("url")
     parser.add_argument("model")
     parser.add_argument("image", type=Path)
     parser.add_argument("--seconds", type=float, default=10.0, help="for each concurrency")
