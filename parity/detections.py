@@ -173,14 +173,14 @@ def compare_sets(
     rows = np.array([p[0] for p in pairs], int)
     cols = np.array([p[1] for p in pairs], int)
     gaps = np.abs(reference.boxes[rows].astype(np.float64) - candidate.boxes[cols])
-    ious = box_iou(reference.boxes[rows], candidate.boxes[cols])
+    ious = [box_iou(reference.boxes[i : i + 1], candidate.boxes[j : j + 1])[0, 0] for i, j in pairs]
     report = MatchReport(
         len(reference),
         len(candidate),
         pairs,
         gaps.max(axis=1) if len(pairs) else np.zeros(0),
         candidate.scores[cols].astype(np.float64) - reference.scores[rows].astype(np.float64),
-        np.diagonal(ious).copy(),
+        np.array(ious, np.float64),
     )
     report.certificates = certificates
     swaps, report.tied_swaps = _certify_order(reference, candidate, pairs, noise)
