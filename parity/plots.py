@@ -205,7 +205,7 @@ def overlay(
 
 def _box(axes: Any, box: np.ndarray, colour: str, label: str, width: float, filled: bool = False) -> None:
     x1, y1, x2, y2 = (float(v) for v in box[:4])
-    face = (*matplotlib.colors.to_rgb(colour), 0.25 if filled else 0.0)
+    face = (*matplotlib.colors.to_rgb(colour), 0.25 if filled else 0.0)  # pyright: ignore
     axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, ec=colour, fc=face, lw=width))
     style = {"fc": colour, "ec": "none", "pad": 1.2, "alpha": 0.85}
     axes.text(x1, y1, label, color="white", fontsize=7, va="bottom", bbox=style, clip_on=True)
@@ -219,7 +219,7 @@ def mask_difference(image: np.ndarray, reference: np.ndarray, candidate: np.ndar
         return ""
     picture = image[:, :, ::-1].astype(np.float64) * 0.35 + 255 * 0.65
     for where, colour in ((only_reference, REFERENCE), (only_candidate, CANDIDATE)):
-        picture[_grown(where)] = np.array(matplotlib.colors.to_rgb(colour)) * 255
+        picture[_grown(where)] = np.array(matplotlib.colors.to_rgb(colour)) * 255  # pyright: ignore
     figure = Figure(figsize=(10.5, 10.5 * image.shape[0] / image.shape[1]))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.imshow(picture.astype(np.uint8))

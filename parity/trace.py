@@ -138,13 +138,13 @@ class Trace:
             raise
 
     def _image_groups(self) -> list[tuple[h5py.Group, str]]:
-        names = [name for name in self._file if name.startswith("image") and name[5:].isdigit()]
+        names = [name for name in self._file if name.startswith("image") and name[5:].isdigit()]  # pyright: ignore
         if not names:
             return [(self._file, str(self.path))]
-        names.sort(key=lambda name: int(name[5:]))
-        if [int(name[5:]) for name in names] != list(range(len(names))):
+        names.sort(key=lambda name: int(name[5:]))  # pyright: ignore
+        if [int(name[5:]) for name in names] != list(range(len(names))):  # pyright: ignore
             raise TraceError(f"{self.path}: images are not numbered 0..{len(names) - 1}: {names}")
-        return [(self._own_group(name), f"{self.path} {name}") for name in names]
+        return [(self._own_group(name), f"{self.path} {name}") for name in names]  # pyright: ignore
 
     def _own_group(self, name: str) -> h5py.Group:
         group = self._file[name] if isinstance(self._file.get(name, getlink=True), h5py.HardLink) else None

@@ -227,6 +227,6 @@ def feature_shapes(backbone: ResNet | RegNet | FPN) -> dict[str, tuple[int, int]
     """(channels, stride) of each output by name."""
     channels = backbone.channels
     if isinstance(channels, dict):  # a bottom-up network; every level of an FPN has the same number
-        return {name: (channels[name], backbone.strides[name]) for name in backbone.out_features}
-    levels = [*backbone.levels, *range(backbone.levels[-1] + 1, backbone.levels[-1] + 3)]
+        return {name: (channels[name], backbone.strides[name]) for name in backbone.out_features}  # pyright: ignore
+    levels = [*backbone.levels, *range(backbone.levels[-1] + 1, backbone.levels[-1] + 3)]  # pyright: ignore
     return {f"p{level}": (channels, 2**level) for level in levels}

@@ -106,7 +106,7 @@ def _torchscript(job: Mapping[str, Any], image: np.ndarray) -> bench_loop.Run:
         warnings.simplefilter("ignore")
         adapter = TracingAdapter(model, [{"image": tensor}], infer)
         traced = torch.jit.optimize_for_inference(
-            torch.jit.freeze(torch.jit.trace(adapter, (tensor,), check_trace=False).eval())
+            torch.jit.freeze(torch.jit.trace(adapter, (tensor,), check_trace=False).eval())  # pyright: ignore
         )
 
     def run() -> int:
@@ -134,7 +134,7 @@ def _onnx(job: Mapping[str, Any], image: np.ndarray) -> bench_loop.Run:
     def run() -> int:
         from PIL import Image
 
-        resized = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
+        resized = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))  # pyright: ignore
         outputs = session.run(None, {name: resized.astype(np.float32).transpose(2, 0, 1)})
         return len(outputs[0])
 

@@ -379,9 +379,9 @@ def _detect(d: Detectron2, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Ten
         (found,), _ = predictor.inference((inputs[0], deltas), proposals)
     else:
         stages = zip(predictor, inputs[:count], strict=True)
-        scores = [stage.predict_probs((logits, deltas), proposals)[0] for stage, logits in stages]
+        scores = [stage.predict_probs((logits, deltas), proposals)[0] for stage, logits in stages]  # pyright: ignore
         last = predictor[-1]
-        moved = last.predict_boxes((inputs[count - 1], deltas), proposals)
+        moved = last.predict_boxes((inputs[count - 1], deltas), proposals)  # pyright: ignore
         limits = (last.test_score_thresh, last.test_nms_thresh, last.test_topk_per_image)
         mean = sum(scores) * (1.0 / count)
         (found,), _ = d.library.fast_rcnn.fast_rcnn_inference(moved, [mean], [_size(resized)], *limits)

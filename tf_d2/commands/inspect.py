@@ -114,7 +114,7 @@ def _number(value: float | None) -> str:
 def _tensor_table(rows: list[TensorSummary]) -> Table:
     table = Table(show_edge=False, pad_edge=False)
     for title, justify in (("tensor", "left"), ("shape", "left"), ("dtype", "left")):
-        table.add_column(title, justify=justify, overflow="fold")
+        table.add_column(title, justify=justify, overflow="fold")  # pyright: ignore
     for title in ("min", "max", "mean", "NaN"):
         table.add_column(title, justify="right", no_wrap=True)
     for row in rows:
