@@ -82,7 +82,8 @@ def load_weights(
     """Load a checkpoint into a model, accounting for every tensor on both sides."""
     checkpoint = checkpoints.read_checkpoint(path, ema=ema)
     specs = model.variable_specs()
-    arrays = checkpoints.to_keras_arrays(checkpoint.state, specs, allow_nonfinite=allow_nonfinite)
+    state = checkpoints.matched_state(checkpoint, specs)
+    arrays = checkpoints.to_keras_arrays(state, specs, allow_nonfinite=allow_nonfinite)
     model.assign(arrays)
     return checkpoint
 

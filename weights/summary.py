@@ -140,6 +140,8 @@ def _backbone(state: State) -> str:
     if _has(state, r"(^|\.)(blocks|layers)\.\d+\..*attn\.") or _has(state, r"\.attn\.(qkv|rel_pos)"):
         return f"transformer backbone{neck}"
     blocks = tuple(_block_count(state, stage) for stage in range(2, 6))
+    if _has(state, r"(^|\.)s1\.b1\.f\.a\.weight$"):
+        return f"RegNet{'Y' if _has(state, r'[.]f[.]se[.]') else 'X'}{neck}"
     if not any(blocks):
         return f"unknown backbone{neck}"
     bottleneck = _has(state, r"(^|\.)res[2-5]\.\d+\.conv3\.weight$")
