@@ -1,0 +1,76 @@
+"""``tf-d2 export`` passes its options on and prints what was written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import tf_d2.serving
+from tf_d2.commands import export as command
+from tf_d2.serving import ExportError, ExportReport
+
+
+def run(
+    monkeypatch: pytest.MonkeyPatch, *arguments: str, error: Exception | None = None
+) -> tuple[Any, dict[str, Any]]:
+    seen: dict[str, Any] = {}
+
+    def export(config: str, weights: str | None, output: Path, **options: Any) -> ExportReport:
+        if error is not None:
+            raise error
+        seen.update(options, config=config, weights=weights, output=output)
+        path = Path(output) / str(options["version"])
+        return ExportReport(
+            path, "m", options["version"], 12_300_000, 0.5, 2.25, 0.125, ("Abs", "Add"), 30, 50_000_000
+        )
+
+    monkeypatch.setattr(tf_d2.serving, "export", export)
+    app = typer.Typer()
+    app.callback()(lambda: None)
+    command.register(app)
+    return CliRunner().invoke(app, ["export", *arguments]), seen
+
+
+def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    result, seen = run(monkeypatch, "--config-file", "c.yaml", "--weights", "w.pkl", "--output", "out")
+    assert result.exit_code == 0, result.output
+    assert seen == {
+        "config": "c.yaml",
+        "weights": "w.pkl",
+        "output": Path("out"),
+        "version": 1,
+        "name": None,
+        "max_detections": None,
+        "masks": "roi",
+        "sem_seg": "labels",
+        "precision": "float32",
+        "pad_independent": False,
+        "bad_images": "status",
+        "max_image_pixels": None,
+        "opts": [],
+    }
+    for text in ("out/1", "12.3 MB", "2.25 s", "50,000,000", "2 kinds"):
+        assert text in result.output
+
+
+def test_every_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = "--version 3 --name n --max-detections 7 --masks png --sem-seg logits --precision bfloat16"
+    options += " --pad-independent --bad-images error --max-image-pixels 1000 --opts TEST.DETECTIONS_PER_IMAGE --opts 9"
+    result, seen = run(monkeypatch, "--config-file", "zoo/name", "--output", "o", *options.split())
+    assert result.exit_code == 0, result.output
+    assert (seen["weights"], seen["version"], seen["name"], seen["max_detections"]) == (None, 3, "n", 7)
+    assert (seen["masks"], seen["sem_seg"], seen["precision"]) == ("png", "logits", "bfloat16")
+    assert (seen["pad_independent"], seen["bad_images"], seen["max_image_pixels"]) == (True, "error", 1000)
+    assert seen["opts"] == ["TEST.DETECTIONS_PER_IMAGE", "9"]
+
+
+def test_errors_reach_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ("--config-file", "c", "--output", "o")
+    result, _ = run(monkeypatch, *arguments, error=ExportError("o/1 exists"))
+    assert isinstance(result.exception, ValueError)  # tf_d2.cli prints it and exits with 2
+    result, _ = run(monkeypatch, *arguments, "--masks", "polygons")
+    assert result.exit_code == 2
