@@ -46,6 +46,9 @@ def demo(
     _command("predict", *model, "--input", str(picture), "--output", str(output), *shown)
     console.print(f"drawn: {output / 'shapes.detections.png'}")
 
+    target = output / "serving" / "shapes"
+    exporting = _start("export", *model, "--output", str(target)) if export else None
+
     console.rule("2. Prove it: stage by stage against what detectron2 recorded")
     recorded = data / "shapes_detectron2.h5"
     comparisons = _compare(str(recorded), "tf", output / "parity", data)
@@ -60,9 +63,9 @@ def demo(
         comparisons += live
     else:
         console.rule("3. Against PyTorch, running now: left out, torch is not installed")
-    if export:
+    if exporting is not None:
         console.rule("4. Export for TensorFlow Serving")
-        _command("export", *model, "--output", str(output / "serving" / "shapes"))
+        _finish(exporting)
 
     same = overall_exit_code(comparisons) == 0
     console.rule()
@@ -84,6 +87,20 @@ def _command(*words: str) -> None:
     code = subprocess.run([sys.executable, "-m", "tf_d2.cli", *words]).returncode
     if code:
         raise typer.Exit(code)
+
+
+def _start(*words: str) -> subprocess.Popen[str]:
+    """Start ``tf-d2`` beside what follows; :func:`_finish` shows what it said."""
+    command = [sys.executable, "-m", "tf_d2.cli", *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def _finish(process: subprocess.Popen[str]) -> None:
+    out, err = process.communicate()
+    print(out, end="")
+    if process.returncode:
+        print(err, end="", file=sys.stderr)
+        raise typer.Exit(process.returncode)
 
 
 def _compare(reference: str, candidate: str, output: Path, data: Path) -> list[Comparison]:

@@ -8,7 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from tf_d2.commands.options import ConfigOption, OptsArgument, WeightsOption, checked_opts
+from tf_d2.commands.options import (
+    ConfigOption,
+    OptsArgument,
+    WeightsOption,
+    checked_opts,
+    import_tensorflow,
+)
 
 
 class MaskChoice(str, Enum):
@@ -72,6 +78,7 @@ def export(
     """Write a SavedModel with everything a server needs. A failed export leaves nothing behind."""
     from rich.console import Console
 
+    import_tensorflow()
     from tf_d2.serving import export as write
 
     report = write(

@@ -63,6 +63,7 @@ def import_tensorflow() -> None:
         import tensorflow as tf
 
         tf.config.list_physical_devices()  # the search for GPUs is what complains most
+        tf.get_logger().setLevel("ERROR")
 
 
 def write_atomically(path: Path, data: bytes) -> None:
