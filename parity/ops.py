@@ -71,7 +71,9 @@ def compare_case(case: opcases.Case, reference: Trace, candidate: Trace, dtype: 
         return result
     problems = [] if len(sides[0]) == len(sides[1]) else [f"{len(sides[0])} outputs against {len(sides[1])}"]
     for k, (a, b) in enumerate(zip(*sides, strict=False)):
-        problem, metrics = compare_output(a, b, LIMITS[dtype].value)
+        # Boxes and keypoints are float32 by definition, whatever the inputs are.
+        result.limit = LIMITS.get(str(a.dtype), LIMITS[dtype])
+        problem, metrics = compare_output(a, b, result.limit.value)
         problems += [f"output {k}: {problem}"] if problem else []
         if metrics is not None and (result.metrics is None or metrics.rel_l2 > result.metrics.rel_l2):
             result.metrics = metrics

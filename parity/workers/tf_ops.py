@@ -42,7 +42,9 @@ def _hwio(kernel: np.ndarray) -> np.ndarray:
 
 
 def _weights(i: Inputs) -> tuple[Any, Any]:
-    return _hwio(i["kernel"]), i["bias"]
+    import tensorflow as tf
+
+    return tf.constant(_hwio(i["kernel"])), tf.constant(i["bias"])
 
 
 def resize_uint8(i: Inputs, a: Args) -> list[np.ndarray]:
