@@ -777,7 +777,9 @@ def _keypoint_flips(
     )
     scores = [a[..., 2].astype(np.float64) for a in (reference, candidate)]
     worst = (np.abs(scores[0] - scores[1]) / (np.abs(scores[0]) + 1e-3)).max(initial=0.0)
-    return flips, float(worst)
+    # A score is a quotient of exponentials: its relative error is the logits' absolute one.
+    largest = 1.0 if heat is None else max(1.0, float(np.abs(heat).max(initial=0.0)))
+    return flips, float(worst) / largest
 
 
 def _judge_argmax(

@@ -24,12 +24,12 @@ from weights.writers import write_safetensors
 # The residual sums grow to tens; the laterals bring the pyramid back to about one, so that boxes stay near
 # their anchors and scores spread without saturating.
 LOUD = {
-    "cls_score": 4.0,
-    "objectness_logits": 3.0,
+    "cls_score": 1.5,
+    "objectness_logits": 2.0,
     "predictor": 3.0,
     "score_lowres": 4.0,
     "anchor_deltas": 0.2,
-    "bbox_pred": 1.0,
+    "bbox_pred": 0.3,
     "fpn_lateral2": 0.1,
     "fpn_lateral3": 0.1,
     "fpn_lateral4": 0.1,
