@@ -82,7 +82,7 @@ MUTATIONS = (
     _m("fc_relu_missing", "mask", HEAD, "fully connected layers without ReLU"),
     _m("softmax_twice", "mask", DETECTIONS, "softmax applied twice"),
     _m("box_weights_of_rpn", "mask", DETECTIONS, "box deltas not divided by 10, 10, 5, 5"),
-    _m("stale_score_threshold", "mask", DETECTIONS, "score threshold 0.3 left from a demo"),
+    _m("stale_score_threshold", "mask", DETECTIONS, "score threshold 0.5 left from a demo"),
     _m("class_agnostic_nms", "mask", DETECTIONS, "classes suppress one another"),
     _m("one_detection_less", "mask", DETECTIONS, "one detection too few"),
     _m("class_off_by_one", "mask", DETECTIONS, "classes counted from one"),

@@ -21,19 +21,21 @@ from parity import job as jobs
 from parity import torch_reference
 from weights.writers import write_safetensors
 
-# The residual sums grow to tens; the laterals bring the pyramid back to about one, so that boxes stay near
-# their anchors and scores spread without saturating.
+# A picture's pixels are tens away from the mean and residual sums grow to tens again: stem, laterals and p6 bring
+# their outputs back to about one, so that boxes stay near their anchors and scores spread without saturating.
+STEM = 0.03
 LOUD = {
-    "cls_score": 1.5,
-    "objectness_logits": 2.0,
+    "cls_score": 3.0,
+    "objectness_logits": 3.0,
     "predictor": 3.0,
-    "score_lowres": 4.0,
-    "anchor_deltas": 0.2,
-    "bbox_pred": 0.3,
-    "fpn_lateral2": 0.1,
-    "fpn_lateral3": 0.1,
-    "fpn_lateral4": 0.1,
-    "fpn_lateral5": 0.1,
+    "score_lowres": 3.0,
+    "anchor_deltas": 0.3,
+    "bbox_pred": 1.0,
+    "fpn_lateral2": 0.5,
+    "fpn_lateral3": 0.3,
+    "fpn_lateral4": 0.2,
+    "fpn_lateral5": 0.2,
+    "p6": 0.2,
 }
 
 
@@ -53,7 +55,7 @@ def _random(rng: np.random.Generator, key: str, shape: tuple[int, ...]) -> np.nd
         return rng.normal(0, 0.1, shape)
     fan_in = max(1, int(np.prod(shape[1:])))
     layer = key.split(".")[-2]
-    gain = LOUD.get(layer, 0.7 if "conv3" in key or "shortcut" in key else 1.4)
+    gain = STEM if "stem" in key else LOUD.get(layer, 0.7 if "conv3" in key or "shortcut" in key else 1.4)
     return rng.normal(0, gain / np.sqrt(fan_in), shape)
 
 
