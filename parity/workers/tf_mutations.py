@@ -562,7 +562,7 @@ def _class_one(p: Any) -> Iterator[None]:
 
     def detect(*arguments: Any) -> Any:
         boxes, scores, classes = old(*arguments)
-        return boxes, scores, (classes + 1) % 3
+        return boxes, scores, tf.math.floormod(classes + 1, 3)
 
     with swapped(box_head, "_detect", detect):
         yield
