@@ -1,5 +1,8 @@
-"""``python -m parity``."""
+"""``python -m parity ...``: the same as ``tf-d2 parity ...``, in a process of its own, since nothing here imports
+tf_d2."""
 
-from parity.cli import main
+import subprocess
+import sys
 
-main()
+if __name__ == "__main__":
+    sys.exit(subprocess.run([sys.executable, "-m", "tf_d2.cli", "parity", *sys.argv[1:]]).returncode)

@@ -31,8 +31,6 @@ Examples:
   tf-d2 parity --ops --output report
 """
 
-LIST_OPTIONS = ("--input", "--opts", "--proposals", "--candidate", "--waive")
-
 console = Console(stderr=False)
 
 ProfileOption = Annotated[
@@ -366,29 +364,3 @@ def bench(
     console.print(table(result), highlight=False, markup=False, soft_wrap=True)
     console.print(f"results: {write_results([result], output)}")
     raise typer.Exit(EXIT_NOT_COMPARABLE if any(s.error for s in result.sides) else 0)
-
-
-def main() -> None:
-    """``python -m parity``: the same commands without the tf-d2 application."""
-    app = typer.Typer(add_completion=False)
-
-    @app.callback()
-    def root() -> None:
-        """Parity of detectron2 models across frameworks."""
-
-    register(app)
-    words = spread_lists(sys.argv[1:])
-    app(args=words if words[:1] == ["bench"] else ["parity", *words], prog_name="tf-d2")
-
-
-def spread_lists(arguments: list[str]) -> list[str]:
-    """``--input a b`` -> ``--input=a --input=b``, up to the next word that starts with "--"."""
-    spread: list[str] = []
-    option = ""
-    for word in arguments:
-        if word.startswith("--"):
-            option = word if word in LIST_OPTIONS else ""
-            spread += [] if option else [word]
-        else:
-            spread.append(f"{option}={word}" if option else word)
-    return spread

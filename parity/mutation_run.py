@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,9 @@ FAMILIES: dict[str, tuple[str, Sequence[str]]] = {
     ),
     "retinanet": ("COCO-Detection/retinanet_R_50_FPN_3x", _SMALL),
 }
+
+
+CONTROLS = ("self-noise", "identity")  # runs without a bug, per family; they must pass
 
 
 @dataclass
@@ -129,10 +132,10 @@ def _family(
     noise = run_backend(torch, again, folder / "noise.h5", progress)
     truth = run_backend(torch, replace(setup, profile="semantic"), folder / "truth.h5", progress)
     begin = time.monotonic()
-    control = Mutation("self-noise", family, (), f"the reference with {again.threads} threads")
+    control = Mutation(CONTROLS[0], family, (), f"the reference with {again.threads} threads")
     outcomes = [_outcome(control, compare(reference, noise)[0], begin, progress)]
     table = {m.name: m for m in bugs}
-    table["identity"] = Mutation("identity", family, (), "the TensorFlow model without a bug")
+    table[CONTROLS[1]] = Mutation(CONTROLS[1], family, (), "the TensorFlow model without a bug")
 
     def judge(event: dict[str, Any]) -> None:
         nonlocal begin
@@ -151,7 +154,7 @@ def _family(
 
     job = {
         "mode": "mutations",
-        "mutations": ["identity", *(m.name for m in bugs)],
+        "mutations": [CONTROLS[1], *(m.name for m in bugs)],
         "config_yaml": setup.config,
         "weights": setup.weights,
         "weights_sha256": setup.weights_sha256,
@@ -242,7 +245,7 @@ def kill_table(outcomes: Sequence[Outcome]) -> str:
         f"{caught} of {len(bugs)} planted bugs are found, {blamed} of them named at the stage where they "
         f"were planted; {passed} of {len(controls)} runs without a bug pass.",
         "",
-        "Regenerate with `tf-d2 parity mutations --output DIR`.",
+        "Regenerate with `tf-d2 parity mutations --output DIR`; with `--only NAME` a folder's table is updated.",
         "",
         "| bug | model | what was planted | found | first bad stage named | verdict |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -256,9 +259,27 @@ def kill_table(outcomes: Sequence[Outcome]) -> str:
 
 
 def write_results(outcomes: Sequence[Outcome], output: Path) -> Path:
-    """Write ``mutations.md`` and ``mutations.json`` and return the former."""
-    rows = [asdict(o) | {"caught": o.caught, "blamed": o.blamed} for o in outcomes]
-    (output / "mutations.json").write_text(json.dumps(rows, indent=1) + "\n")
+    """Write ``mutations.md`` and ``mutations.json`` and return the former. Runs that the folder's table holds
+    from before are kept where ``outcomes`` does not have them."""
+    table = output / "mutations.json"
+    merged = updated(_read_results(table) if table.is_file() else [], outcomes)
+    rows = [asdict(o) | {"caught": o.caught, "blamed": o.blamed} for o in merged]
+    table.write_text(json.dumps(rows, indent=1) + "\n")
     path = output / "mutations.md"
-    path.write_text(kill_table(outcomes))
+    path.write_text(kill_table(merged))
     return path
+
+
+def _read_results(table: Path) -> list[Outcome]:
+    known = {f.name for f in fields(Outcome)}
+    return [Outcome(**{k: v for k, v in row.items() if k in known}) for row in json.loads(table.read_text())]
+
+
+def updated(before: Sequence[Outcome], outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """``outcomes`` and those of ``before`` they do not replace, in the order of the table of bugs; a bug that
+    is no longer planted is left out."""
+    order: dict[tuple[str, str], float] = {(m.model, m.name): k for k, m in enumerate(MUTATIONS)}
+    first = {m.model: k for k, m in reversed(list(enumerate(MUTATIONS)))}
+    order |= {(family, c): k - 0.5 for family, k in first.items() for c in CONTROLS}
+    merged = {(o.model, o.name): o for o in (*before, *outcomes)}
+    return sorted((o for key, o in merged.items() if key in order), key=lambda o: order[o.model, o.name])

@@ -562,7 +562,8 @@ def _class_one(p: Any) -> Iterator[None]:
 
     def detect(*arguments: Any) -> Any:
         boxes, scores, classes = old(*arguments)
-        return boxes, scores, tf.math.floormod(classes + 1, 3)
+        count = tf.shape(arguments[1], tf.int64)[-1] - 1  # the last column of the scores is the background
+        return boxes, scores, tf.math.floormod(classes + 1, count)
 
     with swapped(box_head, "_detect", detect):
         yield

@@ -8,7 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from parity.cli import register, spread_lists
+from parity.cli import register
 from parity.trace import TraceWriter
 
 
@@ -85,14 +85,3 @@ def test_a_waiver_needs_a_reason_and_a_date(traces):
     assert call("rejudge", a, b, "--waive", "steps/backbone/p2=known@2999-01-01").exit_code == 0
     assert call("rejudge", a, b, "--waive", "steps/backbone/p2=known@2001-01-01").exit_code == 1
     assert call("rejudge", a, b, "--waive", "steps/backbone/p2").exit_code != 0
-
-
-def test_lists_after_one_option():
-    assert spread_lists(["--input", "a", "b", "--output", "o", "--opts", "K", "-1"]) == [
-        "--input=a",
-        "--input=b",
-        "--output",
-        "o",
-        "--opts=K",
-        "--opts=-1",
-    ]

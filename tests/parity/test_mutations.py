@@ -1,12 +1,13 @@
 """The planted bugs: the table, the planters and the kill table. Running them all is a command, not a test."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 import parity.mutations
-from parity.mutation_run import Outcome, kill_table, run_mutations, sample_picture
+from parity.mutation_run import Outcome, kill_table, run_mutations, sample_picture, write_results
 from parity.mutations import BY_NAME, MUTATIONS
 
 
@@ -47,6 +48,22 @@ def test_the_table_shows_what_was_missed():
     )
     assert "1 of 2 planted bugs are found, 1 of them" in text and "1 of 1 runs without a bug pass" in text
     assert "| c | mask | something | **no** |" in text
+
+
+def test_a_folder_keeps_the_runs_that_are_not_repeated(tmp_path):
+    known = {b.model: b.name for b in MUTATIONS}
+    before = [
+        Outcome("identity", "mask", "", "the same", 0),
+        Outcome(known["mask"], "mask", "", "x", 0),
+        Outcome(known["ops"], "ops", "", "nms", 0),
+        Outcome("planted long ago", "mask", "", "x", 0),
+    ]
+    write_results(before, tmp_path)
+    text = write_results([Outcome(known["ops"], "ops", "", "nms", 1, "nms/a", "LOCAL")], tmp_path).read_text()
+    assert "1 of 2 planted bugs are found" in text and "1 of 1 runs without a bug pass" in text
+    rows = json.loads((tmp_path / "mutations.json").read_text())
+    assert [r["name"] for r in rows] == ["identity", known["mask"], known["ops"]]
+    assert [r["caught"] for r in rows] == [True, False, True]
 
 
 def test_unknown_names_are_refused(tmp_path):
