@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from parity import bench_cli
 from parity.judge import Waiver, compare, parse_waiver
 from parity.results import Comparison, overall_exit_code, to_json
 from parity.status import EXIT_NOT_COMPARABLE
@@ -61,7 +63,7 @@ def register(app: typer.Typer) -> None:
     group.command("mutations")(mutations)
     group.command("list-mutations")(list_mutations)
     app.add_typer(group, name="parity")
-    app.command("bench")(bench)
+    bench_cli.register(app)
 
 
 def main_command(
@@ -211,8 +213,13 @@ def rejudge(
         )
     except (ValueError, TraceError, OSError) as error:
         raise fail(str(error)) from error
+    words = ["tf-d2", "parity", "rejudge", reference, candidate, "--profile", profile]
+    words += [w for n in noise or () for w in ("--noise", n)] + [
+        w for t in waive or () for w in ("--waive", t)
+    ]
+    words += (["--scope", scope] if scope else []) + (["--keep-going"] if keep_going else [])
     for comparison in comparisons:
-        comparison.command = f"tf-d2 parity rejudge {reference} {candidate} --profile {profile}"
+        comparison.command = shlex.join(words)
     finish(comparisons, output, full, reference, candidate)
     raise typer.Exit(overall_exit_code(comparisons))
 
@@ -306,61 +313,3 @@ def mutations(
         raise fail(str(error)) from error
     console.print(f"table: {mutation_run.write_results(outcomes, output)}")
     raise typer.Exit(0 if all(o.blamed for o in outcomes) else 1)
-
-
-def bench(
-    output: Annotated[Path, typer.Option(help="Folder for table, plot and numbers.")],
-    config_file: Annotated[
-        str | None, typer.Option("--config-file", help="detectron2 YAML; left out: the embedded checkpoint.")
-    ] = None,
-    weights: Annotated[str | None, typer.Option(help="Checkpoint of the configuration.")] = None,
-    input: Annotated[str | None, typer.Option("--input", help="Picture; left out: a drawn one.")] = None,
-    backend: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="torch, detectron2, torchscript, onnx:FILE, tf, tf-bfloat16, savedmodel[:DIR]; may be "
-            "repeated. Ratios refer to the first."
-        ),
-    ] = None,
-    rounds: Annotated[int, typer.Option(help="Interleaved rounds that count.")] = 10,
-    warmup: Annotated[int, typer.Option(help="Rounds before them that do not.")] = 2,
-    threads: Annotated[int, typer.Option(help="Threads per side; 0 = the framework's choice.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu or gpu, for all sides.")] = "cpu",
-    torch_python: Annotated[
-        str | None, typer.Option("--torch-python", help="Python interpreter that has torch or detectron2.")
-    ] = None,
-    opts: Annotated[list[str] | None, typer.Option("--opts", help="Override KEY VALUE.")] = None,
-) -> None:
-    """Time and memory of PyTorch and TensorFlow on the same input, in interleaved runs."""
-    import numpy as np
-
-    from parity.bench import run_bench, table, write_results
-    from parity.mutation_run import embedded_demo, sample_picture
-    from parity.runner import BackendError, auto_reference
-
-    output.mkdir(parents=True, exist_ok=True)
-    demo = embedded_demo()
-    if input is None:
-        input = str(output / "picture.npy")
-        np.save(input, sample_picture())
-    try:
-        names = backend or [auto_reference(torch_python or sys.executable).name, "tf", "savedmodel"]
-        result = run_bench(
-            config_file or str(demo / "shapes.yaml"),
-            weights if config_file else str(demo / "shapes.pkl"),
-            input,
-            output=output,
-            backends=names,
-            rounds=rounds,
-            warmup=warmup,
-            threads=threads,
-            device=device,
-            torch_python=torch_python,
-            opts=split_opts(opts),
-            progress=lambda text: console.print(f"[dim]{text}[/]", highlight=False),
-        )
-    except (BackendError, ValueError, OSError) as error:
-        raise fail(str(error)) from error
-    console.print(table(result), highlight=False, markup=False, soft_wrap=True)
-    console.print(f"results: {write_results([result], output)}")
-    raise typer.Exit(EXIT_NOT_COMPARABLE if any(s.error for s in result.sides) else 0)

@@ -22,11 +22,13 @@ FREE, FORCED, NOISE, LIMIT, BAD = "#2563eb", "#0d9488", "#9aa5b1", "#d97706", "#
 REFERENCE, CANDIDATE, SAME = "#2563eb", "#ea580c", "#16a34a"
 
 
-def svg(figure: Figure) -> str:
-    """The figure as inline SVG, without the XML prologue."""
+def svg(figure: Figure, background: str = "") -> str:
+    """The figure as inline SVG, without the XML prologue. A file of its own needs a ``background`` colour: nobody
+    knows on what it is shown."""
+    paper: dict[str, Any] = {"facecolor": background} if background else {"transparent": True}
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "parity"}):
         out = io.StringIO()
-        figure.savefig(out, format="svg", bbox_inches="tight", transparent=True, metadata={"Date": None})
+        figure.savefig(out, format="svg", bbox_inches="tight", metadata={"Date": None}, **paper)
     text = out.getvalue()
     return text[text.index("<svg") :]
 
@@ -43,8 +45,9 @@ def data_url(data: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(data).decode()
 
 
-def _axes(figure: Figure, position: Any = 111) -> Any:
-    axes = figure.add_subplot(position)
+def plain_axes(figure: Figure, position: tuple[int, int, int] = (1, 1, 1)) -> Any:
+    """Axes without a frame, in the colours of all plots."""
+    axes = figure.add_subplot(*position)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
@@ -60,7 +63,7 @@ def growth(comparison: Comparison) -> str:
     if len(stages) < 2:
         return ""
     figure = Figure(figsize=(10.5, 3.6))
-    axes = _axes(figure)
+    axes = plain_axes(figure)
     x = np.arange(len(stages))
     series = (
         ("limit", [s.limit.value if s.limit else None for s in stages], LIMIT, "--", ""),
@@ -149,12 +152,13 @@ def heat(reference: np.ndarray, candidate: np.ndarray) -> str:
         axes.set_title(title, fontsize=9, color=INK)
         axes.tick_params(labelsize=7, colors=MUTED, length=0)
         figure.colorbar(shown, ax=axes, shrink=0.8).ax.tick_params(labelsize=7, colors=MUTED)
-    axes = _axes(figure, 133)
+    axes = plain_axes(figure, (1, 3, 3))
     error = _by_channel(reference.astype(np.float64), candidate.astype(np.float64))
     lowest = _floor(list(error))
     axes.bar(np.arange(len(error)), np.maximum(error, lowest), 1.0, color=FREE, alpha=0.7)
     axes.set_yscale("log")
     axes.set_ylim(bottom=lowest)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_title("relative L2 by channel", fontsize=9, color=INK)
     return png(figure, 110)
 
@@ -242,7 +246,7 @@ def score_scatter(details: dict[str, Any]) -> str:
         return ""
     figure = Figure(figsize=(10.5, 2.0))
     for k, (values, title) in enumerate(((px, "box difference, px"), (np.abs(score), "score difference"))):
-        axes = _axes(figure, 121 + k)
+        axes = plain_axes(figure, (1, 2, 1 + k))
         axes.bar(np.arange(len(values)), np.maximum(values, 0), color=FREE, alpha=0.7, width=0.9)
         axes.set_title(title + ", by rank", fontsize=9, color=INK)
         axes.grid(axis="y", color=GRID, lw=0.8)
@@ -264,7 +268,7 @@ def bench_plot(benches: Sequence[Any]) -> str:
     """Seconds of every run of every side (SVG): one row of points per side, its median as a line."""
     rows = [(b, s) for b in benches for s in b.sides if s.seconds]
     figure = Figure(figsize=(9, 0.8 + 0.45 * max(len(rows), 1)))
-    axes = _axes(figure)
+    axes = plain_axes(figure)
     for y, (_, side) in enumerate(rows):
         colour = REFERENCE if "TensorFlow" not in side.name else CANDIDATE
         axes.plot(side.seconds, [y] * len(side.seconds), "o", color=colour, alpha=0.45, ms=5, mew=0)
@@ -276,4 +280,4 @@ def bench_plot(benches: Sequence[Any]) -> str:
     axes.set_xlim(left=0)
     axes.set_xlabel("seconds per image; the bar is the median", color=MUTED, fontsize=9)
     axes.grid(axis="x", color=GRID, lw=0.8)
-    return svg(figure)
+    return svg(figure, "white")
