@@ -18,7 +18,7 @@ import numpy as np
 from parity import detections, pixels, provenance
 from parity.detections import Items, MatchReport, Noise, Rules
 from parity.metrics import measure
-from parity.profiles import NOISE_FACTOR, PEAK_FACTOR, STRICT, Limit, Profile, limit
+from parity.profiles import PEAK_FACTOR, STRICT, Limit, Profile, limit, value_limit
 from parity.results import StageResult
 from parity.stages import Stage, forced_name, stages
 from parity.status import Status, Verdict, worst
@@ -111,13 +111,16 @@ class Context:
     profile: Profile
     config: Mapping[str, Any] | None = None
     noise: Mapping[str, float] = field(default_factory=dict)
-    decision: Noise | None = None
+    forced_noise: Mapping[str, float] = field(default_factory=dict)  # measured on the reference's own input
+    set_noise: Mapping[str, Noise] = field(default_factory=dict)  # of each set of detections
+    truth: bool = False  # the noise is the reference's error against a float64 run of itself
     table: dict[str, Stage] = field(default_factory=dict)
     matches: dict[str, MatchReport] = field(default_factory=dict)
     explained: np.ndarray | None = None  # pixels (H, W) whose mask or class decision was within noise
     reference_segments: Sequence[Mapping[str, Any]] = ()
     candidate_segments: Sequence[Mapping[str, Any]] = ()
     recorded: bool = False  # the reference is a recording, which holds module outputs only
+    candidate_recorded: bool = False  # so is the candidate, or it is detectron2, which shows modules only
     skipped: list[str] = field(default_factory=list)
 
 
@@ -134,9 +137,9 @@ def stage_table(config: Mapping[str, Any] | None) -> dict[str, Stage]:
 def compare_image(context: Context, only: Sequence[str] | None = None) -> list[StageResult]:
     """Compare every array of the two traces of one image (or those of ``only``), in computation order.
 
-    Arrays that the stage table calls optional, and those a recording of detectron2 simply does not hold, are
-    listed in ``context.skipped`` when one side lacks them; every other missing or extra array is
-    NOT-COMPARED, which never passes.
+    Arrays between modules (optional in the stage table) that a recording of detectron2 or detectron2's hooks
+    cannot hold are listed in ``context.skipped``; every other missing or extra array is NOT-COMPARED, which
+    never passes.
     """
     if not context.table:
         context.table = stage_table(context.config)
@@ -165,8 +168,12 @@ def _skip(context: Context, name: str) -> bool:
     if name in context.reference and name in context.candidate:
         return False
     stage = context.table.get(name)
-    unrecorded = context.recorded and name not in context.reference
-    if unrecorded or (stage is not None and stage.optional):
+    optional = stage is not None and stage.optional
+    if name not in context.reference:
+        excused = context.recorded or optional
+    else:
+        excused = optional and context.candidate_recorded
+    if excused:
         context.skipped.append(name)
         return True
     return False
@@ -315,7 +322,7 @@ def _judge_values(
     if reference.dtype.kind != "f":
         _judge_exact(result, reference, candidate)
         return
-    bound = limit(_free_profile(context, name), context.noise.get(name), forced=False)
+    bound = limit(_free_profile(context, name), context.noise.get(name), forced=False, truth=context.truth)
     result.limit = bound
     result.metrics = measure(reference, candidate)
     result.status, result.message = verdict_of(result, bound)
@@ -392,9 +399,17 @@ def _judge_forced(context: Context, result: StageResult, name: str) -> None:
         moved = f"{flips.flipped} of {flips.compared} keypoints moved, {flips.unexplained} unexplained"
         result.forced_message = f"{moved}; scores to {worst:.1e}"
         return
-    bound = limit(context.profile, context.noise.get(forced), forced=True)
+    bound = forced_limit(context, name)
     result.forced_limit, result.forced_metrics = bound, measure(reference, candidate)
     result.forced_status, result.forced_message = verdict_of(result, bound, forced=True)
+
+
+def forced_limit(context: Context, name: str) -> Limit:
+    """The limit of a stage on the reference's input. Noise that was measured end to end holds what came in as
+    well, so that only noise measured on the same input may raise the ceiling."""
+    if name in context.forced_noise:
+        return limit(context.profile, context.forced_noise[name], forced=True, truth=context.truth)
+    return limit(context.profile, context.noise.get(name), forced=True)
 
 
 def _is_cut(context: Context, name: str) -> bool:
@@ -472,7 +487,7 @@ def _set(context: Context, spec: SetSpec) -> StageResult:
         reference, candidate, rules, noise, explain, _origins(context, spec, noise)
     )
     context.matches[spec.name] = report
-    _judge_set(context, result, report, noise)
+    _judge_set(context, result, report, set_limits(context, spec))
     _judge_forced_set(context, result, spec)
     return result
 
@@ -493,20 +508,33 @@ def _items(trace: Arrays, spec: SetSpec, rename: Any = None) -> Items:
     return Items(get(spec.boxes), get(spec.scores), get(spec.classes) if spec.classes else None)
 
 
-def decision_noise(context: Context, spec: SetSpec) -> Noise:
-    """How far corners and scores may move: the profile's limits, or less where the reference's own noise was
-    measured. Logits are relative to the largest one."""
+def static_noise(context: Context, spec: SetSpec) -> Noise:
+    """The profile's limits of corners and scores. Logits are relative to the largest one."""
     profile = context.profile
     score = profile.score
     if spec.rules == "rpn":
         score = profile.logit * max(float(np.abs(context.reference[spec.scores]).max(initial=0.0)), 1e-6)
-    if context.decision is None:
-        return Noise(profile.box_px, score)
-    floor = 0.1
+    return Noise(profile.box_px, score)
+
+
+def decision_noise(context: Context, spec: SetSpec) -> Noise:
+    """How far corners and scores may move: the profile's limits, or what the reference's own noise in this
+    set allows where it was measured."""
+    static, measured = static_noise(context, spec), context.set_noise.get(spec.name)
+    if measured is None:
+        return static
     return Noise(
-        min(profile.box_px, NOISE_FACTOR * context.decision.box_px + floor * profile.box_px),
-        min(score, NOISE_FACTOR * context.decision.score + floor * score),
+        value_limit(static.box_px, measured.box_px, context.truth),
+        value_limit(static.score, measured.score, context.truth),
     )
+
+
+def set_limits(context: Context, spec: SetSpec) -> Noise:
+    """The most that matched boxes and scores may differ. Little noise in one picture's few detections does
+    not tighten the profile's limits; logits of a thousand proposals do."""
+    static, noise = static_noise(context, spec), decision_noise(context, spec)
+    score = noise.score if spec.rules == "rpn" else max(static.score, noise.score)
+    return Noise(max(static.box_px, noise.box_px), score)
 
 
 def rules_of(config: Mapping[str, Any] | None, kind: str) -> Rules:
@@ -523,17 +551,14 @@ def rules_of(config: Mapping[str, Any] | None, kind: str) -> Rules:
         return Rules()
 
 
-def _judge_set(context: Context, result: StageResult, report: MatchReport, noise: Noise) -> None:
+def _judge_set(context: Context, result: StageResult, report: MatchReport, most: Noise) -> None:
     profile = context.profile
     px, score = (float(np.abs(a).max(initial=0.0)) for a in (report.box_px, report.score_difference))
     problems, explained = [], [c for c in report.certificates if c.certified]
-    score_limit = (
-        noise.score if result.name.endswith(("proposal_generator/0/0", "proposals")) else profile.score
-    )
-    if not px <= profile.box_px:
-        problems.append(f"boxes differ by {px:.2e} px > {profile.box_px:.0e}")
-    if not score <= score_limit:
-        problems.append(f"scores differ by {score:.2e} > {score_limit:.1e}")
+    if not px <= most.box_px:
+        problems.append(f"boxes differ by {px:.2e} px > {most.box_px:.1e}")
+    if not score <= most.score:
+        problems.append(f"scores differ by {score:.2e} > {most.score:.1e}")
     problems += [c.text for c in report.uncertified[:5]]
     budget = detections.limit_budget(report, profile.borderline_share)
     lonely = sum(1 for c in explained if c.reason != "order")
@@ -544,11 +569,15 @@ def _judge_set(context: Context, result: StageResult, report: MatchReport, noise
     result.status = Status.FAIL if problems else Status.BORDERLINE if explained else Status.PASS
     ties = f"; {report.tied_swaps} ties reordered" if report.tied_swaps else ""
     summary = f"{len(report.pairs)} matched of {report.reference_count} and {report.candidate_count}"
+    own = context.set_noise.get(result.name)
+    beside = f" (noise {own.box_px:.1e} px, {own.score:.1e} score)" if own is not None else ""
     result.message = "; ".join(
-        [*problems, f"{summary}, worst {px:.1e} px, {score:.1e} score{ties}"]
+        [*problems, f"{summary}, worst {px:.1e} px, {score:.1e} score{beside}{ties}"]
         + ([f"{len(explained)} explained by margins"] if explained else [])
     )
-    result.details = _set_details(report, px, score)
+    result.details = _set_details(report, px, score) | {"box_limit": most.box_px, "score_limit": most.score}
+    if own is not None:
+        result.details |= {"box_noise": own.box_px, "score_noise": own.score}
 
 
 def _set_details(report: MatchReport, px: float, score: float) -> dict[str, Any]:
@@ -597,10 +626,10 @@ def _judge_forced_set(context: Context, result: StageResult, spec: SetSpec) -> N
         result.forced_status = Status.FAIL if bad or len(reference) != len(candidate) else Status.NOT_COMPARED
         result.forced_message = f"replayed on the same input: {len(reference)} items against {len(candidate)}"
         return
-    noise = decision_noise(context, spec)
-    report = detections.compare_sets(reference, candidate, Rules(), Noise(noise.box_px, 0.0))
+    most = static_noise(context, spec)  # the same input: nothing came in that could have been enlarged
+    report = detections.compare_sets(reference, candidate, Rules(), Noise(most.box_px, 0.0))
     px, score = (float(np.abs(a).max(initial=0.0)) for a in (report.box_px, report.score_difference))
-    fine = not report.certificates and px <= context.profile.box_px and score <= noise.score
+    fine = not report.certificates and px <= most.box_px and score <= most.score
     result.forced_status = Status.PASS if fine else Status.FAIL
     others = f", {len(report.certificates)} items differ" if report.certificates else ""
     result.forced_message = f"replayed: worst {px:.1e} px, {score:.1e} score{others}"
@@ -706,7 +735,7 @@ def _judge_masks(context: Context, result: StageResult, reference: np.ndarray, c
     boxes = context.reference[_FINAL.boxes][[p[0] for p in report.pairs]]
     probabilities = [_mask_probability(context, i, j) for i, j in report.pairs]
     # A misplaced box is a fault of its own; it must not excuse its mask.
-    shift = np.minimum(report.box_px, context.profile.box_px)
+    shift = np.minimum(report.box_px, set_limits(context, _FINAL).box_px)
     flips = pixels.compare_masks(
         reference, candidate, boxes, shift, probabilities, context.profile.probability
     )

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from parity.comparator import SETS, Arrays, Context, compare_image
+from parity.comparator import SETS, Arrays, Context, SetSpec, compare_image, stage_table, static_noise
 from parity.detections import Noise
 from parity.job import tensor_hash
-from parity.metrics import Metrics
-from parity.profiles import PEAK_FACTOR, Profile, get_profile
+from parity.metrics import Metrics, measure
+from parity.profiles import PEAK_FACTOR, TRUTH_FACTOR, Profile, get_profile
 from parity.results import RUNGS, Comparison, StageResult, headline
 from parity.stages import forced_name
 from parity.status import Status, Verdict
@@ -172,13 +172,15 @@ def _compare_one(job: _Job, index: int) -> Comparison:
         job.candidate.images[index],
         job.profile,
         job.config,
+        table=stage_table(job.config),
         reference_segments=job.reference.segments[index] if job.reference.segments else (),
         candidate_segments=job.candidate.segments[index] if job.candidate.segments else (),
         recorded=job.reference.recorded,
+        candidate_recorded=job.candidate.recorded or job.candidate.name == "detectron2",
     )
     _measure_noise(job, index, context, comparison)
     comparison.stages += [s for s in compare_image(context) if _in_scope(job, s.name)]
-    _note_skipped(comparison, context)
+    note_skipped(comparison, context)
     _stop_early(job, comparison)
     _waive(job, comparison)
     _repeatability(job, comparison)
@@ -195,12 +197,19 @@ def _image_name(job: _Job, index: int) -> str:
     return str(images[index]) if known else f"image {index}"
 
 
-def _note_skipped(comparison: Comparison, context: Context) -> None:
+def note_skipped(comparison: Comparison, context: Context) -> None:
+    """Say in the notes what one side does not hold and what was not computed on the reference's input."""
     lacking = {
         "the reference does not record": [n for n in context.skipped if n not in context.reference],
         "the candidate does not give": [n for n in context.skipped if n not in context.candidate],
     }
     comparison.notes += [f"{what}: {', '.join(names)}" for what, names in lacking.items() if names]
+    computed = [s for s in comparison.stages if s.name.startswith("steps/") and s.inputs]
+    once = [s.name for s in computed if s.forced_status is None]
+    if computed and len(once) == len(computed):
+        comparison.notes.append("no stage was computed on the reference's input: end to end only")
+    elif once:
+        comparison.notes.append(f"end to end only, not on the reference's input: {', '.join(once)}")
 
 
 # ---- the first two rungs ---------------------------------------------------------------------------------
@@ -256,11 +265,12 @@ def _weight_stages(job: _Job, comparison: Comparison) -> list[StageResult]:
 
 def _measure_noise(job: _Job, index: int, context: Context, comparison: Comparison) -> None:
     """The reference's own noise per stage: the largest difference of any noise trace from the reference."""
-    px = score = 0.0
+    if not job.noise:
+        return
     noise: dict[str, float] = {}
-    for side in job.noise:
-        if index >= len(side.images):
-            continue
+    forced: dict[str, float] = {}
+    sets: dict[str, Noise] = {}
+    for side in (s for s in job.noise if index < len(s.images)):
         widened = _AsDtypeOf(side.images[index], context.reference)
         probe = Context(
             context.reference, widened, context.profile, context.config, table=context.table, recorded=True
@@ -270,17 +280,49 @@ def _measure_noise(job: _Job, index: int, context: Context, comparison: Comparis
                 comparison.notes.append(f"noise of {result.name} could not be measured: {result.message}")
             if result.metrics is not None and np.isfinite(result.metrics.rel_l2):
                 noise[result.name] = max(noise.get(result.name, 0.0), noise_level(result.metrics))
-        last = [
-            probe.matches[s.name] for s in SETS if s.name in probe.matches and s.name.startswith("output")
-        ]
-        for report in last:
-            px = max(px, float(report.box_px.max(initial=0.0)))
-            score = max(score, float(np.abs(report.score_difference).max(initial=0.0)))
-    if job.noise:
-        context.noise = noise | {forced_name(k): v for k, v in noise.items()}
-        context.decision = Noise(px, score)
-        names = "; ".join(_noise_name(s) for s in job.noise)
-        comparison.noise_source = f"{len(job.noise)} further reference run(s): {names}"
+        for spec in (s for s in SETS if s.name in probe.matches):
+            found = _set_noise(probe, spec)
+            before = sets.get(spec.name, Noise(0.0, 0.0))
+            sets[spec.name] = Noise(max(before.box_px, found.box_px), max(before.score, found.score))
+        for name, value in _same_input_noise(context, side.images[index]).items():
+            forced[name] = max(forced.get(name, 0.0), value)
+    context.noise, context.forced_noise = noise, forced
+    context.set_noise = sets
+    context.truth = _has_truth(job)
+    names = "; ".join(_noise_name(s) for s in job.noise)
+    more = "one more run" if len(job.noise) == 1 else f"{len(job.noise)} more runs"
+    comparison.noise_source = f"{more} of the reference ({names})"
+
+
+def _has_truth(job: _Job) -> bool:
+    """Whether a float32 reference's noise includes its difference from float64."""
+    precise = any(s.manifest.get("dtype") == "float64" for s in job.noise)
+    return precise and job.reference.manifest.get("dtype") == "float32"
+
+
+def _set_noise(probe: Context, spec: SetSpec) -> Noise:
+    """The largest differences of matched pairs; those no rounding makes (another box of a near tie was kept)
+    left out."""
+    report, static = probe.matches[spec.name], static_noise(probe, spec)
+    scores = np.abs(report.score_difference)
+    rounding = (report.box_px <= TRUTH_FACTOR * static.box_px) & (scores <= TRUTH_FACTOR * static.score)
+    return Noise(float(report.box_px[rounding].max(initial=0.0)), float(scores[rounding].max(initial=0.0)))
+
+
+def _same_input_noise(context: Context, image: Arrays) -> dict[str, float]:
+    """Noise of continuous stages that a run of the reference computed on this very run's input."""
+    out: dict[str, float] = {}
+    for name, stage in context.table.items():
+        forced = forced_name(name)
+        if stage.kind != "continuous" or forced not in image or name not in context.reference:
+            continue
+        own, other = context.reference[name], image[forced]
+        rows = min(len(own), len(other)) if stage.roi_features else None
+        own, other = own[:rows], other[:rows]
+        usable = own.shape == other.shape and own.size > 0 and own.dtype.kind == other.dtype.kind == "f"
+        if usable and np.isfinite(own).all() and np.isfinite(other).all():
+            out[name] = noise_level(measure(own, other))
+    return out
 
 
 def noise_level(metrics: Metrics) -> float:
@@ -292,7 +334,7 @@ def noise_level(metrics: Metrics) -> float:
 def _noise_name(side: Side) -> str:
     threads = side.manifest.get("threads")
     count = threads.get("intra_op") if isinstance(threads, Mapping) else threads
-    return f"{side.name}, {side.manifest.get('dtype', '')}, {count or '?'} threads"
+    return f"{side.name}, {side.manifest.get('dtype', '')}, {count or '?'} thread{'' if count == 1 else 's'}"
 
 
 class _AsDtypeOf(Mapping[str, np.ndarray]):

@@ -130,7 +130,8 @@ def _family(
     reference = run_backend(torch, setup, folder / "reference.h5", progress)
     again = replace(setup, threads=threads % 2 + 1)
     noise = run_backend(torch, again, folder / "noise.h5", progress)
-    truth = run_backend(torch, replace(setup, profile="semantic"), folder / "truth.h5", progress)
+    precise = replace(setup, profile="semantic", extra={"feed": str(reference.resolve())})
+    truth = run_backend(torch, precise, folder / "truth.h5", progress)
     begin = time.monotonic()
     control = Mutation(CONTROLS[0], family, (), f"the reference with {again.threads} threads")
     outcomes = [_outcome(control, compare(reference, noise)[0], begin, progress)]

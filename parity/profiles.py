@@ -2,9 +2,13 @@
 
 A limit is ``min(ceiling, NOISE_FACTOR * noise + floor)``: the noise is the reference's own (its error
 against a float64 run, or its difference from a second run with another thread count), the floor covers
-rounding where the reference happens to repeat itself bit for bit, and the ceiling is the number below which
-a result counts as the same whatever the noise is. A noisy reference therefore never excuses a candidate
-beyond the ceiling.
+rounding where the reference happens to repeat itself bit for bit, and the ceiling is the most that a stage
+may differ. A noisy reference therefore never excuses a candidate beyond the ceiling.
+
+Badly conditioned weights (random ones, for instance) enlarge rounding beyond every fixed number: there the
+reference in float32 is itself farther than the ceiling from the reference in float64. Only where such a
+float64 run says so, the ceiling is TRUTH_FACTOR times as high; the limit is still NOISE_FACTOR times the
+reference's own error.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 NOISE_FACTOR = 3.0
+TRUTH_FACTOR = 30.0
 PEAK_FACTOR = (
     10.0  # a single element may differ by more than the RMS does: limit of max|d|/max|r| and per channel
 )
@@ -106,9 +111,20 @@ class Limit:
     ceiling: float
 
 
-def limit(profile: Profile, noise: float | None, forced: bool) -> Limit:
-    """Relative L2 limit of a continuous stage. Without measured noise the static ceiling decides alone."""
+def limit(profile: Profile, noise: float | None, forced: bool, truth: bool = False) -> Limit:
+    """Relative L2 limit of a continuous stage. Without measured noise the static ceiling decides alone.
+    ``truth``: the noise is the reference's error against a float64 run of itself."""
     floor = profile.forced_floor if forced else profile.free_floor
     ceiling = profile.forced_ceiling if forced else profile.free_ceiling
-    value = ceiling if noise is None else min(ceiling, NOISE_FACTOR * noise + floor)
-    return Limit(value, noise, floor, ceiling)
+    return _bounded(noise, floor, ceiling, truth)
+
+
+def value_limit(static: float, noise: float | None, truth: bool) -> float:
+    """The same rule for pixels and scores, whose floor is a tenth of their static limit."""
+    return _bounded(noise, 0.1 * static, static, truth).value
+
+
+def _bounded(noise: float | None, floor: float, ceiling: float, truth: bool) -> Limit:
+    highest = ceiling * TRUTH_FACTOR if truth else ceiling
+    value = ceiling if noise is None else min(highest, NOISE_FACTOR * noise + floor)
+    return Limit(value, noise, floor, highest)

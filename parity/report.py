@@ -92,7 +92,7 @@ def render(comparisons: Sequence[Comparison], sections: Sequence[Mapping[str, An
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "short": short, "colour": plots.status_colour}
+    environment.filters |= {"number": number, "short": short, "leaf": leaf, "colour": plots.status_colour}
     result = to_json(list(comparisons))
     return environment.get_template("report.html").render(
         sections=sections,
@@ -155,8 +155,10 @@ def cards(comparison: Comparison) -> list[tuple[str, str, str]]:
             d = stage.details
             total = f"{d['reference_count']} and {d['candidate_count']}"
             out.append((f"{d['matched']}", "detections matched", f"of {total}"))
-            out.append((number(d["worst_box_px"]) or "0", "worst box, px", ""))
-            out.append((number(d["worst_score"]) or "0", "worst score", ""))
+            for key, what in (("box_px", "worst box, px"), ("score", "worst score")):
+                noise = d.get(f"{key.removesuffix('_px')}_noise")
+                remark = "" if noise is None else f"its own noise: {number(noise)}"
+                out.append((number(d[f"worst_{key}"]) or "0", what, remark))
         if stage.name.endswith("pred_masks") and stage.details:
             out.append(
                 (str(stage.details["flipped"]), "mask pixels differ", f"of {stage.details['compared']:,}")
@@ -181,6 +183,13 @@ def tree(stages: Sequence[StageResult]) -> Node:
     return root
 
 
+def leaf(name: str) -> str:
+    """The last part of a stage's name; the two sets of the model also by what they are."""
+    known = {"steps/proposal_generator/0/0": "proposals", "steps/roi_heads/0/0": "detections"}
+    last = name.split("/")[-1].split(".")[-1]
+    return f"{last} {known[name]}" if name in known else last
+
+
 def environment_rows(comparison: Comparison) -> list[tuple[str, str, str, bool]]:
     """(what, reference, candidate, whether they differ) for every fact of the two manifests."""
     sides = [_flat(m) for m in (comparison.reference_manifest, comparison.candidate_manifest)]
@@ -199,8 +208,15 @@ def _flat(manifest: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             out |= _flat(value, f"{prefix}{key}.")
         else:
-            out[prefix + key] = value if isinstance(value, str) else json.dumps(value)
+            out[prefix + key] = value if isinstance(value, str) else json.dumps(_rounded(value))
     return out
+
+
+def _rounded(value: Any) -> Any:
+    """Floats at four digits: these are facts about a run (times, memory), not results."""
+    if isinstance(value, list):
+        return [_rounded(v) for v in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 # ---- pictures --------------------------------------------------------------------------------------------

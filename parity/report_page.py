@@ -55,7 +55,25 @@ button { font: inherit; font-size: 13px; border: 1px solid var(--line); backgrou
 button:hover { background: var(--soft); }
 nav { display: flex; gap: 8px; flex-wrap: wrap; margin-bottom: 14px; }
 nav a { text-decoration: none; color: var(--ink); background: #fff; border-radius: 999px; padding: 4px 14px; font-size: 13px; }
-@media (max-width: 760px) { .row { grid-template-columns: 14px 1fr 70px 70px; } .row .opt { display: none; } }
+h2, .mono { overflow-wrap: anywhere; }
+.mono { font-family: var(--mono); font-weight: 400; }
+.scroll { overflow-x: auto; }
+@media (max-width: 760px) {
+  main { padding: 12px 10px 60px; }
+  .card { padding: 16px 14px; }
+  .banner { padding: 20px; }
+  .scroll > svg, .scroll > img { width: 760px; max-width: none; }
+  .scroll > table { min-width: 640px; }
+  .row { grid-template-columns: 14px minmax(0, 1fr) 62px 62px; padding-left: 4px; }
+  .row .opt { display: none; }
+  .row .verdict { grid-column: 2 / -1; }
+  .row .verdict:empty { display: none; }
+  .tree details { padding-left: 10px; }
+  .env tr { display: grid; grid-template-columns: 1fr 1fr; border-bottom: 1px solid var(--line); }
+  .env td, .env th { border: 0; padding: 2px 6px; }
+  .env td:first-child { grid-column: 1 / -1; padding-top: 6px; }
+  .env th:first-child { display: none; }
+}
 @media print { body { background: #fff; } .card, .numbers > div { box-shadow: none; border: 1px solid var(--line); } }
 </style>
 </head>
@@ -64,12 +82,12 @@ nav a { text-decoration: none; color: var(--ink); background: #fff; border-radiu
 {% macro stage_row(stage, first) %}
 <div class="row{{ ' here' if first is not none and stage.name == first.name }}">
   <span class="dot" style="background:{{ stage.overall | colour }}" title="{{ stage.overall }}"></span>
-  <span class="name">{{ stage.name.split('/')[-1].split('.')[-1] }}</span>
+  <span class="name">{{ stage.name | leaf }}</span>
   <span class="n">{{ (stage.metrics.rel_l2 if stage.metrics else none) | number }}</span>
   <span class="n">{{ (stage.limit.value if stage.limit else none) | number }}</span>
   <span class="n opt">{{ (stage.limit.noise if stage.limit else none) | number }}</span>
   <span class="n opt">{{ (stage.forced_metrics.rel_l2 if stage.forced_metrics else none) | number }}</span>
-  <span class="opt">{% if stage.overall != Status.PASS %}<span class="pill" style="background:{{ stage.overall | colour }}">{{ stage.overall }}</span> {% endif %}{% if stage.verdict != Verdict.NONE %}{{ stage.verdict }}{% endif %}{% if first is not none and stage.name == first.name %} <b style="color:#dc2626;white-space:nowrap">← starts here</b>{% endif %}</span>
+  <span class="verdict">{% if stage.overall != Status.PASS %}<span class="pill" style="background:{{ stage.overall | colour }}">{{ stage.overall }}</span> {% endif %}{% if stage.verdict != Verdict.NONE %}{{ stage.verdict }}{% endif %}{% if first is not none and stage.name == first.name %} <b style="color:#dc2626;white-space:nowrap">← starts here</b>{% endif %}</span>
   {% set text = [stage.message, ('same input: ' ~ stage.forced_message) if stage.forced_message else '', ('waived: ' ~ stage.waiver) if stage.waiver else ''] | select | join('; ') %}
   {% if text and (stage.overall != Status.PASS or stage.kind != 'continuous') %}<span class="text">{{ text }}</span>{% endif %}
 </div>
@@ -103,22 +121,22 @@ nav a { text-decoration: none; color: var(--ink); background: #fff; border-radiu
   <p>{{ s.first_text }} <b>{{ s.advice | capitalize }}.</b></p>
   <p class="small muted">{{ s.first.message }}{% if s.first.forced_message %} · same input: {{ s.first.forced_message }}{% endif %}</p>
   {% if s.first.metrics %}{% set m = s.first.metrics %}
-  <table><tr><th>relative L2</th><th>largest / largest value</th><th>99.9 % of elements</th><th>signed bias</th><th>worst channel</th><th>border ring / inside</th><th>worst element</th></tr>
-  <tr><td>{{ m.rel_l2 | number }}</td><td>{{ m.max_rel | number }}</td><td>{{ m.p999_rel | number }}</td><td>{{ m.bias | number }}</td><td>{{ m.worst_channel }} ({{ m.channel_rel_l2 | number }})</td><td>{{ m.ring_rel_l2 | number }} / {{ m.inner_rel_l2 | number }}</td><td>{{ m.worst_index }}: {{ '%.7g' | format(m.worst_reference) }} → {{ '%.7g' | format(m.worst_candidate) }}</td></tr></table>
+  <div class="scroll"><table><tr><th>relative L2</th><th>largest / largest value</th><th>99.9 % of elements</th><th>signed bias</th><th>worst channel</th><th>border ring / inside</th><th>worst element</th></tr>
+  <tr><td>{{ m.rel_l2 | number }}</td><td>{{ m.max_rel | number }}</td><td>{{ m.p999_rel | number }}</td><td>{{ m.bias | number }}</td><td>{{ m.worst_channel }} ({{ m.channel_rel_l2 | number }})</td><td>{{ m.ring_rel_l2 | number }} / {{ m.inner_rel_l2 | number }}</td><td>{{ m.worst_index }}: {{ '%.7g' | format(m.worst_reference) }} → {{ '%.7g' | format(m.worst_candidate) }}</td></tr></table></div>
   {% endif %}
 </div>
 {% endif %}
 {% if s.growth %}
-<div class="card"><h2>How the error grows</h2>{{ s.growth | safe }}</div>
+<div class="card"><h2>How the error grows</h2><div class="scroll">{{ s.growth | safe }}</div></div>
 {% endif %}
 {% if s.heat %}
-<div class="card"><h2>{{ 'The first bad stage' if s.first is not none else 'The stage nearest to its limit' }}: <span style="font-family:var(--mono);font-weight:400">{{ s.worst.name }}</span></h2><img alt="heat maps of {{ s.worst.name }}" src="{{ s.heat }}"></div>
+<div class="card"><h2>{{ 'The first bad stage' if s.first is not none else 'The stage nearest to its limit' }}: <span class="mono">{{ s.worst.name }}</span></h2><div class="scroll"><img alt="heat maps of {{ s.worst.name }}" src="{{ s.heat }}"></div></div>
 {% endif %}
 {% if s.overlay %}
 <div class="card"><h2>Detections of both sides</h2>
 <div class="legend"><span><i style="background:#16a34a"></i>the same on both sides</span><span><i style="background:#2563eb"></i>{{ c.reference }}</span><span><i style="background:#ea580c"></i>{{ c.candidate }}</span><span>filled: only on that side; label: class and score</span></div>
 <img alt="detections of both sides" src="{{ s.overlay }}">
-{% if s.scatter %}<div style="margin-top:14px">{{ s.scatter | safe }}</div>{% endif %}
+{% if s.scatter %}<div class="scroll" style="margin-top:14px">{{ s.scatter | safe }}</div>{% endif %}
 </div>
 {% endif %}
 {% if s.masks %}
@@ -126,10 +144,10 @@ nav a { text-decoration: none; color: var(--ink); background: #fff; border-radiu
 {% endif %}
 {% if s.certificates or s.notes %}
 <div class="card"><h2>Differences and their margins</h2>
-<table><tr><th></th><th>stage</th><th>what happened</th><th class="n">margin</th><th class="n">allowed</th></tr>
+<div class="scroll"><table><tr><th></th><th>stage</th><th>what happened</th><th class="n">margin</th><th class="n">allowed</th></tr>
 {% for stage, x in s.certificates %}<tr><td><span class="pill" style="background:{{ '#d97706' if x.certified else '#dc2626' }}">{{ 'explained' if x.certified else 'unexplained' }}</span></td><td>{{ stage.name | short }}</td><td>{{ x.side }} {{ x.index }}: {{ x.text }}</td><td class="n">{{ '%.1e' | format(x.margin | float) }}</td><td class="n">{{ '%.1e' | format(x.allowed | float) }}</td></tr>{% endfor %}
 {% for stage, text in s.notes %}<tr><td></td><td>{{ stage.name | short }}</td><td colspan="3">{{ text }}</td></tr>{% endfor %}
-</table></div>
+</table></div></div>
 {% endif %}
 <div class="card tree"><h2>Every stage</h2>
 <div class="row head"><span></span><span>module and array</span><span class="n">end to end</span><span class="n">limit</span><span class="n opt">noise</span><span class="n opt">same input</span><span class="opt">verdict</span></div>
@@ -141,7 +159,7 @@ nav a { text-decoration: none; color: var(--ink); background: #fff; border-radiu
 {% endfor %}
 </div>
 <div class="card"><h2>Environment</h2>
-<table><tr><th></th><th>{{ c.reference }}</th><th>{{ c.candidate }}</th></tr>
+<table class="env"><tr><th></th><th>{{ c.reference }}</th><th>{{ c.candidate }}</th></tr>
 {% for key, a, b, differs in s.environment %}<tr{{ ' class=differs' if differs }}><td class="muted">{{ key }}</td><td>{{ a }}</td><td>{{ b }}</td></tr>{% endfor %}
 </table></div>
 {% if c.notes %}<div class="card"><h2>Notes</h2><ul class="small">{% for note in c.notes %}<li>{{ note }}</li>{% endfor %}</ul></div>{% endif %}

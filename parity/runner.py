@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -227,7 +228,8 @@ def _noise_runs(
     other = 1 if setup.threads != 1 else 2
     jobs = [("threads", replace(setup, threads=other, repeat=1))]
     if noise == "truth" and setup.profile != "semantic":
-        jobs.append(("truth", replace(setup, profile="semantic", repeat=1)))
+        precise = replace(setup, profile="semantic", repeat=1)
+        jobs.append(("truth", _with(precise, feed=str(folder / "reference.h5"))))
     paths: list[TraceLike] = []
     notes: list[str] = []
     for label, job in jobs:
@@ -258,18 +260,12 @@ def reproduce(reference: Backend, candidate: Backend, setup: Setup, folder: Path
     words += ["--candidate", name, "--profile", setup.profile, "--device", setup.device]
     if reference.interpreter != sys.executable:
         words += ["--torch-python", reference.interpreter]
+    words += ["--threads", str(setup.threads)] if setup.threads else []
+    words += ["--proposals", *setup.proposals] if setup.proposals else []
     words += ["--mutate", mutate] if mutate else []
     words += ["--output", str(folder)]
     words += ["--opts", *map(str, setup.opts)] if setup.opts else []
-    return " ".join(_quoted(w) for w in words)
-
-
-def _quoted(word: str) -> str:
-    return (
-        word
-        if word and all(c.isalnum() or c in "-_./:=,+" for c in word)
-        else "'" + word.replace("'", "'\\''") + "'"
-    )
+    return shlex.join(words)
 
 
 def resolved(setup: Setup, folder: Path, progress: Progress) -> Setup:

@@ -1,6 +1,7 @@
 """``tf-d2 parity`` from the outside: exit codes, files written, messages."""
 
 import json
+import shlex
 from xml.etree import ElementTree
 
 import numpy as np
@@ -71,6 +72,15 @@ def test_files_of_a_report(traces, tmp_path):
     assert failed == ["verdict", "steps/backbone/p2"]
     assert int(suites[0].get("failures")) == len(failed)
     assert "starts here" in (out / "report.html").read_text()
+
+
+def test_the_report_says_how_to_judge_again(traces, tmp_path):
+    a, b = traces
+    call("rejudge", a, b, "--noise", a, "--keep-going", "--output", tmp_path / "out")
+    command = json.loads((tmp_path / "out" / "parity.json").read_text())["comparisons"][0]["command"]
+    words = shlex.split(command)
+    assert words[:5] == ["tf-d2", "parity", "rejudge", str(a), str(b)]
+    assert words[words.index("--noise") + 1] == str(a) and words[-1] == "--keep-going"
 
 
 def test_what_cannot_start_says_what_is_needed(tmp_path):

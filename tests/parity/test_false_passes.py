@@ -3,11 +3,18 @@
 Each test plants one defect in a copy of a small synthetic trace and expects it to be found.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import parity
-from parity.judge import Waiver
+from parity.comparator import Context, compare_image, verdict_of
+from parity.judge import Side, Waiver, note_skipped
+from parity.metrics import measure
+from parity.profiles import STRICT, limit
+from parity.results import Comparison, StageResult
+from parity.stages import Stage
 from parity.status import Status
 
 BACKBONE = "steps/backbone/p2"
@@ -108,8 +115,6 @@ def test_two_empty_traces_are_not_a_pass():
 
 
 def test_another_number_of_images_is_not_a_pass():
-    from parity.judge import Side
-
     two, one = Side("two", [trace(), trace()]), Side("one", [trace()])
     (comparison,) = parity.compare(two, one)
     assert comparison.exit_code == 2
@@ -245,6 +250,58 @@ def test_a_noisy_reference_does_not_excuse_the_candidate():
     assert stage(verdict(candidate, reference, noise=[noisy]), BACKBONE).status is Status.FAIL
 
 
+def side(arrays, dtype="float32"):
+    return Side("torch", [arrays], {"dtype": dtype})
+
+
+@pytest.mark.parametrize(
+    ("error", "noise", "dtype", "status"),
+    [
+        (4e-5, 3e-5, "float64", Status.PASS),  # no farther from the reference than rounding takes it
+        (4e-5, 3e-5, "float32", Status.FAIL),  # two float32 runs that differ prove no such thing
+        (4e-5, 1e-6, "float64", Status.FAIL),  # well conditioned, and yet different
+        (1e-2, 1e-2, "float64", Status.FAIL),  # where rounding drowns everything nothing is proved
+    ],
+)
+def test_only_the_references_own_error_against_float64_raises_a_ceiling(error, noise, dtype, status):
+    reference, candidate = trace(), trace()
+    candidate[BACKBONE] = candidate[BACKBONE] * np.float32(1 + error)
+    other = {n: a.astype(dtype) if a.dtype == np.float32 else a for n, a in trace().items()}
+    other[BACKBONE] = (other[BACKBONE].astype(np.float64) * (1 + noise)).astype(dtype)
+    comparison = verdict(side(candidate), side(reference), noise=[side(other, dtype)])
+    assert stage(comparison, BACKBONE).status is status
+
+
+@pytest.mark.parametrize(("moved", "status"), [(5e-3, Status.PASS), (2e-2, Status.FAIL)])
+def test_boxes_may_move_as_far_as_rounding_moves_the_references(moved, status):
+    reference, candidate, truth = trace(), trace(), trace()
+    candidate[BOXES] = candidate[BOXES] + np.float32(moved)
+    truth = {n: a.astype(np.float64) if a.dtype == np.float32 else a for n, a in truth.items()}
+    truth[BOXES] = truth[BOXES] + 4e-3
+    assert stage(verdict(side(candidate), side(reference)), "output/instances").status is Status.FAIL
+    comparison = verdict(side(candidate), side(reference), noise=[side(truth, "float64")])
+    assert stage(comparison, "output/instances").status is status
+
+
+def test_another_box_in_the_float64_run_is_not_taken_for_rounding():
+    reference, candidate, truth = trace(), trace(), trace()
+    candidate[BOXES] = candidate[BOXES] + np.float32(5e-3)
+    truth = {n: a.astype(np.float64) if a.dtype == np.float32 else a for n, a in truth.items()}
+    truth[BOXES][2] += 3.0
+    comparison = verdict(side(candidate), side(reference), noise=[side(truth, "float64")])
+    assert stage(comparison, "output/instances").status is Status.FAIL
+
+
+@pytest.mark.parametrize(("given", "status"), [(False, Status.FAIL), (True, Status.PASS)])
+def test_the_limit_on_the_same_input_rises_only_with_noise_on_the_same_input(given, status):
+    table = {BACKBONE: Stage(BACKBONE, ("input/image",), "continuous", "x", False, False)}
+    candidate = trace() | {"forced/backbone/p2": trace()[BACKBONE] * np.float32(1 + 3e-6)}
+    context = Context(trace(), candidate, STRICT, table=table, noise={BACKBONE: 1e-4}, truth=True)
+    context.forced_noise = {BACKBONE: 1e-6} if given else {}
+    result = next(s for s in compare_image(context) if s.name == BACKBONE)
+    assert result.forced_status is status and result.status is Status.PASS
+
+
 def test_a_quiet_reference_tightens_the_limit():
     reference, candidate = trace(), trace()
     candidate[BACKBONE] = candidate[BACKBONE] * np.float32(1 + 6e-6)
@@ -316,3 +373,104 @@ def test_a_misplaced_box_does_not_excuse_its_mask():
     candidate[MASKS] = np.roll(candidate[MASKS], 4, axis=(1, 2))
     result = stage(verdict(candidate, reference), MASKS)
     assert result.status is Status.FAIL
+
+
+@pytest.mark.parametrize("other", ["steps/backbone/P2", "steps/backbone/p2/0", "steps/backbone.p2"])
+def test_names_are_never_matched_approximately(other):
+    """The same array under another spelling is one missing and one extra array."""
+    candidate = trace()
+    candidate[other] = candidate.pop(BACKBONE)
+    comparison = verdict(candidate)
+    assert stage(comparison, BACKBONE).status is Status.NOT_COMPARED
+    assert stage(comparison, other).status is Status.NOT_COMPARED and comparison.exit_code == 2
+
+
+@pytest.mark.parametrize("axis", [1, 2, 3])
+def test_a_permutation_of_the_same_values_fails(axis):
+    candidate = trace()
+    candidate[BACKBONE] = np.roll(candidate[BACKBONE], 1, axis)
+    assert stage(verdict(candidate), BACKBONE).status is Status.FAIL
+
+
+@pytest.mark.parametrize("metric", ["rel_l2", "max_rel", "channel_rel_l2"])
+def test_a_metric_that_could_not_be_computed_never_passes(metric):
+    """NaN is neither above nor below a limit."""
+    bound = limit(STRICT, None, forced=False)
+    numbers = replace(measure(np.ones((2, 3)), np.ones((2, 3))), **{metric: float("nan")})
+    result = StageResult(
+        "steps/x", "heads", "continuous", Status.PASS, metrics=numbers, forced_metrics=numbers
+    )
+    assert verdict_of(result, bound)[0] is Status.FAIL
+    assert verdict_of(result, bound, forced=True)[0] is Status.FAIL
+
+
+def test_one_rounding_in_every_element_of_a_large_array_is_no_false_alarm():
+    """An absolute L2 would grow with the number of elements."""
+    reference, candidate = trace(), trace()
+    large = np.random.default_rng(2).normal(size=(1, 4, 500, 500)).astype(np.float32)
+    reference[BACKBONE], candidate[BACKBONE] = large, np.nextafter(large, np.float32(9))
+    assert np.linalg.norm(candidate[BACKBONE] - large) > 1e-5
+    assert stage(verdict(candidate, reference), BACKBONE).status is Status.PASS
+
+
+RULES = {
+    "MODEL": {
+        "META_ARCHITECTURE": "GeneralizedRCNN",
+        "ROI_HEADS": {"SCORE_THRESH_TEST": 0.45, "NMS_THRESH_TEST": 0.5},
+    },
+    "TEST": {"DETECTIONS_PER_IMAGE": 100},
+}
+
+
+@pytest.mark.parametrize(("score", "status"), [(0.4500001, Status.BORDERLINE), (0.46, Status.FAIL)])
+def test_one_detection_more_needs_a_score_at_the_threshold(score, status):
+    """Equal counts are not demanded, a reason is."""
+    reference, candidate = trace(), trace()
+    reference[SCORES][5] = score
+    for name in (BOXES, SCORES, CLASSES, MASKS):
+        candidate[name] = candidate[name][:5]
+    comparison = verdict(candidate, reference, config=RULES)
+    assert stage(comparison, "output/instances").status is status
+    assert comparison.exit_code == (0 if status is Status.BORDERLINE else 1)
+
+
+@pytest.mark.parametrize(("logit", "status"), [(4e-6, Status.BORDERLINE), (0.04, Status.FAIL)])
+def test_a_mask_pixel_may_differ_only_where_its_probability_is_at_the_threshold(logit, status):
+    """Masks are compared pixel by pixel, but a pixel on the threshold is no false alarm."""
+    reference, candidate = trace(), trace()
+    logits = np.full((6, 6, 28, 28), 8.0, np.float32)
+    logits[:, :, 14, 14] = logit
+    for arrays in (reference, candidate):
+        arrays["steps/roi_heads.mask_head.predictor"] = logits
+        arrays[BOXES] = np.tile(np.float32([[0, 0, 28, 28]]), (6, 1))
+        arrays[CLASSES] = np.arange(6)
+        arrays[MASKS] = np.ones((6, 28, 28), bool)
+        arrays["input/image"] = np.zeros((28, 28, 3), np.uint8)
+    candidate[MASKS][0, 14, 14] = False
+    assert stage(verdict(candidate, reference), MASKS).status is status
+
+
+@pytest.mark.parametrize("backend", ["tf", "torch", "detectron2", "recorded"])
+def test_a_step_between_modules_may_be_missing_only_where_it_cannot_be_seen(backend):
+    """Hooks and recordings hold module outputs; a side that computes the step itself must give it."""
+    name = "steps/roi_heads/0/0/mask_probs"
+    table = {name: Stage(name, (BACKBONE,), "continuous", "mask_select", True, False)}
+    reference = {**trace(), name: np.ones((6, 1, 28, 28), np.float32)}
+    seen = backend in ("detectron2", "recorded")
+    context = Context(reference, trace(), STRICT, table=table, candidate_recorded=seen)
+    found = {s.name: s for s in compare_image(context)}
+    assert (name in context.skipped) == seen
+    assert seen or found[name].status is Status.NOT_COMPARED
+
+
+def test_arrays_that_were_not_computed_on_the_references_input_are_named():
+    a, b = trace(), trace()
+    table = {
+        n: Stage(n, ("input/image",), "continuous", "x", False, False)
+        for n in (BACKBONE, "steps/sem_seg_head/0")
+    }
+    for given, text in (({}, "no stage was"), ({"forced/backbone/p2": b[BACKBONE]}, "steps/sem_seg_head/0")):
+        context = Context(a, {**b, **given}, STRICT, table=table)
+        comparison = Comparison("a", "b", "strict", stages=compare_image(context))
+        note_skipped(comparison, context)
+        assert any("reference's input" in n and text in n for n in comparison.notes)

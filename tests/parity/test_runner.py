@@ -1,6 +1,7 @@
 """The runner with stand-in workers: what they say, how they fail, and that a failure is never a pass."""
 
 import json
+import shlex
 import sys
 import textwrap
 
@@ -170,11 +171,14 @@ def test_the_job_has_only_what_the_torch_workers_know(interpreter, tmp_path):
 
 
 def test_reproduce_quotes_for_the_shell():
-    setup = Setup("my config.yaml", "w.pkl", ["it's.png"], opts=("MODEL.DEVICE", "cpu"))
-    text = runner.reproduce(Backend("torch"), Backend("tf"), setup, "out")
-    assert (
-        "'my config.yaml'" in text and "'it'\\''s.png'" in text and text.endswith("--opts MODEL.DEVICE cpu")
+    setup = Setup(
+        "my config.yaml", "w.pkl", ["it's.png"], threads=1, proposals=["a.npy"], opts=("MODEL.DEVICE", "cpu")
     )
+    words = shlex.split(runner.reproduce(Backend("torch"), Backend("tf"), setup, "out"))
+    assert (
+        "my config.yaml" in words and "it's.png" in words and words[-3:] == ["--opts", "MODEL.DEVICE", "cpu"]
+    )
+    assert words[words.index("--threads") + 1] == "1" and words[words.index("--proposals") + 1] == "a.npy"
 
 
 def test_unknown_arguments_are_refused(tmp_path):
