@@ -110,7 +110,7 @@ class Predictor:
     ) -> None:
         """Arguments of :func:`load_model`, and ``fold_norms``: merge frozen norms into convolutions, which is faster
         and differs by rounding only (None = yes, but not in float64, where the point is to compute as written)."""
-        self.config_yaml = _yaml_of(config, weights, opts)
+        self.config_yaml = model_yaml(config, weights, opts)
         self.model = load_model(
             config, weights, dtype=dtype, opts=opts, ema=ema, allow_nonfinite=allow_nonfinite
         )
@@ -272,15 +272,16 @@ class Predictor:
 
     def _result(self, fields: dict[str, np.ndarray], size: tuple[int, int]) -> dict[str, Any]:
         result: dict[str, Any] = {}
-        sem_seg = fields.pop("sem_seg", None)
+        sem_seg, labels = fields.pop("sem_seg", None), fields.pop("sem_seg_labels", None)
         if "proposal_boxes" in fields:
             result["proposals"] = Instances(size, **fields)
         elif fields:
             result["instances"] = Instances(size, **paste(fields, size))
         if sem_seg is not None:
-            result["sem_seg"] = sem_seg
-        if self.config.panoptic is not None and sem_seg is not None and "instances" in result:
-            result["panoptic_seg"] = combine_panoptic(self.config.panoptic, result["instances"], sem_seg)
+            # A view: copying hundreds of megabytes into another order takes longer than the semantic head.
+            result["sem_seg"] = sem_seg.transpose(2, 0, 1)
+        if self.config.panoptic is not None and labels is not None and "instances" in result:
+            result["panoptic_seg"] = combine_panoptic(self.config.panoptic, result["instances"], labels)
         return result
 
 
@@ -304,7 +305,8 @@ def transform_proposals(
     return tf.boolean_mask(clipped, box_ops.nonempty(clipped)).numpy()[:topk]
 
 
-def _yaml_of(config: str | Path, weights: str | Path | None, opts: Sequence[Any]) -> str:
+def model_yaml(config: str | Path, weights: str | Path | None, opts: Sequence[Any] = ()) -> str:
+    """The full YAML of the configuration that :func:`load_model` would use, overrides applied."""
     if weights is None and str(config).endswith(".weights.h5"):
         return checkpoints.read_checkpoint(config).config or ""
     return resolve_yaml(config, opts)

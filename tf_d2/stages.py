@@ -28,14 +28,14 @@ Arrays = Sequence[Any]  # numpy arrays, or eager tensors that run_op turns into 
 
 
 def combine_panoptic(
-    config: PanopticConfig, instances: Instances, sem_seg: np.ndarray
+    config: PanopticConfig, instances: Instances, labels: np.ndarray
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """detectron2's panoptic map from the instances and the ``(C, H, W)`` logits of one image."""
+    """detectron2's panoptic map from the instances and the ``(H, W)`` semantic classes of one image."""
     return combine_semantic_and_instance_outputs(
         instances.scores,
         instances.pred_classes,
         instances.pred_masks,
-        sem_seg.argmax(axis=0),
+        labels,
         overlap_threshold=config.overlap_thresh,
         stuff_area_thresh=config.stuff_area_limit,
         instances_score_thresh=config.instances_confidence_thresh,
@@ -287,7 +287,7 @@ def _sem_seg_out(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) ->
 def _panoptic(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
     sem_seg, scores, classes, masks = inputs
     instances = Instances(masks.shape[1:], scores=scores, pred_classes=classes, pred_masks=masks)
-    segments, info = combine_panoptic(model.config.panoptic, instances, sem_seg)
+    segments, info = combine_panoptic(model.config.panoptic, instances, sem_seg.argmax(axis=0))
     return [segments, np.array(json.dumps(info))]
 
 

@@ -33,14 +33,14 @@ class Module(keras.layers.Layer):
         """A variable of zeros, to be assigned from a checkpoint."""
         return self.add_weight(name=name, shape=shape, initializer="zeros", trainable=trainable)
 
-    def value(self, parameter: keras.Variable | tf.Tensor) -> tf.Tensor:
+    def value(self, parameter: keras.Variable | tf.Variable | tf.Tensor) -> tf.Tensor:
         """The tensor to compute with. In a frozen model's graph it is a constant, which kernels may prepare once."""
-        tensor = parameter if isinstance(parameter, tf.Tensor) else parameter.value
+        tensor = parameter if isinstance(parameter, (tf.Tensor, tf.Variable)) else parameter.value
         if not self.frozen or tf.executing_eagerly():
             return tf.convert_to_tensor(tensor)
         return _constant_of(tensor)
 
-    def optional_value(self, parameter: keras.Variable | tf.Tensor | None) -> tf.Tensor | None:
+    def optional_value(self, parameter: keras.Variable | tf.Variable | tf.Tensor | None) -> tf.Tensor | None:
         """:meth:`value` of a parameter that a layer may lack."""
         return None if parameter is None else self.value(parameter)
 

@@ -41,12 +41,13 @@ def conv2d(
 
 
 def _conv_padding(kernel: tf.Tensor, stride: int, padding: int, dilation: int) -> str | list[list[int]]:
-    if padding == 0:
-        return "VALID"
     kernel_h, kernel_w, *_ = static_shape(kernel)
-    # With stride 1 SAME is the same symmetric padding, and the form every fused kernel accepts.
+    # With stride 1 SAME is the same symmetric padding, and the form every fused kernel accepts. It also tells
+    # TensorFlow that input and output are of one size, without which the sum of a residual block is not fused.
     if stride == 1 and kernel_h == kernel_w and 2 * padding == dilation * (kernel_h - 1):
         return "SAME"
+    if padding == 0:
+        return "VALID"
     return [[0, 0], [padding, padding], [padding, padding], [0, 0]]
 
 

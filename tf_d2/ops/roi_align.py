@@ -70,40 +70,10 @@ def roi_align(
 
     Source: detectron2/layers/roi_align.py, torchvision/csrc/ops/cpu/roi_align_kernel.cpp.
     """
-    shape = tf.shape(features)
-    channels: int = features.shape[-1]  # pyright: ignore[reportAssignmentType]
-    dtype = features.dtype
-    accurate = tf.float64 if dtype == tf.float64 else tf.float32
-    boxes = tf.cast(boxes, accurate)
-    x_axis, y_axis = (
-        _axis(boxes[:, i], boxes[:, i + 2], shape[2 - i], output_size, spatial_scale, sampling_ratio, aligned)
-        for i in (0, 1)
+    level = tf.zeros(tf.shape(boxes)[:1], tf.int32)
+    return multilevel_roi_align(
+        [features], boxes, image_index, level, output_size, [spatial_scale], sampling_ratio, aligned
     )
-    table = tf.reshape(features, [-1, channels])  # [B * H * W, C], a view
-    base = tf.cast(image_index, tf.int32) * shape[1] * shape[2]
-    order, starts, ends = _chunks(x_axis.window, y_axis.window, channels * dtype.size)
-
-    def pool(members: tf.Tensor) -> tf.Tensor:
-        y, x = _take(y_axis, members), _take(x_axis, members)
-        rows, weights_y = _window(y, output_size, shape[1], accurate)  # [n, Wh], [n, P, Wh]
-        columns, weights_x = _window(x, output_size, shape[2], accurate)
-        cells = tf.gather(base, members)[:, None, None] + rows[:, :, None] * shape[2] + columns[:, None, :]
-        window = tf.gather(table, cells)  # [n, Wh, Ww, C]
-        return _contract(window, tf.cast(weights_y, dtype), tf.cast(weights_x, dtype), output_size, channels)
-
-    def step(i: tf.Tensor, pooled: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
-        return i + 1, pooled.write(i, pool(order[starts[i] : ends[i]]))
-
-    number = tf.shape(starts)[0]
-    result_shape = [None, output_size, output_size, channels]
-    array = tf.TensorArray(dtype, number, infer_shape=False, element_shape=result_shape)
-    _, array = tf.while_loop(lambda i, _: i < number, step, (0, array))
-    pooled = tf.cond(
-        number > 0,
-        lambda: array.concat(),
-        lambda: tf.zeros([0, output_size, output_size, channels], dtype),
-    )
-    return tf.gather(pooled, tf.math.invert_permutation(order))
 
 
 def multilevel_roi_align(
@@ -121,24 +91,60 @@ def multilevel_roi_align(
     Other arguments and the result are those of :func:`roi_align`; the order of the boxes is kept.
     Source: detectron2/modeling/poolers.py ``ROIPooler.forward``.
     """
-    pooled, members = [], []
+    dtype, channels = features[0].dtype, features[0].shape[-1]
+    accurate = tf.float64 if dtype == tf.float64 else tf.float32
+    boxes, image_index = tf.cast(boxes, accurate), tf.cast(image_index, tf.int32)
+    row_shape = [output_size, output_size, channels]
+    pooled = tf.TensorArray(dtype, 1, dynamic_size=True, infer_shape=False, element_shape=[None, *row_shape])
+    pooled = pooled.write(0, tf.zeros([1, *row_shape], dtype))  # row 0 is for boxes without a level
+    members = []
     for i, (level, scale) in enumerate(zip(features, scales, strict=True)):
         chosen = tf.cast(tf.where(levels == i)[:, 0], tf.int32)
-        members.append(chosen)
-        pooled.append(
-            roi_align(
-                level,
-                tf.gather(boxes, chosen),
-                tf.gather(image_index, chosen),
-                output_size,
-                scale,
-                sampling_ratio,
-                aligned,
-            )
-        )
-    count = tf.shape(boxes)[0]
-    shape = tf.stack([count, output_size, output_size, features[0].shape[-1]])
-    return tf.scatter_nd(tf.concat(members, 0)[:, None], tf.concat(pooled, 0), shape)
+        regions = tf.gather(boxes, chosen), tf.gather(image_index, chosen)
+        pooled, order = _pool(level, *regions, pooled, output_size, scale, sampling_ratio, aligned)
+        members.append(tf.gather(chosen, order))
+    # The one copy that puts the regions back in the order of the boxes, whatever the levels and chunks were.
+    filled = tf.concat(members, 0)
+    rows = tf.scatter_nd(filled[:, None], tf.range(1, tf.shape(filled)[0] + 1), tf.shape(boxes)[:1])
+    return tf.gather(pooled.concat(), rows)
+
+
+def _pool(
+    features: tf.Tensor,
+    boxes: tf.Tensor,
+    image_index: tf.Tensor,
+    pooled: tf.TensorArray,
+    output_size: int,
+    scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+) -> tuple[tf.TensorArray, tf.Tensor]:
+    """Append the regions of one map to ``pooled``, in chunks, and tell in which order of ``boxes``: int32 ``[N]``."""
+    shape = tf.shape(features)
+    channels: int = features.shape[-1]  # pyright: ignore[reportAssignmentType]
+    dtype = features.dtype
+    x_axis, y_axis = (
+        _axis(boxes[:, i], boxes[:, i + 2], shape[2 - i], output_size, scale, sampling_ratio, aligned)
+        for i in (0, 1)
+    )
+    table = tf.reshape(features, [-1, channels])  # [B * H * W, C], a view
+    base = image_index * shape[1] * shape[2]
+    order, starts, ends = _chunks(x_axis.window, y_axis.window, channels * dtype.size)
+
+    def pool(members: tf.Tensor) -> tf.Tensor:
+        y, x = _take(y_axis, members), _take(x_axis, members)
+        rows, weights_y = _window(y, output_size, shape[1], boxes.dtype)  # [n, Wh], [n, P, Wh]
+        columns, weights_x = _window(x, output_size, shape[2], boxes.dtype)
+        cells = tf.gather(base, members)[:, None, None] + rows[:, :, None] * shape[2] + columns[:, None, :]
+        window = tf.gather(table, cells)  # [n, Wh, Ww, C]
+        return _contract(window, tf.cast(weights_y, dtype), tf.cast(weights_x, dtype), output_size, channels)
+
+    def step(i: tf.Tensor, pooled: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+        return i + 1, pooled.write(first + i, pool(order[starts[i] : ends[i]]))
+
+    first, number = pooled.size(), tf.shape(starts)[0]
+    _, pooled = tf.while_loop(lambda i, _: i < number, step, (0, pooled))
+    return pooled, order
 
 
 def _axis(
