@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -131,7 +132,7 @@ def _suite(
         compiled,
         tuple(w for w in families.split(",") if w),
         scale,
-        _command(),
+        public_command(sys.argv[1:]),
     )
     bench_suite.run_parts(suite, names)
     parts = bench_render.read_parts(output)
@@ -140,15 +141,17 @@ def _suite(
     return any(parts[n]["error"] for n in names)
 
 
-def _command() -> str:
+HIDDEN = {"--torch-python": "PYTHON_WITH_DETECTRON2", "--work": "FOLDER", "--output": "FOLDER"}
+
+
+def public_command(arguments: Sequence[str]) -> str:
     """The command line without this machine's paths."""
-    words, hidden = [], ""
-    for word in sys.argv[1:]:
-        words.append(hidden or word)
-        hidden = {"--torch-python": "PYTHON_WITH_DETECTRON2", "--work": "FOLDER", "--output": "FOLDER"}.get(
-            word, ""
-        )
-    return " ".join(["tf-d2", *words])
+    words, hidden = ["tf-d2"], ""
+    for word in arguments:
+        option, equals, _ = word.partition("=")
+        words.append(hidden or (f"{option}={HIDDEN[option]}" if equals and option in HIDDEN else word))
+        hidden = HIDDEN.get(word, "")
+    return " ".join(words)
 
 
 def _single(

@@ -40,6 +40,14 @@ def png(figure: Figure, dpi: int = 100) -> str:
     return data_url(out.getvalue())
 
 
+def photo(figure: Figure, dpi: int = 100) -> str:
+    """The figure as a data URL of a WebP picture: a fifth of a PNG's size where a photograph is below the lines."""
+    out = io.BytesIO()
+    options = {"quality": 88, "method": 4}
+    figure.savefig(out, format="webp", bbox_inches="tight", dpi=dpi, facecolor="white", pil_kwargs=options)
+    return "data:image/webp;base64," + base64.b64encode(out.getvalue()).decode()
+
+
 def data_url(data: bytes) -> str:
     """PNG bytes as a data URL."""
     return "data:image/png;base64," + base64.b64encode(data).decode()
@@ -159,6 +167,7 @@ def heat(reference: np.ndarray, candidate: np.ndarray) -> str:
     axes.set_yscale("log")
     axes.set_ylim(bottom=lowest)
     axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.tick_params(which="minor", labelsize=7, labelcolor=MUTED)
     axes.set_title("relative L2 by channel", fontsize=9, color=INK)
     return png(figure, 110)
 
@@ -185,7 +194,7 @@ def overlay(
     labels: tuple[list[str], list[str]],
     limit_px: float,
 ) -> str:
-    """Both sides' boxes on the picture (PNG). Equal pairs are thin and green; a pair that differs shows both
+    """Both sides' boxes on the picture (WebP). Equal pairs are thin and green; a pair that differs shows both
     boxes, an item that only one side has is filled. image: (H, W, 3) BGR uint8; boxes (N, 4) xyxy pixels."""
     height, width = image.shape[:2]
     figure = Figure(figsize=(10.5, 10.5 * height / max(width, 1)))
@@ -204,7 +213,7 @@ def overlay(
         _box(axes, reference[i], REFERENCE, labels[0][i], 2.4, filled=True)
     for j in sorted(set(range(len(candidate))) - {p[1] for p in pairs}):
         _box(axes, candidate[j], CANDIDATE, labels[1][j], 2.4, filled=True)
-    return png(figure, 90)
+    return photo(figure, 90)
 
 
 def _box(axes: Any, box: np.ndarray, colour: str, label: str, width: float, filled: bool = False) -> None:
@@ -216,7 +225,7 @@ def _box(axes: Any, box: np.ndarray, colour: str, label: str, width: float, fill
 
 
 def mask_difference(image: np.ndarray, reference: np.ndarray, candidate: np.ndarray) -> str:
-    """Mask pixels only one side has (PNG), or "" where there are none. Masks (N, H, W), paired."""
+    """Mask pixels only one side has (WebP), or "" where there are none. Masks (N, H, W), paired."""
     only_reference = (reference & ~candidate).any(axis=0)
     only_candidate = (candidate & ~reference).any(axis=0)
     if not (only_reference.any() or only_candidate.any()):
@@ -228,7 +237,7 @@ def mask_difference(image: np.ndarray, reference: np.ndarray, candidate: np.ndar
     axes = figure.add_axes((0, 0, 1, 1))
     axes.imshow(picture.astype(np.uint8))
     axes.set_axis_off()
-    return png(figure, 90)
+    return photo(figure, 90)
 
 
 def _grown(where: Any) -> np.ndarray:
