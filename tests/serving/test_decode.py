@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from typing import Any
 
 import numpy as np
@@ -37,6 +39,12 @@ def photo(height: int = 45, width: int = 61) -> Image.Image:
     return Image.fromarray((waves + rng.normal(0, 6, waves.shape)).clip(0, 255).astype(np.uint8))
 
 
+def translucent() -> Image.Image:
+    image = photo().convert("RGBA")
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    return image
+
+
 def save(image: Image.Image, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
@@ -61,7 +69,8 @@ EXACT = {
     "bmp": save(photo(), "BMP"),
     "webp": save(photo(), "WEBP", quality=80),
     "webp lossless": save(photo(), "WEBP", lossless=True),
-    "webp with alpha": save(photo().convert("RGBA"), "WEBP", lossless=True),
+    "webp with alpha": save(translucent(), "WEBP", lossless=True),
+    "lossy webp with alpha": save(translucent(), "WEBP", quality=80),
 }
 
 
@@ -86,22 +95,37 @@ def test_cmyk_differs_by_one_level(read) -> None:
     assert difference.max() <= 1
 
 
-def test_sixteen_bit_png(read) -> None:
-    """The high byte of each sample, as Pillow takes it for colour; grey is scaled, too (Pillow: see its release)."""
-    import struct
-    import zlib
-
-    samples = np.random.default_rng(0).integers(0, 2**16, (5, 7, 3)).astype(">u2")
-    lines = b"".join(b"\0" + row.tobytes() for row in samples)
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", 7, 5, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(lines))]
-    data = b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        for kind, body in [*chunks, (b"IEND", b"")]
+def png16(samples: np.ndarray, colour_type: int) -> bytes:
+    """A 16-bit PNG of any colour type; Pillow writes grey ones only."""
+    height, width = samples.shape[:2]
+    lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
+    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b"")]
+    framed = (
+        struct.pack(">I", len(b)) + kind + b + struct.pack(">I", zlib.crc32(kind + b)) for kind, b in chunks
     )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
+
+
+@pytest.mark.parametrize(("colour_type", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_sixteen_bit_png(read, colour_type: int, channels: int) -> None:
+    """As Pillow, and so detectron2, reads them: the high byte of colours, but pure grey is cut at 255."""
+    samples = np.random.default_rng(0).integers(0, 2**16, (5, 7, channels))
+    samples[0] //= 200  # some below 256
+    data = png16(samples, colour_type)
     found = read(data)
     assert found.status == decode.OK
-    np.testing.assert_array_equal(found.pixels, (samples >> 8).astype(np.uint8))
+    by_hand = np.minimum(samples, 255) if colour_type == 0 else samples >> 8
+    expected = by_hand[:, :, :3] if channels > 2 else np.repeat(by_hand[:, :, :1], 3, axis=2)
+    np.testing.assert_array_equal(found.pixels, expected)
     np.testing.assert_array_equal(found.pixels, pillow(data))
+
+
+def test_animated_webp_is_refused(read) -> None:
+    """TensorFlow 2.21 writes outside its buffer when it decodes one."""
+    frames = [photo(), photo().rotate(180)]
+    data = save(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
+    assert read(data).status == decode.UNREADABLE
 
 
 def test_every_truncation_is_noticed(read) -> None:

@@ -18,16 +18,15 @@ from tensorflow.core.framework.tensor_pb2 import TensorProto
 
 import tf_d2
 from tf_d2.client import to_result
-from tf_d2.serving import ExportError, artifacts, export, exporter, freeze, warmup
+from tf_d2.serving import ExportError, artifacts, export, exporter, saved_model, warmup
 from tf_d2.serving.stock_ops import STOCK_OPS
 
-from .conftest import DEMO, encoded
+from .conftest import DEMO, encoded, open_session
 
 
 @pytest.fixture(scope="module")
 def expected(picture: np.ndarray) -> tf_d2.Instances:
     predictor = tf_d2.Predictor(DEMO / "shapes.yaml", DEMO / "shapes.pkl")
-    predictor.model.freeze()  # oneDNN rounds otherwise with constant weights, by up to 2e-4 px here
     return predictor(picture[:, :, ::-1])["instances"]
 
 
@@ -86,6 +85,54 @@ def test_batch_of_different_sizes(demo_export: SimpleNamespace, picture: np.ndar
     np.testing.assert_array_equal(together["detection_classes"][0, :4], [0, 1, 1, 2])
     scores = [0.93946135, 0.8594732, 0.5826135, 0.5488008]
     np.testing.assert_allclose(together["detection_scores"][0, :4], scores, rtol=0, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def other_export(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """The demo with the options that change its answers."""
+    root = tmp_path_factory.mktemp("export") / "other"
+    options: dict[str, Any] = {
+        "pad_independent": True,
+        "box_format": "tf",
+        "masks": "full",
+        "max_detections": 9,
+    }
+    report = export(DEMO / "shapes.yaml", DEMO / "shapes.pkl", root, **options)
+    run, close = open_session(report.path)
+    yield SimpleNamespace(root=root, run=run)
+    close()
+
+
+def test_independent_images(other_export: SimpleNamespace, picture: np.ndarray) -> None:
+    """A batch of different images answers what each image answers alone."""
+    files = [encoded(picture[:100, :200]), b"broken", encoded(picture[:300, :450]), encoded(picture)]
+    together = other_export.run("serving_bytes", image_bytes=files)
+    assert together["image_status"].tolist() == [0, 1, 0, 0]
+    for i in (0, 2, 3):
+        alone = other_export.run("serving_bytes", image_bytes=[files[i]])
+        height, width = alone["image_size"][0]
+        for name, value in alone.items():
+            row = together[name][i]
+            if name == "detection_masks_full":
+                assert not row[:, height:].any()
+                assert not row[:, :, width:].any()
+                row = row[:, :height, :width]
+            np.testing.assert_array_equal(row, value[0], err_msg=f"{name} of image {i}")
+
+
+def test_boxes_of_tensorflows_detectors(
+    other_export: SimpleNamespace, expected: tf_d2.Instances, picture: np.ndarray
+) -> None:
+    outputs = other_export.run("serving_default", inputs=picture[None])
+    best = expected[:9]
+    height, width = picture.shape[:2]
+    x1, y1, x2, y2 = best.pred_boxes.T
+    fractions = np.stack([y1 / height, x1 / width, y2 / height, x2 / width], axis=1)
+    np.testing.assert_allclose(outputs["detection_boxes"][0], fractions, rtol=0, atol=1e-6)
+    assert_same(to_result(outputs, 0)["instances"], best)
+    text = (other_export.root / "README.md").read_text()
+    assert "| out | `detection_boxes` | float32 | [B, 9, 4] | y1, x1, y2, x2 as fractions" in text
+    assert "| out | `detection_boxes_xyxy` | float32 | [B, 9, 4] | x1, y1, x2, y2 in pixels" in text
 
 
 # === Bad requests ===
@@ -174,9 +221,30 @@ def test_folder_is_complete(demo_export: SimpleNamespace) -> None:
 
 
 def test_only_stock_ops(demo_export: SimpleNamespace) -> None:
-    ops = freeze.ops_of(demo_export.folder / "saved_model.pb")
+    ops = saved_model.ops_of(demo_export.folder / "saved_model.pb")
     assert {"Conv2D", "IgnoreErrorsDataset", "NonMaxSuppressionV3"} <= ops <= STOCK_OPS
-    assert not ops & {"EagerPyFunc", "PyFunc", "XlaLaunch", "VarHandleOp"}
+    assert not ops & {"EagerPyFunc", "PyFunc", "XlaLaunch"}
+
+
+def test_weights_are_variables_stored_once(demo_export: SimpleNamespace) -> None:
+    """As constants, a server would copy them with every copy of the graph; folded norms are not stored unfolded."""
+    assert (demo_export.folder / "saved_model.pb").stat().st_size < 4e6
+    stored = tf.train.list_variables(str(demo_export.folder / "variables" / "variables"))
+    shapes = [tuple(shape) for name, shape in stored if name.startswith("weights/")]
+    assert sum(int(np.prod(shape)) for shape in shapes) == weights_in_use()
+
+
+def weights_in_use() -> int:
+    """Numbers that the folded demo computes with: a kernel and a bias of every convolution and linear layer."""
+    model = tf_d2.load_model(DEMO / "shapes.yaml", DEMO / "shapes.pkl")
+    paths = {v.path: int(np.prod(v.shape)) for v in model.variables}
+    return sum(n for path, n in paths.items() if path.endswith(("kernel", "bias", "beta")))
+
+
+def test_constants_are_refused() -> None:
+    weight = tf.constant(np.zeros(1000, np.float32))
+    with pytest.raises(ExportError, match=r"1 weights are not variables \(shapes \(1000,\)\)"):
+        saved_model.traced(lambda x: {"y": x + weight}, [tf.TensorSpec([], tf.float32)])
 
 
 def test_op_check_refuses(tmp_path: Path) -> None:
@@ -188,7 +256,7 @@ def test_op_check_refuses(tmp_path: Path) -> None:
     )
     tf.saved_model.save(module, str(tmp_path), signatures={"serving_default": module.f})
     with pytest.raises(ExportError, match="PyFunc"):
-        freeze.check_ops(tmp_path / "saved_model.pb")
+        saved_model.check_ops(tmp_path / "saved_model.pb")
 
 
 def test_xla_is_refused(tmp_path: Path) -> None:
@@ -201,7 +269,7 @@ def test_xla_is_refused(tmp_path: Path) -> None:
     )
     tf.saved_model.save(module, str(tmp_path), signatures={"serving_default": module.f})
     with pytest.raises(ExportError, match="XLA"):
-        freeze.check_ops(tmp_path / "saved_model.pb")
+        saved_model.check_ops(tmp_path / "saved_model.pb")
 
 
 def test_failed_export_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,6 +301,7 @@ def test_second_version_is_published_last(tmp_path: Path) -> None:
         ({"max_detections": 0}, "max_detections"),
         ({"masks": "polygons"}, "choose one of roi"),
         ({"max_image_pixels": -1}, "max_image_pixels"),
+        ({"box_format": "yxyx"}, "choose one of xyxy, tf"),
     ],
 )
 def test_wrong_arguments(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:

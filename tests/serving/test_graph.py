@@ -124,6 +124,12 @@ def test_pad_rows_by_hand() -> None:
     np.testing.assert_array_equal(padded[..., 0], [[1, 2], [0, 0], [4, 5]])
 
 
+def test_normalised_boxes_by_hand() -> None:
+    boxes = tf.constant([[[10.0, 20, 30, 40], [0, 0, 0, 0]], [[5, 5, 10, 10], [0, 0, 0, 0]]])
+    found = graph.normalised(boxes, tf.constant([[80, 40], [10, 20]]))
+    np.testing.assert_array_equal(found, [[[0.25, 0.25, 0.5, 0.75], [0] * 4], [[0.5, 0.25, 1, 0.5], [0] * 4]])
+
+
 def test_given_proposals_are_transform_proposals() -> None:
     rng = np.random.default_rng(0)
     sizes, network = np.array([[97, 211], [333, 64]]), np.array([[192, 418], [800, 154]])

@@ -67,7 +67,8 @@ def to_result(outputs: Mapping[str, np.ndarray], index: int) -> dict[str, Any]:
 def _instances(row: Mapping[str, np.ndarray], height: int, width: int) -> Instances:
     count = int(row["num_detections"])
     fields = {
-        "pred_boxes": row["detection_boxes"][:count],
+        # With `--box-format tf`, detection_boxes are fractions and the pixels have a name of their own.
+        "pred_boxes": row.get("detection_boxes_xyxy", row["detection_boxes"])[:count],
         "scores": row["detection_scores"][:count],
         "pred_classes": row["detection_classes"][:count],
     }

@@ -35,6 +35,11 @@ class Precision(str, Enum):
     bfloat16 = "bfloat16"
 
 
+class BoxFormat(str, Enum):
+    xyxy = "xyxy"
+    tf = "tf"
+
+
 class BadImages(str, Enum):
     status = "status"
     error = "error"
@@ -63,7 +68,16 @@ def export(
     sem_seg: Annotated[
         SemSegChoice, typer.Option(help="labels: best class per pixel; logits: all classes.")
     ] = SemSegChoice.labels,
-    precision: Annotated[Precision, typer.Option(help="dtype of the network.")] = Precision.float32,
+    precision: Annotated[
+        Precision,
+        typer.Option(
+            help="dtype of the network; bfloat16 finds nearly the same objects, not the same numbers."
+        ),
+    ] = Precision.float32,
+    box_format: Annotated[
+        BoxFormat,
+        typer.Option(help="xyxy: pixels; tf: y1 x1 y2 x2 as fractions of the image, pixels beside them."),
+    ] = BoxFormat.xyxy,
     pad_independent: Annotated[
         bool, typer.Option("--pad-independent", help="Answers do not depend on the rest of the batch.")
     ] = False,
@@ -91,6 +105,7 @@ def export(
         masks=masks.value,
         sem_seg=sem_seg.value,
         precision=precision.value,
+        box_format=box_format.value,
         pad_independent=pad_independent,
         bad_images=bad_images.value,
         max_image_pixels=max_image_pixels,

@@ -26,44 +26,69 @@ def decode_image_bytes(data: tf.Tensor) -> tf.Tensor:
     Source: `read_image`, detectron2/data/detection_utils.py, for the conversions to RGB.
     """
     data = tf.convert_to_tensor(data)
-    is_webp = _starts_with(data, b"RIFF") & (tf.strings.substr(_padded(data), 8, 4) == b"WEBP")
-    is_png = _starts_with(data, b"\x89PNG\r\n\x1a\n")
-    image = tf.case(
-        [
-            (_starts_with(data, b"\xff\xd8"), lambda: _decode_jpeg(data)),
-            (is_webp, lambda: _decode_webp(data)),
-            (is_png & (_octet(data, 24) == 16) & (_octet(data, 25) == 0), lambda: _decode_grey16_png(data)),
-        ],
-        default=lambda: tf.io.decode_image(data, channels=3, expand_animations=False),
+    still = tf.debugging.Assert(
+        tf.logical_not(is_animated_webp(data)), ["animated WebP images are not supported"]
     )
+    with tf.control_dependencies([still] if still is not None else []):
+        image = tf.case(
+            [
+                (is_jpeg(data), lambda: decode_jpeg(data)),
+                (is_webp_with_alpha(data), lambda: decode_without_alpha(data)),
+                (is_grey16_png(data), lambda: decode_grey16_png(data)),
+            ],
+            default=lambda: decode_other(data),
+        )
     return tf.ensure_shape(image, [None, None, 3])
 
 
-def _decode_jpeg(data: tf.Tensor) -> tf.Tensor:
+# === The parts: which kind a file is by its header, and how each kind is decoded ===
+
+
+def is_jpeg(data: tf.Tensor) -> tf.Tensor:
+    """Whether the file starts as a JPEG."""
+    return _starts_with(data, b"\xff\xd8")
+
+
+def decode_jpeg(data: tf.Tensor) -> tf.Tensor:
     """Pillow's settings: accurate integer DCT, smooth upsampling of the chroma planes."""
     return tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE", fancy_upscaling=True)
 
 
-def _decode_grey16_png(data: tf.Tensor) -> tf.Tensor:
+def is_grey16_png(data: tf.Tensor) -> tf.Tensor:
+    """Whether the header is that of a PNG with 16 bits of grey."""
+    is_png = _starts_with(data, b"\x89PNG\r\n\x1a\n")
+    return is_png & (_octet(data, 24) == 16) & (_octet(data, 25) == 0)
+
+
+def decode_grey16_png(data: tf.Tensor) -> tf.Tensor:
     """16-bit grey becomes 8-bit by cutting at 255, not by shifting: Pillow's conversion of mode I;16."""
     grey = tf.io.decode_png(data, channels=1, dtype=tf.uint16)
     return tf.repeat(tf.cast(tf.minimum(grey, 255), tf.uint8), 3, axis=2)
 
 
-def _decode_webp(data: tf.Tensor) -> tf.Tensor:
-    kind, flags = tf.strings.substr(_padded(data), 12, 4), _octet(data, 20)
-    extended = kind == b"VP8X"
-    still = tf.debugging.Assert(
-        tf.logical_not(extended & _has_bit(flags, 0x02)), ["animated WebP images are not supported"]
-    )
-    # The alpha bit: in the flags of the extended format, in the fifth octet of the lossless one.
-    has_alpha = (extended & _has_bit(flags, 0x10)) | ((kind == b"VP8L") & _has_bit(_octet(data, 24), 0x10))
-    with tf.control_dependencies([still] if still is not None else []):
-        return tf.cond(
-            has_alpha,
-            lambda: tf.io.decode_image(data, channels=4, expand_animations=False)[:, :, :3],
-            lambda: tf.io.decode_image(data, channels=3, expand_animations=False),
-        )
+def is_animated_webp(data: tf.Tensor) -> tf.Tensor:
+    """Whether the header announces frames. Such a file must not reach TensorFlow's decoder."""
+    return _is_webp(data, b"VP8X") & _has_bit(_octet(data, 20), 0x02)
+
+
+def is_webp_with_alpha(data: tf.Tensor) -> tf.Tensor:
+    """Whether the alpha bit is set: in the flags of the extended format, in the fifth octet of the lossless one."""
+    extended = _is_webp(data, b"VP8X") & _has_bit(_octet(data, 20), 0x10)
+    return extended | (_is_webp(data, b"VP8L") & _has_bit(_octet(data, 24), 0x10))
+
+
+def decode_without_alpha(data: tf.Tensor) -> tf.Tensor:
+    """The colours of a WebP as they are stored; asked for three channels, TensorFlow would blend them."""
+    return tf.io.decode_image(data, channels=4, expand_animations=False)[:, :, :3]
+
+
+def decode_other(data: tf.Tensor) -> tf.Tensor:
+    """PNG, BMP, GIF and WebP without alpha."""
+    return tf.io.decode_image(data, channels=3, expand_animations=False)
+
+
+def _is_webp(data: tf.Tensor, kind: bytes) -> tf.Tensor:
+    return _starts_with(data, b"RIFF") & (tf.strings.substr(_padded(data), 8, 8) == b"WEBP" + kind)
 
 
 def _padded(data: tf.Tensor) -> tf.Tensor:

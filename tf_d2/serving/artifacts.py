@@ -13,8 +13,8 @@ import tensorflow as tf
 import tf_d2
 from tf_d2.config import ModelConfig, category_ids, class_names, keypoint_names, stuff_names
 from tf_d2.serving.decode import STATUS_TEXT
-from tf_d2.serving.freeze import read_saved_model
 from tf_d2.serving.graph import GraphOptions
+from tf_d2.serving.saved_model import read_saved_model
 
 if TYPE_CHECKING:
     from tf_d2.serving.exporter import ExportReport
@@ -30,6 +30,7 @@ MEANING = {
     "num_proposals": "how many rows of proposal_boxes count",
     "objectness_logits": "objectness of each proposal, best first",
     "detection_boxes": "x1, y1, x2, y2 in pixels of the original image (not normalised), by descending score",
+    "detection_boxes_xyxy": "x1, y1, x2, y2 in pixels of the original image, by descending score",
     "detection_scores": "0 to 1",
     "detection_classes": "0-based, names in assets/class_names.txt",
     "num_detections": "how many rows count; the rows after them are zero; -1 = this image could not be used",
@@ -49,6 +50,9 @@ MEANING = {
     "panoptic_segment_areas": "pixels of the segment",
     "num_panoptic_segments": "how many rows of panoptic_segment_* count",
 }
+NORMALISED_BOXES = (
+    "y1, x1, y2, x2 as fractions of height and width of the original image, by descending score"
+)
 
 
 def write_assets(
@@ -140,6 +144,9 @@ prometheus_config { enable: true path: "/monitoring/prometheus/metrics" }
 def signature_table(folder: Path, signature: str) -> str:
     """Inputs and outputs of a signature as a Markdown table, read back from the SavedModel."""
     definition = read_saved_model(folder / "saved_model.pb").meta_graphs[0].signature_def[signature]
+    meaning = MEANING
+    if "detection_boxes_xyxy" in definition.outputs:
+        meaning = MEANING | {"detection_boxes": NORMALISED_BOXES}
     lines = ["| | name | dtype | shape | meaning |", "|---|---|---|---|---|"]
     for kind, infos in (("in", definition.inputs), ("out", definition.outputs)):
         for name in sorted(infos):
@@ -149,7 +156,7 @@ def signature_table(folder: Path, signature: str) -> str:
                 for i, d in enumerate(info.tensor_shape.dim)
             ]
             dtype = tf.as_dtype(info.dtype).name
-            lines.append(f"| {kind} | `{name}` | {dtype} | [{', '.join(dims)}] | {MEANING[name]} |")
+            lines.append(f"| {kind} | `{name}` | {dtype} | [{', '.join(dims)}] | {meaning[name]} |")
     return "\n".join(lines)
 
 
@@ -204,18 +211,22 @@ TensorFlow Serving 2.19 or newer. {size}; on the machine that exported it: loade
 
 ```sh
 docker run --rm -p 8500:8500 -p 8501:8501 -v "$PWD:/models/{name}:ro" -e MODEL_NAME={name} \\
-  tensorflow/serving:2.20.0
+  -e TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1 tensorflow/serving:2.20.0
 
 # with labels, metrics and batching
-docker run --rm -p 8500:8500 -p 8501:8501 -v "$PWD:/models/{name}:ro" tensorflow/serving:2.20.0 \\
+docker run --rm -p 8500:8500 -p 8501:8501 -v "$PWD:/models/{name}:ro" \\
+  -e TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1 tensorflow/serving:2.20.0 \\
   --model_config_file=/models/{name}/models.config --allow_version_labels_for_unavailable_models \\
   --enable_batching --batching_parameters_file=/models/{name}/batching_parameters.txt \\
   --monitoring_config_file=/models/{name}/monitoring.config --rest_api_timeout_in_ms=60000
 
 # without docker
+export TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1
 tensorflow_model_server --port=8500 --rest_api_port=8501 --model_name={name} --model_base_path="$PWD"
 ```
 
+`TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1` lets the CPU kernels lay the weights out once instead of in every request: faster,
+for a second copy of the weights in memory. The answers are the same without it, up to rounding.
 The server warms up with `{version}/assets.extra/tf_serving_warmup_requests` before it answers.
 
 ## Call

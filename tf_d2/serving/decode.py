@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_d2.config.schema import InputConfig
+from tf_d2.ops import image_decode
 from tf_d2.ops.resize import resize_uint8, shortest_edge_size_tf
 
 # Values of the output `image_status`.
@@ -30,7 +31,6 @@ STATUS_TEXT = {
 }
 
 _HEADER_BYTES = 32
-_JPEG = b"\xff\xd8"
 
 # A grey pixel, decoded in place of a JPEG that is too large.
 _SMALL_JPEG = tf.io.encode_jpeg(np.zeros((1, 1, 1), np.uint8)).numpy()
@@ -53,7 +53,9 @@ def picture_from_bytes(data: tf.Tensor, config: InputConfig, max_pixels: int) ->
         max_pixels: larger images are refused by what their header says, before they are decoded.
     """
     decoded, status = tf.cond(
-        _starts_with(data, _JPEG), lambda: _read_jpeg(data, max_pixels), lambda: _read_other(data, max_pixels)
+        image_decode.is_jpeg(data),
+        lambda: _read_jpeg(data, max_pixels),
+        lambda: _read_other(data, max_pixels),
     )
     decoded = tf.ensure_shape(decoded, [None, None, 3])
     return tf.cond(
@@ -93,13 +95,10 @@ Decoded = tuple[tf.Tensor, tf.Tensor]  # uint8 RGB [H, W, 3], status
 
 
 def _read_jpeg(data: tf.Tensor, max_pixels: int) -> Decoded:
-    """As Pillow decodes: accurate integer DCT, smooth chroma upsampling."""
-
     def read(encoded: tf.Tensor) -> Decoded:
         too_large = _too_large(tf.io.extract_jpeg_shape(encoded)[:2], max_pixels)
         harmless = tf.where(too_large, _SMALL_JPEG, encoded)
-        image = tf.io.decode_jpeg(harmless, channels=3, dct_method="INTEGER_ACCURATE", fancy_upscaling=True)
-        return image, tf.where(too_large, TOO_LARGE, OK)
+        return image_decode.decode_jpeg(harmless), tf.where(too_large, TOO_LARGE, OK)
 
     return _attempt(read, data)
 
@@ -107,16 +106,20 @@ def _read_jpeg(data: tf.Tensor, max_pixels: int) -> Decoded:
 def _read_other(data: tf.Tensor, max_pixels: int) -> Decoded:
     size = header_size(data)
 
-    def read(encoded: tf.Tensor) -> Decoded:
-        return tf.io.decode_image(encoded, channels=3, expand_animations=False), tf.constant(OK)
+    def attempt(decode: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[], Decoded]:
+        return lambda: _attempt(lambda encoded: (decode(encoded), tf.constant(OK)), data)
 
-    # A format without a header that is understood here could be of any size: it is not decoded.
+    # A format without a header that is understood here could be of any size: it is not decoded. The kinds are told
+    # apart out here because _attempt is slow with more than a few ops.
+    refused = (tf.reduce_min(size) < 1) | image_decode.is_animated_webp(data)
     return tf.case(
         [
-            (tf.reduce_min(size) < 1, lambda: _nothing(UNREADABLE)),
+            (refused, lambda: _nothing(UNREADABLE)),
             (_too_large(size, max_pixels), lambda: _nothing(TOO_LARGE)),
+            (image_decode.is_webp_with_alpha(data), attempt(image_decode.decode_without_alpha)),
+            (image_decode.is_grey16_png(data), attempt(image_decode.decode_grey16_png)),
         ],
-        default=lambda: _attempt(read, data),
+        default=attempt(image_decode.decode_other),
     )
 
 

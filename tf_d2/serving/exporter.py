@@ -15,12 +15,11 @@ from typing import Any, Literal
 
 import tensorflow as tf
 
-import weights as checkpoints
-from tf_d2.config import ModelConfig, resolve_yaml
-from tf_d2.predictor import load_model, resolve_model
+from tf_d2.config import ModelConfig
+from tf_d2.predictor import load_model, model_yaml, resolve_model
 from tf_d2.serving import artifacts, warmup
-from tf_d2.serving.freeze import ExportError, check_ops, traced
 from tf_d2.serving.graph import (
+    BoxFormat,
     GraphOptions,
     Masks,
     Requests,
@@ -29,6 +28,7 @@ from tf_d2.serving.graph import (
     core_specs,
     needs_proposals,
 )
+from tf_d2.serving.saved_model import ExportError, check_ops, traced
 
 # Decoded pixels of one image (uint8 RGB: 150 MB) and the memory that maps of one image may take.
 DEFAULT_MAX_IMAGE_PIXELS = 50_000_000
@@ -65,6 +65,7 @@ def export(
     pad_independent: bool = False,
     bad_images: Literal["status", "error"] = "status",
     max_image_pixels: int | None = None,
+    box_format: BoxFormat = "xyxy",
     opts: Sequence[Any] = (),
     ema: bool = False,
     allow_nonfinite: bool = False,
@@ -88,6 +89,8 @@ def export(
             neighbours their answers; "error" = the request fails.
         max_image_pixels: larger images are refused; default 50 million, fewer where maps of an image take
             more memory.
+        box_format: "xyxy" = detectron2's pixels; "tf" = ``detection_boxes`` as TensorFlow's detectors give them
+            (y1, x1, y2, x2 as fractions of the image), and the pixels beside them in ``detection_boxes_xyxy``.
 
     Raises:
         ExportError: options that do not fit the model, or an output that is there already.
@@ -97,10 +100,11 @@ def export(
     name = output.name if name is None else name
     _check_target(output, version, name)
     parsed, weights_file = resolve_model(config, weights, opts)
-    options = _options(parsed, max_detections, masks, sem_seg, max_image_pixels, pad_independent, bad_images)
+    options = _options(
+        parsed, max_detections, masks, sem_seg, max_image_pixels, pad_independent, bad_images, box_format
+    )
     model = load_model(config, weights, dtype=precision, opts=opts, ema=ema, allow_nonfinite=allow_nonfinite)
     model.fold_norms()
-    model.freeze()
     output.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     try:
@@ -109,7 +113,7 @@ def export(
         ops = check_ops(folder / "saved_model.pb")
         warmup.write_warmup(folder, warmup.warmup_requests(name, needs_proposals(parsed)))
         source = {
-            "config": _yaml(config, weights, opts),
+            "config": model_yaml(config, weights, opts),
             "weights_name": weights_file.name,
             "weights_sha256": _sha256(weights_file),
             "precision": precision,
@@ -160,11 +164,13 @@ def _options(
     max_image_pixels: int | None,
     pad_independent: bool,
     bad_images: Literal["status", "error"],
+    box_format: BoxFormat,
 ) -> GraphOptions:
     for what, value, choices in (
         ("masks", masks, ("roi", "full", "png", "none")),
         ("sem_seg", sem_seg, ("labels", "logits", "none")),
         ("bad_images", bad_images, ("status", "error")),
+        ("box_format", box_format, ("xyxy", "tf")),
     ):
         if value not in choices:
             raise ExportError(f"{what}={value!r}: choose one of {', '.join(choices)}")
@@ -176,7 +182,7 @@ def _options(
     pixels = max_image_pixels or default_max_pixels(config, max(rows, 0), masks, sem_seg)
     if not 0 < pixels < 2**31:
         raise ExportError(f"max_image_pixels must be between 1 and 2^31, got {pixels}")
-    return GraphOptions(rows, masks, sem_seg, pixels, pad_independent, bad_images)
+    return GraphOptions(rows, masks, sem_seg, pixels, pad_independent, bad_images, box_format)
 
 
 def detections_per_image(config: ModelConfig) -> int:
@@ -202,7 +208,7 @@ def default_max_pixels(config: ModelConfig, rows: int, masks: Masks, sem_seg: Se
 
 
 def _save(folder: Path, config: ModelConfig, options: GraphOptions, model: Any) -> None:
-    core = traced(core_function(model, options), core_specs(config, options))
+    core, variables = traced(core_function(model, options), core_specs(config, options))
     requests = Requests(config, options, core)
     extra = []
     if needs_proposals(config):
@@ -215,6 +221,7 @@ def _save(folder: Path, config: ModelConfig, options: GraphOptions, model: Any) 
     encoded = [tf.TensorSpec([None], tf.string, "image_bytes"), *extra]
     default = tf.function(requests.from_tensors, input_signature=raw, autograph=False)
     from_bytes = tf.function(requests.from_bytes, input_signature=encoded, autograph=False)
+    module.weights = variables
     module.serving_default, module.serving_bytes = default, from_bytes
     signatures = {"serving_default": default, "serving_bytes": from_bytes}
     tf.saved_model.save(module, str(folder), signatures=signatures)
@@ -250,12 +257,6 @@ def _publish(scratch: Path, output: Path, version: int) -> None:
         if path.name != str(version):
             os.replace(path, output / path.name)
     os.rename(scratch / str(version), output / str(version))
-
-
-def _yaml(config: str | Path, weights: str | Path | None, opts: Sequence[Any]) -> str:
-    if weights is None and str(config).endswith(".weights.h5"):
-        return checkpoints.read_checkpoint(config).config or ""
-    return resolve_yaml(config, opts)
 
 
 def _sha256(path: Path) -> str:

@@ -19,6 +19,7 @@ from tf_d2.serving.decode import Picture, picture_from_bytes, picture_from_rgb
 Outputs = dict[str, tf.Tensor]
 Masks = Literal["roi", "full", "png", "none"]
 SemSeg = Literal["labels", "logits", "none"]
+BoxFormat = Literal["xyxy", "tf"]
 
 # Side of the blank picture that goes through the model when no image of a request is usable.
 _BLANK = 64
@@ -31,6 +32,7 @@ class GraphOptions:
     ``max_detections``: rows per image. ``max_image_pixels``: larger images are refused. ``pad_independent``:
     every image on its own canvas, so that its answer does not depend on its neighbours. ``bad_images``:
     "status" answers for the others and says what is wrong with the bad one, "error" fails the whole request.
+    ``box_format``: "tf" adds boxes as TensorFlow's own detectors give them.
     """
 
     max_detections: int
@@ -39,6 +41,7 @@ class GraphOptions:
     max_image_pixels: int
     pad_independent: bool
     bad_images: Literal["status", "error"]
+    box_format: BoxFormat = "xyxy"
 
 
 def needs_proposals(config: ModelConfig) -> bool:
@@ -83,6 +86,9 @@ def core_function(model: D2Model, options: GraphOptions) -> Callable[..., Output
         outputs |= map_outputs(config, raw, outputs, network_sizes, sizes, map_size, options)
         if options.masks != "roi":
             outputs.pop("detection_masks", None)
+        if options.box_format == "tf" and "detection_boxes" in outputs:
+            outputs["detection_boxes_xyxy"] = outputs["detection_boxes"]
+            outputs["detection_boxes"] = normalised(outputs["detection_boxes"], sizes)
         return {name: _finite(value) for name, value in outputs.items()}
 
     return core
@@ -164,6 +170,12 @@ def pad_rows(rows: tf.Tensor, image_index: tf.Tensor, counts: tf.Tensor, limit: 
     shape = tf.concat([[tf.shape(counts)[0], limit], tf.shape(rows)[1:]], axis=0)
     padded = tf.scatter_nd(places, tf.gather(rows, inside), shape)
     return tf.ensure_shape(padded, [counts.shape[0], limit, *rows.shape[1:]])
+
+
+def normalised(boxes: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+    """xyxy pixels ``[n, M, 4]`` -> y1, x1, y2, x2 as fractions of each image, sizes ``[n, 2]`` (height, width)."""
+    extent = tf.cast(tf.concat([sizes, sizes], axis=1), boxes.dtype)[:, None, :]
+    return tf.gather(boxes, [1, 0, 3, 2], axis=2) / extent
 
 
 def map_outputs(

@@ -1,4 +1,4 @@
-"""Weights as constants, and the check that a graph needs nothing but a stock server."""
+"""One traced function for all signatures, and the check that a graph needs nothing but a stock server."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ class ExportError(ValueError):
 
 def traced(
     function: Callable[..., dict[str, tf.Tensor]], specs: Iterable[tf.TensorSpec]
-) -> Callable[..., dict[str, tf.Tensor]]:
-    """``function`` as one graph function that holds everything it needs.
+) -> tuple[Callable[..., dict[str, tf.Tensor]], tuple[tf.Variable, ...]]:
+    """``function`` as one graph function, and the variables it reads, to be saved with it.
 
-    The result takes the tensors of ``specs`` in order. It may be called inside other graphs any number of times and
-    is stored once. Raises ExportError where the graph still refers to a variable: the model was not frozen.
+    The function takes the tensors of ``specs`` in order. It may be called inside other graphs any number of times and
+    is stored once. The weights stay variables: as constants, a server would keep a dozen copies of them in the
+    graphs it makes of one (measured in deploy/README.md). Raises ExportError where a large tensor is no variable.
     """
     concrete = tf.function(function, autograph=False).get_concrete_function(*specs)
-    if concrete.captured_inputs:
-        shapes = sorted({str(tensor.shape) for tensor in concrete.captured_inputs})
-        raise ExportError(
-            f"{len(concrete.captured_inputs)} weights are not constants in the graph (shapes {', '.join(shapes)})"
-        )
-    return lambda *arguments: concrete(*arguments)
+    stray = [t for t in concrete.captured_inputs if t.dtype != tf.resource]
+    if stray:
+        shapes = sorted({str(tensor.shape) for tensor in stray})
+        raise ExportError(f"{len(stray)} weights are not variables (shapes {', '.join(shapes)})")
+    return lambda *arguments: concrete(*arguments), tuple(concrete.graph.variables)
 
 
 def read_saved_model(saved_model_pb: str | os.PathLike[str]) -> SavedModel:
