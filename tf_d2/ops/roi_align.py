@@ -203,9 +203,12 @@ def _chunks(
     per_chunk = tf.maximum(WINDOW_BYTES // tf.maximum(side_y * side_x * cell_bytes, 1), 1)
     pieces = (counts + per_chunk - 1) // per_chunk  # [K] chunks per kind
     group_start = tf.cumsum(counts, exclusive=True)
-    number = tf.range(tf.reduce_sum(pieces)) - tf.repeat(tf.cumsum(pieces, exclusive=True), pieces)
-    starts = tf.repeat(group_start, pieces) + number * tf.repeat(per_chunk, pieces)
-    ends = tf.minimum(starts + tf.repeat(per_chunk, pieces), tf.repeat(group_start + counts, pieces))
+    chunk = tf.range(tf.reduce_sum(pieces))
+    kind = tf.searchsorted(tf.cumsum(pieces), chunk, side="right")  # [T], tf.repeat in a fiftieth of the nodes
+    number = chunk - tf.gather(tf.cumsum(pieces, exclusive=True), kind)
+    length, last = tf.gather(per_chunk, kind), tf.gather(group_start + counts, kind)
+    starts = tf.gather(group_start, kind) + number * length
+    ends = tf.minimum(starts + length, last)
     return order, starts, ends
 
 
@@ -234,6 +237,5 @@ def _contract(
     """``A_y @ window @ A_x^T`` per region and channel: ``[n, Wh, Ww, C]`` -> ``[n, P, P, C]``."""
     n, height, width = tf.unstack(tf.shape(window)[:3])
     rows = tf.matmul(weights_y, tf.reshape(window, [n, height, width * channels]))  # [n, P, Ww * C]
-    rows = tf.reshape(rows, [n * bins, width, channels])
-    weights_x = tf.repeat(weights_x, bins, axis=0)  # [n * P, P, Ww]
-    return tf.reshape(tf.matmul(weights_x, rows), [n, bins, bins, channels])
+    rows = tf.reshape(rows, [n, bins, width, channels])
+    return tf.matmul(weights_x[:, None], rows)  # [n, 1, P, Ww] x [n, P, Ww, C]
