@@ -204,7 +204,8 @@ def _chunks(
     pieces = (counts + per_chunk - 1) // per_chunk  # [K] chunks per kind
     group_start = tf.cumsum(counts, exclusive=True)
     chunk = tf.range(tf.reduce_sum(pieces))
-    kind = tf.searchsorted(tf.cumsum(pieces), chunk, side="right")  # [T], tf.repeat in a fiftieth of the nodes
+    # What tf.repeat would do, which takes fifty operations each time.
+    kind = tf.searchsorted(tf.cumsum(pieces), chunk, side="right")  # [T]
     number = chunk - tf.gather(tf.cumsum(pieces, exclusive=True), kind)
     length, last = tf.gather(per_chunk, kind), tf.gather(group_start + counts, kind)
     starts = tf.gather(group_start, kind) + number * length
