@@ -264,11 +264,18 @@ def write_results(outcomes: Sequence[Outcome], output: Path) -> Path:
     from before are kept where ``outcomes`` does not have them."""
     table = output / "mutations.json"
     merged = updated(_read_results(table) if table.is_file() else [], outcomes)
-    rows = [asdict(o) | {"caught": o.caught, "blamed": o.blamed} for o in merged]
+    rows = [_row(o) for o in merged]
     table.write_text(json.dumps(rows, indent=1) + "\n")
     path = output / "mutations.md"
     path.write_text(kill_table(merged))
     return path
+
+
+def _row(outcome: Outcome) -> dict[str, Any]:
+    """One run in JSON, without its time, so that the file only changes where a finding does."""
+    row = asdict(outcome) | {"caught": outcome.caught, "blamed": outcome.blamed}
+    del row["seconds"]
+    return row
 
 
 def _read_results(table: Path) -> list[Outcome]:

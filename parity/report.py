@@ -254,7 +254,7 @@ def _overlay(
     if boxes[0] is None or boxes[1] is None:
         return ""
     labels = [_labels(i, stage.name, len(b)) for i, b in zip(images, boxes, strict=True) if b is not None]
-    limit = get_profile(comparison.profile).box_px
+    limit = stage.details.get("box_limit", get_profile(comparison.profile).box_px)
     return plots.overlay(
         images[0]["input/image"], boxes[0], boxes[1], stage.details, (labels[0], labels[1]), limit
     )

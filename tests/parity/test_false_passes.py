@@ -12,7 +12,7 @@ import parity
 from parity.comparator import Context, compare_image, verdict_of
 from parity.judge import Side, Waiver, note_skipped
 from parity.metrics import measure
-from parity.profiles import STRICT, limit
+from parity.profiles import SEMANTIC, STRICT, limit
 from parity.results import Comparison, StageResult
 from parity.stages import Stage
 from parity.status import Status
@@ -300,6 +300,24 @@ def test_the_limit_on_the_same_input_rises_only_with_noise_on_the_same_input(giv
     context.forced_noise = {BACKBONE: 1e-6} if given else {}
     result = next(s for s in compare_image(context) if s.name == BACKBONE)
     assert result.forced_status is status and result.status is Status.PASS
+
+
+@pytest.mark.parametrize(("proposed", "status"), [(True, Status.PASS), (False, Status.FAIL)])
+def test_scores_behind_float32_proposals_are_at_float32_precision_in_the_semantic_profile(proposed, status):
+    candidate = trace()
+    candidate[SCORES] = candidate[SCORES] + np.float32(3e-6)
+    kind, source = ("discrete", "steps/proposals") if proposed else ("continuous", BACKBONE)
+    stages = (
+        Stage(source, (), kind, "x", False, False),
+        Stage(BOXES, (source,), "discrete", "y", False, False),
+    )
+    context = Context(trace(), candidate, SEMANTIC, table={s.name: s for s in stages})
+    assert next(s for s in compare_image(context) if s.name == "output/instances").status is status
+    for name in (BOXES, SCORES, CLASSES):
+        candidate[name.replace("output", "forced/output")] = candidate[name]
+    context = Context(trace(), candidate, SEMANTIC, table={s.name: s for s in stages})
+    replayed = next(s for s in compare_image(context) if s.name == "output/instances")
+    assert replayed.forced_status is Status.FAIL, "the replay on the same input has no such excuse"
 
 
 def test_a_quiet_reference_tightens_the_limit():

@@ -46,14 +46,14 @@ def page(tmp_path, shift=0.5):
 def test_nothing_is_loaded_from_elsewhere(tmp_path):
     _, text = page(tmp_path)
     sources = re.findall(r"""(?:src|href)\s*=\s*["']([^"']+)""", text)
-    assert all(s.startswith(("data:image/png;base64,", "#")) for s in sources)
+    assert all(s.startswith(("data:image/png;base64,", "data:image/webp;base64,", "#")) for s in sources)
     assert "@import" not in text and "url(http" not in text
 
 
 def test_the_page_holds_verdict_pictures_and_the_json(tmp_path):
     comparisons, text = page(tmp_path)
     assert "DIFFERENT" in text and "← starts here" in text and "Where it starts" in text
-    assert text.count("data:image/png") == 3, "heat map, detections, masks"
+    assert text.count("data:image/") == 3, "heat map, detections, masks"
     embedded = re.search(r'<script type="application/json" id="result">(.*?)</script>', text, re.S).group(1)
     assert json.loads(embedded) == json.loads(json.dumps(to_json(comparisons)))
 
@@ -89,15 +89,50 @@ def test_the_tree_keeps_every_stage():
     assert set(root.children) == {"checks", "steps", "output"}
 
 
+def browser(folder, *words):
+    """What a headless Chromium writes to standard output."""
+    command = [
+        "chromium",
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        "--no-first-run",
+    ]
+    command += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    command += ["--disable-quic", f"--user-data-dir={folder / 'profile'}", *words]
+    return subprocess.run(command, check=True, capture_output=True, timeout=120, text=True).stdout
+
+
+PROBE = """<iframe id=f width=400 height=900 src=report.html></iframe><script>
+f.onload = function () {
+  var root = f.contentDocument.documentElement, over = [];
+  f.contentDocument.querySelectorAll('body *').forEach(function (e) {
+    if (!e.closest('.scroll *, pre, svg') && e.getBoundingClientRect().right > 401) over.push(e.outerHTML.slice(0, 80));
+  });
+  document.title = 'width ' + root.scrollWidth + ' ' + over.join(' | ');
+};</script>"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium")
+def test_the_page_fits_a_phone(tmp_path):
+    """At 400 pixels nothing reaches out of the page; what is wide scrolls inside its card."""
+    page(tmp_path)
+    (tmp_path / "probe.html").write_text(PROBE)
+    words = ("--allow-file-access-from-files", "--virtual-time-budget=5000", "--dump-dom")
+    text = browser(tmp_path, *words, f"file://{tmp_path / 'probe.html'}")
+    assert "<title>width 400 </title>" in text, text[:800]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium")
 def test_a_browser_draws_the_page(tmp_path):
     page(tmp_path)
     picture = tmp_path / "page.png"
-    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
-    command += ["--disable-background-networking", f"--user-data-dir={tmp_path / 'profile'}"]
-    command += ["--window-size=1180,2400", f"--screenshot={picture}", f"file://{tmp_path / 'report.html'}"]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    browser(
+        tmp_path, "--window-size=1180,2400", f"--screenshot={picture}", f"file://{tmp_path / 'report.html'}"
+    )
     from PIL import Image
 
     with Image.open(picture) as drawn:
