@@ -111,7 +111,8 @@ def compare(
 
     ``noise``: further traces of the reference (another thread count, or float64 as truth); their
     differences from ``reference`` become its noise. ``scope``: "" for every stage, "outputs" for a
-    candidate that has nothing else, taken from the candidate's manifest when it says so. ``early_stop``:
+    candidate that has nothing else, "served" for an exported model, which does not answer with heat maps of
+    keypoints either; taken from the candidate's manifest when it says so. ``early_stop``:
     after a failing manifest, weights or preprocessing rung the later rungs are not judged, since they can
     only show the same fault again. ``config``: detectron2's full configuration where the traces hold none.
     Raises TraceError for unreadable files.
@@ -124,6 +125,9 @@ def compare(
         if len(ref.images) != len(cand.images) or not ref.images:
             return [_count_mismatch(job)]
         return [_compare_one(job, k) for k in range(len(ref.images))]
+
+
+_NOT_SERVED = "output/instances/pred_keypoint_heatmaps"
 
 
 @dataclass(frozen=True)
@@ -140,8 +144,8 @@ class _Job:
 
 def _scope(scope: str, candidate: Side) -> str:
     scope = scope or str(candidate.manifest.get("scope", "all"))
-    if scope not in ("all", "outputs"):
-        raise ValueError(f"scope {scope!r} is not one of: all, outputs")
+    if scope not in ("all", "outputs", "served"):
+        raise ValueError(f"scope {scope!r} is not one of: all, outputs, served")
     return scope
 
 
@@ -181,6 +185,8 @@ def _compare_one(job: _Job, index: int) -> Comparison:
     _measure_noise(job, index, context, comparison)
     comparison.stages += [s for s in compare_image(context) if _in_scope(job, s.name)]
     note_skipped(comparison, context)
+    if job.scope == "served" and _NOT_SERVED in context.reference:
+        comparison.notes.append(f"not compared, since exported models do not answer with it: {_NOT_SERVED}")
     _stop_early(job, comparison)
     _waive(job, comparison)
     _repeatability(job, comparison)
@@ -188,6 +194,8 @@ def _compare_one(job: _Job, index: int) -> Comparison:
 
 
 def _in_scope(job: _Job, name: str) -> bool:
+    if job.scope == "served" and name == _NOT_SERVED:
+        return False
     return job.scope == "all" or name.startswith("output/") or name == "input/image"
 
 

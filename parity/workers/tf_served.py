@@ -15,7 +15,7 @@ import numpy as np
 class SavedModel:
     """``serving_default`` of an exported folder, called in this process as a server would call it."""
 
-    scope = "outputs"
+    scope = "served"
     dtype = "float32"
     predictor = None
 
@@ -47,7 +47,7 @@ class SavedModel:
 class Served:
     """A model behind a URL: ``serving:grpc://host:8500/model`` or ``serving:http://host:8501/model``."""
 
-    scope = "outputs"
+    scope = "served"
     dtype = "float32"
     predictor = None
 

@@ -19,9 +19,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tf_d2.client import BadImageError, Client, ServingError, to_coco, to_result
+from tf_d2.client import BadImageError, Client, ServingError, to_coco, to_result, to_supervision
 from tf_d2.client.images import encode_png, upright_bytes
 from tf_d2.client.wire import field, fields, parse_tensor, tensor_proto
+from tf_d2.instances import Instances
 from tf_d2.ops.mask_paste_numpy import paste_masks_numpy
 
 Arrays = dict[str, np.ndarray]
@@ -303,3 +304,43 @@ def test_no_tensorflow_is_imported() -> None:
     code = "import sys, tf_d2.client; print(*(m in sys.modules for m in ('tensorflow', 'keras', 'grpc')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False"] * 3
+
+
+# === supervision ===
+
+
+def test_to_supervision() -> None:
+    """Against the package itself, where it is installed."""
+    supervision = pytest.importorskip("supervision", reason="needs the package supervision (extra viz)")
+    boxes = np.array([[1, 2, 11, 22], [3, 4, 23, 34]], np.float32)
+    masks = np.zeros((2, 40, 30), bool)
+    masks[0, 2:22, 1:11] = masks[1, 4:34, 3:23] = True
+    rows = {"pred_boxes": boxes, "scores": np.array([0.9, 0.4], np.float32), "pred_classes": np.array([2, 0])}
+    with_masks = Instances((40, 30), **rows, pred_masks=masks)
+    for instances in (with_masks, Instances((40, 30), **rows), with_masks[:0]):
+        found = to_supervision(instances)
+        assert isinstance(found, supervision.Detections)
+        assert len(found) == len(instances)
+        np.testing.assert_array_equal(found.xyxy, instances.pred_boxes)
+        np.testing.assert_array_equal(found.confidence, instances.scores)
+        np.testing.assert_array_equal(found.class_id, instances.pred_classes)
+        assert (found.mask is not None) == instances.has("pred_masks")
+        assert found[found.confidence > 0.5].class_id.tolist() == [2] * bool(len(instances))
+    np.testing.assert_array_equal(to_supervision(with_masks).area, masks.sum(axis=(1, 2)))
+
+
+def test_supervision_reads_boxes_of_tensorflows_detectors() -> None:
+    """What `tf-d2 export --box-format tf` answers goes into supervision's own reader unchanged."""
+    supervision = pytest.importorskip("supervision", reason="needs the package supervision (extra viz)")
+    tf = pytest.importorskip("tensorflow")
+    from tf_d2.serving.graph import normalised
+
+    pixels = np.array([[[10, 20, 110, 70], [0, 0, 200, 100]]], np.float32)
+    outputs = {
+        "detection_boxes": normalised(tf.constant(pixels), tf.constant([[100, 200]])),
+        "detection_scores": tf.constant([[0.9, 0.4]]),
+        "detection_classes": tf.constant([[2, 0]], tf.int64),
+    }
+    found = supervision.Detections.from_tensorflow(outputs, (200, 100))
+    np.testing.assert_allclose(found.xyxy, pixels[0], rtol=0, atol=1e-4)
+    assert found.class_id.tolist() == [2, 0]
