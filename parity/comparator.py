@@ -276,6 +276,11 @@ def _line_up(
         text = f"its rows follow {owners[0].name}, which could not be matched"
         return reference, candidate, [], (Status.NOT_COMPARED, text)
     if report is None or reference.ndim == 0:
+        held = min(len(reference), len(candidate)) if owners and reference.ndim and candidate.ndim else 0
+        if held and total_r == total_c and held < total_r:
+            # Rows of the proposals that both sides were given; a recording keeps the first of them.
+            notes = [f"first {held} of {total_r} rows are recorded and compared"]
+            return reference[:held], candidate[:held], notes, None
         return reference, candidate, [], None
     counts = report.reference_count, report.candidate_count
     totals = (

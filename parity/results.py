@@ -119,7 +119,8 @@ def headline(comparison: Comparison) -> str:
             f"SAME: {total} of {total} checks agree{extra} ({comparison.scope}, {comparison.profile} profile)"
         )
     first = comparison.first_bad
-    where = f"first at {first.name} ({first.verdict})" if first else "nothing was compared"
+    where = f"first at {first.name}" if first else "nothing was compared"
+    where += f" ({first.verdict})" if first and first.verdict is not Verdict.NONE else ""
     word = {Status.FAIL: "DIFFERENT", Status.NOT_COMPARED: "NOT COMPARED", Status.ERROR: "ERROR"}
     bad = sum(1 for s in comparison.stages if s.bad)
     return f"{word[comparison.status]}: {bad} of {total} checks do not agree, {where}"

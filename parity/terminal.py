@@ -40,7 +40,8 @@ def show(comparison: Comparison, console: Console, full: bool = False) -> None:
         console.print(f"[dim]note: {escape(note)}[/]")
     first = comparison.first_bad
     if first is not None:
-        console.print(f"\nfirst bad stage: [bold]{escape(first.name)}[/] ({first.verdict})")
+        verdict = f" ({first.verdict})" if first.verdict is not Verdict.NONE else ""
+        console.print(f"\nfirst bad stage: [bold]{escape(first.name)}[/]{verdict}")
         console.print(f"  {escape(first.message or first.forced_message)}")
         console.print(f"  {advice(first)}")
 

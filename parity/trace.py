@@ -30,6 +30,7 @@ import h5py
 import numpy as np
 
 FORMAT_VERSION = 1
+_RPN_BOXES = "steps/proposal_generator/0/0/proposal_boxes"
 _SECTIONS = ("input", "steps", "steps64", "output", "forced")
 
 
@@ -46,6 +47,9 @@ class ImageTrace(Mapping[str, np.ndarray]):
         self._group = group
         self._source = source
         self._names = _dataset_names(group)
+        if recorded and self._rescaled_in_place():
+            for field in ("proposal_boxes", "objectness_logits"):
+                self._names.pop(f"steps/proposal_generator/0/0/{field}", None)
 
     def __getitem__(self, name: str) -> np.ndarray:
         return np.asarray(self._dataset(name)[()])
@@ -77,7 +81,7 @@ class ImageTrace(Mapping[str, np.ndarray]):
 
     def _recorded_rois(self, name: str) -> int:
         """How many regions a recording's ROI features belong to: its proposals, or its detections."""
-        owners = ("steps/proposal_generator/0/0/proposal_boxes", "steps/input_proposals")
+        owners = (_RPN_BOXES, "steps/input_proposals")
         if "mask" in name or "keypoint" in name:
             owners = ("output/instances/scores",)
         return max((self.shape(owner)[0] for owner in owners if owner in self), default=0)
@@ -95,9 +99,8 @@ class ImageTrace(Mapping[str, np.ndarray]):
         # steps64/sem_seg_head holds the logits before they are enlarged, which is no stage.
         found.pop("steps/sem_seg_head", None)
         pooled = found.get("steps/roi_heads.box_pooler")
-        name = "steps/proposal_generator/0/0/proposal_boxes"
-        if pooled is not None and name in self:
-            found[name] = self[name][: len(pooled)]
+        if pooled is not None and _RPN_BOXES in self:
+            found[_RPN_BOXES] = self[_RPN_BOXES][: len(pooled)]
         if found:
             found["input/resized"] = self["input/resized"]
         return found
@@ -106,6 +109,17 @@ class ImageTrace(Mapping[str, np.ndarray]):
         """The segments of `output/panoptic_seg`, or an empty list when the trace has none."""
         text = self._group.attrs.get("output/segments_info")
         return [] if text is None else _json_list(_text(text), f"{self._source}: output/segments_info")
+
+    def _rescaled_in_place(self) -> bool:
+        """Whether a recording's proposals were turned into the results before they were written down.
+
+        detectron2 rescales the proposals of an RPN-only model in place, so that a recording holds its results twice
+        and the boxes in pixels of the network input nowhere.
+        """
+        final = "output/proposals/proposal_boxes"
+        if _RPN_BOXES not in self._names or final not in self._names:
+            return False
+        return np.array_equal(self[_RPN_BOXES], self[final])
 
     def _dataset(self, name: str) -> h5py.Dataset:
         if name not in self._names:

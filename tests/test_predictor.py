@@ -6,8 +6,10 @@ import yaml
 from PIL import Image
 
 import tf_d2
+import weights
 from parity.stages import units
 from tf_d2.predictor import load_model, transform_proposals
+from weights.writers import write_safetensors
 
 # Pixels, probability, relative L2 of a stage on recorded inputs and of one behind all others.
 BOX_PIXELS, SCORE, FED, END_TO_END = 1e-3, 1e-5, 2e-6, 1e-5
@@ -276,3 +278,24 @@ def test_transform_proposals():
     assert got.dtype == np.float32
     # Scaled by 1/4 and 1/2, clipped; the second has no width and does not count.
     np.testing.assert_allclose(got, [(0, 0, 2.5, 5), (0, 1, 50, 50)])
+
+
+@pytest.fixture(scope="module")
+def proposal_network(demo_files, tmp_path_factory):
+    """The first half of the embedded model, alone."""
+    state = weights.read_checkpoint(demo_files / "shapes.pkl").state
+    path = tmp_path_factory.mktemp("rpn") / "rpn.safetensors"
+    write_safetensors(path, {k: v for k, v in state.items() if not k.startswith("roi_heads")})
+    opts = ["MODEL.META_ARCHITECTURE", "ProposalNetwork"]
+    return tf_d2.Predictor(demo_files / "shapes.yaml", path, opts=opts)
+
+
+def test_trace_of_a_proposal_network_holds_proposals_rescaled_in_place(proposal_network, image):
+    name = "proposal_generator/0/0/proposal_boxes"
+    network = proposal_network.trace(image, rescaled=False)[name]
+    proposals = proposal_network(image)["proposals"]
+    np.testing.assert_array_equal(proposal_network.trace(image)[name], proposals.proposal_boxes)
+    height, width = proposal_network.network_size(*image.shape[:2])
+    factor = np.array([image.shape[1] / width, image.shape[0] / height] * 2)
+    assert not np.allclose(factor, 1)
+    np.testing.assert_allclose(network * factor, proposals.proposal_boxes, atol=1e-3)

@@ -15,7 +15,7 @@ from tf_d2.config.zoo import resolve_weights
 from tf_d2.instances import Instances
 from tf_d2.modeling import D2Model, build_model
 from tf_d2.modeling.batches import Proposals
-from tf_d2.modeling.postprocess import paste, to_image
+from tf_d2.modeling.postprocess import paste, rescale_boxes, to_image
 from tf_d2.ops import boxes as box_ops
 from tf_d2.ops.resize import resize_float, resize_uint8, shortest_edge_size
 from tf_d2.stages import Trace, combine_panoptic, run_op, stage_array
@@ -168,19 +168,31 @@ class Predictor:
         *,
         proposals: np.ndarray | None = None,
         proposal_logits: np.ndarray | None = None,
+        rescaled: bool = True,
     ) -> Trace:
         """Everything the model computes on the way: stage name -> array, names and NCHW layout of detectron2.
 
         Names are module paths with the index of the output where a module returns several
         ("backbone/p2", "proposal_generator.rpn_head/0/3"), "input/resized" (the uint8 network image) and "input"
         (normalised and padded). A prefix "steps/" may be given on look-up.
+
+        Boxes are in pixels of the network input, but for one case: detectron2 rescales the proposals of an RPN-only
+        model in place, so that its trace holds them in pixels of the image. ``rescaled=False`` leaves them as the
+        proposal generator returned them.
         """
-        arguments, _ = self._arguments(image, proposals, proposal_logits)
+        arguments, size = self._arguments(image, proposals, proposal_logits)
         stages, outputs = self._trace[arguments[0].dtype](*arguments)
         named = {name: stage_array(name, value.numpy()) for name, value in stages.items()}
         if self.model.config.rpn is None and self.model.config.roi_heads is not None:
             named["input_proposals"] = arguments[3].numpy()
         named["input/resized"] = outputs["input/resized"].numpy()
+        boxes = "proposal_generator/0/0/proposal_boxes"
+        if rescaled and self.config.meta_architecture == "ProposalNetwork" and boxes in named:
+            one_image = tf.zeros([len(named[boxes])], tf.int32)
+            network = tf.constant([self.network_size(*size)])
+            named[boxes] = rescale_boxes(
+                tf.constant(named[boxes]), one_image, network, tf.constant([size])
+            ).numpy()
         return Trace(named)
 
     def run_op(self, op: str, args: Sequence[Any], inputs: Sequence[np.ndarray]) -> list[np.ndarray]:

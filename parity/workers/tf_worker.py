@@ -153,7 +153,7 @@ class TensorFlowModel:
     def run(self, image: np.ndarray, proposals: np.ndarray | None) -> tuple[dict[str, np.ndarray], list]:
         """Every stage and the results of one image, by trace name, and the panoptic segments."""
         given = {} if proposals is None else {"proposals": proposals}
-        traced = self.predictor.trace(image, **given)
+        traced = self.predictor.trace(image, rescaled=False, **given)
         arrays = {"input/image": image}
         for name, value in traced.items():
             arrays[name if name.startswith("input/") else f"steps/{name}"] = value

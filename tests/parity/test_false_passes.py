@@ -5,6 +5,7 @@ Each test plants one defect in a copy of a small synthetic trace and expects it 
 
 from dataclasses import replace
 
+import h5py
 import numpy as np
 import pytest
 
@@ -16,6 +17,7 @@ from parity.profiles import SEMANTIC, STRICT, limit
 from parity.results import Comparison, StageResult
 from parity.stages import Stage
 from parity.status import Status
+from parity.trace import Trace
 
 BACKBONE = "steps/backbone/p2"
 BOXES = "output/instances/pred_boxes"
@@ -492,3 +494,20 @@ def test_arrays_that_were_not_computed_on_the_references_input_are_named():
         comparison = Comparison("a", "b", "strict", stages=compare_image(context))
         note_skipped(comparison, context)
         assert any("reference's input" in n and text in n for n in comparison.notes)
+
+
+POOLED = "steps/roi_heads.box_pooler"
+
+
+@pytest.mark.parametrize(("rows", "shift", "status"), [(25, 0, "PASS"), (24, 0, "FAIL"), (25, 1e-3, "FAIL")])
+def test_a_shortened_recording_of_given_proposals_is_compared_row_by_row(tmp_path, rows, shift, status):
+    pooled = np.random.default_rng(2).normal(size=(25, 8, 7, 7)).astype(np.float32)
+    with h5py.File(tmp_path / "recording.h5", "w") as file:
+        file.attrs.update({"config": "VERSION: 2", "detectron2": "0.6", "torch": "2.12"})
+        file["steps/input_proposals"] = np.zeros((25, 4), np.float32)
+        file[POOLED] = pooled[:20]
+    with Trace(tmp_path / "recording.h5") as recording:
+        context = Context(recording.images[0], {POOLED: pooled[:rows] + np.float32(shift)}, STRICT, table={})
+        result = next(s for s in compare_image(context) if s.name == POOLED)
+    assert result.status is Status[status]
+    assert ("first 20 of 25 rows" in result.message) == (rows == 25)

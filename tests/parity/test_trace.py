@@ -138,6 +138,21 @@ def test_float64_pass_of_a_recording(recording):
     assert view["steps/backbone/p2"].dtype == np.float64 and view["steps/backbone/p2"].all()
 
 
+@pytest.mark.parametrize("rescaled", [True, False])
+def test_proposals_rescaled_in_place_are_no_stage_of_a_recording(tmp_path, rescaled):
+    stage, final = "steps/proposal_generator/0/0/", "output/proposals/"
+    boxes, logits = np.array([[0.0, 0, 4, 4], [2, 1, 9, 5]], np.float32), np.array([2.0, 1], np.float32)
+    with h5py.File(tmp_path / "rpn.h5", "w") as file:
+        file.attrs.update({"config": "VERSION: 2\n", "detectron2": "0.6", "torch": "2.12"})
+        file[stage + "proposal_boxes"], file[stage + "objectness_logits"] = boxes, logits
+        file[final + "proposal_boxes"] = boxes if rescaled else boxes * 2
+        file[final + "objectness_logits"] = logits
+    with Trace(tmp_path / "rpn.h5") as trace:
+        image = trace.images[0]
+        assert (stage + "proposal_boxes" in image) == (stage + "objectness_logits" in image) == (not rescaled)
+        assert final + "proposal_boxes" in image
+
+
 def _no_manifest(file):
     file["steps/a"] = [1]
 

@@ -32,18 +32,8 @@ def rescale(detections: Detections, image_sizes: tf.Tensor, output_sizes: tf.Ten
 
     Source: ``detector_postprocess``.
     """
-    scale = scales(image_sizes, output_sizes)  # [B, 2] float32 (y, x)
-    per_row = tf.gather(scale, detections.image_index)
-    limits = tf.gather(output_sizes, detections.image_index)
-    scale_y, scale_x = per_row[:, 0], per_row[:, 1]
-    if detections.boxes.shape[-1] == 5:
-        boxes = rotated.scale(detections.boxes, scale_x, scale_y)
-        boxes = rotated.clip(boxes, limits[:, 0], limits[:, 1])
-        visible = rotated.nonempty(boxes)
-    else:
-        boxes = detections.boxes * tf.stack([scale_x, scale_y, scale_x, scale_y], axis=1)
-        boxes = box_ops.clip(boxes, limits[:, 0], limits[:, 1])
-        visible = box_ops.nonempty(boxes)
+    boxes = rescale_boxes(detections.boxes, detections.image_index, image_sizes, output_sizes)
+    visible = (rotated if boxes.shape[-1] == 5 else box_ops).nonempty(boxes)
     kept = tf.cast(tf.where(visible)[:, 0], tf.int32)
     boxes, scores, classes, index = (
         tf.gather(t, kept) for t in (boxes, detections.scores, detections.classes, detections.image_index)
@@ -51,6 +41,19 @@ def rescale(detections: Detections, image_sizes: tf.Tensor, output_sizes: tf.Ten
     batch = tf.shape(detections.counts)[0]
     counts = tf.math.unsorted_segment_sum(tf.ones_like(index), index, batch)
     return Rescaled(Detections(boxes, scores, classes, index, counts), kept)
+
+
+def rescale_boxes(
+    boxes: tf.Tensor, image_index: tf.Tensor, image_sizes: tf.Tensor, output_sizes: tf.Tensor
+) -> tf.Tensor:
+    """Boxes ``[N, 4]`` (rotated ``[N, 5]``) in pixels of the network input -> of the original images, clipped."""
+    per_row = tf.gather(scales(image_sizes, output_sizes), image_index)  # [N, 2] float32 (y, x)
+    limits = tf.gather(output_sizes, image_index)
+    scale_y, scale_x = per_row[:, 0], per_row[:, 1]
+    if boxes.shape[-1] == 5:
+        return rotated.clip(rotated.scale(boxes, scale_x, scale_y), limits[:, 0], limits[:, 1])
+    stretched = boxes * tf.stack([scale_x, scale_y, scale_x, scale_y], axis=1)
+    return box_ops.clip(stretched, limits[:, 0], limits[:, 1])
 
 
 def rescale_keypoints(keypoints: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
