@@ -15,6 +15,7 @@ from parity.status import EXIT_NOT_COMPARABLE
 
 if TYPE_CHECKING:
     from parity.bench import Options
+    from parity.bench_suite import Suite
 
 HELP = """Time and memory of PyTorch and TensorFlow on the same input, in interleaved runs.
 
@@ -27,6 +28,9 @@ Examples:
   tf-d2 bench --config-file mask_rcnn.yaml --weights model.pkl --output bench
 
   tf-d2 bench --all --torch-python PYTHON_WITH_DETECTRON2 --output parity/results/bench
+
+  tf-d2 bench --prepare --torch-python PYTHON_WITH_DETECTRON2 --output parity/results/bench   (before --all, if the
+  machine is to be quiet for as short as possible)
 
   tf-d2 bench --render --output parity/results/bench
 """
@@ -50,6 +54,10 @@ def bench(
     ] = "",
     render: Annotated[
         bool, typer.Option("--render", help="Make tables and plots from the stored numbers; run nothing.")
+    ] = False,
+    prepare: Annotated[
+        bool,
+        typer.Option("--prepare", help="Only make what --all needs and keeps: models, pictures, exports."),
     ] = False,
     config_file: Annotated[
         str | None, typer.Option("--config-file", help="detectron2 YAML; left out: the embedded checkpoint.")
@@ -94,8 +102,9 @@ def bench(
         rounds, warmup, threads, device, torch_python, progress=lambda t: console.print(t, style="dim")
     )
     try:
-        if everything or only or render:
-            failed = _suite(output, everything, only, options, size, scale, families, compiled, work)
+        if everything or only or render or prepare:
+            suite = _make_suite(output, options, size, scale, families, compiled, work)
+            failed = _prepare(suite) if prepare else _measure(suite, everything, only)
         else:
             failed = _single(output, options, config_file, weights, input, backend, opts)
     except (BackendError, ValueError, OSError) as error:
@@ -104,27 +113,23 @@ def bench(
     raise typer.Exit(EXIT_NOT_COMPARABLE if failed else 0)
 
 
-def _suite(
+def _make_suite(
     output: Path,
-    everything: bool,
-    only: str,
     options: Options,
     size: str,
     scale: float,
     families: str,
     compiled: bool,
     work: Path | None,
-) -> bool:
-    """Measure the parts asked for, make tables and plots; whether a part failed."""
+) -> Suite:
     from dataclasses import replace
 
-    from parity import bench_render, bench_suite  # numpy and plots only when they are needed
+    from parity import bench_suite
 
-    names = list(bench_suite.PARTS) if everything else [n.strip() for n in only.split(",") if n.strip()]
     height, _, width = size.partition("x")
     if not (height.isdigit() and width.isdigit()):
         raise ValueError(f"--size {size} is not like 800x1216")
-    suite = bench_suite.Suite(
+    return bench_suite.Suite(
         output.resolve(),
         (work or bench_suite.default_work()).resolve(),
         replace(options, threads=options.threads or len(os.sched_getaffinity(0))),
@@ -134,10 +139,24 @@ def _suite(
         scale,
         public_command(sys.argv[1:]),
     )
+
+
+def _prepare(suite: Suite) -> bool:
+    from parity import bench_suite
+
+    bench_suite.prepare_all(suite)
+    console.print(f"ready: {suite.work}")
+    return False
+
+
+def _measure(suite: Suite, everything: bool, only: str) -> bool:
+    """Measure the parts asked for, make tables and plots; whether a part failed."""
+    from parity import bench_render, bench_suite
+
+    names = list(bench_suite.PARTS) if everything else [n.strip() for n in only.split(",") if n.strip()]
     bench_suite.run_parts(suite, names)
-    parts = bench_render.read_parts(output)
-    page = bench_render.write_page(parts, output)
-    console.print(f"results: {page}")
+    parts = bench_render.read_parts(suite.output)
+    console.print(f"results: {bench_render.write_page(parts, suite.output)}")
     return any(parts[n]["error"] for n in names)
 
 

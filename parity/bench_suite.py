@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from parity import machine
-from parity.bench import Model, Options, Side, Worker, run_sides, start, to_json
+from parity.bench import Model, Options, Side, Worker, exported, run_sides, start, to_json
 from parity.bench_models import FAMILIES, MASK_RCNN, jpeg_file, picture_file, prepare
 from parity.runner import BackendError, Setup, auto_reference, resolved
 
@@ -84,8 +84,8 @@ def _run_part(suite: Suite, name: str) -> Path:
     suite.say(f"== {name}")
     try:
         data = PARTS[name](suite)
-    except (BackendError, OSError) as problem:
-        error = str(problem)
+    except Exception as problem:  # an hour of measuring must not be lost to one part
+        error = str(problem) if isinstance(problem, BackendError) else f"{type(problem).__name__}: {problem}"
         suite.say(f"{name}: {error}")
     body = {
         "schema": SCHEMA,
@@ -118,6 +118,25 @@ def tidy(value: Any) -> Any:
     return [tidy(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
+def prepare_all(suite: Suite) -> None:
+    """Make every model, picture and export of detectron2 that the parts need and keep between runs, so that a
+    measurement need not. Raises BackendError."""
+    suite.work.mkdir(parents=True, exist_ok=True)
+    (model,) = prepare([(MASK_RCNN, ())], suite.size, suite.work, suite.options)
+    for name in ("torchscript", "onnx") if suite.reference == "detectron2" else ():
+        suite.say(f"exporting: {name}")
+        exported(name, model, suite.options)
+    for family in FAMILIES:
+        prepare([(family, ())], suite.size, suite.work, suite.options)
+    _pixels_model(suite)
+    for name in ("proposals", "classes"):
+        _curve_models(suite, name)
+    for size in (*TRACE_SIZES, suite.size):
+        picture_file(suite.work, size)
+    for size in _jpeg_sizes(suite):
+        jpeg_file(suite.work, size)
+
+
 # === Parts ===
 
 
@@ -146,12 +165,11 @@ def families_part(suite: Suite) -> dict[str, Any]:
 def endtoend_part(suite: Suite) -> dict[str, Any]:
     """From JPEG bytes to masks of the picture, in parts; and masks pasted into a large picture."""
     (model,) = prepare([(MASK_RCNN, ())], suite.size, suite.work, suite.options)
-    sizes = [suite.size, (2 * suite.size[0], 2 * suite.size[1]), (480, 640)]
     options = suite.fewer(0.5)
     out: dict[str, Any] = {"pictures": [], "paste": {}}
     with contextlib.ExitStack() as stack:
         workers = _pair(stack, model, options, suite)
-        for size in sizes:
+        for size in _jpeg_sizes(suite):
             path = str(jpeg_file(suite.work, size))
             answers = _interleave(suite, workers, options, lambda w, p=path: w.ask("phases", path=p))
             out["pictures"].append({"size": list(size), "sides": _phases(answers)})
@@ -164,6 +182,11 @@ def endtoend_part(suite: Suite) -> dict[str, Any]:
         },
     }
     return out
+
+
+def _jpeg_sizes(suite: Suite) -> list[tuple[int, int]]:
+    """A picture that needs no resizing, one that is shrunk, and a small one that is enlarged."""
+    return [suite.size, (2 * suite.size[0], 2 * suite.size[1]), (480, 640)]
 
 
 def _phases(answers: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -196,26 +219,17 @@ def curves_part(suite: Suite) -> dict[str, Any]:
     """Seconds against pixels, proposals and classes."""
     return {
         "pixels": _pixels_curve(suite),
-        "proposals": _model_curve(suite, "proposals", PROPOSALS, _limit_proposals, _standard_proposals()),
-        "classes": _model_curve(suite, "classes", CLASSES, _number_of_classes, ()),
+        **{name: _model_curve(suite, name) for name in ("proposals", "classes")},
     }
 
 
 def _pixels_curve(suite: Suite) -> dict[str, Any]:
-    (model,) = prepare([(MASK_RCNN, ())], suite.size, suite.work, suite.options)
-    (whole,) = prepare(
-        [(MASK_RCNN, ["INPUT.MIN_SIZE_TEST", 0])],
-        suite.size,
-        suite.work,
-        suite.options,
-        ["INPUT.MIN_SIZE_TEST", min(suite.size)],
-    )
-    sides = [max(64, int(n * suite.scale) // 32 * 32) for n in SQUARES]
-    images = [str(picture_file(suite.work, (n, n))) for n in sides]
+    model = _pixels_model(suite)
+    sides = [int(Path(path).stem.split("x")[-1]) for path in model.images]
     options = suite.fewer(0.3, 0)
     out = _curve("pixels")
     with contextlib.ExitStack() as stack:
-        workers = _pair(stack, replace(whole, weights=model.weights, images=images), options, suite)
+        workers = _pair(stack, model, options, suite)
         for k, side in enumerate(sides):
             suite.say(f"pixels: {side} x {side}")
             _interleave(suite, workers, replace(options, rounds=1), lambda w, k=k: w.ask("run", image=k))
@@ -224,20 +238,21 @@ def _pixels_curve(suite: Suite) -> dict[str, Any]:
     return out
 
 
-def _model_curve(
-    suite: Suite,
-    name: str,
-    values: Sequence[int],
-    overrides: Callable[[int], Sequence[Any]],
-    weights_opts: Sequence[Any],
-) -> dict[str, Any]:
-    """A curve whose points are different models, on a picture of 3/5 of the usual size so that what varies shows."""
-    size = (suite.size[0] * 3 // 160 * 32, suite.size[1] * 3 // 160 * 32)
-    values = sorted({max(1, int(v * suite.scale)) for v in values})
+def _pixels_model(suite: Suite) -> Model:
+    """The model of the main table, which takes pictures as large as they are, and square pictures."""
+    unresized = ["INPUT.MIN_SIZE_TEST", 0]
+    usual = ["INPUT.MIN_SIZE_TEST", min(suite.size)]
+    (model,) = prepare([(MASK_RCNN, unresized)], suite.size, suite.work, suite.options, usual)
+    sides = [max(64, int(n * suite.scale) // 32 * 32) for n in SQUARES]
+    images = [str(picture_file(suite.work, (n, n))) for n in dict.fromkeys(sides)]
+    return replace(model, images=images)
+
+
+def _model_curve(suite: Suite, name: str) -> dict[str, Any]:
+    """A curve whose points are different models, on a smaller picture so that what varies shows."""
+    values, models = _curve_models(suite, name)
     options = suite.fewer(0.3, 0)
-    wanted = [(MASK_RCNN, overrides(v)) for v in values]
-    models = prepare(wanted, size, suite.work, suite.options, weights_opts)
-    out = {**_curve(name), "size": list(size)}
+    out = _curve(name)
     with contextlib.ExitStack() as stack:
         workers = _pair(stack, models[0], options, suite)
         for k, (value, model) in enumerate(zip(values, models, strict=True)):
@@ -251,6 +266,17 @@ def _model_curve(
     return out
 
 
+def _curve_models(suite: Suite, name: str) -> tuple[list[int], list[Model]]:
+    """The points of a curve and their models, for a picture of 3/5 of the usual sides."""
+    size = (max(64, suite.size[0] * 3 // 160 * 32), max(64, suite.size[1] * 3 // 160 * 32))
+    given = PROPOSALS if name == "proposals" else CLASSES
+    values = sorted({max(1, int(v * suite.scale)) for v in given})
+    overrides = _limit_proposals if name == "proposals" else _number_of_classes
+    shared = _limit_proposals(1000) if name == "proposals" else ()  # limits change no weights
+    models = prepare([(MASK_RCNN, overrides(v)) for v in values], size, suite.work, suite.options, shared)
+    return values, models
+
+
 def _limit_proposals(count: int) -> list[Any]:
     """``count`` proposals, of which hardly any is suppressed."""
     return [
@@ -261,10 +287,6 @@ def _limit_proposals(count: int) -> list[Any]:
         "MODEL.RPN.NMS_THRESH",
         0.9,
     ]
-
-
-def _standard_proposals() -> list[Any]:
-    return _limit_proposals(1000)
 
 
 def _number_of_classes(count: int) -> list[Any]:

@@ -23,7 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     job = json.loads(Path(parser.parse_args(arguments).job).read_text())
     for entry in job["configs"]:
         text = resolve_yaml(entry["name"], entry["opts"])
-        Path(entry["output"]).write_text(text, encoding="utf-8")
+        path = Path(entry["output"])
+        if not path.exists() or path.read_text(encoding="utf-8") != text:  # exports made from it are newer
+            path.write_text(text, encoding="utf-8")
     Path(job["output"]).write_text("written\n")
     jobs.say("done", configs=len(job["configs"]))
     return 0
