@@ -220,17 +220,11 @@ def rejudge(
     words += (["--scope", scope] if scope else []) + (["--keep-going"] if keep_going else [])
     for comparison in comparisons:
         comparison.command = shlex.join(words)
-    finish(comparisons, output, full, reference, candidate)
+    finish(comparisons, output, full)
     raise typer.Exit(overall_exit_code(comparisons))
 
 
-def finish(
-    comparisons: list[Comparison],
-    output: Path | None,
-    full: bool,
-    reference: str | None = None,
-    candidate: str | None = None,
-) -> None:
+def finish(comparisons: list[Comparison], output: Path | None, full: bool) -> None:
     """Show the result, and write JSON, JUnit XML and the HTML report to ``output``."""
     from parity import terminal
     from parity.junit import to_junit
@@ -240,23 +234,20 @@ def finish(
         output.mkdir(parents=True, exist_ok=True)
         (output / "parity.json").write_text(json.dumps(to_json(comparisons), indent=1) + "\n")
         (output / "parity.xml").write_text(to_junit(comparisons))
-        page = _report(comparisons, output, reference, candidate)
+        page = _report(comparisons, output)
     for comparison in comparisons:
         terminal.show(comparison, console, full)
     if output is not None:
         console.print(f"\nreport: {page or output / 'parity.json'}")
 
 
-def _report(
-    comparisons: list[Comparison], output: Path, reference: str | None, candidate: str | None
-) -> Path | None:
+def _report(comparisons: list[Comparison], output: Path) -> Path | None:
     try:
         from parity.report import write_report
     except ImportError as error:
         console.print(f"[yellow]no HTML report: {error}; install the extra: pip install 'tf-d2[parity]'[/]")
         return None
-    traces = [Path(reference or output / "reference.h5"), Path(candidate or output / "candidate.h5")]
-    return write_report(comparisons, output / "report.html", *traces)
+    return write_report(comparisons, output / "report.html")
 
 
 def run_ops(output: Path | None, torch_python: str | None, device: str, full: bool) -> None:

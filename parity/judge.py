@@ -124,7 +124,11 @@ def compare(
         job = _Job(ref, cand, further, chosen, waivers, _scope(scope, cand), early_stop, config or ref.config)
         if len(ref.images) != len(cand.images) or not ref.images:
             return [_count_mismatch(job)]
-        return [_compare_one(job, k) for k in range(len(ref.images))]
+        found = [_compare_one(job, k) for k in range(len(ref.images))]
+    files = tuple(os.fspath(s) for s in (reference, candidate) if isinstance(s, str | os.PathLike))
+    for comparison in found if len(files) == 2 else ():
+        comparison.traces = files
+    return found
 
 
 _NOT_SERVED = "output/instances/pred_keypoint_heatmaps"
@@ -169,7 +173,7 @@ def _count_mismatch(job: _Job) -> Comparison:
 
 def _compare_one(job: _Job, index: int) -> Comparison:
     comparison = _empty_comparison(job)
-    comparison.image = _image_name(job, index)
+    comparison.image, comparison.index = _image_name(job, index), index
     comparison.stages = [*_manifest_stages(job, comparison), *_weight_stages(job, comparison)]
     context = Context(
         job.reference.images[index],

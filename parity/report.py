@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,23 +63,19 @@ class Node:
         return worst(s.overall for s in self.all_stages)
 
 
-def write_report(comparisons: Sequence[Comparison], path: Path, reference: Path, candidate: Path) -> Path:
+def write_report(comparisons: Sequence[Comparison], path: Path) -> Path:
     """Write the page and return its path. Traces that cannot be opened only cost the pictures made from
     them."""
-    traces = [_open(p) for p in (reference, candidate)]
-    try:
-        sections = [_section(c, k, traces) for k, c in enumerate(comparisons)]
+    with ExitStack() as stack:
+        opened: dict[str, Trace | None] = {f: _open(f, stack) for c in comparisons for f in c.traces}
+        sections = [_section(c, [opened[f] for f in c.traces] or [None, None]) for c in comparisons]
         path.write_text(render(comparisons, sections), encoding="utf-8")
-    finally:
-        for trace in traces:
-            if trace is not None:
-                trace.close()
     return path
 
 
-def _open(path: Path) -> Trace | None:
+def _open(path: str, stack: ExitStack) -> Trace | None:
     try:
-        return Trace(path)
+        return stack.enter_context(Trace(path))
     except (ValueError, OSError):
         return None
 
@@ -104,9 +101,9 @@ def render(comparisons: Sequence[Comparison], sections: Sequence[Mapping[str, An
     )
 
 
-def _section(comparison: Comparison, index: int, traces: Sequence[Trace | None]) -> dict[str, Any]:
+def _section(comparison: Comparison, traces: Sequence[Trace | None]) -> dict[str, Any]:
     """Everything the template shows about one comparison."""
-    images = [_image(t, index) for t in traces]
+    images = [_image(t, comparison.index) for t in traces]
     first = comparison.first_bad
     shown = first or _worst(comparison)
     instances = next(

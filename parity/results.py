@@ -81,6 +81,8 @@ class Comparison:
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     noise_source: str = "not measured; static limits apply"
+    index: int = 0  # of the image in the traces
+    traces: tuple[str, ...] = ()  # files of the reference and the candidate, where there are any; not in JSON
 
     @property
     def status(self) -> Status:
@@ -138,6 +140,7 @@ def to_json(comparisons: list[Comparison]) -> dict[str, Any]:
 
 def _comparison_json(c: Comparison) -> dict[str, Any]:
     body = _plain(asdict(c))
+    del body["traces"]
     for stage, result in zip(body["stages"], c.stages, strict=True):
         stage["overall"] = str(result.overall)
     first = c.first_bad

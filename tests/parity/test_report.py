@@ -40,7 +40,7 @@ def write_trace(path, shift=0.0, name="steps/backbone/p2"):
 def page(tmp_path, shift=0.5):
     a, b = write_trace(tmp_path / "a.h5"), write_trace(tmp_path / "b.h5", shift)
     comparisons = parity.compare(a, b)
-    return comparisons, write_report(comparisons, tmp_path / "report.html", a, b).read_text()
+    return comparisons, write_report(comparisons, tmp_path / "report.html").read_text()
 
 
 def test_nothing_is_loaded_from_elsewhere(tmp_path):
@@ -71,14 +71,25 @@ def test_names_and_messages_are_escaped(tmp_path):
     comparisons[0].candidate_manifest["note"] = hostile
     from parity.report import _section
 
-    text = render(comparisons, [_section(comparisons[0], 0, [None, None])])
+    text = render(comparisons, [_section(comparisons[0], [None, None])])
     assert hostile not in text and "<img src=x" not in text
 
 
 def test_traces_that_are_gone_cost_only_their_pictures(tmp_path):
     comparisons, _ = page(tmp_path)
-    path = write_report(comparisons, tmp_path / "again.html", tmp_path / "x.h5", tmp_path / "y.h5")
-    assert "DIFFERENT" in path.read_text()
+    comparisons[0].traces = (str(tmp_path / "x.h5"), str(tmp_path / "y.h5"))
+    text = write_report(comparisons, tmp_path / "again.html").read_text()
+    assert "DIFFERENT" in text and "data:image/" not in text
+
+
+def test_every_candidate_is_drawn_from_its_own_trace(tmp_path):
+    a, b, c = (write_trace(tmp_path / f"{n}.h5", s) for n, s in (("a", 0.0), ("b", 0.5), ("c", 0.25)))
+    comparisons = parity.compare(a, b) + parity.compare(a, c)
+    text = write_report(comparisons, tmp_path / "report.html").read_text()
+    pictures = re.findall(r"data:image/[^\"]+", text)
+    assert len(pictures) == 6, "heat map, detections, masks of each"
+    assert pictures[0] != pictures[3] and pictures[1] != pictures[4]
+    assert "traces" not in json.dumps([list(c) for c in to_json(comparisons)["comparisons"]])
 
 
 def test_the_tree_keeps_every_stage():
