@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
@@ -57,3 +59,15 @@ def encoded(image: np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def png16(samples: np.ndarray, colour_type: int) -> bytes:
+    """A 16-bit PNG of any colour type; Pillow writes grey ones only."""
+    height, width = samples.shape[:2]
+    lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
+    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b"")]
+    framed = (
+        struct.pack(">I", len(b)) + kind + b + struct.pack(">I", zlib.crc32(kind + b)) for kind, b in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)

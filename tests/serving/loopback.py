@@ -75,8 +75,9 @@ def batched(
         answer = call(image_bytes=image_bytes)
         return [answer[name] for name in names]
 
-    spec = [tf.TensorSpec([None], tf.string)]
-    queue = tf.function(merged, input_signature=spec, autograph=False)
+    # Concrete: a tf.function that is called with another dtype keeps its lock, and every later call waits.
+    spec = tf.TensorSpec([None], tf.string)
+    queue = tf.function(merged, autograph=False).get_concrete_function(spec)
     return lambda image_bytes: dict(zip(names, queue(image_bytes), strict=True))
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import struct
-import zlib
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,8 @@ from PIL import Image
 
 from tf_d2.config.schema import InputConfig
 from tf_d2.serving import decode
+
+from .conftest import png16
 
 CONFIG = InputConfig("RGB", 0, 0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))  # 0: no resizing
 MAX_PIXELS = 10_000
@@ -93,18 +93,6 @@ def test_cmyk_differs_by_one_level(read) -> None:
     data = save(photo().convert("CMYK"), "JPEG", quality=95)
     difference = np.abs(read(data).pixels.astype(int) - pillow(data))
     assert difference.max() <= 1
-
-
-def png16(samples: np.ndarray, colour_type: int) -> bytes:
-    """A 16-bit PNG of any colour type; Pillow writes grey ones only."""
-    height, width = samples.shape[:2]
-    lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
-    header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b"")]
-    framed = (
-        struct.pack(">I", len(b)) + kind + b + struct.pack(">I", zlib.crc32(kind + b)) for kind, b in chunks
-    )
-    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
 
 
 @pytest.mark.parametrize(("colour_type", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])

@@ -152,6 +152,17 @@ def test_given_proposals_are_transform_proposals() -> None:
     assert 0 < len(expected[1]) <= 8 == len(expected[0])
 
 
+def test_proposals_that_are_not_numbers_are_dropped() -> None:
+    """NaN and infinity of one user touch neither the other boxes nor the neighbour's."""
+    good = np.array([[1, 2, 30, 40], [5, 6, 70, 80]], np.float32)
+    bad = np.array([[np.nan] * 4, [1, np.nan, 9, 9], [np.inf] * 4, [-np.inf, 0, np.nan, 9]], np.float32)
+    boxes = np.stack([np.concatenate([bad, good]), np.concatenate([good, good, good])])
+    sizes = tf.constant([[100, 100]] * 2)
+    found = graph.given_proposals(tf.constant(boxes), tf.constant([6, 2]), sizes, sizes, topk=9)
+    np.testing.assert_array_equal(found.boxes, np.concatenate([good, good]))
+    assert found.counts.numpy().tolist() == [2, 2]
+
+
 def test_outputs_are_finite() -> None:
     values = tf.constant([1.0, np.nan, np.inf, -np.inf])
     assert graph._finite(values).numpy().tolist() == [1, 0, 0, 0]

@@ -100,6 +100,13 @@ def test_wrong_requests_are_answered_with_an_error(
         for wrong in (np.full((1, 8, 8, 3), np.nan, np.float32), np.zeros((1, 8, 8, 3), np.int32)):
             with pytest.raises(ServingError, match="INVALID_ARGUMENT"):
                 client.predict_batch(wrong)
+            with ThreadPoolExecutor(4) as pool:  # a wrong dtype among requests that are merged
+                good = [pool.submit(client.predict, picture[:, :, ::-1]) for _ in range(3)]
+                with pytest.raises(ServingError, match="INVALID_ARGUMENT"):
+                    client._transport.predict("serving_bytes", {"image_bytes": np.zeros(1, np.float32)})
+            for answer in good:
+                assert_same(answer.result(), good[0].result())
+                assert len(answer.result()["instances"]) > 20
     with Client(rest, "other") as client, pytest.raises(ServingError, match="HTTP 404"):
         client.predict(picture)
 
