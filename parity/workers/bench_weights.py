@@ -31,7 +31,7 @@ from parity import torch_reference
 from parity.torch_reference.layers import BatchNorm
 
 PAIRS = 130  # (box, class) pairs above the score threshold before suppression: about 100 remain
-PAIRS_OF_ONE_CLASS = 400  # more boxes of the same class suppress each other
+PAIRS_OF_ONE_CLASS = 220  # more boxes of the same class suppress each other
 SPREAD = {  # standard deviation of a predictor's outputs; everything else has 1
     "objectness_logits": 1.0,
     "anchor_deltas": 0.07,
@@ -40,11 +40,9 @@ SPREAD = {  # standard deviation of a predictor's outputs; everything else has 1
     "mask_head.predictor": 2.0,
     "score_lowres": 2.0,
     "sem_seg_head.predictor": 2.0,
-    # Coarse levels are louder, or the many cells of p2 would make nearly all proposals.
-    "fpn_output2": 0.25,
-    "fpn_output3": 0.45,
-    "fpn_output4": 0.7,
 }
+# With an RPN coarse levels are louder, or the many cells of p2 would make nearly all proposals.
+LEVELS = {"fpn_output2": 0.25, "fpn_output3": 0.45, "fpn_output4": 0.7}
 CLASS_SPREAD = 2.5
 SMALLEST = 0.25  # of its mean: a channel that hardly varies is not blown up further, nor is its rounding
 Shift = Callable[[Tensor], Tensor]
@@ -120,7 +118,8 @@ def _aim(name: str, node: Any, pairs: int) -> tuple[float, Shift]:
     if tail == "cls_score":
         threshold = node["RETINANET"]["SCORE_THRESH_TEST"]
         return CLASS_SPREAD, lambda x: sigmoid_shift(x, threshold, pairs)
-    known = [spread for key, spread in SPREAD.items() if name.endswith(key)]
+    levels = LEVELS if node["META_ARCHITECTURE"] != "RetinaNet" else {}
+    known = [spread for key, spread in {**SPREAD, **levels}.items() if name.endswith(key)]
     return known[-1] if known else 1.0, lambda x: torch.zeros(x.shape[1])
 
 
