@@ -56,7 +56,11 @@ class RestHandler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         state = {"model_version_status": [{"version": "1", "state": "AVAILABLE"}]}
-        self.answer(200 if self.path == "/v1/models/m" else 404, state if self.path == "/v1/models/m" else {})
+        path = self.path.replace("/labels/stable", "").replace("/metadata", "")
+        # The real server tells the state for every label, but the metadata only for those it has.
+        if path != "/v1/models/m":
+            path = path.replace("/labels/unknown", "") if "/metadata" not in self.path else path
+        self.answer(200 if path == "/v1/models/m" else 404, state if path == "/v1/models/m" else {})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -113,12 +117,19 @@ def grpc_url() -> Iterator[str]:
     unlimited = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
     pool = ThreadPoolExecutor(2)
     server = grpc.server(pool, options=unlimited)
+
+    def metadata(request: bytes, context: grpc.ServicerContext) -> bytes:
+        spec = dict(fields(dict(fields(memoryview(request)))[1]))
+        if bytes(spec.get(4, b"stable")) != b"stable":
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "Unrecognized servable version label")
+        return b""
+
     status = bytes.fromhex("0a040801101e")  # version 1, AVAILABLE
     service = "tensorflow.serving."
     server.add_generic_rpc_handlers(
         (
             grpc.method_handlers_generic_handler(
-                service + "PredictionService", handlers(Predict=predict_call)
+                service + "PredictionService", handlers(Predict=predict_call, GetModelMetadata=metadata)
             ),
             grpc.method_handlers_generic_handler(
                 service + "ModelService", handlers(GetModelStatus=lambda *_: status)
@@ -187,6 +198,20 @@ def test_ready(client: Client, rest_url: str) -> None:
     assert not Client("http://127.0.0.1:9", "m", timeout=2).ready()
     with Client("grpc://127.0.0.1:9", "m", timeout=2) as nobody:
         assert not nobody.ready()
+
+
+def test_ready_knows_labels(rest_url: str, grpc_url: str) -> None:
+    for url in (rest_url, grpc_url):
+        for label, ready in (("stable", True), ("unknown", False)):
+            with Client(url, "m", label=label) as client:
+                assert client.ready() is ready
+
+
+def test_no_images_are_no_request(client: Client) -> None:
+    """A server that merges requests lets an empty one wait for the next."""
+    client._transport.close()  # a call over gRPC would fail now
+    assert client.predict_bytes([]) == []
+    assert client.predict_batch(np.zeros((0, 4, 4, 3), np.uint8)) == []
 
 
 def test_errors_name_the_server(rest_url: str, grpc_url: str, image: np.ndarray) -> None:

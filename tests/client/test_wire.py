@@ -64,6 +64,26 @@ def test_tensors_are_tensorflows(dtype: str, shape: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(parsed, value)
 
 
+def test_strings_in_tensor_content() -> None:
+    """As a server with --enable_serialization_as_tensor_content writes them: all lengths, then all bytes."""
+    long = bytes(300)
+    shape = b"".join(wire.field(2, bytes([8, n])) for n in (1, 3))
+
+    def message(content: bytes) -> memoryview:
+        return memoryview(bytes([8, 7]) + wire.field(2, shape) + wire.field(4, content))
+
+    good = wire.varint(2) + wire.varint(0) + wire.varint(300) + b"ab" + long
+    assert wire.parse_tensor(message(good)).tolist() == [[b"ab", b"", long]]
+    for broken in (good[:-1], good + b"x", good[:2]):
+        with pytest.raises(wire.WireError):
+            wire.parse_tensor(message(broken))
+
+
+def test_model_spec_has_no_signature() -> None:
+    request = wire.predict_request("m", "s", {}, version=300)
+    assert wire.field(1, wire.model_spec("m", 300) + wire.field(3, b"s")) == request
+
+
 def test_broken_answers_are_errors() -> None:
     whole = bytes.fromhex(RESPONSE)
     for cut in range(1, len(whole)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,19 @@ def test_every_option(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (seen["pad_independent"], seen["bad_images"], seen["max_image_pixels"]) == (True, "error", 1000)
     assert seen["box_format"] == "tf"
     assert seen["opts"] == ["TEST.DETECTIONS_PER_IMAGE", "9"]
+
+
+def test_sigterm_ends_as_an_exception() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    cleaned = False
+    with pytest.raises(SystemExit) as ended, command.terminated_by_exception():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            cleaned = True
+    assert cleaned
+    assert ended.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_errors_reach_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:

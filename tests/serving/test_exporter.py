@@ -297,6 +297,19 @@ def test_failed_export_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     assert list(tmp_path.iterdir()) == []
 
 
+def test_output_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ExportError, match=r"cannot write .*/file/m: .*; choose another output"):
+        export(DEMO / "shapes.yaml", DEMO / "shapes.pkl", tmp_path / "file" / "m")
+    (tmp_path / "m").mkdir()
+    monkeypatch.setattr(
+        exporter.os, "access", lambda *_: False
+    )  # the tests may run as root, who may do anything
+    with pytest.raises(ExportError, match=r"cannot write .*/m: Permission denied"):
+        export(DEMO / "shapes.yaml", DEMO / "shapes.pkl", tmp_path / "m")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "m"]
+
+
 def test_second_version_is_published_last(tmp_path: Path) -> None:
     output, scratch = tmp_path / "m", tmp_path / "scratch"
     (output / "1").mkdir(parents=True)
@@ -316,6 +329,7 @@ def test_second_version_is_published_last(tmp_path: Path) -> None:
         ({"max_detections": 0}, "max_detections"),
         ({"masks": "polygons"}, "choose one of roi"),
         ({"max_image_pixels": -1}, "max_image_pixels"),
+        ({"max_image_pixels": 0}, "max_image_pixels"),
         ({"box_format": "yxyx"}, "choose one of xyxy, tf"),
     ],
 )

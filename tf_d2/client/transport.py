@@ -57,6 +57,7 @@ class Rest:
         part = "" if version is None else f"/versions/{version}"
         part = part if label is None else f"/labels/{label}"
         self.url = f"{url.rstrip('/')}/v1/models/{model}{part}"
+        self.label = label
         self.timeout = timeout
 
     def predict(self, signature: str, inputs: Mapping[str, np.ndarray]) -> Arrays:
@@ -73,6 +74,8 @@ class Rest:
     def ready(self) -> bool:
         try:
             states = self._call(self.url, None).get("model_version_status", [])
+            if self.label is not None:  # the status call answers for every label, known or not
+                self._call(self.url + "/metadata", None)
         except ServingError:
             return False
         return any(state.get("state") == "AVAILABLE" for state in states)
@@ -133,6 +136,7 @@ class Grpc:
         self._channel = grpc.insecure_channel(target, options=options)
         self._predict = self._channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
         self._status = self._channel.unary_unary("/tensorflow.serving.ModelService/GetModelStatus")
+        self._metadata = self._channel.unary_unary("/tensorflow.serving.PredictionService/GetModelMetadata")
 
     def predict(self, signature: str, inputs: Mapping[str, np.ndarray]) -> Arrays:
         request = wire.predict_request(self.model, signature, inputs, self.version, self.label)
@@ -144,10 +148,12 @@ class Grpc:
             raise ServingError(f"{self.target}: {error}") from error
 
     def ready(self) -> bool:
-        # GetModelStatusRequest has the model's name where PredictRequest has it; AVAILABLE is state 30.
-        request = wire.field(1, wire.field(1, self.model.encode()))
+        # Both requests have the ModelSpec where PredictRequest has it; AVAILABLE is state 30.
+        spec = wire.field(1, wire.model_spec(self.model, self.version, self.label))
         try:
-            answer = self._status(request, timeout=self.timeout)
+            answer = self._status(spec, timeout=self.timeout)
+            if self.label is not None:  # the status call answers for every label, known or not
+                self._metadata(spec + wire.field(2, b"signature_def"), timeout=self.timeout)
         except self._grpc.RpcError:
             return False
         versions = [value for number, value in wire.fields(memoryview(answer)) if number == 1]

@@ -54,16 +54,20 @@ def predict_request(
     label: str | None = None,
 ) -> bytes:
     """A serialised ``PredictRequest``; arrays of ``bytes`` objects are string tensors."""
-    spec = field(1, model.encode())
-    if version is not None:
-        spec += field(2, varint(1 << 3) + varint(version))
-    spec += field(3, signature.encode())
-    if label is not None:
-        spec += field(4, label.encode())
-    message = field(1, spec)
+    message = field(1, model_spec(model, version, label) + field(3, signature.encode()))
     for name, value in inputs.items():
         message += field(2, field(1, name.encode()) + field(2, tensor_proto(value)))
     return message
+
+
+def model_spec(model: str, version: int | None = None, label: str | None = None) -> bytes:
+    """A serialised ``ModelSpec`` without a signature."""
+    spec = field(1, model.encode())
+    if version is not None:
+        spec += field(2, varint(1 << 3) + varint(version))
+    if label is not None:
+        spec += field(4, label.encode())
+    return spec
 
 
 def tensor_proto(value: np.ndarray) -> bytes:
@@ -127,6 +131,9 @@ def parse_tensor(message: memoryview) -> np.ndarray:
     count = math.prod(shape)
     if code == _STRING:
         strings = [bytes(v) for v in values.get(8, []) if isinstance(v, memoryview)]
+        content = values.get(4, [b""])[-1]
+        if isinstance(content, memoryview) and len(content):
+            strings = _string_list(content, count)
         if len(strings) != count:
             raise WireError(f"a tensor of shape {shape} with {len(strings)} strings")
         array = np.empty(count, object)
@@ -135,6 +142,18 @@ def parse_tensor(message: memoryview) -> np.ndarray:
     if code not in _NUMBERS:
         raise WireError(f"a tensor of data type {code}, which this client does not know")
     return _number_array(code, count, values).reshape(shape)
+
+
+def _string_list(content: memoryview, count: int) -> list[bytes]:
+    """Strings in ``tensor_content`` (``--enable_serialization_as_tensor_content``): all lengths, then all bytes."""
+    lengths, position = [], 0
+    for _ in range(count):
+        length, position = _read_varint(content, position)
+        lengths.append(length)
+    if position + sum(lengths) != len(content):
+        raise WireError(f"{count} strings in {len(content)} bytes, but their lengths do not fit")
+    ends = position + np.cumsum(lengths)
+    return [bytes(content[end - length : end]) for end, length in zip(ends, lengths, strict=True)]
 
 
 def _number_array(code: int, count: int, values: dict[int, list[memoryview | int]]) -> np.ndarray:

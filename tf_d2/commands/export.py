@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +17,7 @@ from tf_d2.commands.options import (
     WeightsOption,
     checked_opts,
     import_tensorflow,
+    native_notices_hidden,
 )
 
 
@@ -92,26 +96,42 @@ def export(
     """Write a SavedModel with everything a server needs. A failed export leaves nothing behind."""
     from rich.console import Console
 
+    words = checked_opts(opts)
     import_tensorflow()
     from tf_d2.serving import export as write
 
-    report = write(
-        config_file,
-        weights,
-        output,
-        version=version,
-        name=name,
-        max_detections=max_detections,
-        masks=masks.value,
-        sem_seg=sem_seg.value,
-        precision=precision.value,
-        box_format=box_format.value,
-        pad_independent=pad_independent,
-        bad_images=bad_images.value,
-        max_image_pixels=max_image_pixels,
-        opts=checked_opts(opts),
-    )
+    with terminated_by_exception(), native_notices_hidden():
+        report = write(
+            config_file,
+            weights,
+            output,
+            version=version,
+            name=name,
+            max_detections=max_detections,
+            masks=masks.value,
+            sem_seg=sem_seg.value,
+            precision=precision.value,
+            box_format=box_format.value,
+            pad_independent=pad_independent,
+            bad_images=bad_images.value,
+            max_image_pixels=max_image_pixels,
+            opts=words,
+        )
     Console().print(_table(report))
+
+
+@contextmanager
+def terminated_by_exception() -> Iterator[None]:
+    """Let SIGTERM (a container that is stopped, `timeout`) end the block as an exception, which cleans up."""
+
+    def leave(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _table(report: Any) -> Any:

@@ -49,6 +49,7 @@ class ExportReport:
     ops: tuple[str, ...]
     max_detections: int
     max_image_pixels: int
+    precision: str = "float32"
 
 
 def export(
@@ -82,7 +83,8 @@ def export(
         masks: "roi" = probabilities in the box (the client pastes them), "full" = 0/1 maps of the image,
             "png" = the same as PNG files, "none".
         sem_seg: "labels" = the best class per pixel, "logits" = all classes (large), "none".
-        precision: "bfloat16" computes the network in bfloat16.
+        precision: "bfloat16" computes the network in bfloat16: nearly the same objects, not the same numbers
+            (deploy/README.md has the measurement), for processors that have it.
         pad_independent: compute every image on its own canvas: answers do not depend on the rest of the
             batch.
         bad_images: "status" = an unusable image gets ``num_detections`` -1 and an ``image_status``, its
@@ -103,11 +105,12 @@ def export(
     options = _options(
         parsed, max_detections, masks, sem_seg, max_image_pixels, pad_independent, bad_images, box_format
     )
-    model = load_model(config, weights, dtype=precision, opts=opts, ema=ema, allow_nonfinite=allow_nonfinite)
-    model.fold_norms()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    scratch = _scratch_beside(output)
     try:
+        model = load_model(
+            config, weights, dtype=precision, opts=opts, ema=ema, allow_nonfinite=allow_nonfinite
+        )
+        model.fold_norms()
         folder = scratch / str(version)
         _save(folder, parsed, options, model)
         ops = check_ops(folder / "saved_model.pb")
@@ -132,12 +135,24 @@ def export(
             tuple(sorted(ops)),
             options.max_detections,
             options.max_image_pixels,
+            precision,
         )
         artifacts.write_server_files(scratch, folder, parsed, options, report)
         _publish(scratch, output, version)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return report
+
+
+def _scratch_beside(output: Path) -> Path:
+    """A hidden folder on the same disk, so that a finished export moves into place at once."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        if output.is_dir() and not os.access(output, os.W_OK):
+            raise PermissionError(None, "Permission denied")
+        return Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    except OSError as error:
+        raise ExportError(f"cannot write {output}: {error.strerror}; choose another output") from error
 
 
 # === Checks ===
@@ -179,7 +194,9 @@ def _options(
     rows = detections_per_image(config) if max_detections is None else max_detections
     if rows < 1 and config.meta_architecture != "SemanticSegmentor":
         raise ExportError(f"max_detections must be at least 1, got {rows}; pass max_detections=")
-    pixels = max_image_pixels or default_max_pixels(config, max(rows, 0), masks, sem_seg)
+    pixels = max_image_pixels
+    if pixels is None:
+        pixels = default_max_pixels(config, max(rows, 0), masks, sem_seg)
     if not 0 < pixels < 2**31:
         raise ExportError(f"max_image_pixels must be between 1 and 2^31, got {pixels}")
     return GraphOptions(rows, masks, sem_seg, pixels, pad_independent, bad_images, box_format)
