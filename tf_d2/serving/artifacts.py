@@ -173,8 +173,9 @@ def readme(folder: Path, config: ModelConfig, options: GraphOptions, report: Exp
         "Every image is computed on its own canvas: its answer does not depend on the rest of the batch."
         if options.pad_independent
         else "Images of a batch share a canvas as large as the largest of them, as in detectron2. Next to "
-        "a larger neighbour, detections near the right and bottom edge can differ slightly from those of "
-        "the image alone; `tf-d2 export --pad-independent` removes that."
+        "a larger neighbour, an image is padded, which changes what is found in it, mostly near its right and bottom "
+        "edge. Where a server merges requests of several users, prefer `tf-d2 export --pad-independent`: every image "
+        "gets the answer it gets alone."
     )
     bad = (
         "An image that cannot be used gets `num_detections` -1 and an `image_status`, its neighbours answers."
