@@ -115,7 +115,7 @@ def main_section(part: Part) -> str:
         "the picture; the exports of detectron2 run its own resizing and post-processing before and after. "
         '"Same objects" are detections of the same class that overlap one of the reference\'s by at least half (one to '
         'one); "worst" is over these pairs. "Running" is the peak memory in the rounds, without loading. Random '
-        "weights enlarge rounding, above all that of bfloat16, far more than trained ones do: see the trained model below.\n"
+        "weights enlarge rounding, above all that of bfloat16, far more than trained ones do: see the model below.\n"
     )
     if part["data"]["reference"] != "detectron2":
         text += (
