@@ -2,7 +2,6 @@
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from tf_d2.layers.base import Module, sequence, walk
 from tf_d2.layers.conv import Linear
@@ -46,19 +45,3 @@ def test_layers_write_nothing_of_their_own():
     store = {}
     Parent("parent").save_own_variables(store)
     assert store == {}
-
-
-def test_a_frozen_layer_is_a_constant_in_graphs_and_a_variable_elsewhere():
-    layer = Linear(2, 3, "fc")
-    layer.kernel.assign(np.ones((2, 3)))
-    x = np.ones((1, 2), np.float32)
-    spec = [tf.TensorSpec([None, 2], tf.float32)]
-    live = tf.function(layer.call, input_signature=spec, autograph=False)
-    assert live(x).numpy().tolist() == [[2, 2, 2]]
-    layer.frozen = True
-    frozen = tf.function(layer.call, input_signature=spec, autograph=False)
-    assert frozen(x).numpy().tolist() == [[2, 2, 2]]
-    assert not frozen.get_concrete_function().captured_inputs
-    layer.kernel.assign(np.zeros((2, 3)))
-    assert frozen(x).numpy().tolist() == [[2, 2, 2]]
-    assert live(x).numpy().tolist() == layer(x).numpy().tolist() == [[0, 0, 0]]

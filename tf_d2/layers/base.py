@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import keras
 import tensorflow as tf
@@ -22,7 +21,6 @@ class Module(keras.layers.Layer):
     def __init__(self, name: str) -> None:
         # Casting inputs to the layer's dtype behind the caller's back would turn float64 boxes into float32.
         super().__init__(name=name, autocast=False)
-        self.frozen = False
         self.built = True
 
     def scope(self) -> AbstractContextManager[Any]:
@@ -34,11 +32,9 @@ class Module(keras.layers.Layer):
         return self.add_weight(name=name, shape=shape, initializer="zeros", trainable=trainable)
 
     def value(self, parameter: keras.Variable | tf.Variable | tf.Tensor) -> tf.Tensor:
-        """The tensor to compute with. In a frozen model's graph it is a constant, which kernels may prepare once."""
+        """The tensor to compute with."""
         tensor = parameter if isinstance(parameter, (tf.Tensor, tf.Variable)) else parameter.value
-        if not self.frozen or tf.executing_eagerly():
-            return tf.convert_to_tensor(tensor)
-        return _constant_of(tensor)
+        return tf.convert_to_tensor(tensor)
 
     def optional_value(self, parameter: keras.Variable | tf.Variable | tf.Tensor | None) -> tf.Tensor | None:
         """:meth:`value` of a parameter that a layer may lack."""
@@ -61,17 +57,3 @@ def sequence(name: str, layers: Mapping[str, Callable[[str], Module]]) -> dict[s
 def walk(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
     """``layer`` and every layer below it, each once."""
     yield from layer._flatten_layers(include_self=True, recursive=True)
-
-
-_CONSTANTS: WeakKeyDictionary[tf.Graph, dict[int, tf.Tensor]] = WeakKeyDictionary()
-
-
-def _constant_of(source: tf.Variable | tf.Tensor) -> tf.Tensor:
-    """``source`` as a constant of the graph being built, made once per graph."""
-    graph = tf.compat.v1.get_default_graph()
-    made = _CONSTANTS.setdefault(graph, {})
-    if id(source) not in made:
-        with tf.init_scope():
-            array = source.numpy()
-        made[id(source)] = tf.constant(array, source.dtype)
-    return made[id(source)]

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_d2.config.schema import ModelConfig, RegNetConfig
-from tf_d2.layers.base import Module, walk
+from tf_d2.layers.base import walk
 from tf_d2.layers.conv import Conv2d
 from tf_d2.modeling.batches import Detections, Proposals, static_batch
 from tf_d2.modeling.bottom_up import BottomUp
@@ -158,15 +158,6 @@ class D2Model(keras.Model):
         """Compute norms apart from convolutions again."""
         for conv in self._convolutions():
             conv.unfold()
-
-    def freeze(self) -> None:
-        """Let graphs traced from now on hold the weights as constants, which oneDNN lays out once, not per call.
-
-        Such graphs do not see later changes of the variables.
-        """
-        for layer in walk(self):
-            if isinstance(layer, Module):
-                layer.frozen = True
 
     def _convolutions(self) -> list[Conv2d]:
         return [layer for layer in walk(self) if isinstance(layer, Conv2d)]
