@@ -11,6 +11,7 @@ Markdown.
 from __future__ import annotations
 
 import argparse
+import sys
 import threading
 import time
 from pathlib import Path
@@ -38,8 +39,11 @@ def measure(client: Client, data: bytes, concurrency: int, seconds: float) -> tu
             try:
                 client.predict_bytes([data])
                 failed = False
-            except RuntimeError:
+            except RuntimeError as error:
                 failed = True
+                if not failures:
+                    print(f"first failed request: {error}", file=sys.stderr)
+                time.sleep(0.05)  # a refused call comes back at once: do not spin
             with lock:
                 failures += failed
                 if not failed:
