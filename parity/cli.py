@@ -39,6 +39,10 @@ ProfileOption = Annotated[
     str,
     typer.Option(help="semantic (float64, 1e-12), strict (float32, TF32 off) or production (as shipped)."),
 ]
+Annotations = Annotated[
+    Path | None,
+    typer.Option("--annotations", help="COCO annotations of the pictures: compare average precision too."),
+]
 WaiverOption = Annotated[
     list[str] | None,
     typer.Option("--waive", help="A stage known to differ: STAGE=REASON@YYYY-MM-DD. Listed in every report."),
@@ -102,6 +106,7 @@ def main_command(
         list[str] | None,
         typer.Option("--opts", help="Override KEY VALUE, as in detectron2; may be repeated."),
     ] = None,
+    annotations: Annotations = None,
     waive: WaiverOption = None,
     keep_going: KeepGoing = False,
     full: Full = False,
@@ -138,6 +143,7 @@ def main_command(
         "mutate": mutate,
     }
     comparisons = _run(config_file, weights, input, output, waive, options)
+    judge_dataset(comparisons, annotations)
     finish(comparisons, output, full)
     if bisect:
         _bisect(comparisons, output, torch_python, mutate)
@@ -196,6 +202,7 @@ def rejudge(
         Path | None, typer.Option(help="Folder for the report; left out: terminal only.")
     ] = None,
     scope: Annotated[str, typer.Option(help="all stages, or outputs only.")] = "",
+    annotations: Annotations = None,
     waive: WaiverOption = None,
     keep_going: KeepGoing = False,
     full: Full = False,
@@ -213,15 +220,29 @@ def rejudge(
         )
     except (ValueError, TraceError, OSError) as error:
         raise fail(str(error)) from error
+    judge_dataset(comparisons, annotations)
     words = ["tf-d2", "parity", "rejudge", reference, candidate, "--profile", profile]
     words += [w for n in noise or () for w in ("--noise", n)] + [
         w for t in waive or () for w in ("--waive", t)
     ]
+    words += ["--annotations", str(annotations)] if annotations else []
     words += (["--scope", scope] if scope else []) + (["--keep-going"] if keep_going else [])
     for comparison in comparisons:
         comparison.command = shlex.join(words)
     finish(comparisons, output, full)
     raise typer.Exit(overall_exit_code(comparisons))
+
+
+def judge_dataset(comparisons: list[Comparison], annotations: Path | None) -> None:
+    """Add the average precision of both sides where annotations are given."""
+    if annotations is None:
+        return
+    from parity.dataset import add_average_precision
+
+    try:
+        add_average_precision(comparisons, annotations)
+    except ValueError as error:
+        raise fail(str(error)) from error
 
 
 def finish(comparisons: list[Comparison], output: Path | None, full: bool) -> None:
