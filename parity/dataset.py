@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from parity.trace import Trace
 
 MAX_DIFFERENCE = 1e-3  # a tenth of a point of AP
 INSTANCES = "output/instances/"
+
+Kind = Literal["bbox", "segm"]
 
 
 def add_average_precision(comparisons: Sequence[Comparison], annotations: Path) -> None:
@@ -63,11 +65,12 @@ def _stages(traces: tuple[str, ...], names: Mapping[int, str], truth: Mapping[st
             return [_stage("bbox", Status.NOT_COMPARED, "the model has no detections")]
         masks = all(INSTANCES + "pred_masks" in t.images[k] for t in sides for k in chosen)
         found = [_results(t, chosen, truth, masks) for t in sides]
-    return [_judge(kind, found, chosen, truth) for kind in (("bbox", "segm") if masks else ("bbox",))]
+    kinds: tuple[Kind, ...] = ("bbox", "segm") if masks else ("bbox",)
+    return [_judge(kind, found, chosen, truth) for kind in kinds]
 
 
 def _judge(
-    kind: str, found: Sequence[list[dict[str, Any]]], chosen: Mapping[int, int], truth: Mapping[str, Any]
+    kind: Kind, found: Sequence[list[dict[str, Any]]], chosen: Mapping[int, int], truth: Mapping[str, Any]
 ) -> StageResult:
     reference, candidate = (average_precision(truth, f, kind, list(chosen.values())) for f in found)
     if min(reference, candidate) < 0:
@@ -82,7 +85,7 @@ def _stage(kind: str, status: Status, message: str) -> StageResult:
 
 
 def average_precision(
-    truth: Mapping[str, Any], results: list[dict[str, Any]], kind: str, images: Sequence[int]
+    truth: Mapping[str, Any], results: list[dict[str, Any]], kind: Kind, images: Sequence[int]
 ) -> float:
     """COCO's AP (IoU 0.50 to 0.95) of results on some images, 0 to 1; -1 where nothing is annotated."""
     from pycocotools.coco import COCO
@@ -90,13 +93,14 @@ def average_precision(
 
     with redirect_stdout(io.StringIO()):
         expected = COCO()
-        # Results of another kind of annotation files must not be changed by the evaluation.
+        # A copy: the evaluation writes into what it is given.
         expected.dataset = json.loads(json.dumps(dict(truth)))
         expected.createIndex()
         if not results:
             annotated = any(a["image_id"] in set(images) for a in truth["annotations"])
             return 0.0 if annotated else -1.0
-        evaluation = COCOeval(expected, expected.loadRes(results), kind)
+        listed: Any = results  # typed as a file name, but a list is taken as well
+        evaluation = COCOeval(expected, expected.loadRes(listed), kind)
         evaluation.params.imgIds = list(images)
         evaluation.evaluate()
         evaluation.accumulate()
