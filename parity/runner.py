@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -374,9 +373,14 @@ def _listen(
 ) -> list[dict[str, Any]]:
     """Read a worker's events until it ends; kill it after ``timeout`` seconds."""
     events: list[dict[str, Any]] = []
-    timer = threading.Timer(timeout, process.kill)
+    stopped = threading.Event()
+
+    def stop() -> None:
+        stopped.set()
+        process.kill()
+
+    timer = threading.Timer(timeout, stop)
     timer.start()
-    started = time.monotonic()
     try:
         assert process.stdout is not None
         with process.stdout as lines:
@@ -391,7 +395,7 @@ def _listen(
         if process.poll() is None:
             process.kill()
             process.wait()
-    if time.monotonic() - started >= timeout and process.returncode:
+    if stopped.is_set() and process.returncode:
         events.append({"event": "error", "message": f"no result after {timeout:.0f} s; it was stopped"})
     return events
 
