@@ -173,6 +173,11 @@ def _read_h5(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     return state
 
 
+def origin(manifest: Mapping[str, Any]) -> list[str | None]:
+    """What tells one trace from another: who wrote it, and when."""
+    return [manifest.get("backend"), manifest.get("written")]
+
+
 def feed_of(trace: Trace, image: int, profile: str) -> Mapping[str, np.ndarray]:
     """The arrays of one image that teacher-forced stages read: those of which every row is held.
 

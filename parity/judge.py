@@ -17,7 +17,7 @@ import yaml
 
 from parity.comparator import SETS, Arrays, Context, SetSpec, compare_image, stage_table, static_noise
 from parity.detections import Noise
-from parity.job import tensor_hash
+from parity.job import origin, tensor_hash
 from parity.metrics import Metrics, measure
 from parity.profiles import PEAK_FACTOR, TRUTH_FACTOR, Profile, get_profile
 from parity.results import RUNGS, Comparison, StageResult, headline
@@ -298,12 +298,19 @@ def _measure_noise(job: _Job, index: int, context: Context, comparison: Comparis
             sets[spec.name] = Noise(max(before.box_px, found.box_px), max(before.score, found.score))
         for name, value in _same_input_noise(context, side.images[index]).items():
             forced[name] = max(forced.get(name, 0.0), value)
-    context.noise, context.forced_noise = noise, forced
+    context.noise, context.forced_noise = noise, {} if _fed_by_another(job) else forced
     context.set_noise = sets
     context.truth = _has_truth(job)
     names = "; ".join(_noise_name(s) for s in job.noise)
     more = "one more run" if len(job.noise) == 1 else f"{len(job.noise)} more runs"
     comparison.noise_source = f"{more} of the reference ({names})"
+
+
+def _fed_by_another(job: _Job) -> bool:
+    """Whether the candidate's stages were fed by another trace than this reference: then their inputs are not quite
+    the same, and noise on the same input says nothing about them."""
+    feed = (job.candidate.manifest.get("forced") or {}).get("feed")
+    return feed is not None and feed != origin(job.reference.manifest)
 
 
 def _has_truth(job: _Job) -> bool:

@@ -241,6 +241,8 @@ def write_trace(request: Request, model: Any, output: str, facts: dict[str, Any]
         told["versions"] |= versions(model)
         told |= {"dtype": model.dtype, "scope": model.scope, "machine": machine.facts()}
         told |= {"mutation": request.mutate or None, **facts, **summary(job, runs)}
+        if feed is not None:
+            told["forced"]["feed"] = jobs.origin(feed.manifest)
         writer.finish(told, text)
     if feed is not None:
         feed.close()

@@ -4,6 +4,7 @@ Each test plants one defect in a copy of a small synthetic trace and expects it 
 """
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 import parity
 from parity.comparator import Context, compare_image, verdict_of
-from parity.judge import Side, Waiver, note_skipped
+from parity.judge import Side, Waiver, _fed_by_another, note_skipped
 from parity.metrics import measure
 from parity.profiles import SEMANTIC, STRICT, limit
 from parity.results import Comparison, StageResult
@@ -511,3 +512,14 @@ def test_a_shortened_recording_of_given_proposals_is_compared_row_by_row(tmp_pat
         result = next(s for s in compare_image(context) if s.name == POOLED)
     assert result.status is Status[status]
     assert ("first 20 of 25 rows" in result.message) == (rows == 25)
+
+
+@pytest.mark.parametrize(
+    ("feed", "another"),
+    [(["torch", "now"], False), (["torch", "before"], True), (["recorded", None], True), (None, False)],
+)
+def test_noise_on_the_same_input_counts_only_for_stages_fed_by_this_reference(feed, another):
+    """The demo compares one TensorFlow run with two references, of which one gave the inputs."""
+    reference = Side("torch", [], {"backend": "torch", "written": "now"})
+    candidate = Side("tf", [], {"backend": "tf", "forced": {"feed": feed, "derived": []}})
+    assert _fed_by_another(SimpleNamespace(reference=reference, candidate=candidate)) is another
