@@ -148,10 +148,12 @@ def rest_handler(model: Model) -> type[BaseHTTPRequestHandler]:
             self.answer(200, {"model_version_status": [{"version": "1", "state": "AVAILABLE"}]})
 
         def do_POST(self) -> None:
+            # Read first: an answer while the picture is still being sent breaks the client's connection.
+            text = self.rfile.read(int(self.headers["Content-Length"]))
             if self.path != f"/v1/models/{model.name}:predict":
                 return self.answer(404, {"error": f"Servable not found for request: {self.path}"})
             try:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                body = json.loads(text)
                 by_row = "instances" in body
                 signature = body.get("signature_name", "serving_default")
                 key = "image_bytes" if signature == BATCHED_SIGNATURE else "inputs"
