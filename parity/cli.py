@@ -142,8 +142,9 @@ def main_command(
         "early_stop": not keep_going,
         "mutate": mutate,
     }
+    truth = open_annotations(annotations)  # before the long part
     comparisons = _run(config_file, weights, input, output, waive, options)
-    judge_dataset(comparisons, annotations)
+    judge_dataset(comparisons, truth)
     finish(comparisons, output, full)
     if bisect:
         _bisect(comparisons, output, torch_python, mutate)
@@ -208,6 +209,7 @@ def rejudge(
     full: Full = False,
 ) -> None:
     """Judge two recorded traces again, without running anything."""
+    truth = open_annotations(annotations)
     try:
         comparisons = compare(
             reference,
@@ -220,7 +222,7 @@ def rejudge(
         )
     except (ValueError, TraceError, OSError) as error:
         raise fail(str(error)) from error
-    judge_dataset(comparisons, annotations)
+    judge_dataset(comparisons, truth)
     words = ["tf-d2", "parity", "rejudge", reference, candidate, "--profile", profile]
     words += [w for n in noise or () for w in ("--noise", n)] + [
         w for t in waive or () for w in ("--waive", t)
@@ -233,16 +235,24 @@ def rejudge(
     raise typer.Exit(overall_exit_code(comparisons))
 
 
-def judge_dataset(comparisons: list[Comparison], annotations: Path | None) -> None:
-    """Add the average precision of both sides where annotations are given."""
-    if annotations is None:
-        return
-    from parity.dataset import add_average_precision
+def open_annotations(path: Path | None) -> dict[str, Any] | None:
+    """COCO annotations where some are given; what is wrong with the file ends the program."""
+    if path is None:
+        return None
+    from parity.dataset import read_annotations
 
     try:
-        add_average_precision(comparisons, annotations)
+        return read_annotations(path)
     except ValueError as error:
         raise fail(str(error)) from error
+
+
+def judge_dataset(comparisons: list[Comparison], truth: dict[str, Any] | None) -> None:
+    """Add the average precision of both sides where annotations are given."""
+    if truth is not None:
+        from parity.dataset import add_average_precision
+
+        add_average_precision(comparisons, truth)
 
 
 def finish(comparisons: list[Comparison], output: Path | None, full: bool) -> None:

@@ -25,14 +25,13 @@ INSTANCES = "output/instances/"
 Kind = Literal["bbox", "segm"]
 
 
-def add_average_precision(comparisons: Sequence[Comparison], annotations: Path) -> None:
+def add_average_precision(comparisons: Sequence[Comparison], truth: Mapping[str, Any]) -> None:
     """Append the stages ``dataset/AP bbox`` (and ``segm``) to the last comparison of every pair of traces.
 
-    ``annotations``: COCO JSON; its ``file_name`` (without folder) says which picture is which, its categories in order
-    of their ids are the classes. Comparisons without trace files are left alone. Raises ValueError for annotations that
-    cannot be used.
+    ``truth``: parsed COCO annotations (:func:`read_annotations`); their ``file_name`` (without folder) says which
+    picture is which, its categories in order of their ids are the classes. Comparisons without trace files are left
+    alone. Annotations of another model give a stage with status ERROR.
     """
-    truth = read_annotations(annotations)
     last = {c.traces: c for c in comparisons if len(c.traces) == 2}
     for traces, comparison in last.items():
         names = {c.index: c.image for c in comparisons if c.traces == traces}
@@ -64,7 +63,10 @@ def _stages(traces: tuple[str, ...], names: Mapping[int, str], truth: Mapping[st
         if any(INSTANCES + "pred_boxes" not in t.images[k] for t in sides for k in chosen):
             return [_stage("bbox", Status.NOT_COMPARED, "the model has no detections")]
         masks = all(INSTANCES + "pred_masks" in t.images[k] for t in sides for k in chosen)
-        found = [_results(t, chosen, truth, masks) for t in sides]
+        try:
+            found = [_results(t, chosen, truth, masks) for t in sides]
+        except ValueError as error:
+            return [_stage("bbox", Status.ERROR, str(error))]
     kinds: tuple[Kind, ...] = ("bbox", "segm") if masks else ("bbox",)
     return [_judge(kind, found, chosen, truth) for kind in kinds]
 

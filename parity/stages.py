@@ -35,8 +35,23 @@ Kind = Literal["continuous", "float32", "discrete"]
 # Arrays that are given, not computed.
 GIVEN = ("input/image", "steps/input_proposals")
 
+# Entries of a detectron2 checkpoint that inference does not need: constants the configuration holds,
+# counters, and buffers of training. A name is harmless when it contains one of these.
+HARMLESS = (
+    "anchor_generator.cell_anchors",
+    "pixel_mean",
+    "pixel_std",
+    "num_batches_tracked",
+    "fed_loss_cls_weights",
+)
+
 # Arrays of which a recorded file may hold only the first rows (one row per region of interest).
 ROI_FEATURES = ("pooler", "roi_heads.res5", "roi_heads.mask_head.predictor", "score_lowres")
+
+
+def is_harmless(key: str) -> bool:
+    """Whether an entry of a state dict may be there or not: see HARMLESS."""
+    return any(part in key for part in HARMLESS)
 
 
 @dataclass(frozen=True)

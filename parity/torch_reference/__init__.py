@@ -29,16 +29,6 @@ from .run import run_unit
 
 __all__ = ["Model", "StateError", "build", "load_state", "predict", "run_forced", "run_free"]
 
-# Entries of a detectron2 checkpoint that inference does not need: constants the configuration holds,
-# counters, and buffers of training. A name is harmless when it contains one of these.
-HARMLESS = (
-    "anchor_generator.cell_anchors",
-    "pixel_mean",
-    "pixel_std",
-    "num_batches_tracked",
-    "fed_loss_cls_weights",
-)
-
 
 class StateError(ValueError):
     """A state dict that does not fit the model."""
@@ -104,10 +94,10 @@ def load_state(model: nn.Module, state: Mapping[str, np.ndarray]) -> None:
     """Copy every array of `state` (detectron2's keys and layouts) into the model.
 
     Raises StateError listing all missing, unexpected and misshapen entries; entries that inference does not
-    need (`HARMLESS`) may be present.
+    need (`parity.stages.HARMLESS`) may be present.
     """
     targets = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    given = {key: value for key, value in state.items() if not any(part in key for part in HARMLESS)}
+    given = {key: value for key, value in state.items() if not stages.is_harmless(key)}
     problems = [f"missing {key} {tuple(target.shape)}" for key, target in targets.items() if key not in given]
     problems += [f"unexpected {key} {np.shape(value)}" for key, value in given.items() if key not in targets]
     problems += [

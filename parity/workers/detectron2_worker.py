@@ -28,18 +28,9 @@ from torch import Tensor, nn
 
 from parity import job as jobs
 from parity.job import Job, JobError
-from parity.stages import Unit
+from parity.stages import Unit, is_harmless
 from parity.stages import units as units_of
 from parity.workers.torch_run import Arrays, flatten, recorder, serve
-
-# Entries of a checkpoint that inference does not need (see parity.torch_reference.HARMLESS).
-_HARMLESS = (
-    "anchor_generator.cell_anchors",
-    "pixel_mean",
-    "pixel_std",
-    "num_batches_tracked",
-    "fed_loss_cls_weights",
-)
 
 
 def library() -> SimpleNamespace:
@@ -214,8 +205,8 @@ _GIVEN = Unit("resize", "resize", (), (), "discrete")
 def load_state(module: nn.Module, state: Mapping[str, np.ndarray]) -> None:
     """Copy every array into the real model. Raises JobError listing missing, unexpected and misshapen
     entries."""
-    given = {key: torch.from_numpy(np.array(value)) for key, value in state.items() if not _is_harmless(key)}
-    held = {key: value for key, value in module.state_dict().items() if not _is_harmless(key)}
+    given = {key: torch.from_numpy(np.array(value)) for key, value in state.items() if not is_harmless(key)}
+    held = {key: value for key, value in module.state_dict().items() if not is_harmless(key)}
     problems = [f"missing {key}" for key in held if key not in given]
     problems += [f"unexpected {key}" for key in given if key not in held]
     problems += [
@@ -226,10 +217,6 @@ def load_state(module: nn.Module, state: Mapping[str, np.ndarray]) -> None:
     if problems:
         raise JobError("the state dict does not fit the configuration:\n  " + "\n  ".join(sorted(problems)))
     module.load_state_dict(given, strict=False)
-
-
-def _is_harmless(key: str) -> bool:
-    return any(part in key for part in _HARMLESS)
 
 
 def _version(package: str) -> str | None:

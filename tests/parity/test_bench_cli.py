@@ -50,6 +50,14 @@ def test_misuse_is_explained(invoke, tmp_path, words, message):
 
 
 def test_commands_are_written_down_without_paths():
-    words = ["bench", "--all", "--torch-python", "/home/me/bin/python", "--output=/tmp/x", "--rounds", "5"]
+    words = [
+        "bench",
+        "--all",
+        "--torch-python",
+        "/a/folder/bin/python",
+        "--output=/a/folder",
+        "--rounds",
+        "5",
+    ]
     expected = "tf-d2 bench --all --torch-python PYTHON_WITH_DETECTRON2 --output=FOLDER --rounds 5"
     assert public_command(words) == expected

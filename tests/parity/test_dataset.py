@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 import parity
 from parity import cli
-from parity.dataset import add_average_precision, average_precision
+from parity.dataset import add_average_precision, average_precision, read_annotations
 from parity.status import Status
 from parity.trace import TraceWriter
 
@@ -55,7 +55,7 @@ def judged(tmp_path, annotations, name="a.png", **candidate):
     paths = write_trace(tmp_path / "a.h5"), write_trace(tmp_path / "b.h5", **candidate)
     comparisons = parity.compare(*paths)
     comparisons[0].image = name
-    add_average_precision(comparisons, annotations)
+    add_average_precision(comparisons, read_annotations(annotations))
     return {s.name: s for s in comparisons[0].stages if s.rung == "dataset"}
 
 
@@ -97,12 +97,22 @@ def test_nothing_annotated_is_not_a_pass(tmp_path, annotations):
 def test_annotations_of_another_kind_are_refused(tmp_path, text):
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(ValueError, match=r"x\.json: not"):
-        add_average_precision([], tmp_path / "x.json")
+        read_annotations(tmp_path / "x.json")
 
 
-def test_more_classes_than_categories_are_refused(tmp_path, annotations):
-    with pytest.raises(ValueError, match="class 5, but the annotations have 2"):
-        judged(tmp_path, annotations, classes=(0, 5))
+def test_more_classes_than_categories_are_an_error(tmp_path, annotations):
+    found = judged(tmp_path, annotations, classes=(0, 5))["dataset/AP bbox"]
+    assert found.status is Status.ERROR and "class 5, but the annotations have 2" in found.message
+
+
+def test_unreadable_annotations_end_the_command_before_it_runs(tmp_path):
+    trace = str(write_trace(tmp_path / "a.h5"))
+    app = typer.Typer()
+    cli.register(app)
+    result = CliRunner().invoke(
+        app, ["parity", "rejudge", trace, trace, "--annotations", str(tmp_path / "no.json")]
+    )
+    assert result.exit_code == 2 and "not readable as COCO" in " ".join(result.output.split())
 
 
 def test_the_command_line_judges_average_precision(tmp_path, annotations):

@@ -86,14 +86,16 @@ def to_image(raw: dict[str, tf.Tensor], network_size: tf.Tensor, size: tf.Tensor
 
     Returns:
         ``pred_boxes``, ``scores``, ``pred_classes``, ``pred_masks`` (still probabilities ``[N, M, M]``, see
-        :func:`paste`), ``pred_keypoints``, ``pred_keypoint_heatmaps``, ``sem_seg`` ``[h, w, C]`` with
-        ``sem_seg_labels`` int32 ``[h, w]``, or ``proposal_boxes`` and ``objectness_logits``.
+        :func:`paste`), ``pred_keypoints``, ``pred_keypoint_heatmaps``, ``sem_seg`` ``[h, w, C]``
+        (with instances also ``sem_seg_labels`` int32 ``[h, w]``, its best class), or ``proposal_boxes`` and
+        ``objectness_logits``.
     """
     fields: dict[str, tf.Tensor] = {}
     if "sem_seg" in raw:
         logits = resize_sem_seg(raw["sem_seg"], network_size, size)
         fields["sem_seg"] = logits[0]
-        fields["sem_seg_labels"] = tf.argmax(logits[0], axis=-1, output_type=tf.int32)
+        if "boxes" in raw:  # a panoptic model
+            fields["sem_seg_labels"] = tf.argmax(logits[0], axis=-1, output_type=tf.int32)
     if "boxes" not in raw:
         return fields
     is_proposals = "objectness_logits" in raw
