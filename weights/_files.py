@@ -6,6 +6,7 @@ import mmap
 import os
 import secrets
 import stat
+import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from weights.errors import CheckpointError, WeightsError
 
+_lock = threading.Lock()  # guards the two below
 _mappings: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
 _resident = 0  # bytes of mapped files used since pages were last released
 _RELEASE_AFTER = 256 << 20
@@ -25,20 +27,26 @@ def touched(count: int) -> None:
     again), so that a conversion holds a part of the files in memory and not all of both.
     """
     global _resident
-    _resident += count
-    if _resident >= _RELEASE_AFTER and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
-        _resident = 0
-        for mapping in list(_mappings):
-            mapping.madvise(mmap.MADV_DONTNEED)
+    with _lock:
+        _resident += count
+        if _resident >= _RELEASE_AFTER and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+            _resident = 0
+            for mapping in list(_mappings):
+                mapping.madvise(mmap.MADV_DONTNEED)
 
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path beside ``path`` that replaces it at the end; an exception leaves nothing behind."""
+    """A temporary path beside ``path`` that replaces it at the end; an exception leaves nothing behind.
+
+    The caller creates the file, as a new one (mode "x"): ext4 puts a file that was opened with "w", and so
+    emptied, on the disk when it is closed, which takes as long as all of the writing.
+    """
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
-        temporary.open("xb").close()
+        temporary.open("xb").close()  # a try
+        temporary.unlink()
     except OSError as error:
         raise WeightsError(f"{target}: cannot be written ({error.strerror}).") from None
     try:
@@ -59,7 +67,8 @@ def map_file(name: str) -> memoryview:
             if os.fstat(file.fileno()).st_size == 0:
                 raise CheckpointError(f"{name}: the file is empty.")
             mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            _mappings.add(mapping)
+            with _lock:
+                _mappings.add(mapping)
             return memoryview(mapping)
     except FileNotFoundError:
         raise CheckpointError(f"{name}: there is no such file.") from None

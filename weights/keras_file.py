@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -19,6 +20,7 @@ import numpy as np
 from weights import _hdf5
 from weights._blocks import contiguous, same_bits
 from weights._files import map_file, replacing, touched
+from weights._threads import each_array
 from weights.errors import CheckpointError, WeightsError
 from weights.mapping import Shape, path_to_key, to_state_dict
 
@@ -86,16 +88,20 @@ def write_keras_h5(
     """
     extra = dict(extra_state or {})
     with replacing(path) as temporary:
-        with h5py.File(temporary, "w") as file:
+        with h5py.File(temporary, "x") as file:
             _write_attributes(file, provenance, config_yaml)
             group = file.create_group(_VARS)
+            places: dict[str, int] = {}
             for name, array in arrays.items():
-                _write_array(group, name, array, _torch_notes(name, array, source or {}))
-                touched(array.nbytes)
-                if progress:
-                    progress(array.nbytes)
+                dataset = _new_dataset(group, name, array, _torch_notes(name, array, source or {}))
+                place = dataset.id.get_offset()
+                if place is None:  # a scalar or empty
+                    dataset[...] = _storable(array)
+                else:
+                    places[name] = place
             for key, array in extra.items():
-                _write_array(file.require_group(_EXTRA), key, array, {})
+                _new_dataset(file.require_group(_EXTRA), key, array, {})[...] = _storable(array)
+        _fill(temporary, arrays, places, progress)
         _compare(read_keras_h5(temporary), arrays, extra, progress)
 
 
@@ -120,14 +126,43 @@ def _torch_notes(path: str, array: np.ndarray, source: Mapping[str, np.ndarray])
     return notes
 
 
-def _write_array(group: h5py.Group, name: str, array: np.ndarray, notes: Mapping[str, Any]) -> None:
-    if array.dtype == np.bool_:  # HDF5 has no booleans
-        array, notes = array.astype(np.uint8), {**notes, "torch_dtype": "bool"}
-    if array.dtype.kind not in "fiu":
+def _new_dataset(group: h5py.Group, name: str, array: np.ndarray, notes: Mapping[str, Any]) -> h5py.Dataset:
+    """A dataset for ``array`` without its data; unless it is a scalar, its place in the file is known."""
+    if array.dtype == np.bool_:
+        notes = {**notes, "torch_dtype": "bool"}
+    elif array.dtype.kind not in "fiu":
         raise WeightsError(f"{name}: arrays of dtype {array.dtype} cannot be written to a weights file.")
-    dataset = group.create_dataset(name, data=contiguous(array))
+    options = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    options.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    options.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    dataset = group.create_dataset(name, array.shape, _storable(array).dtype, dcpl=options)
     for key, value in notes.items():
         dataset.attrs[key] = value
+    return dataset
+
+
+def _storable(array: np.ndarray) -> np.ndarray:
+    return array.view(np.uint8) if array.dtype == np.bool_ else array  # HDF5 has no booleans
+
+
+def _fill(
+    path: Path,
+    arrays: Mapping[str, np.ndarray],
+    places: Mapping[str, int],
+    progress: Progress | None,
+) -> None:
+    """Write the data to their places in the file; h5py would let one thread wait for the other."""
+
+    def write(name: str, array: np.ndarray) -> None:
+        if name in places:
+            with path.open("r+b") as file:
+                file.seek(places[name])
+                file.write(contiguous(array).reshape(-1).view(np.uint8).data)
+
+    for count in each_array(write, arrays):
+        touched(count)
+        if progress:
+            progress(count)
 
 
 def _compare(
@@ -139,12 +174,15 @@ def _compare(
     if written.arrays.keys() != arrays.keys() or written.extra_state.keys() != extra.keys():
         raise WeightsError("The written file does not hold the names it should; nothing was kept.")
     for expected, found in ((arrays, written.arrays), (extra, written.extra_state)):
-        for name, array in expected.items():
+
+        def compare(name: str, array: np.ndarray, found: Mapping[str, np.ndarray] = found) -> None:
             if not same_bits(array, found[name]):
                 raise WeightsError(f"{name} reads back differently than written; nothing was kept.")
-            touched(2 * array.nbytes)
+
+        for count in each_array(compare, expected):
+            touched(2 * count)
             if progress:
-                progress(array.nbytes)
+                progress(count)
 
 
 def read_keras_h5(path: str | os.PathLike[str]) -> KerasWeights:

@@ -49,7 +49,7 @@ def write_detectron2_pkl(
     """
 
     def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             file.write(op.protocol(4) + op.EMPTY_DICT + op.MARK + op.text("model") + op.EMPTY_DICT + op.MARK)
             for key, array in state.items():
                 file.write(op.text(key))
@@ -77,7 +77,7 @@ def write_pth(
     """
 
     def write(temporary: Path) -> None:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        with zipfile.ZipFile(temporary, "x", zipfile.ZIP_STORED) as archive:
             _add_entry(archive, "archive/data.pkl", _torch_pickle(state, iteration))
             _add_entry(archive, "archive/byteorder", b"little")
             for index, array in enumerate(state.values()):
@@ -130,7 +130,7 @@ def write_safetensors(
     """
 
     def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             header = _safetensors_header(state, metadata or {})
             file.write(struct.pack("<Q", len(header)) + header)
             for array in state.values():

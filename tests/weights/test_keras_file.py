@@ -149,6 +149,28 @@ def test_every_dtype_of_hdf5(tmp_path, dtype):
         np.testing.assert_array_equal(weights.read_keras_h5(path).arrays["a"], value, strict=True)
 
 
+def test_variables_of_every_kind_in_one_file(tmp_path):
+    """Scalars and empty arrays have no place of their own in the file before they are written."""
+    arrays = {
+        "scalar": np.array(3.0, np.float32),
+        "empty": np.ones((0, 3), np.float32),
+        "flags": np.array([[True, False, True]]).T,
+        "kernel": np.arange(70 * 130, dtype=np.float32).reshape(70, 130).T,
+    }
+    path = tmp_path / "m.weights.h5"
+    weights.write_keras_h5(path, arrays, provenance={}, extra_state=arrays)
+    found = weights.read_keras_h5(path)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found.arrays[name], array, strict=True)
+        np.testing.assert_array_equal(found.extra_state[name], array, strict=True)
+
+
+def test_the_same_arrays_make_the_same_file(tmp_path):
+    write(tmp_path / "one.weights.h5")
+    write(tmp_path / "other.weights.h5")
+    assert (tmp_path / "one.weights.h5").read_bytes() == (tmp_path / "other.weights.h5").read_bytes()
+
+
 def test_values_that_changed_since_are_not_narrowed(tmp_path):
     """A float16 original, trained further in float32, keeps its new values."""
     path = tmp_path / "m.weights.h5"

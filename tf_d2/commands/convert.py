@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -74,12 +75,12 @@ def run(
     if output.exists() and output.samefile(path):
         raise WeightsError(f"{output}: the output would replace the input")
     checkpoint = weights.read_checkpoint(path, ema=ema)
-    config_yaml = _config_yaml(checkpoint, config, opts)
-    specs = _variable_specs(config_yaml) if config_yaml is not None else None
-    with _progress(checkpoint, Console(stderr=True)) as advance:
-        if output.name.endswith(".weights.h5"):
-            return _to_keras(checkpoint, output, config_yaml, specs, allow_nonfinite, advance)
-        return _to_detectron2(checkpoint, output, specs, allow_nonfinite, advance)
+    if not output.name.endswith(".weights.h5"):
+        return _to_detectron2(checkpoint, output, _config_yaml(checkpoint, config, opts), allow_nonfinite)
+    with ThreadPoolExecutor(1) as beside:
+        provenance = beside.submit(_provenance, checkpoint)  # hashes the file while the model is built
+        config_yaml = _config_yaml(checkpoint, config, opts)
+        return _to_keras(checkpoint, output, config_yaml, provenance, allow_nonfinite)
 
 
 def _config_yaml(checkpoint: Checkpoint, config: str | None, opts: Sequence[str]) -> str | None:
@@ -109,37 +110,35 @@ def _to_keras(
     checkpoint: Checkpoint,
     output: Path,
     config_yaml: str | None,
-    specs: Specs | None,
+    provenance: Future[dict[str, str]],
     allow_nonfinite: bool,
-    advance: weights.Progress,
 ) -> int:
-    if config_yaml is None or specs is None:
+    if config_yaml is None:
         raise WeightsError(f"{checkpoint.path} holds no config: give it with --config-file")
+    specs = _variable_specs(config_yaml)
     state = weights.matched_state(checkpoint, specs)
     arrays = weights.to_keras_arrays(state, specs, allow_nonfinite=allow_nonfinite)
     keys = {weights.path_to_key(path) for path in specs}
-    weights.write_keras_h5(
-        output,
-        arrays,
-        provenance=_provenance(checkpoint),
-        config_yaml=config_yaml,
-        extra_state=weights.split_harmless(state, state.keys() - keys),
-        source=state,
-        progress=advance,
-    )
+    with _progress(checkpoint) as advance:
+        weights.write_keras_h5(
+            output,
+            arrays,
+            provenance=provenance.result(),
+            config_yaml=config_yaml,
+            extra_state=weights.split_harmless(state, state.keys() - keys),
+            source=state,
+            progress=advance,
+        )
     return len(arrays)
 
 
 def _to_detectron2(
-    checkpoint: Checkpoint,
-    output: Path,
-    specs: Specs | None,
-    allow_nonfinite: bool,
-    advance: weights.Progress,
+    checkpoint: Checkpoint, output: Path, config_yaml: str | None, allow_nonfinite: bool
 ) -> int:
     """Write the state dict; with a config, only after checking that it is complete."""
     state = checkpoint.state
-    if specs is not None:
+    if config_yaml is not None:
+        specs = _variable_specs(config_yaml)
         state = weights.matched_state(checkpoint, specs)
         arrays = weights.to_keras_arrays(state, specs, allow_nonfinite=allow_nonfinite)
         filled = {weights.path_to_key(path): array for path, array in arrays.items()}
@@ -151,7 +150,8 @@ def _to_detectron2(
         ".pth": weights.write_pth,
         ".safetensors": weights.write_safetensors,
     }[output.suffix]
-    write(output, state, progress=advance)
+    with _progress(checkpoint) as advance:
+        write(output, state, progress=advance)
     return len(state)
 
 
@@ -179,8 +179,9 @@ def _own_version() -> str:
 
 
 @contextmanager
-def _progress(checkpoint: Checkpoint, console: Console) -> Iterator[weights.Progress]:
+def _progress(checkpoint: Checkpoint) -> Iterator[weights.Progress]:
     """A bar over the bytes to write and to compare; silent where nobody watches."""
+    console = Console(stderr=True)
     total = 2 * sum(array.nbytes for array in checkpoint.state.values())
     columns = (TextColumn("converting"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
