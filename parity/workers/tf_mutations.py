@@ -474,8 +474,8 @@ def _rpn_sigmoid(p: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _pooled(change: Callable[..., Any]) -> Iterator[None]:
-    old = poolers.multilevel_roi_align
-    with swapped(poolers, "multilevel_roi_align", lambda *a: change(old, list(a))):
+    old = poolers.pool_regions
+    with swapped(poolers, "pool_regions", lambda *a: change(old, list(a))):
         yield
 
 
@@ -493,7 +493,11 @@ def _two_samples(p: Any) -> Iterator[None]:
 
 @planter("roi_transposed")
 def _transposed(p: Any) -> Iterator[None]:
-    with _pooled(lambda old, a: tf.transpose(old(*a), [0, 2, 1, 3])):
+    def transposed(old: Any, arguments: list[Any]) -> Any:
+        pooled = old(*arguments)
+        return pooled._replace(values=tf.transpose(pooled.values, [0, 2, 1, 3]))
+
+    with _pooled(transposed):
         yield
 
 

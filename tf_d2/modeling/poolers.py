@@ -11,7 +11,7 @@ import tensorflow as tf
 from tf_d2.config.schema import PoolerConfig
 from tf_d2.ops import rotated
 from tf_d2.ops.boxes import assign_levels
-from tf_d2.ops.roi_align import multilevel_roi_align, roi_align
+from tf_d2.ops.roi_align import Pooled, pool_regions
 from tf_d2.ops.roi_pool import roi_pool
 
 
@@ -24,16 +24,17 @@ class ROIPooler:
 
     def __call__(self, features: Sequence[tf.Tensor], boxes: tf.Tensor, image_index: tf.Tensor) -> tf.Tensor:
         """Boxes ``[R, 4]`` (rotated: ``[R, 5]``) -> ``[R, P, P, C]``; ``features`` NHWC, one per stride."""
+        return self.pool(features, boxes, image_index).in_order()
+
+    def pool(self, features: Sequence[tf.Tensor], boxes: tf.Tensor, image_index: tf.Tensor) -> Pooled:
+        """The pooled regions level by level, and where each box's is."""
         scales = [1.0 / stride for stride in self.strides]
         size, ratio = self.config.resolution, self.config.sampling_ratio
+        levels = self._levels(boxes) if len(scales) > 1 else tf.zeros(tf.shape(boxes)[:1], tf.int32)
         if self.config.type in ("ROIAlign", "ROIAlignV2"):
             aligned = self.config.type == "ROIAlignV2"
-            if len(scales) == 1:
-                return roi_align(features[0], boxes, image_index, size, scales[0], ratio, aligned)
-            levels = self._levels(boxes)
-            return multilevel_roi_align(features, boxes, image_index, levels, size, scales, ratio, aligned)
-        levels = self._levels(boxes) if len(scales) > 1 else tf.zeros(tf.shape(boxes)[:1], tf.int32)
-        pooled, members = [], []
+            return pool_regions(features, boxes, image_index, levels, size, scales, ratio, aligned)
+        pooled, members = [tf.zeros([1, size, size, features[0].shape[-1]], features[0].dtype)], []
         for i, (feature, scale) in enumerate(zip(features, scales, strict=True)):
             chosen = tf.where(levels == i)[:, 0]
             members.append(tf.cast(chosen, tf.int32))
@@ -42,8 +43,7 @@ class ROIPooler:
                 pooled.append(roi_pool(*arguments))
             else:
                 pooled.append(rotated.roi_align_rotated(*arguments, ratio))
-        shape = tf.stack([tf.shape(boxes)[0], size, size, features[0].shape[-1]])
-        return tf.scatter_nd(tf.concat(members, 0)[:, None], tf.concat(pooled, 0), shape)
+        return Pooled.join(tf.concat(pooled, 0), tf.concat(members, 0), tf.shape(boxes)[0])
 
     def _levels(self, boxes: tf.Tensor) -> tf.Tensor:
         lowest, highest = (int(math.log2(self.strides[i])) for i in (0, -1))

@@ -98,15 +98,11 @@ class StandardROIHeads(Module):
     ) -> list[tf.Tensor]:
         """Pool regions and compute on them: the pooled features ``[R, P, P, C]``, then what ``compute`` returns.
 
-        Without regions an empty one is pooled and dropped again: TensorFlow's fused CPU convolution gives the
-        result of an empty batch the shape of its input, which the next layer then refuses.
+        Only the results are brought into the order of the regions. ``compute`` sees one more row, of zeros: without
+        regions, TensorFlow's fused CPU convolution would give the result of an empty batch the shape of its input.
         """
-        count = tf.shape(regions.boxes)[0]
-        missing = tf.maximum(1 - count, 0)
-        boxes = tf.concat([regions.boxes, tf.zeros([missing, regions.boxes.shape[1]])], 0)
-        image_index = tf.concat([regions.image_index, tf.zeros([missing], tf.int32)], 0)
-        pooled = pooler([features[f] for f in self.feature_names], boxes, image_index)
-        return [x[:count] for x in (pooled, *compute(pooled))]
+        pooled = pooler.pool([features[f] for f in self.feature_names], regions.boxes, regions.image_index)
+        return [pooled.in_order(x) for x in (pooled.values, *compute(pooled.values))]
 
     def detect(
         self,

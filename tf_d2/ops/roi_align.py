@@ -91,60 +91,84 @@ def multilevel_roi_align(
     Other arguments and the result are those of :func:`roi_align`; the order of the boxes is kept.
     Source: detectron2/modeling/poolers.py ``ROIPooler.forward``.
     """
-    dtype, channels = features[0].dtype, features[0].shape[-1]
-    accurate = tf.float64 if dtype == tf.float64 else tf.float32
-    boxes, image_index = tf.cast(boxes, accurate), tf.cast(image_index, tf.int32)
-    row_shape = [output_size, output_size, channels]
-    pooled = tf.TensorArray(dtype, 1, dynamic_size=True, infer_shape=False, element_shape=[None, *row_shape])
-    pooled = pooled.write(0, tf.zeros([1, *row_shape], dtype))  # row 0 is for boxes without a level
-    members = []
-    for i, (level, scale) in enumerate(zip(features, scales, strict=True)):
-        chosen = tf.cast(tf.where(levels == i)[:, 0], tf.int32)
-        regions = tf.gather(boxes, chosen), tf.gather(image_index, chosen)
-        pooled, order = _pool(level, *regions, pooled, output_size, scale, sampling_ratio, aligned)
-        members.append(tf.gather(chosen, order))
-    # The one copy that puts the regions back in the order of the boxes, whatever the levels and chunks were.
-    filled = tf.concat(members, 0)
-    rows = tf.scatter_nd(filled[:, None], tf.range(1, tf.shape(filled)[0] + 1), tf.shape(boxes)[:1])
-    return tf.gather(pooled.concat(), rows)
+    return pool_regions(
+        features, boxes, image_index, levels, output_size, scales, sampling_ratio, aligned
+    ).in_order()
 
 
-def _pool(
-    features: tf.Tensor,
+class Pooled(NamedTuple):
+    """Pooled regions in the order that suited pooling. What is computed from them is smaller: order that instead.
+
+    Row 0 is zero and stands for boxes without a level; so there is a row to compute on even without boxes.
+    """
+
+    values: tf.Tensor  # [1 + M, P, P, C]
+    rows: tf.Tensor  # [N] int32, the row of each box
+
+    @classmethod
+    def join(cls, values: tf.Tensor, boxes: tf.Tensor, count: tf.Tensor) -> Pooled:
+        """From the box that each row after row 0 belongs to, int32 ``[M]``, and the number of all boxes, N."""
+        return cls(values, tf.scatter_nd(boxes[:, None], tf.range(1, tf.shape(boxes)[0] + 1), [count]))
+
+    def in_order(self, computed: tf.Tensor | None = None) -> tf.Tensor:
+        """Rows of the regions, or of what was computed from them, ``[1 + M, ...]``, in the order of the boxes."""
+        return tf.gather(self.values if computed is None else computed, self.rows)
+
+
+def pool_regions(
+    features: Sequence[tf.Tensor],
     boxes: tf.Tensor,
     image_index: tf.Tensor,
-    pooled: tf.TensorArray,
+    levels: tf.Tensor,
     output_size: int,
-    scale: float,
-    sampling_ratio: int,
-    aligned: bool,
-) -> tuple[tf.TensorArray, tf.Tensor]:
-    """Append the regions of one map to ``pooled``, in chunks, and tell in which order of ``boxes``: int32 ``[N]``."""
-    shape = tf.shape(features)
-    channels: int = features.shape[-1]  # pyright: ignore[reportAssignmentType]
-    dtype = features.dtype
+    scales: Sequence[float],
+    sampling_ratio: int = 0,
+    aligned: bool = True,
+) -> Pooled:
+    """:func:`multilevel_roi_align` without the last copy, which brings the regions into the order of the boxes."""
+    dtype = features[0].dtype
+    channels: int = features[0].shape[-1]  # pyright: ignore[reportAssignmentType]
+    accurate = tf.float64 if dtype == tf.float64 else tf.float32
+    boxes, image_index = tf.cast(boxes, accurate), tf.cast(image_index, tf.int32)
+    tables = [tf.reshape(f, [-1, channels]) for f in features]  # [B * H * W, C], views
+    map_sizes = tf.stack([tf.shape(f)[1:3] for f in features])  # [L, 2] height, width
+    own_level = tf.maximum(levels, 0)
+    scale = tf.gather(tf.constant(scales, accurate), own_level)  # [N]
+    heights, widths = tf.unstack(tf.gather(map_sizes, own_level), axis=1)
     x_axis, y_axis = (
-        _axis(boxes[:, i], boxes[:, i + 2], shape[2 - i], output_size, scale, sampling_ratio, aligned)
-        for i in (0, 1)
+        _axis(boxes[:, i], boxes[:, i + 2], cells, output_size, scale, sampling_ratio, aligned)
+        for i, cells in enumerate((widths, heights))
     )
-    table = tf.reshape(features, [-1, channels])  # [B * H * W, C], a view
-    base = image_index * shape[1] * shape[2]
-    order, starts, ends = _chunks(x_axis.window, y_axis.window, channels * dtype.size)
+    base = image_index * heights * widths
+    chunks = _chunks(levels, y_axis.window, x_axis.window, channels * dtype.size)
 
-    def pool(members: tf.Tensor) -> tf.Tensor:
+    def pool(members: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
         y, x = _take(y_axis, members), _take(x_axis, members)
-        rows, weights_y = _window(y, output_size, shape[1], boxes.dtype)  # [n, Wh], [n, P, Wh]
-        columns, weights_x = _window(x, output_size, shape[2], boxes.dtype)
-        cells = tf.gather(base, members)[:, None, None] + rows[:, :, None] * shape[2] + columns[:, None, :]
-        window = tf.gather(table, cells)  # [n, Wh, Ww, C]
+        height, width = tf.unstack(map_sizes[level])
+        rows, weights_y = _window(y, output_size, height, boxes.dtype)  # [n, Wh], [n, P, Wh]
+        columns, weights_x = _window(x, output_size, width, boxes.dtype)
+        cells = tf.gather(base, members)[:, None, None] + rows[:, :, None] * width + columns[:, None, :]
+        window = _gather_from(tables, level, cells)  # [n, Wh, Ww, C]
         return _contract(window, tf.cast(weights_y, dtype), tf.cast(weights_x, dtype), output_size, channels)
 
     def step(i: tf.Tensor, pooled: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
-        return i + 1, pooled.write(first + i, pool(order[starts[i] : ends[i]]))
+        members = chunks.order[chunks.starts[i] : chunks.ends[i]]
+        return i + 1, pooled.write(i + 1, pool(members, chunks.levels[i]))
 
-    first, number = pooled.size(), tf.shape(starts)[0]
+    number = tf.shape(chunks.starts)[0]
+    row = [output_size, output_size, channels]
+    pooled = tf.TensorArray(dtype, number + 1, infer_shape=False, element_shape=[None, *row])
+    pooled = pooled.write(0, tf.zeros([1, *row], dtype))
     _, pooled = tf.while_loop(lambda i, _: i < number, step, (0, pooled))
-    return pooled, order
+    without = tf.reduce_sum(tf.cast(levels < 0, tf.int32))  # these are first in the order
+    return Pooled.join(pooled.concat(), chunks.order[without:], tf.shape(boxes)[0])
+
+
+def _gather_from(tables: Sequence[tf.Tensor], level: tf.Tensor, cells: tf.Tensor) -> tf.Tensor:
+    """Rows of one of several tables, without joining the tables (they are the largest tensors of a model)."""
+    if len(tables) == 1:
+        return tf.gather(tables[0], cells)
+    return tf.switch_case(level, [lambda table=table: tf.gather(table, cells) for table in tables])
 
 
 def _axis(
@@ -152,15 +176,17 @@ def _axis(
     high: tf.Tensor,
     cells: tf.Tensor,
     bins: int,
-    scale: float,
+    scale: tf.Tensor,
     sampling_ratio: int,
     aligned: bool,
 ) -> _Axis:
-    """Sampling along one axis, each operation in the order (and rounding) of torchvision's kernel."""
-    scale_t = tf.constant(scale, low.dtype)
+    """Sampling along one axis, each operation in the order (and rounding) of torchvision's kernel.
+
+    ``low``, ``high``: ``[N]`` pixels; ``cells`` int32 ``[N]`` and ``scale`` ``[N]`` of the map each region lies on.
+    """
     offset = tf.constant(0.5 if aligned else 0.0, low.dtype)
-    start = low * scale_t - offset
-    size = (high * scale_t - offset) - start
+    start = low * scale - offset
+    size = (high * scale - offset) - start
     if not aligned:
         size = tf.maximum(size, 1.0)
     finite = tf.math.is_finite(start) & tf.math.is_finite(size)
@@ -188,29 +214,39 @@ def _take(axis: _Axis, members: tf.Tensor) -> _Axis:
     return _Axis(*(tf.gather(field, members) for field in axis))
 
 
-def _chunks(
-    window_x: tf.Tensor, window_y: tf.Tensor, cell_bytes: int
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Sort regions by window size and cut them into chunks of one size and about ``WINDOW_BYTES``.
+class _Chunks(NamedTuple):
+    """Regions sorted by level and window size, and T ranges of that order whose regions are pooled together."""
 
-    Returns ``order [N]`` and the half-open ranges ``starts, ends [T]`` in it.
-    """
-    key = window_y * 2**15 + window_x
+    order: tf.Tensor  # [N] int32
+    starts: tf.Tensor  # [T] int32, half-open ranges of ``order``
+    ends: tf.Tensor  # [T] int32
+    levels: tf.Tensor  # [T] int32
+
+
+def _chunks(levels: tf.Tensor, window_y: tf.Tensor, window_x: tf.Tensor, cell_bytes: int) -> _Chunks:
+    """Chunks of one level, one window size and about ``WINDOW_BYTES``; regions without a level are in none."""
+    side = 2**24  # more than any window has cells
+    key = tf.cast(levels, tf.int64) * side + tf.cast(window_y, tf.int64)
+    key = key * side + tf.cast(window_x, tf.int64)
     order = tf.argsort(key, stable=True)
-    ordered = tf.gather(key, order)
-    kinds, _, counts = tf.unique_with_counts(ordered)
-    side_y, side_x = kinds // 2**15, kinds % 2**15
-    per_chunk = tf.maximum(WINDOW_BYTES // tf.maximum(side_y * side_x * cell_bytes, 1), 1)
-    pieces = (counts + per_chunk - 1) // per_chunk  # [K] chunks per kind
-    group_start = tf.cumsum(counts, exclusive=True)
+    kinds, first, counts = _runs(tf.gather(key, order))
+    level = tf.cast(kinds // side // side, tf.int32)
+    side_y, side_x = (tf.math.floormod(k, side) for k in (kinds // side, kinds))
+    per_chunk = tf.cast(tf.maximum(WINDOW_BYTES // tf.maximum(side_y * side_x * cell_bytes, 1), 1), tf.int32)
+    pieces = tf.where(level < 0, 0, (counts + per_chunk - 1) // per_chunk)  # [K] chunks per kind
     chunk = tf.range(tf.reduce_sum(pieces))
     # What tf.repeat would do, which takes fifty operations each time.
     kind = tf.searchsorted(tf.cumsum(pieces), chunk, side="right")  # [T]
     number = chunk - tf.gather(tf.cumsum(pieces, exclusive=True), kind)
-    length, last = tf.gather(per_chunk, kind), tf.gather(group_start + counts, kind)
-    starts = tf.gather(group_start, kind) + number * length
-    ends = tf.minimum(starts + length, last)
-    return order, starts, ends
+    length, last = tf.gather(per_chunk, kind), tf.gather(first + counts, kind)
+    starts = tf.gather(first, kind) + number * length
+    return _Chunks(order, starts, tf.minimum(starts + length, last), tf.gather(level, kind))
+
+
+def _runs(ordered: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The runs of equal values of a sorted vector: value, first index, length."""
+    values, _, counts = tf.unique_with_counts(ordered)
+    return values, tf.cumsum(counts, exclusive=True), counts
 
 
 def _window(axis: _Axis, bins: int, cells: tf.Tensor, dtype: tf.DType) -> tuple[tf.Tensor, tf.Tensor]:
