@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import yaml
 from PIL import Image
 
@@ -166,10 +167,22 @@ def test_network_size(demo_predictor):
 
 
 def test_load_model_is_the_predictors_model(demo_files, demo_predictor):
-    model = load_model(demo_files / "shapes.yaml", demo_files / "shapes.pkl")
-    assert model.variable_specs() == demo_predictor.model.variable_specs()
-    for mine, other in zip(model.variables, demo_predictor.model.variables, strict=True):
+    files = demo_files / "shapes.yaml", demo_files / "shapes.pkl"
+    model, plain = load_model(*files), tf_d2.Predictor(*files, fold_norms=False)
+    assert model.variable_specs() == demo_predictor.model.variable_specs() == plain.model.variable_specs()
+    for mine, other in zip(model.variables, plain.model.variables, strict=True):
         np.testing.assert_array_equal(mine.value.numpy(), other.value.numpy())
+
+
+def test_a_predictor_keeps_no_second_copy_of_its_weights(demo_predictor, tmp_path):
+    """Its kernels are merged with the norms, so saving them as the model's weights would be wrong."""
+    used = demo_predictor._predict[tf.uint8].get_concrete_function().graph.variables
+    assert sum(v.shape.num_elements() for v in used) <= demo_predictor.model.count_params()
+    path = tmp_path / "model.weights.h5"
+    with pytest.raises(ValueError, match=r"/kernel: .*released.*load_model"):
+        demo_predictor.model.save_weights(path)
+    with pytest.raises(ValueError, match="released"):
+        demo_predictor.model.unfold_norms()
 
 
 def test_stock_keras_weights_file_and_back(demo_files, tmp_path):

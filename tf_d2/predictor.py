@@ -109,14 +109,15 @@ class Predictor:
         fold_norms: bool | None = None,
     ) -> None:
         """Arguments of :func:`load_model`, and ``fold_norms``: merge frozen norms into convolutions, which is faster
-        and differs by rounding only (None = yes, but not in float64, where the point is to compute as written)."""
+        and differs by rounding only (None = yes, but not in float64, where the point is to compute as written).
+        The merged kernels take the place of the loaded ones in ``model``, which cannot be saved then."""
         self.config_yaml = model_yaml(config, weights, opts)
         self.model = load_model(
             config, weights, dtype=dtype, opts=opts, ema=ema, allow_nonfinite=allow_nonfinite
         )
         self.config: ModelConfig = self.model.config
         if fold_norms if fold_norms is not None else dtype != "float64":
-            self.model.fold_norms()
+            self.model.fold_norms(release=True)
         channels = len(self.config.input.pixel_mean)
         spec = {
             t: [

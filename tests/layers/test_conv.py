@@ -75,6 +75,24 @@ def test_fold_uses_the_values_at_that_time_and_leaves_variables_alone():
     np.testing.assert_allclose(layer(x), first + 1, atol=1e-5)
 
 
+def test_fold_can_take_the_memory_of_the_kernel():
+    kept, released = (Conv2d(3, 4, 1, "conv", bias=False, norm="BN") for _ in range(2))
+    values, x = fill(kept), tf.constant(random("float32", 1, 4, 4, 3))
+    for variable in released.variables:
+        variable.assign(values[variable.path])
+    kept.fold()
+    released.fold(release=True)
+    np.testing.assert_array_equal(released(x), kept(x))
+    for again in (released.fold, released.unfold):
+        with pytest.raises(ValueError, match=r"conv/kernel: .*released"):
+            again()
+    for variable in released.variables:
+        variable.assign(values[variable.path])
+    released.loaded()
+    kept.unfold()
+    np.testing.assert_array_equal(released(x), kept(x))
+
+
 def test_norms_that_depend_on_the_input_are_not_folded():
     layer = Conv2d(3, 32, 1, "conv", bias=False, norm="GN")
     fill(layer)

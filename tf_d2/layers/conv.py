@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -18,7 +19,7 @@ class Conv2d(Module):
 
     Variables ``kernel [k, k, C_in / groups, C_out]``, ``bias [C_out]`` and those of the child ``norm``, or, given
     ``norm_beside``, of a norm of that name in the scope around the convolution (RegNet's ``a`` and ``a_bn``).
-    :meth:`fold` merges a batch norm into the kernel for inference; the variables stay as they were loaded.
+    :meth:`fold` merges a batch norm into the kernel for inference.
     Source: detectron2/layers/wrappers.py ``Conv2d``.
     """
 
@@ -46,10 +47,15 @@ class Conv2d(Module):
         self.bias = self.parameter("bias", (out_channels,)) if bias else None
         with nullcontext() if norm_beside else self.scope():
             self.norm = get_norm(norm, out_channels, norm_beside or "norm")
-        self._folded: tuple[tf.Variable, ...] | None = None
+        self._folded: tuple[keras.Variable | tf.Variable, ...] | None = None
+        self.released = False
 
-    def fold(self) -> None:
-        """Merge a following batch norm into kernel and bias (computed in float64, rounded once)."""
+    def fold(self, release: bool = False) -> None:
+        """Merge a following batch norm into kernel and bias (computed in float64, rounded once).
+
+        The variables stay as they were loaded, unless ``release`` gives their memory to the merged kernel.
+        """
+        self.must_be_loaded()
         if not isinstance(self.norm, BatchNorm):
             return
         scale, shift = self.norm.scale_and_shift()
@@ -57,11 +63,31 @@ class Conv2d(Module):
         if self.bias is not None:
             shift = shift + self.bias.value.numpy().astype(np.float64) * scale
         dtype = tf.as_dtype(self.variable_dtype)
-        self._folded = tuple(tf.Variable(tf.constant(x, dtype), trainable=False) for x in (kernel, shift))
+        merged, bias = (tf.constant(x, dtype) for x in (kernel, shift))
+        if release:
+            self.kernel.assign(merged)
+        self._folded = (
+            self.kernel if release else tf.Variable(merged, trainable=False),
+            tf.Variable(bias, trainable=False),
+        )
+        self.released = release
 
     def unfold(self) -> None:
-        """Forget the merged weights (after new ones were loaded)."""
+        """Compute with the kernel and the norm as they were loaded."""
+        self.must_be_loaded()
         self._folded = None
+
+    def loaded(self) -> None:
+        """Forget the merged weights: the variables hold new ones."""
+        self._folded, self.released = None, False
+
+    def must_be_loaded(self) -> None:
+        """Raise ValueError if the variables do not hold what was loaded any more."""
+        if self.released:
+            raise ValueError(
+                f"{self.kernel.path}: the weights as loaded were released when norms were merged into them; load the "
+                "model again with tf_d2.load_model (a Predictor with fold_norms=False keeps them, too)"
+            )
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         folded = self._folded

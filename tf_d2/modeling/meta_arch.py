@@ -147,12 +147,17 @@ class D2Model(keras.Model):
                 raise ValueError(f"{path}: shape {arrays[path].shape}, expected {tuple(variable.shape)}")
         for path, variable in variables.items():
             variable.assign(arrays[path])
-        self.unfold_norms()
-
-    def fold_norms(self) -> None:
-        """Merge frozen batch norms into their convolutions (inference only; saved weights are not affected)."""
         for conv in self._convolutions():
-            conv.fold()
+            conv.loaded()
+
+    def fold_norms(self, release: bool = False) -> None:
+        """Merge frozen batch norms into their convolutions, for inference.
+
+        ``release``: drop the weights as they were loaded, so that a model needs no memory for two of each. It then
+        takes new weights (:meth:`assign`), but cannot be saved or unfolded any more: that raises ValueError.
+        """
+        for conv in self._convolutions():
+            conv.fold(release)
 
     def unfold_norms(self) -> None:
         """Compute norms apart from convolutions again."""
@@ -164,6 +169,8 @@ class D2Model(keras.Model):
 
     # One flat group of variables under their paths, which `weights` can write and read with h5py alone.
     def save_own_variables(self, store: Any) -> None:
+        for conv in self._convolutions():
+            conv.must_be_loaded()
         for variable in self._all_variables():
             store[variable.path] = variable.value.numpy()
 

@@ -73,7 +73,9 @@ def resize_sem_seg(logits: tf.Tensor, network_size: tf.Tensor, size: tf.Tensor) 
 
     Source: ``sem_seg_postprocess``.
     """
-    return bilinear(logits[:, : network_size[0], : network_size[1]], size[0], size[1])
+    cut = logits[:, : network_size[0], : network_size[1]]
+    # Logits are the largest tensor of such a model: not copied where they have the size already.
+    return tf.cond(tf.reduce_all(network_size == size), lambda: cut, lambda: bilinear(cut, size[0], size[1]))
 
 
 def to_image(raw: dict[str, tf.Tensor], network_size: tf.Tensor, size: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -110,7 +110,7 @@ def export(
         model = load_model(
             config, weights, dtype=precision, opts=opts, ema=ema, allow_nonfinite=allow_nonfinite
         )
-        model.fold_norms()
+        model.fold_norms(release=True)
         folder = scratch / str(version)
         _save(folder, parsed, options, model)
         ops = check_ops(folder / "saved_model.pb")
