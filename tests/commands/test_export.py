@@ -54,6 +54,7 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         "bad_images": "status",
         "max_image_pixels": None,
         "box_format": "xyxy",
+        "step_pixels": 2**20,
         "opts": [],
     }
     for text in ("out/1", "12.3 MB", "2.25 s", "50,000,000", "2 kinds"):
@@ -62,14 +63,14 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_option(monkeypatch: pytest.MonkeyPatch) -> None:
     options = "--version 3 --name n --max-detections 7 --masks png --sem-seg logits --precision bfloat16"
-    options += " --pad-independent --bad-images error --max-image-pixels 1000 --box-format tf"
+    options += " --pad-independent --bad-images error --max-image-pixels 1000 --box-format tf --step-pixels 5"
     options += " --opts TEST.DETECTIONS_PER_IMAGE --opts 9"
     result, seen = run(monkeypatch, "--config-file", "zoo/name", "--output", "o", *options.split())
     assert result.exit_code == 0, result.output
     assert (seen["weights"], seen["version"], seen["name"], seen["max_detections"]) == (None, 3, "n", 7)
     assert (seen["masks"], seen["sem_seg"], seen["precision"]) == ("png", "logits", "bfloat16")
     assert (seen["pad_independent"], seen["bad_images"], seen["max_image_pixels"]) == (True, "error", 1000)
-    assert seen["box_format"] == "tf"
+    assert (seen["box_format"], seen["step_pixels"]) == ("tf", 5)
     assert seen["opts"] == ["TEST.DETECTIONS_PER_IMAGE", "9"]
 
 

@@ -331,6 +331,7 @@ def test_second_version_is_published_last(tmp_path: Path) -> None:
         ({"max_image_pixels": -1}, "max_image_pixels"),
         ({"max_image_pixels": 0}, "max_image_pixels"),
         ({"box_format": "yxyx"}, "choose one of xyxy, tf"),
+        ({"step_pixels": 0}, "step_pixels must be"),
     ],
 )
 def test_wrong_arguments(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:

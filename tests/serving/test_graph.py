@@ -33,6 +33,7 @@ def showing_core(canvas: Any, network_sizes: Any, sizes: Any, map_size: Any, *re
         "sizes": sizes,
         "map_size": tf.repeat(map_size[None], shape[0], axis=0),
         "num_detections": sizes[:, 0],
+        "together": tf.fill(shape[:1], shape[0]),
         "text_bytes": tf.strings.as_string(sizes[:, :1]),
         "flag": sizes > 0,
     }
@@ -41,8 +42,11 @@ def showing_core(canvas: Any, network_sizes: Any, sizes: Any, map_size: Any, *re
     return outputs
 
 
-def call(pad_independent: bool, bad_images: str = "status", proposals: bool = False) -> Callable[..., Any]:
-    options = GraphOptions(5, "roi", "labels", 60_000, pad_independent, bad_images)  # pyright: ignore
+def call(
+    pad_independent: bool, bad_images: str = "status", proposals: bool = False, step_pixels: int = 2**20
+) -> Callable[..., Any]:
+    more: dict[str, Any] = {"bad_images": bad_images, "step_pixels": step_pixels}
+    options = GraphOptions(5, "roi", "labels", 60_000, pad_independent, **more)
     core = showing_core
     if pad_independent:
         core = tf.function(showing_core, input_signature=graph.core_specs(CONFIG, options), autograph=False)
@@ -89,6 +93,19 @@ def test_canvas_and_order(pad_independent: bool) -> None:
         assert not canvas[height:].any()
         assert not canvas[:, width:].any()
     assert not outputs["canvas"][[1, 3]].any()
+
+
+@pytest.mark.parametrize(
+    ("step_pixels", "together"),
+    [(1, [1, 1, 1, 1, 1]), (2 * 288**2 + 1, [2, 2, 2, 2, 1]), (5 * 288**2, [5] * 5), (2**31 - 1, [5] * 5)],
+)
+def test_a_batch_goes_through_in_steps(step_pixels: int, together: list[int]) -> None:
+    files = [png(picture) for picture in (*IMAGES, IMAGES[1], IMAGES[0])]
+    outputs, whole = call(False, step_pixels=step_pixels)(files), call(False)(files)
+    assert outputs.pop("together").tolist() == together
+    assert whole.pop("together").tolist() == [5] * 5
+    for name, value in whole.items():
+        np.testing.assert_array_equal(outputs[name], value, err_msg=name)
 
 
 @pytest.mark.parametrize("pad_independent", [False, True])

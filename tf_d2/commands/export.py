@@ -91,6 +91,10 @@ def export(
     max_image_pixels: Annotated[
         int | None, typer.Option(help="Refuse larger images; left out: 50 million, fewer for large maps.")
     ] = None,
+    step_pixels: Annotated[
+        int,
+        typer.Option(help="Pixels of a batch that go through the network together; more pay on a GPU only."),
+    ] = 2**20,
     opts: OptsArgument = None,
 ) -> None:
     """Write a SavedModel with everything a server needs. A failed export leaves nothing behind."""
@@ -115,6 +119,7 @@ def export(
             pad_independent=pad_independent,
             bad_images=bad_images.value,
             max_image_pixels=max_image_pixels,
+            step_pixels=step_pixels,
             opts=words,
         )
     Console().print(_table(report))

@@ -75,7 +75,11 @@ class D2Model(keras.Model):
             padded input, where the model has them. Proposal networks return ``objectness_logits`` for scores.
         """
         if image_sizes is not None:
-            return self.forward(self.prepare(images, image_sizes), image_sizes, proposals, {})
+            largest = tf.reduce_max(
+                image_sizes, axis=0
+            )  # of the canvas, what is beyond is not detectron2's padding
+            x = self.prepare(images[:, : largest[0], : largest[1]], image_sizes)
+            return self.forward(x, image_sizes, proposals, {})
         shape = tf.shape(images)
         whole = tf.repeat(shape[None, 1:3], shape[0], axis=0)
         return self.forward(self.prepare(images, None), whole, proposals, {})
@@ -84,13 +88,10 @@ class D2Model(keras.Model):
         """Normalise and pad: ``[B, H, W, 3]`` -> ``[B, H', W', 3]`` in the model's dtype.
 
         Padding happens after normalisation, with zeros (the mean colour), at the bottom and right only, up to a
-        multiple of the backbone's divisibility. The canvas shrinks to the largest image of the batch first.
+        multiple of the backbone's divisibility. ``image_sizes``: int32 ``[B, 2]``, what of each canvas is image.
         """
         compute = tf.as_dtype(self.compute_dtype)
         accurate = tf.float64 if compute == tf.float64 else tf.float32
-        if image_sizes is not None:
-            largest = tf.reduce_max(image_sizes, axis=0)
-            images = images[:, : largest[0], : largest[1]]
         # detectron2 normalises in float32 in its float64 models, too: mean and image are float32 there.
         x = tf.cast(normalize(images, self.config.input.pixel_mean, self.config.input.pixel_std), accurate)
         shape = tf.shape(x)

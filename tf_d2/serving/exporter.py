@@ -19,6 +19,7 @@ from tf_d2.config import ModelConfig
 from tf_d2.predictor import load_model, model_yaml, resolve_model
 from tf_d2.serving import artifacts, warmup
 from tf_d2.serving.graph import (
+    STEP_PIXELS,
     BoxFormat,
     GraphOptions,
     Masks,
@@ -67,6 +68,7 @@ def export(
     bad_images: Literal["status", "error"] = "status",
     max_image_pixels: int | None = None,
     box_format: BoxFormat = "xyxy",
+    step_pixels: int = STEP_PIXELS,
     opts: Sequence[Any] = (),
     ema: bool = False,
     allow_nonfinite: bool = False,
@@ -93,6 +95,8 @@ def export(
             more memory.
         box_format: "xyxy" = detectron2's pixels; "tf" = ``detection_boxes`` as TensorFlow's detectors give them
             (y1, x1, y2, x2 as fractions of the image), and the pixels beside them in ``detection_boxes_xyxy``.
+        step_pixels: a batch goes through the network in steps of this many pixels (of the resized images), at least
+            one image, two steps at a time. More need more memory and pay on a GPU only.
 
     Raises:
         ExportError: options that do not fit the model, or an output that is there already.
@@ -103,7 +107,15 @@ def export(
     _check_target(output, version, name)
     parsed, weights_file = resolve_model(config, weights, opts)
     options = _options(
-        parsed, max_detections, masks, sem_seg, max_image_pixels, pad_independent, bad_images, box_format
+        parsed,
+        max_detections,
+        masks,
+        sem_seg,
+        max_image_pixels,
+        pad_independent,
+        bad_images,
+        box_format,
+        step_pixels,
     )
     scratch = _scratch_beside(output)
     try:
@@ -180,6 +192,7 @@ def _options(
     pad_independent: bool,
     bad_images: Literal["status", "error"],
     box_format: BoxFormat,
+    step_pixels: int,
 ) -> GraphOptions:
     for what, value, choices in (
         ("masks", masks, ("roi", "full", "png", "none")),
@@ -199,7 +212,9 @@ def _options(
         pixels = default_max_pixels(config, max(rows, 0), masks, sem_seg)
     if not 0 < pixels < 2**31:
         raise ExportError(f"max_image_pixels must be between 1 and 2^31, got {pixels}")
-    return GraphOptions(rows, masks, sem_seg, pixels, pad_independent, bad_images, box_format)
+    if not 0 < step_pixels < 2**31:
+        raise ExportError(f"step_pixels must be between 1 and 2^31, got {step_pixels}")
+    return GraphOptions(rows, masks, sem_seg, pixels, pad_independent, bad_images, box_format, step_pixels)
 
 
 def detections_per_image(config: ModelConfig) -> int:

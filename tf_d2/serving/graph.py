@@ -21,6 +21,11 @@ Masks = Literal["roi", "full", "png", "none"]
 SemSeg = Literal["labels", "logits", "none"]
 BoxFormat = Literal["xyxy", "tf"]
 
+# More than this many pixels at once are no faster on a processor, but take memory for each.
+STEP_PIXELS = 2**20
+# Steps overlap, so that one computes while the other, say, suppresses boxes.
+_STEPS_AT_ONCE = 2
+
 # Side of the blank picture that goes through the model when no image of a request is usable.
 _BLANK = 64
 
@@ -32,7 +37,8 @@ class GraphOptions:
     ``max_detections``: rows per image. ``max_image_pixels``: larger images are refused. ``pad_independent``:
     every image on its own canvas, so that its answer does not depend on its neighbours. ``bad_images``:
     "status" answers for the others and says what is wrong with the bad one, "error" fails the whole request.
-    ``box_format``: "tf" adds boxes as TensorFlow's own detectors give them.
+    ``box_format``: "tf" adds boxes as TensorFlow's own detectors give them. ``step_pixels``: the images of a request
+    go through the network in steps of as many images as have this many pixels together (at least one).
     """
 
     max_detections: int
@@ -42,6 +48,7 @@ class GraphOptions:
     pad_independent: bool
     bad_images: Literal["status", "error"]
     box_format: BoxFormat = "xyxy"
+    step_pixels: int = STEP_PIXELS
 
 
 def needs_proposals(config: ModelConfig) -> bool:
@@ -221,14 +228,34 @@ def map_outputs(
     return _stacked(one_image, tf.shape(sizes)[0])
 
 
-def _stacked(function: Callable[[tf.Tensor], Outputs], count: tf.Tensor) -> Outputs:
-    """``function(0)``, ... one after the other (each may be large), stacked by name; at least one."""
+def _stacked(function: Callable[[tf.Tensor], Outputs], count: tf.Tensor, at_once: int = 1) -> Outputs:
+    """``function(0)``, ... stacked by name; at least one. Each may be large, so few are computed ``at_once``."""
     specs = tf.function(function, autograph=False).get_concrete_function(tf.TensorSpec([], tf.int32))
     names = specs.structured_outputs
     if not names:
         return {}
     signature = {name: tf.TensorSpec(value.shape, value.dtype) for name, value in names.items()}
-    return tf.map_fn(function, tf.range(count), fn_output_signature=signature, parallel_iterations=1)
+    return tf.map_fn(function, tf.range(count), fn_output_signature=signature, parallel_iterations=at_once)
+
+
+def _in_steps(
+    function: Callable[[tf.Tensor, tf.Tensor], Outputs], count: tf.Tensor, length: tf.Tensor
+) -> Outputs:
+    """``function(start, end)`` for ranges of ``length`` images that cover ``count`` >= 1, joined by name."""
+    limits = [tf.TensorSpec([], tf.int32)] * 2
+    specs = tf.function(function, autograph=False).get_concrete_function(*limits).structured_outputs
+    steps = (count + length - 1) // length
+    arrays = {
+        name: tf.TensorArray(s.dtype, steps, infer_shape=False, element_shape=s.shape)
+        for name, s in specs.items()
+    }
+
+    def step(i: tf.Tensor, arrays: dict[str, tf.TensorArray]) -> tuple[tf.Tensor, dict[str, tf.TensorArray]]:
+        answer = function(i * length, tf.minimum((i + 1) * length, count))
+        return i + 1, {name: arrays[name].write(i, value) for name, value in answer.items()}
+
+    _, arrays = tf.while_loop(lambda i, _: i < steps, step, (0, arrays), parallel_iterations=_STEPS_AT_ONCE)
+    return {name: tf.ensure_shape(a.concat(), specs[name].shape) for name, a in arrays.items()}
 
 
 def _finite(value: tf.Tensor) -> tf.Tensor:
@@ -301,14 +328,21 @@ class Requests:
         sizes: tf.Tensor,
         proposals: list[tf.Tensor],
     ) -> Outputs:
-        """All pictures on one canvas, as detectron2 batches them."""
-        largest = tf.reduce_max(network_sizes, axis=0)
+        """All pictures on canvases of one size, as detectron2 batches them."""
+        largest, map_size = tf.reduce_max(network_sizes, axis=0), tf.reduce_max(sizes, axis=0)
         canvas = tf.map_fn(
             lambda i: maps.pad_map(pixels.read(i), largest),
             chosen,
             fn_output_signature=tf.TensorSpec([None, None, 3], tf.uint8),
         )
-        return self.core(canvas, network_sizes, sizes, tf.reduce_max(sizes, axis=0), *proposals)
+
+        def step(start: tf.Tensor, end: tf.Tensor) -> Outputs:
+            part = slice(start, end)
+            extra = [p[part] for p in proposals]
+            return self.core(canvas[part], network_sizes[part], sizes[part], map_size, *extra)
+
+        length = tf.maximum(self.options.step_pixels // tf.reduce_prod(largest), 1)
+        return _in_steps(step, tf.shape(chosen)[0], length)
 
     def _each(
         self,
@@ -328,7 +362,7 @@ class Requests:
             answer = self.core(canvas, network_sizes[part], sizes[part], map_size, *extra)
             return {name: value[0] for name, value in answer.items()}
 
-        return _stacked(one_image, tf.shape(chosen)[0])
+        return _stacked(one_image, tf.shape(chosen)[0], _STEPS_AT_ONCE)
 
 
 def _collect(
