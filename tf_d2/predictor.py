@@ -13,6 +13,7 @@ import weights as checkpoints
 from tf_d2.config import ModelConfig, load_config, resolve_yaml
 from tf_d2.config.zoo import resolve_weights
 from tf_d2.instances import Instances
+from tf_d2.layers.base import unfilled
 from tf_d2.modeling import D2Model, build_model
 from tf_d2.modeling.batches import Proposals
 from tf_d2.modeling.postprocess import paste, rescale_boxes, to_image
@@ -54,7 +55,8 @@ def load_model(
         weights.WeightsError: the checkpoint cannot be read or does not belong to the configuration.
     """
     parsed, path = resolve_model(config, weights, opts)
-    model = build_model(parsed, dtype)
+    with unfilled():
+        model = build_model(parsed, dtype)
     load_weights(model, path, ema=ema, allow_nonfinite=allow_nonfinite)
     return model
 
@@ -84,7 +86,7 @@ def load_weights(
     specs = model.variable_specs()
     state = checkpoints.matched_state(checkpoint, specs)
     arrays = checkpoints.to_keras_arrays(state, specs, allow_nonfinite=allow_nonfinite)
-    model.assign(arrays)
+    model.assign(arrays, checkpoints.touched)
     return checkpoint
 
 
@@ -92,9 +94,9 @@ class Predictor:
     """Runs a model on one image at a time, like detectron2's ``DefaultPredictor``.
 
     ``predictor(image)`` with a BGR uint8 image returns a dict with, depending on the model, ``"instances"``
-    (:class:`Instances`), ``"sem_seg"`` (float32 ``(C, H, W)`` logits), ``"panoptic_seg"`` ((int32 ``(H, W)``, list
-    of segment dicts)) and ``"proposals"``. Everything is in pixels of the image given. One trace serves every image
-    size.
+    (:class:`Instances`), ``"sem_seg"`` (float32 ``(C, H, W)`` logits, read-only), ``"panoptic_seg"`` ((int32
+    ``(H, W)``, list of segment dicts)) and ``"proposals"``. Everything is in pixels of the image given. One trace
+    serves every image size.
     """
 
     def __init__(
@@ -161,7 +163,9 @@ class Predictor:
         """
         arguments, size = self._arguments(image, proposals, proposal_logits)
         outputs = self._predict[arguments[0].dtype](*arguments)
-        return self._result({name: value.numpy() for name, value in outputs.items()}, size)
+        # Semantic logits take hundreds of megabytes: not copied, but seen in the tensor, which nobody may change.
+        fields = {k: np.asarray(v) if k == "sem_seg" else v.numpy() for k, v in outputs.items()}
+        return self._result(fields, size)
 
     def trace(
         self,

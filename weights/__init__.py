@@ -4,6 +4,7 @@ Imports neither TensorFlow nor torch. The currency is ``dict[str, np.ndarray]`` 
 layouts.
 """
 
+from weights._files import touched
 from weights._types import Checkpoint
 from weights.checkpoint import read_checkpoint
 from weights.errors import CheckpointError, ConversionError, WeightsError
@@ -38,6 +39,7 @@ __all__ = [
     "split_harmless",
     "to_keras_arrays",
     "to_state_dict",
+    "touched",
     "write_detectron2_pkl",
     "write_keras_h5",
     "write_pth",

@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 
-from tf_d2.layers.base import Module, sequence, walk
-from tf_d2.layers.conv import Linear
+from tf_d2.layers.base import Module, sequence, unfilled, walk
+from tf_d2.layers.conv import Conv2d, Linear
 
 
 class Parent(Module):
@@ -45,3 +45,16 @@ def test_layers_write_nothing_of_their_own():
     store = {}
     Parent("parent").save_own_variables(store)
     assert store == {}
+
+
+def test_variables_are_zeros_or_not_filled_at_all():
+    with unfilled():
+        blank = Conv2d(3, 4, 1, "conv")
+    plain = Conv2d(3, 4, 1, "conv")
+    assert [(v.path, tuple(v.shape), v.dtype) for v in blank.variables] == [
+        (v.path, tuple(v.shape), v.dtype) for v in plain.variables
+    ]
+    assert not any(v.value.numpy().any() for v in plain.variables)
+    for variable in blank.variables:
+        variable.assign(np.ones(variable.shape))
+        assert (variable.value.numpy() == 1).all()

@@ -7,12 +7,33 @@ exists anywhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import keras
 import tensorflow as tf
+
+
+def _no_values(shape: Sequence[int], dtype: str) -> tf.Tensor:
+    return tf.raw_ops.Empty(shape=shape, dtype=tf.as_dtype(dtype))
+
+
+_initializer: ContextVar[Any] = ContextVar("initializer", default="zeros")
+
+
+@contextmanager
+def unfilled() -> Iterator[None]:
+    """Variables made inside hold no values yet: for models whose every variable is assigned next.
+
+    TensorFlow keeps the memory of the zeros it would otherwise fill and drop, as much as the weights take.
+    """
+    token = _initializer.set(_no_values)
+    try:
+        yield
+    finally:
+        _initializer.reset(token)
 
 
 class Module(keras.layers.Layer):
@@ -28,8 +49,8 @@ class Module(keras.layers.Layer):
         return keras.name_scope(self.name)
 
     def parameter(self, name: str, shape: tuple[int, ...], trainable: bool = True) -> keras.Variable:
-        """A variable of zeros, to be assigned from a checkpoint."""
-        return self.add_weight(name=name, shape=shape, initializer="zeros", trainable=trainable)
+        """A variable of zeros (see :func:`unfilled`), to be assigned from a checkpoint."""
+        return self.add_weight(name=name, shape=shape, initializer=_initializer.get(), trainable=trainable)
 
     def value(self, parameter: keras.Variable | tf.Variable | tf.Tensor) -> tf.Tensor:
         """The tensor to compute with."""

@@ -5,7 +5,7 @@ Source: detectron2/modeling/meta_arch/ (rcnn.py, retinanet.py, semantic_seg.py, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -138,8 +138,13 @@ class D2Model(keras.Model):
     def _all_variables(self) -> list[keras.Variable]:
         return list(self.variables)
 
-    def assign(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Set every variable. Raises KeyError or ValueError, before anything is changed, if paths or shapes differ."""
+    def assign(
+        self, arrays: Mapping[str, np.ndarray], progress: Callable[[int], None] = lambda _: None
+    ) -> None:
+        """Set every variable; ``progress`` is called with the bytes of each.
+
+        Raises KeyError or ValueError, before anything is changed, if paths or shapes differ.
+        """
         variables = {v.path: v for v in self._all_variables()}
         if set(variables) != set(arrays):
             raise KeyError(f"variables and arrays differ: {sorted(set(variables) ^ set(arrays))}")
@@ -148,6 +153,7 @@ class D2Model(keras.Model):
                 raise ValueError(f"{path}: shape {arrays[path].shape}, expected {tuple(variable.shape)}")
         for path, variable in variables.items():
             variable.assign(arrays[path])
+            progress(arrays[path].nbytes)
         for conv in self._convolutions():
             conv.loaded()
 
