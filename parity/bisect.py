@@ -44,8 +44,8 @@ LIMIT = {limit!r}  # relative L2 on the same input
 
 data = np.load(Path(__file__).with_suffix(".npz"), allow_pickle=False)
 inputs = [data[f"input{{k}}"] for k in range({inputs})]
-predictor = tf_d2.Predictor(CONFIG, WEIGHTS, dtype={dtype!r})
-{plant}results = predictor.run_op(OP, ARGS, inputs)
+predictor = tf_d2.Predictor(CONFIG, WEIGHTS, dtype={dtype!r}, fold_norms=False)
+{fold}{plant}results = predictor.run_op(OP, ARGS, inputs)
 bad = False
 for name, got in zip(OUTPUTS, results):
     if name not in data:
@@ -223,6 +223,8 @@ def write_script(
     arrays |= {n: image[n] for n in unit.outputs if n in image}
     plain: dict[str, np.ndarray] = arrays
     np.savez(output / f"{name}.npz", allow_pickle=False, **plain)
+    dtype = get_profile(comparison.profile).dtype
+    fold = "" if dtype == "float64" else "predictor.model.fold_norms()  # as the comparison did\n"
     plant = ""
     if mutate:
         plant = (
@@ -239,7 +241,8 @@ def write_script(
         outputs=unit.outputs,
         limit=get_profile(comparison.profile).forced_ceiling,
         inputs=len(unit.inputs),
-        dtype=get_profile(comparison.profile).dtype,
+        dtype=dtype,
+        fold=fold,
         plant=plant,
     )
     path = output / f"{name}.py"

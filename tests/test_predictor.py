@@ -174,15 +174,46 @@ def test_load_model_is_the_predictors_model(demo_files, demo_predictor):
         np.testing.assert_array_equal(mine.value.numpy(), other.value.numpy())
 
 
-def test_a_predictor_keeps_no_second_copy_of_its_weights(demo_predictor, tmp_path):
-    """Its kernels are merged with the norms, so saving them as the model's weights would be wrong."""
+def test_a_predictor_keeps_no_second_copy_of_its_weights(demo_predictor):
     used = demo_predictor._predict[tf.uint8].get_concrete_function().graph.variables
-    assert sum(v.shape.num_elements() for v in used) <= demo_predictor.model.count_params()
-    path = tmp_path / "model.weights.h5"
-    with pytest.raises(ValueError, match=r"/kernel: .*released.*load_model"):
-        demo_predictor.model.save_weights(path)
-    with pytest.raises(ValueError, match="released"):
-        demo_predictor.model.unfold_norms()
+    own = {id(v.value) for v in demo_predictor.model.variables}
+    added = [v for v in used if id(v) not in own]
+    assert added
+    assert all(len(v.shape) == 1 for v in added)  # biases that norms became, but no kernels
+
+
+def test_merged_weights_are_not_saved_or_replaced(demo_files, demo_predictor, tmp_path):
+    """A file of the same name must survive, and the function that was traced must not see half of the new weights."""
+    model = load_model(demo_files / "shapes.yaml", demo_files / "shapes.pkl")
+    good, other = tmp_path / "good.weights.h5", tmp_path / "model.weights.h5"
+    model.save_weights(good)
+    other.write_bytes(b"precious")
+    merged = demo_predictor.model
+    for refused in (
+        lambda: merged.save_weights(other, overwrite=True),
+        lambda: merged.save(tmp_path / "model.keras"),
+        lambda: merged.load_weights(good),
+        lambda: merged.assign({v.path: v.value.numpy() for v in model.variables}),
+        lambda: merged.set_weights(model.get_weights()),
+        merged.get_weights,
+        merged.fold_norms,
+        merged.unfold_norms,
+    ):
+        before = [v.value.numpy() for v in merged.variables]
+        with pytest.raises(ValueError, match=r"/kernel: .*merged .*load_model"):
+            refused()
+        assert all((v.value.numpy() == b).all() for v, b in zip(merged.variables, before, strict=True))
+    assert other.read_bytes() == b"precious"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_other_weights_unfold(demo_files):
+    """set_weights of Keras knows nothing of merged kernels."""
+    model = load_model(demo_files / "shapes.yaml", demo_files / "shapes.pkl")
+    loaded = model.get_weights()
+    model.fold_norms()
+    model.set_weights([np.zeros_like(array) for array in loaded])
+    assert not model.backbone(tf.ones([1, 64, 64, 3]))["p2"].numpy().any()
 
 
 def test_stock_keras_weights_file_and_back(demo_files, tmp_path):

@@ -2,8 +2,10 @@
 
 import keras
 import numpy as np
+import tensorflow as tf
 
-from tf_d2.layers.base import Module, sequence, unfilled, walk
+from tf_d2.layers import base
+from tf_d2.layers.base import Module, sequence, walk
 from tf_d2.layers.conv import Conv2d, Linear
 
 
@@ -47,14 +49,25 @@ def test_layers_write_nothing_of_their_own():
     assert store == {}
 
 
-def test_variables_are_zeros_or_not_filled_at_all():
-    with unfilled():
+def test_variables_are_zeros_or_not_filled_at_all(monkeypatch):
+    asked = []
+
+    def rubbish(shape, dtype):
+        asked.append((tuple(shape), dtype))
+        return tf.fill(shape, tf.cast(7, dtype))
+
+    monkeypatch.setattr(base, "_no_values", rubbish)
+    with base.unfilled():
         blank = Conv2d(3, 4, 1, "conv")
     plain = Conv2d(3, 4, 1, "conv")
-    assert [(v.path, tuple(v.shape), v.dtype) for v in blank.variables] == [
-        (v.path, tuple(v.shape), v.dtype) for v in plain.variables
-    ]
+    assert asked == [((1, 1, 3, 4), "float32"), ((4,), "float32")]
+    assert all((v.value.numpy() == 7).all() for v in blank.variables)
     assert not any(v.value.numpy().any() for v in plain.variables)
-    for variable in blank.variables:
+
+
+def test_what_is_not_filled_can_be_assigned():
+    with base.unfilled():
+        layer = Conv2d(3, 4, 1, "conv")
+    for variable in layer.variables:
         variable.assign(np.ones(variable.shape))
         assert (variable.value.numpy() == 1).all()

@@ -1,13 +1,17 @@
 """Narrowing to a module: which one is named, and what the script holds."""
 
 import ast
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+import yaml
 
 import parity
+import tf_d2
 from parity.bisect import ModuleError, bisect, first_local, smallest, summary, unit_of, write_script
-from parity.stages import Unit
+from parity.stages import Unit, units
 from parity.trace import Trace, TraceWriter
 
 FPN = Unit("fpn", "fpn", ("steps/backbone.bottom_up/res2",), ("steps/backbone/p2",), "continuous", ("p2",))
@@ -77,3 +81,23 @@ def test_two_recordings_cannot_be_narrowed(tmp_path):
         bisect(comparisons, tmp_path)
     with pytest.raises(ValueError, match="nothing to narrow"):
         bisect(parity.compare(reference, reference), tmp_path)
+
+
+@pytest.mark.parametrize(("mutate", "code"), [("", 0), ("kernel_rows_columns_swapped", 1)])
+def test_the_script_runs(demo_files, demo_predictor, demo_reference, tmp_path, mutate, code):
+    """A bug may be planted in weights that a Predictor has merged with norms."""
+    (unit,) = (u for u in units(yaml.safe_load(demo_reference.config)) if u.name == "res4")
+    trace = demo_predictor.trace(tf_d2.read_image(demo_files / "shapes.png"))
+    path = tmp_path / "reference.h5"
+    with TraceWriter(path) as writer:
+        for name in (*unit.inputs, *unit.outputs):
+            writer.put(name, trace[name])
+        writer.finish({"backend": "tf"}, "{}")
+    (stage,) = unit.outputs
+    (comparison,) = parity.compare({stage: np.ones(3)}, {stage: np.zeros(3)})
+    setup = {"config": str(demo_files / "shapes.yaml"), "weights": str(demo_files / "shapes.pkl")}
+    with Trace(path) as reference:
+        script = write_script(unit, reference.images[0], setup, (stage, comparison), tmp_path, mutate)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == code, done.stderr
+    assert "relative L2" in done.stdout

@@ -100,12 +100,51 @@ def test_canvas_and_order(pad_independent: bool) -> None:
     [(1, [1, 1, 1, 1, 1]), (2 * 288**2 + 1, [2, 2, 2, 2, 1]), (5 * 288**2, [5] * 5), (2**31 - 1, [5] * 5)],
 )
 def test_a_batch_goes_through_in_steps(step_pixels: int, together: list[int]) -> None:
+    """288 x 288 is the size of the canvas here."""
     files = [png(picture) for picture in (*IMAGES, IMAGES[1], IMAGES[0])]
     outputs, whole = call(False, step_pixels=step_pixels)(files), call(False)(files)
     assert outputs.pop("together").tolist() == together
     assert whole.pop("together").tolist() == [5] * 5
     for name, value in whole.items():
         np.testing.assert_array_equal(outputs[name], value, err_msg=name)
+
+
+def test_steps_of_the_model_give_what_the_batch_gives() -> None:
+    """With strings among the outputs."""
+    model = tf_d2.load_model(DEMO / "shapes.yaml", DEMO / "shapes.pkl")
+    picture = Image.open(DEMO / "shapes.png").convert("RGB")
+    files = [png(picture), b"x", png(picture.crop((40, 60, 340, 300))), png(picture.crop((0, 0, 200, 300)))]
+    answers = []
+    for step_pixels in (1, 2**31 - 1):
+        options = GraphOptions(100, "png", "none", 10**6, False, "status", step_pixels=step_pixels)
+        core = tf.function(
+            graph.core_function(model, options),
+            input_signature=graph.core_specs(CONFIG, options),
+            autograph=False,
+        )
+        requests = Requests(CONFIG, options, core)
+        function = tf.function(requests.from_bytes, autograph=False)
+        answers.append({k: v.numpy() for k, v in function(tf.constant(files)).items()})
+    one, all_at_once = answers
+    assert one["num_detections"].tolist() == all_at_once["num_detections"].tolist()
+    assert (one["num_detections"] > 0).tolist() == [True, False, True, True]
+    for name, value in all_at_once.items():
+        if value.dtype == np.float32:
+            np.testing.assert_allclose(one[name], value, rtol=0, atol=1e-4, err_msg=name)
+        else:
+            np.testing.assert_array_equal(one[name], value, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("sem_seg_head", "masks", "at_once"),
+    [(False, "roi", 2), (False, "png", 1), (False, "full", 1), (True, "roi", 1)],
+)
+def test_images_with_large_maps_are_computed_alone(sem_seg_head: bool, masks: Any, at_once: int) -> None:
+    config = CONFIG
+    if sem_seg_head:
+        config = load_config("COCO-PanopticSegmentation/panoptic_fpn_R_50_1x")
+    options = GraphOptions(5, masks, "labels", 60_000, False, "status")
+    assert Requests(config, options, showing_core).at_once == at_once
 
 
 @pytest.mark.parametrize("pad_independent", [False, True])

@@ -142,7 +142,7 @@ def test_parameters_are_the_exports(demo_export: SimpleNamespace) -> None:
         "batch_timeout_micros": 5000,
         "max_enqueued_batches": 100,
         "num_batch_threads": 2,
-        "allowed_batch_sizes": [1, 2, 4, 8],
+        "allowed_batch_sizes": list(range(1, 9)),
     }
 
 

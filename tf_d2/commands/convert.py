@@ -75,11 +75,13 @@ def run(
     if output.exists() and output.samefile(path):
         raise WeightsError(f"{output}: the output would replace the input")
     checkpoint = weights.read_checkpoint(path, ema=ema)
+    config_yaml = _config_yaml(checkpoint, config, opts)
     if not output.name.endswith(".weights.h5"):
-        return _to_detectron2(checkpoint, output, _config_yaml(checkpoint, config, opts), allow_nonfinite)
+        return _to_detectron2(checkpoint, output, config_yaml, allow_nonfinite)
+    if config_yaml is None:
+        raise WeightsError(f"{checkpoint.path} holds no config: give it with --config-file")
     with ThreadPoolExecutor(1) as beside:
         provenance = beside.submit(_provenance, checkpoint)  # hashes the file while the model is built
-        config_yaml = _config_yaml(checkpoint, config, opts)
         return _to_keras(checkpoint, output, config_yaml, provenance, allow_nonfinite)
 
 
@@ -109,12 +111,10 @@ def _variable_specs(config_yaml: str) -> Specs:
 def _to_keras(
     checkpoint: Checkpoint,
     output: Path,
-    config_yaml: str | None,
+    config_yaml: str,
     provenance: Future[dict[str, str]],
     allow_nonfinite: bool,
 ) -> int:
-    if config_yaml is None:
-        raise WeightsError(f"{checkpoint.path} holds no config: give it with --config-file")
     specs = _variable_specs(config_yaml)
     state = weights.matched_state(checkpoint, specs)
     arrays = weights.to_keras_arrays(state, specs, allow_nonfinite=allow_nonfinite)

@@ -79,14 +79,14 @@ class Conv2d(Module):
 
     def loaded(self) -> None:
         """Forget the merged weights: the variables hold new ones."""
-        self._folded, self.released = None, False
+        self._folded = None
 
     def must_be_loaded(self) -> None:
         """Raise ValueError if the variables do not hold what was loaded any more."""
         if self.released:
             raise ValueError(
-                f"{self.kernel.path}: the weights as loaded were released when norms were merged into them; load the "
-                "model again with tf_d2.load_model (a Predictor with fold_norms=False keeps them, too)"
+                f"{self.kernel.path}: this model holds kernels merged with their norms, not the weights as loaded, and "
+                "takes no other weights; use tf_d2.load_model (a Predictor with fold_norms=False will do, too)"
             )
 
     def call(self, x: tf.Tensor) -> tf.Tensor:

@@ -75,9 +75,8 @@ class D2Model(keras.Model):
             padded input, where the model has them. Proposal networks return ``objectness_logits`` for scores.
         """
         if image_sizes is not None:
-            largest = tf.reduce_max(
-                image_sizes, axis=0
-            )  # of the canvas, what is beyond is not detectron2's padding
+            # What a canvas has beyond the largest image is not padding that detectron2 would add.
+            largest = tf.reduce_max(image_sizes, axis=0)
             x = self.prepare(images[:, : largest[0], : largest[1]], image_sizes)
             return self.forward(x, image_sizes, proposals, {})
         shape = tf.shape(images)
@@ -143,8 +142,10 @@ class D2Model(keras.Model):
     ) -> None:
         """Set every variable; ``progress`` is called with the bytes of each.
 
-        Raises KeyError or ValueError, before anything is changed, if paths or shapes differ.
+        Raises KeyError or ValueError, before anything is changed, if paths or shapes differ or the loaded weights were
+        released (:meth:`fold_norms`).
         """
+        self._must_be_loaded()
         variables = {v.path: v for v in self._all_variables()}
         if set(variables) != set(arrays):
             raise KeyError(f"variables and arrays differ: {sorted(set(variables) ^ set(arrays))}")
@@ -160,8 +161,8 @@ class D2Model(keras.Model):
     def fold_norms(self, release: bool = False) -> None:
         """Merge frozen batch norms into their convolutions, for inference.
 
-        ``release``: drop the weights as they were loaded, so that a model needs no memory for two of each. It then
-        takes new weights (:meth:`assign`), but cannot be saved or unfolded any more: that raises ValueError.
+        ``release``: drop the weights as they were loaded, so that a model needs no memory for two of each. Saving it,
+        loading others, unfolding: all raise ValueError from then on.
         """
         for conv in self._convolutions():
             conv.fold(release)
@@ -174,10 +175,31 @@ class D2Model(keras.Model):
     def _convolutions(self) -> list[Conv2d]:
         return [layer for layer in walk(self) if isinstance(layer, Conv2d)]
 
-    # One flat group of variables under their paths, which `weights` can write and read with h5py alone.
-    def save_own_variables(self, store: Any) -> None:
+    def _must_be_loaded(self) -> None:
         for conv in self._convolutions():
             conv.must_be_loaded()
+
+    # Keras would empty the file, or change the variables, before it asks this class anything.
+    def save(self, *args: Any, **kwargs: Any) -> Any:
+        self._must_be_loaded()
+        return super().save(*args, **kwargs)
+
+    def save_weights(self, *args: Any, **kwargs: Any) -> Any:
+        self._must_be_loaded()
+        return super().save_weights(*args, **kwargs)
+
+    def get_weights(self) -> list[np.ndarray]:
+        self._must_be_loaded()
+        return super().get_weights()
+
+    def set_weights(self, weights: list[np.ndarray]) -> None:
+        self._must_be_loaded()
+        super().set_weights(weights)
+        for conv in self._convolutions():
+            conv.loaded()
+
+    # One flat group of variables under their paths, which `weights` can write and read with h5py alone.
+    def save_own_variables(self, store: Any) -> None:
         for variable in self._all_variables():
             store[variable.path] = variable.value.numpy()
 
@@ -375,7 +397,7 @@ META_ARCHITECTURES: dict[str, type[D2Model]] = {
 
 
 def build_model(config: ModelConfig, dtype: str = "float32") -> D2Model:
-    """A model with all-zero variables.
+    """A model with all-zero variables (inside :func:`tf_d2.layers.base.unfilled`: with any values).
 
     Args:
         dtype: "float32", "float64" or "bfloat16" for variables and computation. Boxes, scores and everything discrete

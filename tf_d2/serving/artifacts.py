@@ -118,10 +118,8 @@ model_config_list {{
 
 def batching_parameters() -> str:
     """``--batching_parameters_file``: merges requests, never pads (that would change images)."""
-    sizes = [1]
-    while sizes[-1] < MAX_BATCH_SIZE:
-        sizes.append(sizes[-1] * 2)
-    allowed = "".join(f"allowed_batch_sizes: {size}\n" for size in sizes)
+    # All sizes: otherwise the server fills up with copies of an image, and each costs as much as an image.
+    allowed = "".join(f"allowed_batch_sizes: {size}\n" for size in range(1, MAX_BATCH_SIZE + 1))
     return f"""\
 # Only serving_bytes can be batched across image sizes. Leave pad_variable_length_inputs off:
 # it fills smaller images with their first pixel, which changes their detections.

@@ -96,7 +96,8 @@ def export(
         box_format: "xyxy" = detectron2's pixels; "tf" = ``detection_boxes`` as TensorFlow's detectors give them
             (y1, x1, y2, x2 as fractions of the image), and the pixels beside them in ``detection_boxes_xyxy``.
         step_pixels: a batch goes through the network in steps of this many pixels (of the resized images), at least
-            one image, two steps at a time. More need more memory and pay on a GPU only.
+            one image, two steps at a time (with maps of the whole image: one). More need more memory and pay on a
+            GPU only.
 
     Raises:
         ExportError: options that do not fit the model, or an output that is there already.

@@ -23,7 +23,7 @@ BoxFormat = Literal["xyxy", "tf"]
 
 # More than this many pixels at once are no faster on a processor, but take memory for each.
 STEP_PIXELS = 2**20
-# Steps overlap, so that one computes while the other, say, suppresses boxes.
+# Steps overlap, so that one computes while the other, say, suppresses boxes; not where images have large maps.
 _STEPS_AT_ONCE = 2
 
 # Side of the blank picture that goes through the model when no image of a request is usable.
@@ -239,7 +239,7 @@ def _stacked(function: Callable[[tf.Tensor], Outputs], count: tf.Tensor, at_once
 
 
 def _in_steps(
-    function: Callable[[tf.Tensor, tf.Tensor], Outputs], count: tf.Tensor, length: tf.Tensor
+    function: Callable[[tf.Tensor, tf.Tensor], Outputs], count: tf.Tensor, length: tf.Tensor, at_once: int
 ) -> Outputs:
     """``function(start, end)`` for ranges of ``length`` images that cover ``count`` >= 1, joined by name."""
     limits = [tf.TensorSpec([], tf.int32)] * 2
@@ -254,7 +254,7 @@ def _in_steps(
         answer = function(i * length, tf.minimum((i + 1) * length, count))
         return i + 1, {name: arrays[name].write(i, value) for name, value in answer.items()}
 
-    _, arrays = tf.while_loop(lambda i, _: i < steps, step, (0, arrays), parallel_iterations=_STEPS_AT_ONCE)
+    _, arrays = tf.while_loop(lambda i, _: i < steps, step, (0, arrays), parallel_iterations=at_once)
     return {name: tf.ensure_shape(a.concat(), specs[name].shape) for name, a in arrays.items()}
 
 
@@ -273,6 +273,8 @@ class Requests:
 
     def __init__(self, config: ModelConfig, options: GraphOptions, core: Callable[..., Outputs]) -> None:
         self.config, self.options, self.core = config, options, core
+        has_maps = config.sem_seg_head is not None or options.masks in ("full", "png")
+        self.at_once = 1 if has_maps else _STEPS_AT_ONCE
 
     def from_tensors(self, inputs: tf.Tensor, *proposals: tf.Tensor) -> Outputs:
         """``inputs`` uint8 RGB ``[B, H, W, 3]``."""
@@ -341,8 +343,10 @@ class Requests:
             extra = [p[part] for p in proposals]
             return self.core(canvas[part], network_sizes[part], sizes[part], map_size, *extra)
 
-        length = tf.maximum(self.options.step_pixels // tf.reduce_prod(largest), 1)
-        return _in_steps(step, tf.shape(chosen)[0], length)
+        count = tf.shape(chosen, out_type=tf.int64)[0]
+        fitting = self.options.step_pixels // tf.reduce_prod(tf.cast(largest, tf.int64))
+        length = tf.cast(tf.clip_by_value(fitting, 1, count), tf.int32)
+        return _in_steps(step, tf.cast(count, tf.int32), length, self.at_once)
 
     def _each(
         self,
@@ -352,7 +356,7 @@ class Requests:
         sizes: tf.Tensor,
         proposals: list[tf.Tensor],
     ) -> Outputs:
-        """One picture after the other, each on a canvas of its own."""
+        """Every picture on a canvas of its own."""
         map_size = tf.reduce_max(sizes, axis=0)
 
         def one_image(i: tf.Tensor) -> Outputs:
@@ -362,7 +366,7 @@ class Requests:
             answer = self.core(canvas, network_sizes[part], sizes[part], map_size, *extra)
             return {name: value[0] for name, value in answer.items()}
 
-        return _stacked(one_image, tf.shape(chosen)[0], _STEPS_AT_ONCE)
+        return _stacked(one_image, tf.shape(chosen)[0], self.at_once)
 
 
 def _collect(
