@@ -38,6 +38,12 @@ class TraceError(ValueError):
     """A file that is not a trace, or lacks what was asked for."""
 
 
+class MissingArrayError(TraceError, KeyError):
+    """A trace does not have an array. A KeyError, so that ``get`` of a mapping works."""
+
+    __str__ = Exception.__str__  # a KeyError shows its message in quotes
+
+
 class ImageTrace(Mapping[str, np.ndarray]):
     """The arrays of one image, by name (`steps/backbone/p2`). Read when asked for, not before."""
 
@@ -123,7 +129,9 @@ class ImageTrace(Mapping[str, np.ndarray]):
 
     def _dataset(self, name: str) -> h5py.Dataset:
         if name not in self._names:
-            raise TraceError(f"{self._source} has no array {name!r}; it holds {len(self._names)} arrays")
+            raise MissingArrayError(
+                f"{self._source} has no array {name!r}; it holds {len(self._names)} arrays"
+            )
         return _own_dataset(self._group, name, self._source)
 
 

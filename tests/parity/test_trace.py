@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
+from parity.comparator import Cached
 from parity.trace import Trace, TraceError, TraceWriter
 
 
@@ -29,6 +30,15 @@ def recording(tmp_path):
         file["steps64/sem_seg_head"] = np.ones((1, 1, 2, 2))
         file["output/instances/scores"] = np.zeros(4, np.float32)
     return path
+
+
+def test_a_missing_array_is_an_error_and_none_for_get(recording):
+    with Trace(recording) as trace:
+        for image in (trace.images[0], Cached(trace.images[0])):
+            assert image.get("output/proposals/pred_classes") is None
+            np.testing.assert_array_equal(image.get("steps/backbone/p2"), image["steps/backbone/p2"])
+            with pytest.raises(TraceError, match=r"^.*recording\.h5 has no array 'x'; it holds \d+ arrays$"):
+                image["x"]
 
 
 def write(path, arrays, images=1, **options):
