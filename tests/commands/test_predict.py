@@ -168,3 +168,13 @@ def test_what_cannot_be_loaded_is_one_error_and_writes_nothing(predict, demo_fil
     fails(predict(picture, extra=("--opts", "MODEL.ROI_HEADS.NUM_CLASSES", "5")), "trained with 3")
     fails(predict(picture, extra=("--opts", "MODEL.ROI_HEADS.NUM_CLASSES")), "pairs KEY VALUE")
     fails(predict(picture, extra=("--opts", "MODEL.NO_SUCH_KEY", "1")), "NO_SUCH_KEY")
+
+
+def test_missing_pictures_are_named_before_a_model_is_loaded(predict, demo_files, tmp_path, monkeypatch):
+    gone, other = tmp_path / "gone.png", tmp_path / "other.jpg"
+    status, out, err, _ = predict(demo_files / "shapes.png", "--input", gone)
+    assert "shapes.png: 30 instances" in out
+    assert (status, err) == (2, f"tf-d2: error: {gone}: no such file or directory\n")
+    monkeypatch.setattr("tf_d2.predictor.Predictor", lambda *_, **__: pytest.fail("a model was loaded"))
+    status, _, err, _ = predict(gone, "--input", other)
+    assert (status, err) == (2, f"tf-d2: error: {gone}: no such file; {other}: no such file\n")

@@ -50,6 +50,8 @@ def predict(
     from rich.progress import track
 
     names = _read_names(class_names)
+    if not any(path.exists() for path in input):  # said before the model is loaded
+        raise ValueError("; ".join(f"{path}: no such file" for path in input))
     # This process runs one model whose weights never change, and only as a graph: oneDNN may lay them out once.
     os.environ.setdefault("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", "1")
     import_tensorflow()
@@ -66,7 +68,10 @@ def predict(
             image = read_image(path, "BGR")
             with native_notices_hidden():
                 result = _above(predictor(image), confidence_threshold)
-        except (ValueError, OSError) as error:
+        except OSError as error:
+            failed.append(f"{path}: {(error.strerror or str(error)).lower()}")
+            continue
+        except ValueError as error:
             failed.append(str(error) if str(path) in str(error) else f"{path}: {error}")
             continue
         for suffix, data in files(result, image, predictor, path.stem, names if draw else None).items():
