@@ -4,6 +4,8 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -297,3 +299,12 @@ def test_a_truncated_file_is_one_line(tmp_path, capsys):
     assert call("inspect", tmp_path / "x.pkl") == 2
     shown = capsys.readouterr().err.strip()
     assert "truncated" in shown and "\n" not in shown
+
+
+def test_nothing_but_the_result_is_printed(tmp_path):
+    """TensorFlow has much to say when it starts, in a process of its own."""
+    words = ["--config-file", CONFIG, "--weights", CHECKPOINT]
+    output = tmp_path / "m.weights.h5"
+    command = [sys.executable, "-m", "tf_d2.cli", "convert", *words, "--output", output]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert (done.stdout, done.stderr) == (f"{output}: 307 tensors, read back and equal bit by bit\n", "")

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 import weights
-from tf_d2.commands.options import OptsArgument, checked_opts
+from tf_d2.commands.options import OptsArgument, checked_opts, import_tensorflow
 from weights import Checkpoint, WeightsError
 
 SUFFIXES = (".weights.h5", ".pkl", ".pth", ".safetensors")
@@ -98,6 +98,7 @@ def _config_yaml(checkpoint: Checkpoint, config: str | None, opts: Sequence[str]
 
 def _variable_specs(config_yaml: str) -> Specs:
     """Paths and shapes of the model's variables, without allocating any of them."""
+    import_tensorflow()
     import keras
 
     from tf_d2.config import load_config_text
