@@ -14,9 +14,14 @@ Source: detectron2/layers/mask_ops.py at 02b5c4e2, CPU path; torch grid_sample (
 align_corners=False).
 """
 
+import contextlib
+import math
+import mmap
+
 import numpy as np
 
 CHUNK_ELEMENTS = 1 << 16  # float32 values per piece of rows: 256 kB, fits the L2 cache with its temporaries
+_HUGE = 1 << 22  # bytes from which numpy asks for huge pages
 
 
 def paste_masks_numpy(
@@ -35,10 +40,25 @@ def paste_masks_numpy(
     Source: paste_masks_in_image, detectron2/layers/mask_ops.py.
     """
     masks, boxes = _checked(masks, boxes, threshold)
-    pasted = np.zeros((len(masks), height, width), np.bool_)
+    pasted = _untouched((len(masks), height, width))
     for mask, box, image in zip(masks, boxes, pasted, strict=True):
         _paste_one(mask, box, image, np.float32(threshold))
     return pasted
+
+
+def _untouched(shape: tuple[int, ...]) -> np.ndarray:
+    """Booleans, all False, that take memory only where something is written.
+
+    numpy asks for huge pages: then one row of a mask takes 2 MB, which the system must clear first. Most of a mask
+    is empty, so that small pages are faster and take less.
+    """
+    size = math.prod(shape)
+    if size >= _HUGE and hasattr(mmap, "MADV_NOHUGEPAGE"):  # Linux has it
+        with contextlib.suppress(OSError):  # a kernel without huge pages, or no memory: for numpy to say
+            memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            memory.madvise(mmap.MADV_NOHUGEPAGE)
+            return np.frombuffer(memory, np.bool_).reshape(shape)
+    return np.zeros(shape, np.bool_)
 
 
 def _checked(masks: np.ndarray, boxes: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
