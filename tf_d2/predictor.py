@@ -17,6 +17,7 @@ from tf_d2.layers.base import unfilled
 from tf_d2.modeling import D2Model, build_model
 from tf_d2.modeling.batches import Proposals
 from tf_d2.modeling.postprocess import paste, rescale_boxes, to_image
+from tf_d2.modeling.recording import Unrecorded
 from tf_d2.ops import boxes as box_ops
 from tf_d2.ops.resize import resize_float, resize_uint8, shortest_edge_size
 from tf_d2.stages import Trace, combine_panoptic, run_op, stage_array
@@ -271,7 +272,7 @@ class Predictor:
         proposal_boxes: tf.Tensor,
         proposal_logits: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
-        raw, _ = self._forward(image, network_size, proposal_boxes, proposal_logits, {})
+        raw, _ = self._forward(image, network_size, proposal_boxes, proposal_logits, Unrecorded())
         return to_image(raw, network_size, size)
 
     def _run_traced(

@@ -474,8 +474,8 @@ def _rpn_sigmoid(p: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _pooled(change: Callable[..., Any]) -> Iterator[None]:
-    old = poolers.pool_regions
-    with swapped(poolers, "pool_regions", lambda *a: change(old, list(a))):
+    old = poolers.Regions
+    with swapped(poolers, "Regions", lambda *a: change(old, list(a))):
         yield
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_d2.layers import base
-from tf_d2.layers.base import Module, sequence, walk
+from tf_d2.layers.base import Module, on_levels, sequence, walk
 from tf_d2.layers.conv import Conv2d, Linear
 
 
@@ -71,3 +71,27 @@ def test_what_is_not_filled_can_be_assigned():
     for variable in layer.variables:
         variable.assign(np.ones(variable.shape))
         assert (variable.value.numpy() == 1).all()
+
+
+def test_a_layer_on_several_levels_is_in_the_graph_once():
+    conv = Conv2d(3, 4, 3, "conv", padding=1)
+    conv.kernel.assign(np.random.default_rng(0).standard_normal((3, 3, 3, 4)).astype(np.float32))
+    levels = [
+        np.random.default_rng(n).standard_normal((1, n, n + 1, 3)).astype(np.float32) for n in (4, 7, 9)
+    ]
+
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([1, None, None, 3])] * 3)
+    def graph(*maps):
+        return on_levels(conv, maps)
+
+    eager = on_levels(conv, [tf.constant(x) for x in levels])
+    for got, expected, x in zip(graph(*levels), eager, levels, strict=True):
+        np.testing.assert_array_equal(got, expected)
+        np.testing.assert_array_equal(got, conv(x))
+    definition = graph.get_concrete_function().graph.as_graph_def()
+    kinds = [node.op for function in definition.library.function for node in function.node_def]
+    assert kinds.count("Conv2D") == 1 and "Conv2D" not in {node.op for node in definition.node}
+    assert all(function.attr["_noinline"].b for function in definition.library.function)
+    assert (
+        graph.get_concrete_function().structured_outputs[0].shape.as_list()[0] == 1
+    )  # a known batch stays known

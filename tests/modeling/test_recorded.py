@@ -19,10 +19,11 @@ import tensorflow as tf
 import tf_d2
 import weights
 from tf_d2.config import load_config_text
-from tf_d2.modeling import build_model
+from tf_d2.modeling import build_model, poolers
 from tf_d2.modeling.batches import Detections
 from tf_d2.modeling.postprocess import rescale
 from tf_d2.ops.resize import resize_uint8, shortest_edge_size
+from tf_d2.ops.roi_align import Regions
 
 DATA = Path(__file__).parents[1] / "data" / "modeling"
 FAMILIES = ("mask_fpn", "mask_c4", "cascade_keypoint", "panoptic", "retinanet_bn", "rotated")
@@ -142,6 +143,20 @@ def test_the_answer(family):
     assert ("panoptic_seg" in result) == (record is recorded("panoptic"))
     if "panoptic_seg" in result:
         check_panoptic(record, result)
+
+
+@pytest.mark.parametrize("name", ["mask_c4", "cascade_keypoint"])
+def test_the_answer_with_regions_in_blocks(name, tmp_path_factory, monkeypatch):
+    """Regions of models this narrow are small: blocks of about 50 of them, as C4 and DC5 models have."""
+    used = []
+    compute = Regions.compute
+    monkeypatch.setattr(Regions, "compute", lambda *a: (used.append(1), compute(*a))[1])
+    monkeypatch.setattr(poolers, "LARGE_REGION", 0)
+    monkeypatch.setattr(poolers, "BLOCK_BYTES", 1 << 18)
+    predictor = make_predictor(recorded(name), tmp_path_factory)
+    test_the_answer((recorded(name), predictor))
+    assert used
+    test_every_stage((recorded(name), predictor))
 
 
 def check_panoptic(record, result):

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tf_d2.config import load_config_text
-from tf_d2.modeling import build_model
+from tf_d2.modeling import build_model, poolers
 from tf_d2.modeling.batches import Detections, Proposals
 
 DATA = Path(__file__).parents[1] / "data" / "modeling"
@@ -27,7 +27,15 @@ def heads_and_features(request):
     return heads, features
 
 
-def test_no_proposals(heads_and_features):
+@pytest.fixture(params=["together", "in blocks"])
+def pooling(request, monkeypatch):
+    """Regions of these small models are small; those of C4 and DC5 models are pooled in blocks."""
+    if request.param == "in blocks":
+        monkeypatch.setattr(poolers, "LARGE_REGION", 0)
+        monkeypatch.setattr(poolers, "BLOCK_BYTES", 1)
+
+
+def test_no_proposals(heads_and_features, pooling):
     heads, features = heads_and_features
 
     def detect(boxes):
@@ -40,7 +48,7 @@ def test_no_proposals(heads_and_features):
     assert found.boxes.shape == (0, 4) and found.scores.shape == (0,) and found.counts.numpy().tolist() == [0]
 
 
-def test_no_detections(heads_and_features):
+def test_no_detections(heads_and_features, pooling):
     heads, features = heads_and_features
     stages: dict[str, tf.Tensor] = {}
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tf_d2.ops import roi_align as module
 from tf_d2.ops.boxes import assign_levels
-from tf_d2.ops.roi_align import WINDOW_BYTES, multilevel_roi_align, roi_align
+from tf_d2.ops.roi_align import WINDOW_BYTES, Regions, multilevel_roi_align, roi_align
 
 TOLERANCE = {"float32": 3e-6, "float64": 1e-13}
 
@@ -247,6 +248,38 @@ def test_levels_are_pooled_apart_and_put_back_in_order(run):
             expected[n] = oracle(maps[level], boxes[one], index[one], 7, scales[level], 0, True)[0]
     np.testing.assert_allclose(got, expected, atol=1e-13)
     assert not got[3].any()
+
+
+@pytest.mark.parametrize("count", [0, 1, 40])
+@pytest.mark.parametrize("block", [1, 5, 1000])
+def test_what_is_computed_in_blocks_of_regions_is_what_is_computed_on_all(run, monkeypatch, count, block):
+    monkeypatch.setattr(module, "WINDOW_BYTES", 1 << 14)  # chunks of 1 to 17 regions
+    rng = np.random.default_rng(9)
+    maps = [rng.standard_normal((2, 256 // s, 320 // s, 3)).astype(np.float32) for s in (4, 8)]
+    corner = rng.uniform(0, 200, (count, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(4, 60, (count, 2))], axis=1).astype(np.float32)
+    index = rng.integers(0, 2, count).astype(np.int32)
+    levels = rng.integers(-1, 2, count).astype(np.int32)
+    sizes = []
+
+    def function(pooled):
+        sizes.append(pooled.shape[0])
+        return [pooled * 2, tf.reduce_max(pooled, axis=[1, 2])]
+
+    def in_blocks(boxes, index, levels, *maps):
+        regions = Regions(maps, boxes, index, levels, 7, [1 / 4, 1 / 8])
+        return regions.compute(function, 2, block * regions.region_bytes)
+
+    doubled, largest = run(in_blocks, boxes, index, levels, *maps)
+    pooled = run(
+        lambda b, i, n, *f: multilevel_roi_align(f, b, i, n, 7, [1 / 4, 1 / 8]), boxes, index, levels, *maps
+    )
+    np.testing.assert_array_equal(doubled, pooled * 2)
+    np.testing.assert_array_equal(largest, pooled.max((1, 2)) if count else np.zeros((0, 3)))
+    if None not in sizes:  # not a graph
+        pooled_rows = np.sum(levels >= 0)
+        assert sum(sizes) == pooled_rows + len(sizes)  # each block has a row of zeros
+        assert max(sizes) <= block + 17 and (len(sizes) > 1) == (block < 40 == count)
 
 
 def test_bfloat16_features_are_sampled_at_float32_positions(run):

@@ -75,6 +75,25 @@ def sequence(name: str, layers: Mapping[str, Callable[[str], Module]]) -> dict[s
         return {key: make(key) for key, make in layers.items()}
 
 
+def on_levels(function: Callable[[tf.Tensor], Any], levels: Sequence[tf.Tensor]) -> list[Any]:
+    """``function`` of the map ``[N, H, W, C]`` of every pyramid level, in a graph as calls of one function.
+
+    TensorFlow would inline the calls; then the convolution of each level kept a copy of the weights in the layout that
+    oneDNN wants (RetinaNet: 110 MB).
+    """
+    if tf.executing_eagerly():
+        return [function(x) for x in levels]
+    axes = zip(*(x.shape.as_list() for x in levels), strict=True)
+    shape = [sizes[0] if len(set(sizes)) == 1 else None for sizes in axes]
+    call = tf.function(
+        function,
+        input_signature=[tf.TensorSpec(shape, levels[0].dtype)],
+        autograph=False,
+        experimental_attributes={"_noinline": True},
+    )
+    return [call(x) for x in levels]
+
+
 def walk(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
     """``layer`` and every layer below it, each once."""
     yield from layer._flatten_layers(include_self=True, recursive=True)

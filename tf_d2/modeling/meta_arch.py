@@ -18,10 +18,11 @@ from tf_d2.layers.conv import Conv2d
 from tf_d2.modeling.batches import Detections, Proposals, static_batch
 from tf_d2.modeling.bottom_up import BottomUp
 from tf_d2.modeling.fpn import FPN
+from tf_d2.modeling.recording import Stages, Unrecorded
 from tf_d2.modeling.regnet import RegNet
 from tf_d2.modeling.resnet import ResNet
 from tf_d2.modeling.retinanet import RetinaNetDecoder, RetinaNetHead
-from tf_d2.modeling.roi_heads import ROI_HEADS, Stages
+from tf_d2.modeling.roi_heads import ROI_HEADS
 from tf_d2.modeling.rpn import RPN
 from tf_d2.modeling.semantic_seg import SemSegFPNHead
 from tf_d2.ops.padding import normalize, padded_size
@@ -78,10 +79,10 @@ class D2Model(keras.Model):
             # What a canvas has beyond the largest image is not padding that detectron2 would add.
             largest = tf.reduce_max(image_sizes, axis=0)
             x = self.prepare(images[:, : largest[0], : largest[1]], image_sizes)
-            return self.forward(x, image_sizes, proposals, {})
+            return self.forward(x, image_sizes, proposals, Unrecorded())
         shape = tf.shape(images)
         whole = tf.repeat(shape[None, 1:3], shape[0], axis=0)
-        return self.forward(self.prepare(images, None), whole, proposals, {})
+        return self.forward(self.prepare(images, None), whole, proposals, Unrecorded())
 
     def prepare(self, images: tf.Tensor, image_sizes: tf.Tensor | None) -> tf.Tensor:
         """Normalise and pad: ``[B, H, W, 3]`` -> ``[B, H', W', 3]`` in the model's dtype.

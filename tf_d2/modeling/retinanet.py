@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 from tf_d2.config.schema import AnchorConfig, RetinaNetConfig
-from tf_d2.layers.base import Module, sequence
+from tf_d2.layers.base import Module, on_levels, sequence
 from tf_d2.layers.conv import Conv2d
 from tf_d2.layers.norm import CycleBatchNorm, get_norm
 from tf_d2.modeling.batches import Detections, for_each_image, static_batch
@@ -49,9 +49,15 @@ class RetinaNetHead(Module):
         return sequence(name, makers)
 
     def call(self, features: list[tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        logits = [self.cls_score(_run_tower(self.cls_subnet, x, i)) for i, x in enumerate(features)]
-        deltas = [self.bbox_pred(_run_tower(self.bbox_subnet, x, i)) for i, x in enumerate(features)]
-        return logits, deltas
+        if self.norm_name in ("BN", "SyncBN"):  # every level has statistics of its own
+            outputs = [self._on_level(x, level) for level, x in enumerate(features)]
+        else:
+            outputs = on_levels(lambda x: self._on_level(x, 0), features)
+        return [logits for logits, _ in outputs], [deltas for _, deltas in outputs]
+
+    def _on_level(self, x: tf.Tensor, level: int) -> tuple[tf.Tensor, tf.Tensor]:
+        logits = self.cls_score(_run_tower(self.cls_subnet, x, level))
+        return logits, self.bbox_pred(_run_tower(self.bbox_subnet, x, level))
 
 
 def _norm(name: str, channels: int, key: str) -> Module:

@@ -28,12 +28,12 @@ from tf_d2.modeling.box_head import (
 from tf_d2.modeling.keypoint_head import KRCNNConvDeconvUpsampleHead
 from tf_d2.modeling.mask_head import MaskRCNNConvUpsampleHead, mask_inference
 from tf_d2.modeling.poolers import ROIPooler
+from tf_d2.modeling.recording import Stages, is_recorded
 from tf_d2.modeling.resnet import make_stage
 from tf_d2.ops import boxes as box_ops
 from tf_d2.ops.keypoints import decode_keypoints
 
 Features = Mapping[str, tf.Tensor]
-Stages = dict[str, tf.Tensor]
 PREFIX = "roi_heads"
 
 
@@ -95,14 +95,24 @@ class StandardROIHeads(Module):
         features: Features,
         regions: Proposals | Detections,
         compute: Callable[[tf.Tensor], Sequence[tf.Tensor]],
+        stages: Stages,
+        between: Sequence[str],
+        results: Sequence[str],
     ) -> list[tf.Tensor]:
-        """Pool regions and compute on them: the pooled features ``[R, P, P, C]``, then what ``compute`` returns.
+        """Pool regions and compute on them: what ``compute`` returns, in the order of the regions, goes to ``stages``.
 
-        Only the results are brought into the order of the regions. ``compute`` sees one more row, of zeros: without
-        regions, TensorFlow's fused CPU convolution would give the result of an empty batch the shape of its input.
+        ``between`` names the pooled features and what ``compute`` returns first, of which nothing is kept unless it is
+        recorded; ``results`` names the rest, which is returned.
         """
-        pooled = pooler.pool([features[f] for f in self.feature_names], regions.boxes, regions.image_index)
-        return [pooled.in_order(x) for x in (pooled.values, *compute(pooled.values))]
+        maps = [features[f] for f in self.feature_names]
+        names = [*between, *results] if is_recorded(stages) else list(results)
+
+        def run(pooled: tf.Tensor) -> Sequence[tf.Tensor]:
+            return [pooled, *compute(pooled)][-len(names) :]
+
+        outputs = pooler.compute(maps, regions.boxes, regions.image_index, run, len(names))
+        stages.update(zip(names, outputs, strict=True))
+        return outputs[-len(results) :]
 
     def detect(
         self,
@@ -118,9 +128,15 @@ class StandardROIHeads(Module):
             head = self.box_head(pooled)
             return head, *self.box_predictor(head)
 
-        pooled, head, scores, deltas = self.on_regions(self.box_pooler, features, proposals, classify)
-        stages[f"{PREFIX}.box_pooler"], stages[f"{PREFIX}.box_head"] = pooled, head
-        stages[f"{PREFIX}.box_predictor/0"], stages[f"{PREFIX}.box_predictor/1"] = scores, deltas
+        scores, deltas = self.on_regions(
+            self.box_pooler,
+            features,
+            proposals,
+            classify,
+            stages,
+            [f"{PREFIX}.box_pooler", f"{PREFIX}.box_head"],
+            [f"{PREFIX}.box_predictor/{k}" for k in range(2)],
+        )
         return self.select([scores], deltas, proposals, image_sizes, batch_size)
 
     def select(
@@ -160,11 +176,15 @@ class StandardROIHeads(Module):
             outputs["pred_masks"] = self._masks(features, detections, stages)
         if self.keypoint_head is not None:
             lowres_of = self.keypoint_head.lowres
-            pooled, lowres = self.on_regions(
-                self.keypoint_pooler, features, detections, lambda x: [lowres_of(x)]
+            [lowres] = self.on_regions(
+                self.keypoint_pooler,
+                features,
+                detections,
+                lambda x: [lowres_of(x)],
+                stages,
+                [f"{PREFIX}.keypoint_pooler"],
+                [f"{PREFIX}.keypoint_head.score_lowres"],
             )
-            stages[f"{PREFIX}.keypoint_pooler"] = pooled
-            stages[f"{PREFIX}.keypoint_head.score_lowres"] = lowres
             heatmaps = tf.transpose(self.keypoint_head.upsample(lowres), [0, 3, 1, 2])
             outputs["pred_keypoint_heatmaps"] = heatmaps
             outputs["pred_keypoints"] = decode_keypoints(tf.cast(heatmaps, tf.float32), detections.boxes)
@@ -173,9 +193,15 @@ class StandardROIHeads(Module):
     def _masks(self, features: Features, detections: Detections, stages: Stages) -> tf.Tensor:
         assert self.mask_head is not None
         head = self.mask_head
-        pooled, logits = self.on_regions(self.mask_pooler, features, detections, lambda x: [head(x)])
-        stages[f"{PREFIX}.mask_pooler"] = pooled
-        stages[f"{PREFIX}.mask_head.predictor"] = logits
+        [logits] = self.on_regions(
+            self.mask_pooler,
+            features,
+            detections,
+            lambda x: [head(x)],
+            stages,
+            [f"{PREFIX}.mask_pooler"],
+            [f"{PREFIX}.mask_head.predictor"],
+        )
         return mask_inference(logits, detections.classes)
 
 
@@ -212,9 +238,15 @@ class CascadeROIHeads(StandardROIHeads):
                 head = self.box_head[k](pooled)
                 return head, *self.box_predictor[k](head)
 
-            pooled, head, scores, deltas = self.on_regions(self.box_pooler, features, proposals, classify)
-            stages[f"{PREFIX}.box_pooler{suffix}"], stages[f"{PREFIX}.box_head.{k}"] = pooled, head
-            stages[f"{PREFIX}.box_predictor.{k}/0"], stages[f"{PREFIX}.box_predictor.{k}/1"] = scores, deltas
+            scores, deltas = self.on_regions(
+                self.box_pooler,
+                features,
+                proposals,
+                classify,
+                stages,
+                [f"{PREFIX}.box_pooler{suffix}", f"{PREFIX}.box_head.{k}"],
+                [f"{PREFIX}.box_predictor.{k}/{i}" for i in range(2)],
+            )
             stage_scores.append(scores)
         return self.select(stage_scores, deltas, proposals, image_sizes, batch_size)
 
@@ -269,9 +301,15 @@ class Res5ROIHeads(StandardROIHeads):
             res5 = self.run_res5(pooled)
             return res5, *self.predict(res5)
 
-        pooled, res5, scores, deltas = self.on_regions(self.box_pooler, features, proposals, classify)
-        stages[f"{PREFIX}.pooler"], stages[f"{PREFIX}.res5"] = pooled, res5
-        stages[f"{PREFIX}.box_predictor/0"], stages[f"{PREFIX}.box_predictor/1"] = scores, deltas
+        scores, deltas = self.on_regions(
+            self.box_pooler,
+            features,
+            proposals,
+            classify,
+            stages,
+            [f"{PREFIX}.pooler", f"{PREFIX}.res5"],
+            [f"{PREFIX}.box_predictor/{k}" for k in range(2)],
+        )
         return self.select([scores], deltas, proposals, image_sizes, batch_size)
 
     def _masks(self, features: Features, detections: Detections, stages: Stages) -> tf.Tensor:
@@ -282,9 +320,15 @@ class Res5ROIHeads(StandardROIHeads):
             res5 = self.run_res5(pooled)
             return res5, head(res5)
 
-        pooled, res5, logits = self.on_regions(self.box_pooler, features, detections, segment)
-        stages[f"{PREFIX}.pooler#1"], stages[f"{PREFIX}.res5#1"] = pooled, res5
-        stages[f"{PREFIX}.mask_head.predictor"] = logits
+        [logits] = self.on_regions(
+            self.box_pooler,
+            features,
+            detections,
+            segment,
+            stages,
+            [f"{PREFIX}.pooler#1", f"{PREFIX}.res5#1"],
+            [f"{PREFIX}.mask_head.predictor"],
+        )
         return mask_inference(logits, detections.classes)
 
 

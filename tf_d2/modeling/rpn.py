@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_d2.config.schema import AnchorConfig, RPNConfig
-from tf_d2.layers.base import Module, sequence
+from tf_d2.layers.base import Module, on_levels, sequence
 from tf_d2.layers.conv import Conv2d
 from tf_d2.modeling.batches import Proposals, for_each_image, static_batch
 from tf_d2.ops import anchors as anchor_ops
@@ -63,13 +63,13 @@ class StandardRPNHead(Module):
         return Conv2d(in_channels, out_channels, 3, name, padding=1, relu=True)
 
     def call(self, features: list[tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        logits, deltas = [], []
-        for x in features:
-            for conv in self.conv.values() if isinstance(self.conv, dict) else (self.conv,):
-                x = conv(x)
-            logits.append(self.objectness_logits(x))
-            deltas.append(self.anchor_deltas(x))
-        return logits, deltas
+        outputs = on_levels(self._on_level, features)
+        return [logits for logits, _ in outputs], [deltas for _, deltas in outputs]
+
+    def _on_level(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        for conv in self.conv.values() if isinstance(self.conv, dict) else (self.conv,):
+            x = conv(x)
+        return self.objectness_logits(x), self.anchor_deltas(x)
 
 
 class RPN(Module):

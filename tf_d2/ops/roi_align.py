@@ -17,8 +17,8 @@ leaves the arithmetic to matrix products. Regions are handled in groups of equal
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -91,9 +91,8 @@ def multilevel_roi_align(
     Other arguments and the result are those of :func:`roi_align`; the order of the boxes is kept.
     Source: detectron2/modeling/poolers.py ``ROIPooler.forward``.
     """
-    return pool_regions(
-        features, boxes, image_index, levels, output_size, scales, sampling_ratio, aligned
-    ).in_order()
+    arguments = (features, boxes, image_index, levels, output_size, scales, sampling_ratio, aligned)
+    return Regions(*arguments).pool().in_order()
 
 
 class Pooled(NamedTuple):
@@ -108,60 +107,118 @@ class Pooled(NamedTuple):
     @classmethod
     def join(cls, values: tf.Tensor, boxes: tf.Tensor, count: tf.Tensor) -> Pooled:
         """From the box that each row after row 0 belongs to, int32 ``[M]``, and the number of all boxes, N."""
-        return cls(values, tf.scatter_nd(boxes[:, None], tf.range(1, tf.shape(boxes)[0] + 1), [count]))
+        return cls(values, _rows(boxes, count))
 
     def in_order(self, computed: tf.Tensor | None = None) -> tf.Tensor:
         """Rows of the regions, or of what was computed from them, ``[1 + M, ...]``, in the order of the boxes."""
         return tf.gather(self.values if computed is None else computed, self.rows)
 
 
-def pool_regions(
-    features: Sequence[tf.Tensor],
-    boxes: tf.Tensor,
-    image_index: tf.Tensor,
-    levels: tf.Tensor,
-    output_size: int,
-    scales: Sequence[float],
-    sampling_ratio: int = 0,
-    aligned: bool = True,
-) -> Pooled:
-    """:func:`multilevel_roi_align` without the last copy, which brings the regions into the order of the boxes."""
-    dtype = features[0].dtype
-    channels: int = features[0].shape[-1]  # pyright: ignore[reportAssignmentType]
-    accurate = tf.float64 if dtype == tf.float64 else tf.float32
-    boxes, image_index = tf.cast(boxes, accurate), tf.cast(image_index, tf.int32)
-    tables = [tf.reshape(f, [-1, channels]) for f in features]  # [B * H * W, C], views
-    map_sizes = tf.stack([tf.shape(f)[1:3] for f in features])  # [L, 2] height, width
-    own_level = tf.maximum(levels, 0)
-    scale = tf.gather(tf.constant(scales, accurate), own_level)  # [N]
-    heights, widths = tf.unstack(tf.gather(map_sizes, own_level), axis=1)
-    x_axis, y_axis = (
-        _axis(boxes[:, i], boxes[:, i + 2], cells, output_size, scale, sampling_ratio, aligned)
-        for i, cells in enumerate((widths, heights))
-    )
-    base = image_index * heights * widths
-    chunks = _chunks(levels, y_axis.window, x_axis.window, channels * dtype.size)
+def _rows(boxes: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+    return tf.scatter_nd(boxes[:, None], tf.range(1, tf.shape(boxes)[0] + 1), [count])
 
-    def pool(members: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
-        y, x = _take(y_axis, members), _take(x_axis, members)
-        height, width = tf.unstack(map_sizes[level])
-        rows, weights_y = _window(y, output_size, height, boxes.dtype)  # [n, Wh], [n, P, Wh]
-        columns, weights_x = _window(x, output_size, width, boxes.dtype)
-        cells = tf.gather(base, members)[:, None, None] + rows[:, :, None] * width + columns[:, None, :]
-        window = _gather_from(tables, level, cells)  # [n, Wh, Ww, C]
-        return _contract(window, tf.cast(weights_y, dtype), tf.cast(weights_x, dtype), output_size, channels)
 
-    def step(i: tf.Tensor, pooled: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
-        members = chunks.order[chunks.starts[i] : chunks.ends[i]]
-        return i + 1, pooled.write(i + 1, pool(members, chunks.levels[i]))
+class Regions:
+    """Boxes sorted into chunks that are pooled at once: for pooling all of them, or so many at a time."""
 
-    number = tf.shape(chunks.starts)[0]
-    row = [output_size, output_size, channels]
-    pooled = tf.TensorArray(dtype, number + 1, infer_shape=False, element_shape=[None, *row])
-    pooled = pooled.write(0, tf.zeros([1, *row], dtype))
-    _, pooled = tf.while_loop(lambda i, _: i < number, step, (0, pooled))
-    without = tf.reduce_sum(tf.cast(levels < 0, tf.int32))  # these are first in the order
-    return Pooled.join(pooled.concat(), chunks.order[without:], tf.shape(boxes)[0])
+    def __init__(
+        self,
+        features: Sequence[tf.Tensor],
+        boxes: tf.Tensor,
+        image_index: tf.Tensor,
+        levels: tf.Tensor,
+        output_size: int,
+        scales: Sequence[float],
+        sampling_ratio: int = 0,
+        aligned: bool = True,
+    ) -> None:
+        """Arguments of :func:`multilevel_roi_align`."""
+        self.dtype = features[0].dtype
+        self.bins = output_size
+        self.channels: int = features[0].shape[-1]  # pyright: ignore[reportAttributeAccessIssue]
+        accurate = tf.float64 if self.dtype == tf.float64 else tf.float32
+        boxes, image_index = tf.cast(boxes, accurate), tf.cast(image_index, tf.int32)
+        self._tables = [tf.reshape(f, [-1, self.channels]) for f in features]  # [B * H * W, C], views
+        self._map_sizes = tf.stack([tf.shape(f)[1:3] for f in features])  # [L, 2] height, width
+        own_level = tf.maximum(levels, 0)
+        scale = tf.gather(tf.constant(scales, accurate), own_level)  # [N]
+        heights, widths = tf.unstack(tf.gather(self._map_sizes, own_level), axis=1)
+        self._x, self._y = (
+            _axis(boxes[:, i], boxes[:, i + 2], cells, output_size, scale, sampling_ratio, aligned)
+            for i, cells in enumerate((widths, heights))
+        )
+        self._base = image_index * heights * widths
+        self._chunks = _chunks(levels, self._y.window, self._x.window, self.channels * self.dtype.size)
+        without = tf.reduce_sum(tf.cast(levels < 0, tf.int32))  # these are first in the order
+        self.rows = _rows(self._chunks.order[without:], tf.shape(boxes)[0])  # as in `Pooled`
+
+    @property
+    def region_bytes(self) -> int:
+        """Memory of one pooled region."""
+        return self.bins**2 * self.channels * self.dtype.size
+
+    def pool(self) -> Pooled:
+        """All regions."""
+        return Pooled(self._pool_chunks(0, tf.shape(self._chunks.starts)[0]), self.rows)
+
+    def compute(
+        self, function: Callable[[tf.Tensor], Sequence[tf.Tensor]], outputs: int, block_bytes: int
+    ) -> list[tf.Tensor]:
+        """What ``function`` makes of the regions, ``[1 + M, P, P, C]`` -> ``outputs`` tensors ``[1 + M, ...]`` of the
+        dtype of the features; in the order of the boxes, ``[N, ...]``.
+
+        It is called with as many regions as fit into ``block_bytes`` (or little more), so that memory for all of them
+        is needed for its results alone.
+        """
+        edges = tf.concat([self._chunks.starts, [tf.int32.max]], 0)
+        number = tf.shape(edges)[0] - 1
+        block_rows = max(block_bytes // self.region_bytes, 1)
+        shapes: list[tf.TensorShape] = []  # of one row of each result
+
+        def step(i: tf.Tensor, first: tf.Tensor, *results: tf.TensorArray) -> tuple[Any, ...]:
+            end = tf.searchsorted(self._chunks.starts, [edges[first] + block_rows])[0]
+            end = tf.clip_by_value(end, tf.minimum(first + 1, number), number)
+            computed = function(self._pool_chunks(first, end))
+            shapes[:] = [x.shape[1:] for x in computed]
+            # Row 0, of no region, is needed once.
+            rows = [x[tf.minimum(i, 1) :] for x in computed]
+            return i + 1, end, *(r.write(i, x) for r, x in zip(results, rows, strict=True))
+
+        def more(i: tf.Tensor, first: tf.Tensor, *results: tf.TensorArray) -> tf.Tensor:
+            del results
+            return (i == 0) | (first < number)
+
+        empty = [tf.TensorArray(self.dtype, 0, dynamic_size=True, infer_shape=False) for _ in range(outputs)]
+        _, _, *results = tf.while_loop(more, step, (0, 0, *empty), parallel_iterations=1)
+        joined = [r.concat() for r in results]
+        return [
+            tf.gather(tf.ensure_shape(x, [None, *shape]), self.rows)
+            for x, shape in zip(joined, shapes, strict=True)
+        ]
+
+    def _pool_chunks(self, first: tf.Tensor | int, end: tf.Tensor) -> tf.Tensor:
+        """A row of zeros, then the regions of the chunks from ``first`` up to ``end``."""
+
+        def step(i: tf.Tensor, pooled: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+            members = self._chunks.order[self._chunks.starts[i] : self._chunks.ends[i]]
+            return i + 1, pooled.write(i - first + 1, self._pool_members(members, self._chunks.levels[i]))
+
+        row = [self.bins, self.bins, self.channels]
+        pooled = tf.TensorArray(self.dtype, end - first + 1, infer_shape=False, element_shape=[None, *row])
+        pooled = pooled.write(0, tf.zeros([1, *row], self.dtype))
+        _, pooled = tf.while_loop(lambda i, _: i < end, step, (first, pooled))
+        return pooled.concat()
+
+    def _pool_members(self, members: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
+        """Regions of one chunk: boxes of one level whose windows have one size."""
+        y, x = _take(self._y, members), _take(self._x, members)
+        height, width = tf.unstack(self._map_sizes[level])
+        rows, weights_y = _window(y, self.bins, height)  # [n, Wh], [n, P, Wh]
+        columns, weights_x = _window(x, self.bins, width)
+        cells = tf.gather(self._base, members)[:, None, None] + rows[:, :, None] * width + columns[:, None, :]
+        window = _gather_from(self._tables, level, cells)  # [n, Wh, Ww, C]
+        weights_y, weights_x = tf.cast(weights_y, self.dtype), tf.cast(weights_x, self.dtype)
+        return _contract(window, weights_y, weights_x, self.bins, self.channels)
 
 
 def _gather_from(tables: Sequence[tf.Tensor], level: tf.Tensor, cells: tf.Tensor) -> tf.Tensor:
@@ -249,8 +306,9 @@ def _runs(ordered: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     return values, tf.cumsum(counts, exclusive=True), counts
 
 
-def _window(axis: _Axis, bins: int, cells: tf.Tensor, dtype: tf.DType) -> tuple[tf.Tensor, tf.Tensor]:
+def _window(axis: _Axis, bins: int, cells: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The cells of each window and the weight each bin gives them: int32 ``[n, S]``, ``[n, P, S]``."""
+    dtype = axis.start.dtype
     index = axis.first[:, None] + tf.range(axis.window[0])  # [n, S]
     samples = tf.maximum(tf.reduce_max(axis.grid), 1)
     i = tf.cast(tf.range(samples), dtype)

@@ -12,6 +12,7 @@ from tf_d2.config.schema import ModelConfig
 from tf_d2.modeling import D2Model
 from tf_d2.modeling.batches import Detections, Proposals
 from tf_d2.modeling.postprocess import rescale, rescale_keypoints, scales
+from tf_d2.modeling.recording import Unrecorded
 from tf_d2.ops import boxes as box_ops
 from tf_d2.serving import decode, maps
 from tf_d2.serving.decode import Picture, picture_from_bytes, picture_from_rgb
@@ -88,7 +89,7 @@ def core_function(model: D2Model, options: GraphOptions) -> Callable[..., Output
         if proposals:
             topk = config.precomputed_proposal_topk
             given = given_proposals(proposals[0], proposals[1], network_sizes, sizes, topk)
-        raw = model.forward(model.prepare(canvas, network_sizes), network_sizes, given, {})
+        raw = model.forward(model.prepare(canvas, network_sizes), network_sizes, given, Unrecorded())
         outputs = row_outputs(config, raw, network_sizes, sizes, options)
         outputs |= map_outputs(config, raw, outputs, network_sizes, sizes, map_size, options)
         if options.masks != "roi":
