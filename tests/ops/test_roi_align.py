@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tf_d2.ops import roi_align as module
 from tf_d2.ops.boxes import assign_levels
-from tf_d2.ops.roi_align import WINDOW_BYTES, Regions, multilevel_roi_align, roi_align
+from tf_d2.ops.roi_align import CPU, Regions, multilevel_roi_align, roi_align
 
 TOLERANCE = {"float32": 3e-6, "float64": 1e-13}
 
@@ -87,10 +87,16 @@ def inputs(dtype, count=12):
     return features, boxes, rng.integers(0, 2, len(boxes)).astype(np.int32)
 
 
+@pytest.fixture(params=["CPU", "GPU"])
+def how(request, monkeypatch):
+    """Regions put together as on each device."""
+    monkeypatch.setattr(module, "grouping", lambda: getattr(module, request.param))
+
+
 @pytest.mark.parametrize("aligned", [True, False])
 @pytest.mark.parametrize("ratio", [0, 1, 2, 3])
 @pytest.mark.parametrize("kind", ["float32", "float64"])
-def test_equals_loops(run, kind, ratio, aligned):
+def test_equals_loops(run, how, kind, ratio, aligned):
     features, boxes, index = inputs(kind)
     for bins in (7,) if ratio < 2 else (3,):
         expected = oracle(features, boxes, index, bins, 1 / 8, ratio, aligned)
@@ -200,7 +206,7 @@ def test_more_regions_than_one_chunk_keep_their_order(run):
     corner = rng.uniform(0, 60, (400, 2))
     boxes = np.concatenate([corner, corner + rng.uniform(8, 36, (400, 2))], axis=1).astype(np.float32)
     index = rng.integers(0, 2, 400).astype(np.int32)
-    assert 400 * 10 * 10 * 512 * 4 > 2 * WINDOW_BYTES
+    assert 400 * 10 * 10 * 512 * 4 > 2 * CPU.window_bytes
     together = run(lambda f, b, i: roi_align(f, b, i, 7, 1 / 8), features, boxes, index)
     some = rng.permutation(400)[:12]
     expected = oracle(features[..., :1], boxes[some], index[some], 7, 1 / 8, 0, True)
@@ -228,7 +234,7 @@ def test_interior_regions_equal_crop_and_resize_with_the_half_pixel_put_right(ru
     np.testing.assert_allclose(got, expected, atol=3e-5)  # the crop's coordinates are rounded as fractions
 
 
-def test_levels_are_pooled_apart_and_put_back_in_order(run):
+def test_levels_are_pooled_apart_and_put_back_in_order(run, how):
     rng = np.random.default_rng(8)
     strides = (4, 8, 16, 32)
     maps = [rng.standard_normal((2, 256 // s, 320 // s, 3)) for s in strides]
@@ -250,10 +256,28 @@ def test_levels_are_pooled_apart_and_put_back_in_order(run):
     assert not got[3].any()
 
 
+def test_a_gpu_gets_few_large_groups(monkeypatch):
+    """1000 boxes of all sizes: every group is a turn of the loop, some fifty kernels."""
+    rng = np.random.default_rng(0)
+    maps = [tf.zeros([1, 800 // s, 1216 // s, 256]) for s in (4, 8, 16, 32)]
+    sides = np.exp(rng.uniform(np.log(16), np.log(600), (1000, 2)))
+    corner = rng.uniform(0, 1, (1000, 2)) * (np.array([1216, 800]) - sides)
+    boxes = tf.constant(np.concatenate([corner, corner + sides], axis=1), tf.float32)
+    groups = {}
+    for name in ("CPU", "GPU"):
+        monkeypatch.setattr(module, "grouping", lambda name=name: getattr(module, name))
+        index = tf.zeros([1000], tf.int32)
+        regions = Regions(maps, boxes, index, assign_levels(boxes, 2, 5), 7, [1 / 4, 1 / 8, 1 / 16, 1 / 32])
+        groups[name] = len(regions._chunks)
+    assert 30 < groups["CPU"] < 150 and groups["GPU"] < 20
+    monkeypatch.undo()
+    assert module.grouping() == CPU  # tests run without a GPU
+
+
 @pytest.mark.parametrize("count", [0, 1, 40])
 @pytest.mark.parametrize("block", [1, 5, 1000])
 def test_what_is_computed_in_blocks_of_regions_is_what_is_computed_on_all(run, monkeypatch, count, block):
-    monkeypatch.setattr(module, "WINDOW_BYTES", 1 << 14)  # chunks of 1 to 17 regions
+    monkeypatch.setattr(module, "CPU", CPU._replace(window_bytes=1 << 14))  # chunks of 1 to 17 regions
     rng = np.random.default_rng(9)
     maps = [rng.standard_normal((2, 256 // s, 320 // s, 3)).astype(np.float32) for s in (4, 8)]
     corner = rng.uniform(0, 200, (count, 2))

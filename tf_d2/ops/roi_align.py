@@ -25,23 +25,36 @@ import tensorflow as tf
 
 from tf_d2.ops.exact import exact_constant
 
-# Bytes of feature windows gathered at once: large enough to fill the cores, small enough to stay near the caches.
-WINDOW_BYTES = 16 * 2**20
+
+class Grouping(NamedTuple):
+    """How regions are put together; any way gives the same results."""
+
+    window_bytes: int  # of feature windows gathered at once
+    # Window sizes in multiples of the number of bins. Larger windows than the last stay exact because none is larger
+    # than the map.
+    steps: Sequence[int]
+    square: bool  # whether a window has the same size on both axes (unless the map is smaller)
 
 
-# Window sizes in multiples of the number of bins: few kinds of windows, little waste. Larger ones stay exact
-# because no window is larger than the map.
-_WINDOW_STEPS = np.array([1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256, 1024, 2**24], np.int32)
+# Large enough to fill the cores, small enough to stay near the caches; few kinds of windows, little waste.
+CPU = Grouping(16 * 2**20, (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256, 1024, 2**24), False)
+# Every group costs some fifty kernels, while memory is fast: a fourth of the groups, of twice the size together.
+GPU = Grouping(512 * 2**20, (2, 4, 8, 16, 64, 256, 2**24), True)
 
 
-class _Axis(NamedTuple):
-    """One axis of N regions, in cells of the feature map."""
+def grouping() -> Grouping:
+    """What suits this machine. A graph keeps what it was made with."""
+    return GPU if tf.config.list_logical_devices("GPU") else CPU
 
-    start: tf.Tensor  # [N] index coordinate of the region's edge
-    bin_size: tf.Tensor  # [N]
-    grid: tf.Tensor  # [N] int32, samples per bin; <= 0 means none
-    window: tf.Tensor  # [N] int32, cells of the window that holds every sample
-    first: tf.Tensor  # [N] int32, first cell of the window
+
+class _Axes(NamedTuple):
+    """Both axes (y, then x) of N regions, in cells of the feature map."""
+
+    bins: tf.Tensor  # [2, N, P] index coordinate of each bin's edge
+    bin_size: tf.Tensor  # [2, N]
+    grid: tf.Tensor  # [2, N] int32, samples per bin; <= 0 means none
+    divisor: tf.Tensor  # [2, N] the same in floating point, at least 1
+    first: tf.Tensor  # [2, N] int32, first cell of the window
 
 
 def roi_align(
@@ -137,20 +150,22 @@ class Regions:
         self.bins = output_size
         self.channels: int = features[0].shape[-1]  # pyright: ignore[reportAttributeAccessIssue]
         accurate = tf.float64 if self.dtype == tf.float64 else tf.float32
-        boxes, image_index = tf.cast(boxes, accurate), tf.cast(image_index, tf.int32)
+        boxes = tf.cast(boxes, accurate)
         self._tables = [tf.reshape(f, [-1, self.channels]) for f in features]  # [B * H * W, C], views
         self._map_sizes = tf.stack([tf.shape(f)[1:3] for f in features])  # [L, 2] height, width
         own_level = tf.maximum(levels, 0)
         scale = tf.gather(tf.constant(scales, accurate), own_level)  # [N]
-        heights, widths = tf.unstack(tf.gather(self._map_sizes, own_level), axis=1)
-        self._x, self._y = (
-            _axis(boxes[:, i], boxes[:, i + 2], cells, output_size, scale, sampling_ratio, aligned)
-            for i, cells in enumerate((widths, heights))
-        )
-        self._base = image_index * heights * widths
-        self._chunks = _chunks(levels, self._y.window, self._x.window, self.channels * self.dtype.size)
+        sizes = tf.transpose(tf.gather(self._map_sizes, own_level))  # [2, N]
+        low, high = (tf.stack([boxes[:, i + 1], boxes[:, i]]) for i in (0, 2))
+        how = grouping()
+        axes, windows = _axes(low, high, sizes, output_size, scale, sampling_ratio, aligned, how)
+        cell_bytes = self.channels * self.dtype.size
+        order, self._chunks = _chunks(levels, windows, cell_bytes, how.window_bytes)
+        # In that order, a chunk is a slice.
+        self._axes = _Axes(*(tf.gather(field, order, axis=1) for field in axes))
+        self._base = tf.gather(tf.cast(image_index, tf.int32) * sizes[0] * sizes[1], order)
         without = tf.reduce_sum(tf.cast(levels < 0, tf.int32))  # these are first in the order
-        self.rows = _rows(self._chunks.order[without:], tf.shape(boxes)[0])  # as in `Pooled`
+        self.rows = _rows(order[without:], tf.shape(boxes)[0])  # as in `Pooled`
 
     @property
     def region_bytes(self) -> int:
@@ -159,7 +174,7 @@ class Regions:
 
     def pool(self) -> Pooled:
         """All regions."""
-        return Pooled(self._pool_chunks(0, tf.shape(self._chunks.starts)[0]), self.rows)
+        return Pooled(self._pool_chunks(0, tf.shape(self._chunks)[0]), self.rows)
 
     def compute(
         self, function: Callable[[tf.Tensor], Sequence[tf.Tensor]], outputs: int, block_bytes: int
@@ -170,13 +185,14 @@ class Regions:
         It is called with as many regions as fit into ``block_bytes`` (or little more), so that memory for all of them
         is needed for its results alone.
         """
-        edges = tf.concat([self._chunks.starts, [tf.int32.max]], 0)
-        number = tf.shape(edges)[0] - 1
+        starts = self._chunks[:, 0]
+        edges = tf.concat([starts, [tf.int32.max]], 0)
+        number = tf.shape(starts)[0]
         block_rows = max(block_bytes // self.region_bytes, 1)
         shapes: list[tf.TensorShape] = []  # of one row of each result
 
         def step(i: tf.Tensor, first: tf.Tensor, *results: tf.TensorArray) -> tuple[Any, ...]:
-            end = tf.searchsorted(self._chunks.starts, [edges[first] + block_rows])[0]
+            end = tf.searchsorted(starts, [edges[first] + block_rows])[0]
             end = tf.clip_by_value(end, tf.minimum(first + 1, number), number)
             computed = function(self._pool_chunks(first, end))
             shapes[:] = [x.shape[1:] for x in computed]
@@ -200,8 +216,7 @@ class Regions:
         """A row of zeros, then the regions of the chunks from ``first`` up to ``end``."""
 
         def step(i: tf.Tensor, pooled: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
-            members = self._chunks.order[self._chunks.starts[i] : self._chunks.ends[i]]
-            return i + 1, pooled.write(i - first + 1, self._pool_members(members, self._chunks.levels[i]))
+            return i + 1, pooled.write(i - first + 1, self._pool_chunk(_Chunk(*tf.unstack(self._chunks[i]))))
 
         row = [self.bins, self.bins, self.channels]
         pooled = tf.TensorArray(self.dtype, end - first + 1, infer_shape=False, element_shape=[None, *row])
@@ -209,14 +224,15 @@ class Regions:
         _, pooled = tf.while_loop(lambda i, _: i < end, step, (first, pooled))
         return pooled.concat()
 
-    def _pool_members(self, members: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
-        """Regions of one chunk: boxes of one level whose windows have one size."""
-        y, x = _take(self._y, members), _take(self._x, members)
-        height, width = tf.unstack(self._map_sizes[level])
-        rows, weights_y = _window(y, self.bins, height)  # [n, Wh], [n, P, Wh]
-        columns, weights_x = _window(x, self.bins, width)
-        cells = tf.gather(self._base, members)[:, None, None] + rows[:, :, None] * width + columns[:, None, :]
-        window = _gather_from(self._tables, level, cells)  # [n, Wh, Ww, C]
+    def _pool_chunk(self, chunk: _Chunk) -> tf.Tensor:
+        members = slice(chunk.start, chunk.end)
+        size = self._map_sizes[chunk.level]
+        axes = _Axes(*(field[:, members] for field in self._axes))
+        index, weights = _windows(axes, size, tf.maximum(chunk.height, chunk.width))
+        rows, weights_y = index[0, :, : chunk.height], weights[0, :, :, : chunk.height]  # [n, Wh], [n, P, Wh]
+        columns, weights_x = index[1, :, : chunk.width], weights[1, :, :, : chunk.width]
+        cells = (self._base[members, None] + rows * size[1])[:, :, None] + columns[:, None, :]
+        window = _gather_from(self._tables, chunk.level, cells)  # [n, Wh, Ww, C]
         weights_y, weights_x = tf.cast(weights_y, self.dtype), tf.cast(weights_x, self.dtype)
         return _contract(window, weights_y, weights_x, self.bins, self.channels)
 
@@ -228,7 +244,7 @@ def _gather_from(tables: Sequence[tf.Tensor], level: tf.Tensor, cells: tf.Tensor
     return tf.switch_case(level, [lambda table=table: tf.gather(table, cells) for table in tables])
 
 
-def _axis(
+def _axes(
     low: tf.Tensor,
     high: tf.Tensor,
     cells: tf.Tensor,
@@ -236,10 +252,12 @@ def _axis(
     scale: tf.Tensor,
     sampling_ratio: int,
     aligned: bool,
-) -> _Axis:
-    """Sampling along one axis, each operation in the order (and rounding) of torchvision's kernel.
+    how: Grouping,
+) -> tuple[_Axes, tf.Tensor]:
+    """Sampling along both axes, each operation in the order (and rounding) of torchvision's kernel.
 
-    ``low``, ``high``: ``[N]`` pixels; ``cells`` int32 ``[N]`` and ``scale`` ``[N]`` of the map each region lies on.
+    ``low``, ``high``: ``[2, N]`` pixels (y, x); ``cells`` int32 ``[2, N]`` and ``scale`` ``[N]`` of the map each
+    region lies on. Also returns the size of each window, int32 ``[2, N]``, which holds every sample.
     """
     offset = tf.constant(0.5 if aligned else 0.0, low.dtype)
     start = low * scale - offset
@@ -254,7 +272,8 @@ def _axis(
         grid = tf.where(finite, sampling_ratio, 0)
     else:
         grid = tf.where(size > 0, needed, 0)
-    half_step = 0.5 * bin_size / tf.cast(tf.maximum(grid, 1), low.dtype)
+    divisor = tf.cast(tf.maximum(grid, 1), low.dtype)
+    half_step = 0.5 * bin_size / divisor
     lowest = start + half_step
     margin = 0
     if sampling_ratio > 0:
@@ -262,42 +281,51 @@ def _axis(
         lowest, margin = tf.minimum(lowest, start + size - half_step), 1
     first = tf.floor(tf.clip_by_value(lowest, 0, tf.cast(cells - 1, low.dtype)))
     # The samples span less than bins * needed - 1 cells, so their neighbours lie in bins * needed + 2 cells.
-    fitting = tf.gather(_WINDOW_STEPS, tf.searchsorted(_WINDOW_STEPS, needed))
+    steps = np.array(how.steps, np.int32)
+    fitting = tf.gather(steps, tf.searchsorted(steps, tf.reshape(needed, [-1])))
+    fitting = tf.reshape(fitting, tf.shape(needed))
+    if how.square:
+        fitting = tf.reduce_max(fitting, axis=0, keepdims=True)
     window = tf.minimum(tf.minimum(fitting, cells) * bins + 2, cells + 1) + margin
-    return _Axis(start, bin_size, grid, window, tf.maximum(tf.cast(first, tf.int32) - margin, 0))
+    edges = start[:, :, None] + tf.cast(tf.range(bins), low.dtype) * bin_size[:, :, None]
+    first = tf.maximum(tf.cast(first, tf.int32) - margin, 0)
+    return _Axes(edges, bin_size, grid, divisor, first), window
 
 
-def _take(axis: _Axis, members: tf.Tensor) -> _Axis:
-    return _Axis(*(tf.gather(field, members) for field in axis))
+class _Chunk(NamedTuple):
+    """Regions of one level and window size that are pooled together: a range of the order of pooling."""
+
+    start: tf.Tensor  # int32, all of them
+    end: tf.Tensor
+    level: tf.Tensor
+    height: tf.Tensor  # of the windows
+    width: tf.Tensor
 
 
-class _Chunks(NamedTuple):
-    """Regions sorted by level and window size, and T ranges of that order whose regions are pooled together."""
+def _chunks(
+    levels: tf.Tensor, windows: tf.Tensor, cell_bytes: int, window_bytes: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The order of pooling, int32 ``[N]``, by level and size of the window, and chunks of about ``window_bytes``.
 
-    order: tf.Tensor  # [N] int32
-    starts: tf.Tensor  # [T] int32, half-open ranges of ``order``
-    ends: tf.Tensor  # [T] int32
-    levels: tf.Tensor  # [T] int32
-
-
-def _chunks(levels: tf.Tensor, window_y: tf.Tensor, window_x: tf.Tensor, cell_bytes: int) -> _Chunks:
-    """Chunks of one level, one window size and about ``WINDOW_BYTES``; regions without a level are in none."""
+    Chunks are int32 ``[T, 5]``, the fields of :class:`_Chunk`. Regions without a level come first and are in none.
+    """
     side = 2**24  # more than any window has cells
-    key = tf.cast(levels, tf.int64) * side + tf.cast(window_y, tf.int64)
-    key = key * side + tf.cast(window_x, tf.int64)
+    key = tf.cast(levels, tf.int64) * side + tf.cast(windows[0], tf.int64)
+    key = key * side + tf.cast(windows[1], tf.int64)
     order = tf.argsort(key, stable=True)
     kinds, first, counts = _runs(tf.gather(key, order))
-    level = tf.cast(kinds // side // side, tf.int32)
-    side_y, side_x = (tf.math.floormod(k, side) for k in (kinds // side, kinds))
-    per_chunk = tf.cast(tf.maximum(WINDOW_BYTES // tf.maximum(side_y * side_x * cell_bytes, 1), 1), tf.int32)
+    level = kinds // side // side
+    height, width = (tf.math.floormod(k, side) for k in (kinds // side, kinds))
+    per_chunk = tf.cast(tf.maximum(window_bytes // tf.maximum(height * width * cell_bytes, 1), 1), tf.int32)
     pieces = tf.where(level < 0, 0, (counts + per_chunk - 1) // per_chunk)  # [K] chunks per kind
     chunk = tf.range(tf.reduce_sum(pieces))
     # What tf.repeat would do, which takes fifty operations each time.
     kind = tf.searchsorted(tf.cumsum(pieces), chunk, side="right")  # [T]
     number = chunk - tf.gather(tf.cumsum(pieces, exclusive=True), kind)
     length, last = tf.gather(per_chunk, kind), tf.gather(first + counts, kind)
-    starts = tf.gather(first, kind) + number * length
-    return _Chunks(order, starts, tf.minimum(starts + length, last), tf.gather(level, kind))
+    start = tf.gather(first, kind) + number * length
+    shape = tf.gather(tf.cast(tf.stack([level, height, width], axis=1), tf.int32), kind)
+    return order, tf.concat([tf.stack([start, tf.minimum(start + length, last)], axis=1), shape], axis=1)
 
 
 def _runs(ordered: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -306,24 +334,24 @@ def _runs(ordered: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     return values, tf.cumsum(counts, exclusive=True), counts
 
 
-def _window(axis: _Axis, bins: int, cells: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The cells of each window and the weight each bin gives them: int32 ``[n, S]``, ``[n, P, S]``."""
-    dtype = axis.start.dtype
-    index = axis.first[:, None] + tf.range(axis.window[0])  # [n, S]
-    samples = tf.maximum(tf.reduce_max(axis.grid), 1)
-    i = tf.cast(tf.range(samples), dtype)
-    p = tf.cast(tf.range(bins), dtype)
-    grid = tf.cast(tf.maximum(axis.grid, 1), dtype)[:, None]  # [n, 1]
-    bin_start = axis.start[:, None] + p * axis.bin_size[:, None]  # [n, P]
-    inside_bin = (i + 0.5) * axis.bin_size[:, None] / grid  # [n, G]
-    position = bin_start[:, :, None] + inside_bin[:, None, :]  # [n, P, G]
-    limit = tf.cast(cells, dtype)
-    counted = (position >= -1) & (position <= limit) & (tf.range(samples) < axis.grid[:, None])[:, None, :]
+def _windows(axes: _Axes, size: tf.Tensor, length: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The first ``length`` cells of each window and the weight each bin gives them: int32 ``[2, n, S]``,
+    ``[2, n, P, S]``. ``size``: int32 ``[2]`` of the map."""
+    dtype = axes.bin_size.dtype
+    index = axes.first[:, :, None] + tf.range(length)  # [2, n, S]
+    sample = tf.range(tf.maximum(tf.reduce_max(axes.grid), 1))
+    divisor = axes.divisor[:, :, None]
+    inside_bin = (tf.cast(sample, dtype) + 0.5) * axes.bin_size[:, :, None] / divisor  # [2, n, G]
+    position = axes.bins[:, :, :, None] + inside_bin[:, :, None, :]  # [2, n, P, G]
+    limit = tf.cast(size, dtype)[:, None, None, None]
+    counted = (position >= -1) & (position <= limit) & (sample < axes.grid[:, :, None])[:, :, None, :]
     position = tf.clip_by_value(position, 0, limit - 1)
-    distance = tf.abs(position[:, :, :, None] - tf.cast(index, dtype)[:, None, None, :])  # [n, P, G, S]
-    triangle = tf.where(counted[:, :, :, None], tf.maximum(1 - distance, 0), 0)
-    weights = tf.reduce_sum(triangle, axis=2) / grid[:, :, None]
-    return tf.minimum(index, cells - 1), weights
+    distance = tf.abs(
+        tf.expand_dims(position, -1) - tf.cast(index, dtype)[:, :, None, None, :]
+    )  # [2, n, P, G, S]
+    triangle = tf.where(tf.expand_dims(counted, -1), tf.maximum(1 - distance, 0), 0)
+    weights = tf.reduce_sum(triangle, axis=3) / divisor[:, :, None]
+    return tf.minimum(index, size[:, None, None] - 1), weights
 
 
 def _contract(
