@@ -159,7 +159,7 @@ def _interpolate(rng: np.random.Generator) -> Yields:
 
 def _nearest(rng: np.random.Generator) -> Yields:
     for tag, size in (("even", (6, 8)), ("odd", (5, 7)), ("one", (1, 1))):
-        yield tag, {"x": _maps(rng, 2, 3, *size)}, {}
+        yield tag, {"x": _maps(rng, 2, 3, *size), "fine": _maps(rng, 2, 3, *(2 * n for n in size))}, {}
 
 
 # ---- boxes -----------------------------------------------------------------------------------------------
@@ -350,7 +350,7 @@ _OPS: dict[str, Callable[[np.random.Generator], Yields]] = {
     "max_pool2d": _max_pool,
     "bilinear": _interpolate,
     "bicubic": _interpolate,
-    "nearest2x": _nearest,
+    "add_nearest2x": _nearest,
     "anchors": _anchors,
     "apply_deltas": _deltas,
     "clip": _clip,

@@ -19,11 +19,12 @@ HEAVY = ("Conv2D", "MatMul", "DepthwiseConv2d", "Einsum")  # convolutions, produ
 
 
 def profile(run: Callable[[], Any], runs: int) -> dict[str, Any]:
-    """Profile ``runs`` calls: rows [kind, milliseconds per run, calls per run], the largest first, the seconds
-    of all runs, and of what is not in any operation (Python, data copies, waiting)."""
+    """Profile ``runs`` calls: rows [kind, milliseconds per run, calls per run], the largest first; the seconds of
+    a run, of its convolutions and products, and of all its operations; and of a run without the profiler."""
     import tensorflow as tf
 
     run()
+    plain = sorted(_seconds(run) for _ in range(runs))[runs // 2]
     with tempfile.TemporaryDirectory(prefix="profile-") as folder:
         tf.profiler.experimental.start(folder)
         begin = time.perf_counter()
@@ -37,7 +38,19 @@ def profile(run: Callable[[], Any], runs: int) -> dict[str, Any]:
     rows.sort(key=lambda row: -row[1])
     inside = sum(row[1] for row in rows) / 1e3
     heavy = sum(row[1] for row in rows if is_heavy(row[0])) / 1e3
-    return {"rows": rows, "seconds": seconds / runs, "heavy_seconds": heavy, "inside_seconds": inside}
+    return {
+        "rows": rows,
+        "seconds": seconds / runs,
+        "heavy_seconds": heavy,
+        "inside_seconds": inside,
+        "plain_seconds": plain,
+    }
+
+
+def _seconds(run: Callable[[], Any]) -> float:
+    begin = time.perf_counter()
+    run()
+    return time.perf_counter() - begin
 
 
 def is_heavy(kind: str) -> bool:

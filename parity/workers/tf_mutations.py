@@ -321,10 +321,10 @@ def _nan(p: Any) -> Iterator[None]:
 
 @planter("bilinear_top_down")
 def _bilinear_top_down(p: Any) -> Iterator[None]:
-    def twice(x: Any) -> Any:
-        return interpolate.bilinear(x, 2 * x.shape[1], 2 * x.shape[2])
+    def add(fine: Any, coarse: Any) -> Any:
+        return fine + interpolate.bilinear(coarse, tf.shape(fine)[1], tf.shape(fine)[2])
 
-    with swapped(fpn, "nearest2x", twice):
+    with swapped(fpn, "add_nearest2x", add):
         yield
 
 
@@ -599,12 +599,8 @@ def _next_class(p: Any) -> Iterator[None]:
 
 @planter("mask_deconv_flipped")
 def _deconv_flipped(p: Any) -> Iterator[None]:
-    old = conv_layers.conv_transpose2d
-
-    def flipped(x: Any, kernel: Any, *rest: Any, **geometry: Any) -> Any:
-        return old(x, kernel[::-1, ::-1], *rest, **geometry)
-
-    with swapped(conv_layers, "conv_transpose2d", flipped):
+    old = conv_layers.conv_transpose_tiles
+    with swapped(conv_layers, "conv_transpose_tiles", lambda x, k, bias: old(x, k[::-1, ::-1], bias)):
         yield
 
 

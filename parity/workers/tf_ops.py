@@ -87,10 +87,10 @@ def bicubic(i: Inputs, a: Args) -> list[np.ndarray]:
     return _nchw(_graph(lambda x: interpolate.bicubic(x, a["height"], a["width"]), _nhwc(i["x"])))
 
 
-def nearest2x(i: Inputs, a: Args) -> list[np.ndarray]:
+def add_nearest2x(i: Inputs, a: Args) -> list[np.ndarray]:
     from tf_d2.ops import interpolate
 
-    return _nchw(_graph(interpolate.nearest2x, _nhwc(i["x"])))
+    return _nchw(_graph(interpolate.add_nearest2x, _nhwc(i["fine"]), _nhwc(i["x"])))
 
 
 def anchors(i: Inputs, a: Args) -> list[np.ndarray]:
@@ -211,7 +211,7 @@ FUNCTIONS = {
         max_pool2d,
         bilinear,
         bicubic,
-        nearest2x,
+        add_nearest2x,
         anchors,
         apply_deltas,
         clip,

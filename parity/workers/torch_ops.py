@@ -61,8 +61,8 @@ def bicubic(i: Inputs, a: Args) -> list[np.ndarray]:
     return _n(functional.interpolate(_t(i["x"]), size=size, mode="bicubic", align_corners=False))
 
 
-def nearest2x(i: Inputs, a: Args) -> list[np.ndarray]:
-    return _n(functional.interpolate(_t(i["x"]), scale_factor=2, mode="nearest"))
+def add_nearest2x(i: Inputs, a: Args) -> list[np.ndarray]:
+    return _n(_t(i["fine"]) + functional.interpolate(_t(i["x"]), scale_factor=2, mode="nearest"))
 
 
 def anchors(i: Inputs, a: Args) -> list[np.ndarray]:
@@ -134,7 +134,7 @@ FUNCTIONS = {
         max_pool2d,
         bilinear,
         bicubic,
-        nearest2x,
+        add_nearest2x,
         anchors,
         apply_deltas,
         clip,

@@ -74,6 +74,21 @@ def test_conv_transpose2d(run, kind, kernel, stride, padding):
         np.testing.assert_allclose(got, nhwc(expected), rtol=0, atol=TOLERANCE[kind])
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_tiles_of_a_transposed_convolution(run, kind, size):
+    rng = np.random.default_rng(5)
+    w, b = data(rng, kind, size, size, 5, 6), data(rng, kind, 5)
+    for height, width in ((1, 1), (4, 7)):
+        x = data(rng, kind, 3, height, width, 6)
+        expected = F.conv_transpose2d(nchw(x), oihw(w), torch.from_numpy(b), size)
+        for bias in (b, None):
+            tiles = run(lambda x, bias=bias: ops.conv_transpose_tiles(x, w, bias), x)
+            assert tiles.shape == (3, height, width, size * size * 5)
+            got = run(lambda t: ops.join_tiles(t, size), tiles) + (0 if bias is not None else b)
+            np.testing.assert_allclose(got, nhwc(expected), rtol=0, atol=TOLERANCE[kind])
+
+
 def test_conv_transpose_recorded(run):
     kernel = np.arange(16.0).reshape(4, 4, 1, 1)
     got = run(lambda x: ops.conv_transpose2d(x, kernel, stride=2, padding=1), np.ones((1, 1, 1, 1)))

@@ -6,7 +6,7 @@ import tensorflow as tf
 import torch
 import torch.nn.functional as F
 
-from tf_d2.ops.interpolate import bicubic, bilinear, nearest2x
+from tf_d2.ops.interpolate import add_nearest2x, bicubic, bilinear
 
 FUNCTIONS = {"bilinear": bilinear, "bicubic": bicubic}
 # float32: a rounding of each product and sum of values up to about 4; float64 the same, 2**29 times finer.
@@ -65,12 +65,13 @@ def test_bicubic_impulse_by_hand():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32])
-def test_nearest2x_repeats_pixels(dtype):
-    x = np.arange(24, dtype=dtype).reshape(2, 2, 3, 2)
-    expected = x.repeat(2, axis=1).repeat(2, axis=2)
-    graph = tf.function(nearest2x, input_signature=[tf.TensorSpec([None, None, None, 2], dtype)])
-    np.testing.assert_array_equal(nearest2x(x), expected)
-    np.testing.assert_array_equal(graph(x), expected)
+def test_add_nearest2x_repeats_pixels(dtype):
+    coarse = np.arange(24, dtype=dtype).reshape(2, 2, 3, 2)
+    fine = np.arange(96, dtype=dtype).reshape(2, 4, 6, 2) * 100
+    expected = fine + coarse.repeat(2, axis=1).repeat(2, axis=2)
+    graph = tf.function(add_nearest2x, input_signature=[tf.TensorSpec([None, None, None, 2], dtype)] * 2)
+    np.testing.assert_array_equal(add_nearest2x(tf.constant(fine), tf.constant(coarse)), expected)
+    np.testing.assert_array_equal(graph(fine, coarse), expected)
 
 
 @pytest.mark.parametrize("function", [bilinear, bicubic])

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tf_d2.layers.base import Module
 from tf_d2.layers.norm import BatchNorm, get_norm
-from tf_d2.ops.conv import conv2d, conv_transpose2d
+from tf_d2.ops.conv import conv2d, conv_transpose2d, conv_transpose_tiles
 from tf_d2.ops.deform_conv import deform_conv2d
 
 
@@ -41,7 +41,7 @@ class Conv2d(Module):
     ) -> None:
         super().__init__(name)
         self.stride, self.padding, self.dilation, self.relu = stride, padding, dilation, relu
-        self.out_channels = out_channels
+        self.in_channels, self.out_channels = in_channels, out_channels
         shape = (kernel_size, kernel_size, in_channels // groups, out_channels)
         self.kernel = self.parameter("kernel", shape)
         self.bias = self.parameter("bias", (out_channels,)) if bias else None
@@ -154,6 +154,11 @@ class ConvTranspose2d(Module):
     def call(self, x: tf.Tensor) -> tf.Tensor:
         kernel, bias = self.value(self.kernel), self.value(self.bias)
         y = conv_transpose2d(x, kernel, bias, stride=self.stride, padding=self.padding)
+        return tf.nn.relu(y) if self.relu else y
+
+    def tiles(self, x: tf.Tensor) -> tf.Tensor:
+        """The result in tiles that are not yet joined (see :func:`tf_d2.ops.conv.conv_transpose_tiles`)."""
+        y = conv_transpose_tiles(x, self.value(self.kernel), self.value(self.bias))
         return tf.nn.relu(y) if self.relu else y
 
 

@@ -10,7 +10,7 @@ from tf_d2.config.schema import FPNConfig
 from tf_d2.layers.base import Module
 from tf_d2.layers.conv import Conv2d
 from tf_d2.modeling.bottom_up import BottomUp
-from tf_d2.ops.interpolate import nearest2x
+from tf_d2.ops.interpolate import add_nearest2x
 
 
 class LastLevelMaxPool(Module):
@@ -98,7 +98,7 @@ class FPN(Module):
         for level, feature in zip(reversed(self.levels), reversed(self.in_features), strict=True):
             lateral = getattr(self, f"fpn_lateral{level}")(bottom_up[feature])
             if previous is not None:
-                lateral = lateral + nearest2x(previous)
+                lateral = add_nearest2x(lateral, previous)
                 if self.average:
                     lateral = lateral / 2
             previous = lateral

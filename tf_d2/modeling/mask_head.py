@@ -7,6 +7,7 @@ import tensorflow as tf
 from tf_d2.config.schema import MaskHeadConfig
 from tf_d2.layers.base import Module
 from tf_d2.layers.conv import Conv2d, ConvTranspose2d
+from tf_d2.ops.conv import join_tiles
 
 
 class MaskRCNNConvUpsampleHead(Module):
@@ -39,7 +40,11 @@ class MaskRCNNConvUpsampleHead(Module):
     def call(self, x: tf.Tensor) -> tf.Tensor:
         for conv in self.convs:
             x = conv(x)
-        return self.predictor(self.deconv(x))
+        # The predictor looks at each pixel alone, so the tiles of the upsampling are joined after it.
+        tiles = self.deconv.tiles(x)
+        n, h, w = tf.unstack(tf.shape(tiles)[:3])
+        logits = self.predictor(tf.reshape(tiles, [n, h, w * 4, self.predictor.in_channels]))
+        return join_tiles(tf.reshape(logits, [n, h, w, 4 * self.predictor.out_channels]), 2)
 
 
 def mask_inference(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
@@ -50,6 +55,9 @@ def mask_inference(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
     if logits.shape[-1] == 1:
         chosen = tf.squeeze(logits, -1)
     else:
-        channel_first = tf.transpose(logits, [0, 3, 1, 2])
-        chosen = tf.gather(channel_first, classes, axis=1, batch_dims=1)
+        # Picked one by one: a gather along the last axis would transpose all logits first.
+        shape = tf.shape(logits, tf.int64)
+        pixels = tf.range(tf.reduce_prod(shape[:3])) * shape[3]
+        index = tf.reshape(pixels, shape[:3]) + tf.cast(classes, tf.int64)[:, None, None]
+        chosen = tf.gather(tf.reshape(logits, [-1]), index)
     return tf.sigmoid(chosen if chosen.dtype == tf.float64 else tf.cast(chosen, tf.float32))

@@ -68,24 +68,32 @@ def conv_transpose2d(
     """
     n, h, w = tf.unstack(tf.shape(x)[:3])
     kernel_h, kernel_w, channels, _ = static_shape(kernel)
-    if stride == kernel_h == kernel_w and padding == 0:
-        y = _conv_transpose_tiles(x, kernel, stride)
-    else:
-        out_h, out_w = (h - 1) * stride + kernel_h - 2 * padding, (w - 1) * stride + kernel_w - 2 * padding
-        full = tf.stack([n, out_h, out_w, channels])
-        pad: Any = [[0, 0], [padding, padding], [padding, padding], [0, 0]] if padding else "VALID"
-        y = tf.nn.conv2d_transpose(x, kernel, full, stride, pad)
+    out_h, out_w = (h - 1) * stride + kernel_h - 2 * padding, (w - 1) * stride + kernel_w - 2 * padding
+    full = tf.stack([n, out_h, out_w, channels])
+    pad: Any = [[0, 0], [padding, padding], [padding, padding], [0, 0]] if padding else "VALID"
+    y = tf.nn.conv2d_transpose(x, kernel, full, stride, pad)
     return y if bias is None else tf.nn.bias_add(y, bias)
 
 
-def _conv_transpose_tiles(x: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
-    """Kernel size == stride: every input cell paints its own tile, which is one matrix product."""
-    n, h, w = tf.unstack(tf.shape(x)[:3])
-    *_, channels_out, channels_in = static_shape(kernel)
-    matrix = tf.reshape(kernel, [stride * stride * channels_out, channels_in])
-    tiles = tf.matmul(tf.reshape(x, [-1, channels_in]), matrix, transpose_b=True)
-    tiles = tf.reshape(tiles, [n, h, w, stride, stride, channels_out])
-    return tf.reshape(tf.transpose(tiles, [0, 1, 3, 2, 4, 5]), [n, h * stride, w * stride, channels_out])
+def conv_transpose_tiles(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None = None) -> tf.Tensor:
+    """:func:`conv_transpose2d` with a stride as large as the kernel, where every input cell paints a tile of its own.
+
+    Returns ``[N, H, W, kh * kw * C_out]``: the tiles, pixel by pixel, not yet joined (:func:`join_tiles`). Bias and
+    what follows pixel by pixel can be fused into this convolution, or are done before a copy is made.
+    """
+    kernel_h, kernel_w, channels_out, channels_in = static_shape(kernel)
+    pixels = kernel_h * kernel_w
+    matrix = tf.reshape(tf.transpose(kernel, [3, 0, 1, 2]), [1, 1, channels_in, pixels * channels_out])
+    return conv2d(x, matrix, None if bias is None else tf.tile(bias, [pixels]))
+
+
+def join_tiles(tiles: tf.Tensor, size: int) -> tf.Tensor:
+    """Square tiles ``[N, H, W, size * size * C]`` -> the picture ``[N, H * size, W * size, C]``."""
+    n, h, w = tf.unstack(tf.shape(tiles)[:3])
+    channels: int = tiles.shape[-1]  # pyright: ignore[reportAssignmentType]
+    tiles = tf.reshape(tiles, [n, h, w, size, size, channels // size**2])
+    tiles = tf.transpose(tiles, [0, 1, 3, 2, 4, 5])
+    return tf.reshape(tiles, [n, h * size, w * size, channels // size**2])
 
 
 def max_pool2d(x: tf.Tensor, kernel_size: int, stride: int, padding: int) -> tf.Tensor:

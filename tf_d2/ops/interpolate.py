@@ -49,15 +49,16 @@ def bilinear(x: tf.Tensor, out_h: Int, out_w: Int) -> tf.Tensor:
     return tf.cast(tf.ensure_shape(resized, [x.shape[0], None, None, x.shape[3]]), dtype)
 
 
-def nearest2x(x: tf.Tensor) -> tf.Tensor:
-    """Every pixel of `x` [N,H,W,C] (any dtype) repeated 2x2: [N,2H,2W,C].
+def add_nearest2x(fine: tf.Tensor, coarse: tf.Tensor) -> tf.Tensor:
+    """`fine` [N,2H,2W,C] plus `coarse` [N,H,W,C] with every pixel repeated 2x2, which is never held in memory.
 
-    Equal to `F.interpolate(scale_factor=2, mode="nearest")`.
+    Equal to `fine + F.interpolate(coarse, scale_factor=2, mode="nearest")`.
     """
-    n, h, w, c = tf.unstack(tf.shape(x))
-    cells = tf.broadcast_to(x[:, :, tf.newaxis, :, tf.newaxis], tf.stack([n, h, 2, w, 2, c]))
-    doubled = tf.reshape(cells, tf.stack([n, 2 * h, 2 * w, c]))
-    return tf.ensure_shape(doubled, [x.shape[0], _twice(x.shape[1]), _twice(x.shape[2]), x.shape[3]])
+    n, h, w, c = tf.unstack(tf.shape(coarse))
+    cells = tf.reshape(fine, tf.stack([n * h, 2, w, 2, c])) + tf.reshape(
+        coarse, tf.stack([n * h, 1, w, 1, c])
+    )
+    return tf.ensure_shape(tf.reshape(cells, tf.stack([n, 2 * h, 2 * w, c])), fine.shape)
 
 
 def bicubic(x: tf.Tensor, out_h: Int, out_w: Int) -> tf.Tensor:
@@ -80,10 +81,6 @@ def _checked(x: tf.Tensor) -> tuple[tf.Tensor, tf.DType]:
     if not x.dtype.is_floating:
         raise TypeError(f"interpolation needs maps of floating point, got {x.dtype.name}; cast first")
     return (x if x.dtype == tf.float64 else tf.cast(x, tf.float32)), x.dtype
-
-
-def _twice(size: int | None) -> int | None:
-    return None if size is None else 2 * size
 
 
 def _power_of_two(n_in: tf.Tensor, n_out: tf.Tensor) -> tf.Tensor:
