@@ -20,7 +20,7 @@ import numpy as np
 from weights import _hdf5
 from weights._blocks import contiguous, same_bits
 from weights._files import map_file, replacing, touched
-from weights._threads import each_array
+from weights._threads import Rows, each_part
 from weights.errors import CheckpointError, WeightsError
 from weights.mapping import Shape, path_to_key, to_state_dict
 
@@ -65,7 +65,7 @@ def write_keras_h5(
     path: str | os.PathLike[str],
     arrays: Mapping[str, np.ndarray],
     *,
-    provenance: Mapping[str, str],
+    provenance: Mapping[str, str] | Callable[[], Mapping[str, str]],
     config_yaml: str | None = None,
     extra_state: Mapping[str, np.ndarray] | None = None,
     source: Mapping[str, np.ndarray] | None = None,
@@ -76,7 +76,8 @@ def write_keras_h5(
     Args:
         path: the file, by convention ``*.weights.h5``; replaced if it exists.
         arrays: variable path -> array in Keras layout (:func:`weights.to_keras_arrays`).
-        provenance: short text, written as root attributes.
+        provenance: short text, written as root attributes; or a function that is asked for it when the arrays
+            are written.
         config_yaml: the detectron2 config, so that the file alone makes a predictor.
         extra_state: tensors by detectron2 key that no variable needs (``num_batches_tracked``, ...).
         source: the detectron2 state dict, for the shapes and dtypes that the variables do not tell.
@@ -89,7 +90,6 @@ def write_keras_h5(
     extra = dict(extra_state or {})
     with replacing(path) as temporary:
         with h5py.File(temporary, "x") as file:
-            _write_attributes(file, provenance, config_yaml)
             group = file.create_group(_VARS)
             places: dict[str, int] = {}
             for name, array in arrays.items():
@@ -102,6 +102,8 @@ def write_keras_h5(
             for key, array in extra.items():
                 _new_dataset(file.require_group(_EXTRA), key, array, {})[...] = _storable(array)
         _fill(temporary, arrays, places, progress)
+        with h5py.File(temporary, "r+") as file:
+            _write_attributes(file, provenance() if callable(provenance) else provenance, config_yaml)
         _compare(read_keras_h5(temporary), arrays, extra, progress)
 
 
@@ -153,13 +155,14 @@ def _fill(
 ) -> None:
     """Write the data to their places in the file; h5py would let one thread wait for the other."""
 
-    def write(name: str, array: np.ndarray) -> None:
+    def write(name: str, rows: Rows, part: np.ndarray) -> None:
         if name in places:
+            before = rows.start * part[0].nbytes if isinstance(rows, slice) else 0
             with path.open("r+b") as file:
-                file.seek(places[name])
-                file.write(contiguous(array).reshape(-1).view(np.uint8).data)
+                file.seek(places[name] + before)
+                file.write(contiguous(part).reshape(-1).view(np.uint8).data)
 
-    for count in each_array(write, arrays):
+    for count in each_part(write, arrays):
         touched(count)
         if progress:
             progress(count)
@@ -175,11 +178,11 @@ def _compare(
         raise WeightsError("The written file does not hold the names it should; nothing was kept.")
     for expected, found in ((arrays, written.arrays), (extra, written.extra_state)):
 
-        def compare(name: str, array: np.ndarray, found: Mapping[str, np.ndarray] = found) -> None:
-            if not same_bits(array, found[name]):
+        def compare(name: str, rows: Rows, part: np.ndarray, found: Mapping[str, np.ndarray] = found) -> None:
+            if not same_bits(part, found[name][rows]):
                 raise WeightsError(f"{name} reads back differently than written; nothing was kept.")
 
-        for count in each_array(compare, expected):
+        for count in each_part(compare, expected):
             touched(2 * count)
             if progress:
                 progress(count)

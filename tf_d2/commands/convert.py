@@ -124,7 +124,7 @@ def _to_keras(
         weights.write_keras_h5(
             output,
             arrays,
-            provenance=provenance.result(),
+            provenance=provenance.result,
             config_yaml=config_yaml,
             extra_state=weights.split_harmless(state, state.keys() - keys),
             source=state,
