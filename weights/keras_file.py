@@ -76,8 +76,8 @@ def write_keras_h5(
     Args:
         path: the file, by convention ``*.weights.h5``; replaced if it exists.
         arrays: variable path -> array in Keras layout (:func:`weights.to_keras_arrays`).
-        provenance: short text, written as root attributes; or a function that is asked for it when the arrays
-            are written.
+        provenance: short text, written as root attributes; or a function that is asked for it once the
+            arrays are written.
         config_yaml: the detectron2 config, so that the file alone makes a predictor.
         extra_state: tensors by detectron2 key that no variable needs (``num_batches_tracked``, ...).
         source: the detectron2 state dict, for the shapes and dtypes that the variables do not tell.
@@ -177,6 +177,9 @@ def _compare(
     if written.arrays.keys() != arrays.keys() or written.extra_state.keys() != extra.keys():
         raise WeightsError("The written file does not hold the names it should; nothing was kept.")
     for expected, found in ((arrays, written.arrays), (extra, written.extra_state)):
+        for name, array in expected.items():
+            if found[name].shape != array.shape:
+                raise WeightsError(f"{name} reads back with another shape than written; nothing was kept.")
 
         def compare(name: str, rows: Rows, part: np.ndarray, found: Mapping[str, np.ndarray] = found) -> None:
             if not same_bits(part, found[name][rows]):

@@ -493,11 +493,12 @@ def _two_samples(p: Any) -> Iterator[None]:
 
 @planter("roi_transposed")
 def _transposed(p: Any) -> Iterator[None]:
-    def transposed(old: Any, arguments: list[Any]) -> Any:
-        pooled = old(*arguments)
-        return pooled._replace(values=tf.transpose(pooled.values, [0, 2, 1, 3]))
+    old = poolers.Regions._pool_chunks
 
-    with _pooled(transposed):
+    def transposed(regions: Any, *chunks: Any) -> Any:
+        return tf.transpose(old(regions, *chunks), [0, 2, 1, 3])
+
+    with swapped(poolers.Regions, "_pool_chunks", transposed):
         yield
 
 

@@ -66,6 +66,9 @@ def conv_transpose2d(i: Inputs, a: Args) -> list[np.ndarray]:
 
     kernel, bias = _weights(i)
     geometry = {"stride": a["stride"], "padding": a["padding"]}
+    if kernel.shape[0] == kernel.shape[1] == a["stride"] and not a["padding"]:  # as the mask head does it
+        tiles = lambda x: conv.join_tiles(conv.conv_transpose_tiles(x, kernel, bias), a["stride"])  # noqa: E731
+        return _nchw(_graph(tiles, _nhwc(i["x"])))
     return _nchw(_graph(lambda x: conv.conv_transpose2d(x, kernel, bias, **geometry), _nhwc(i["x"])))
 
 

@@ -23,6 +23,7 @@ from tf_d2.modeling import build_model, poolers
 from tf_d2.modeling.batches import Detections
 from tf_d2.modeling.postprocess import rescale
 from tf_d2.ops.resize import resize_uint8, shortest_edge_size
+from tf_d2.ops import roi_align
 from tf_d2.ops.roi_align import Regions
 
 DATA = Path(__file__).parents[1] / "data" / "modeling"
@@ -147,15 +148,22 @@ def test_the_answer(family):
 
 @pytest.mark.parametrize("name", ["mask_c4", "cascade_keypoint"])
 def test_the_answer_with_regions_in_blocks(name, tmp_path_factory, monkeypatch):
-    """Regions of models this narrow are small: blocks of about 50 of them, as C4 and DC5 models have."""
-    used = []
-    compute = Regions.compute
-    monkeypatch.setattr(Regions, "compute", lambda *a: (used.append(1), compute(*a))[1])
+    """As C4 and DC5 models have them. Regions of models this narrow are small, and so must blocks and chunks be."""
+    loops, turns = [], tf.Variable(0)
+    compute, pool_chunks = Regions.compute, Regions._pool_chunks
+
+    def counted(regions, *chunks):
+        turns.assign_add(1)
+        return pool_chunks(regions, *chunks)
+
+    monkeypatch.setattr(Regions, "compute", lambda *a: (loops.append(1), compute(*a))[1])
+    monkeypatch.setattr(Regions, "_pool_chunks", counted)
     monkeypatch.setattr(poolers, "LARGE_REGION", 0)
-    monkeypatch.setattr(poolers, "BLOCK_BYTES", 1 << 18)
+    monkeypatch.setattr(poolers, "BLOCK_BYTES", 1 << 14)
+    monkeypatch.setattr(roi_align, "CPU", roi_align.CPU._replace(window_bytes=1 << 14))
     predictor = make_predictor(recorded(name), tmp_path_factory)
     test_the_answer((recorded(name), predictor))
-    assert used
+    assert turns.numpy() > 3 * len(loops) > 0
     test_every_stage((recorded(name), predictor))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import weights
-from weights import keras_file
+from weights import _threads, keras_file
 from weights._blocks import same_bits
 
 
@@ -149,8 +149,11 @@ def test_every_dtype_of_hdf5(tmp_path, dtype):
         np.testing.assert_array_equal(weights.read_keras_h5(path).arrays["a"], value, strict=True)
 
 
-def test_variables_of_every_kind_in_one_file(tmp_path):
-    """Scalars and empty arrays have no place of their own in the file before they are written."""
+@pytest.mark.parametrize("part", [1 << 25, 1000, 4])
+def test_variables_of_every_kind_in_one_file(tmp_path, monkeypatch, part):
+    """Scalars and empty arrays have no place of their own in the file before they are written; large ones are
+    written in parts."""
+    monkeypatch.setattr(_threads, "_PART", part)
     arrays = {
         "scalar": np.array(3.0, np.float32),
         "empty": np.ones((0, 3), np.float32),
@@ -213,6 +216,20 @@ def test_progress_counts_every_byte_twice(tmp_path):
     arrays = {"a": np.ones(10, np.float32), "b": np.ones(3, np.float64)}
     weights.write_keras_h5(tmp_path / "m.weights.h5", arrays, provenance={}, progress=done.append)
     assert sum(done) == 2 * (40 + 24)
+
+
+def test_provenance_can_come_late(tmp_path):
+    path = tmp_path / "m.weights.h5"
+    weights.write_keras_h5(path, {"a": np.ones(2, np.float32)}, provenance=lambda: {"source": "x.pkl"})
+    assert weights.read_keras_h5(path).provenance["source"] == "x.pkl"
+    before = path.read_bytes()
+
+    def fails():
+        raise weights.CheckpointError("the source is gone")
+
+    with pytest.raises(weights.CheckpointError, match="gone"):
+        weights.write_keras_h5(path, {"a": np.zeros(2, np.float32)}, provenance=fails)
+    assert os.listdir(tmp_path) == [path.name] and path.read_bytes() == before
 
 
 def test_a_folder_that_is_not_there(tmp_path):

@@ -81,7 +81,7 @@ def run(
     if config_yaml is None:
         raise WeightsError(f"{checkpoint.path} holds no config: give it with --config-file")
     with ThreadPoolExecutor(1) as beside:
-        provenance = beside.submit(_provenance, checkpoint)  # hashes the file while the model is built
+        provenance = beside.submit(_provenance, checkpoint)  # hashes the file beside everything else
         return _to_keras(checkpoint, output, config_yaml, provenance, allow_nonfinite)
 
 

@@ -158,6 +158,7 @@ class ConvTranspose2d(Module):
 
     def tiles(self, x: tf.Tensor) -> tf.Tensor:
         """The result in tiles that are not yet joined (see :func:`tf_d2.ops.conv.conv_transpose_tiles`)."""
+        assert self.kernel.shape[0] == self.kernel.shape[1] == self.stride and not self.padding
         y = conv_transpose_tiles(x, self.value(self.kernel), self.value(self.bias))
         return tf.nn.relu(y) if self.relu else y
 

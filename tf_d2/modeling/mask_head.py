@@ -41,14 +41,16 @@ class MaskRCNNConvUpsampleHead(Module):
         for conv in self.convs:
             x = conv(x)
         # The predictor looks at each pixel alone, so the tiles of the upsampling are joined after it.
-        tiles = self.deconv.tiles(x)
+        tiles, size = self.deconv.tiles(x), self.deconv.stride
         n, h, w = tf.unstack(tf.shape(tiles)[:3])
-        logits = self.predictor(tf.reshape(tiles, [n, h, w * 4, self.predictor.in_channels]))
-        return join_tiles(tf.reshape(logits, [n, h, w, 4 * self.predictor.out_channels]), 2)
+        logits = self.predictor(tf.reshape(tiles, [n, h, w * size**2, self.predictor.in_channels]))
+        return join_tiles(tf.reshape(logits, [n, h, w, size**2 * self.predictor.out_channels]), size)
 
 
 def mask_inference(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
     """Probability of the predicted class: ``[N, M, M, K or 1]``, ``[N]`` -> ``[N, M, M]``, float32 or float64.
+
+    Classes must be below K.
 
     Source: ``mask_rcnn_inference``.
     """

@@ -52,7 +52,7 @@ def _untouched(shape: tuple[int, ...]) -> np.ndarray:
     numpy asks for huge pages: then one row of a mask takes 2 MB, which the system must clear first. Most of a mask
     is empty, so that small pages are faster and take less.
     """
-    size = math.prod(shape)
+    size = math.prod(int(n) for n in shape)
     if size >= _HUGE and hasattr(mmap, "MADV_NOHUGEPAGE"):  # Linux has it
         with contextlib.suppress(OSError):  # a kernel without huge pages, or no memory: for numpy to say
             memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

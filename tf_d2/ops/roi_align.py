@@ -27,7 +27,7 @@ from tf_d2.ops.exact import exact_constant
 
 
 class Grouping(NamedTuple):
-    """How regions are put together; any way gives the same results."""
+    """How regions are put together; any way gives the same results up to rounding."""
 
     window_bytes: int  # of feature windows gathered at once
     # Window sizes in multiples of the number of bins. Larger windows than the last stay exact because none is larger
@@ -43,14 +43,14 @@ GPU = Grouping(512 * 2**20, (2, 4, 8, 16, 64, 256, 2**24), True)
 
 
 def grouping() -> Grouping:
-    """What suits this machine. A graph keeps what it was made with."""
+    """What suits this machine. A graph, and so an export, keeps what it was made with."""
     return GPU if tf.config.list_logical_devices("GPU") else CPU
 
 
 class _Axes(NamedTuple):
     """Both axes (y, then x) of N regions, in cells of the feature map."""
 
-    bins: tf.Tensor  # [2, N, P] index coordinate of each bin's edge
+    edges: tf.Tensor  # [2, N, P] index coordinate of each bin's edge
     bin_size: tf.Tensor  # [2, N]
     grid: tf.Tensor  # [2, N] int32, samples per bin; <= 0 means none
     divisor: tf.Tensor  # [2, N] the same in floating point, at least 1
@@ -186,13 +186,13 @@ class Regions:
         is needed for its results alone.
         """
         starts = self._chunks[:, 0]
-        edges = tf.concat([starts, [tf.int32.max]], 0)
         number = tf.shape(starts)[0]
+        starts_and_one = tf.concat([starts, [0]], 0)  # so that there is a first one even without chunks
         block_rows = max(block_bytes // self.region_bytes, 1)
         shapes: list[tf.TensorShape] = []  # of one row of each result
 
         def step(i: tf.Tensor, first: tf.Tensor, *results: tf.TensorArray) -> tuple[Any, ...]:
-            end = tf.searchsorted(starts, [edges[first] + block_rows])[0]
+            end = tf.searchsorted(starts, [starts_and_one[first] + block_rows])[0]
             end = tf.clip_by_value(end, tf.minimum(first + 1, number), number)
             computed = function(self._pool_chunks(first, end))
             shapes[:] = [x.shape[1:] for x in computed]
@@ -342,7 +342,7 @@ def _windows(axes: _Axes, size: tf.Tensor, length: tf.Tensor) -> tuple[tf.Tensor
     sample = tf.range(tf.maximum(tf.reduce_max(axes.grid), 1))
     divisor = axes.divisor[:, :, None]
     inside_bin = (tf.cast(sample, dtype) + 0.5) * axes.bin_size[:, :, None] / divisor  # [2, n, G]
-    position = axes.bins[:, :, :, None] + inside_bin[:, :, None, :]  # [2, n, P, G]
+    position = axes.edges[:, :, :, None] + inside_bin[:, :, None, :]  # [2, n, P, G]
     limit = tf.cast(size, dtype)[:, None, None, None]
     counted = (position >= -1) & (position <= limit) & (sample < axes.grid[:, :, None])[:, :, None, :]
     position = tf.clip_by_value(position, 0, limit - 1)
