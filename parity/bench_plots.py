@@ -103,7 +103,9 @@ def profile_plot(part: Part) -> str:
     axes.set_yticks(range(len(rows)), [r[0] for r in rows], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel(
-        "per cent of a profiled prediction; convolutions and matrix products in colour", color=MUTED, fontsize=9
+        "per cent of a profiled prediction; convolutions and matrix products in colour",
+        color=MUTED,
+        fontsize=9,
     )
     return svg(figure, "white")
 

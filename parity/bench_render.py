@@ -314,8 +314,9 @@ def profile_section(part: Part) -> str:
     text = (
         f"{data['title']}, operations one after the other: one prediction takes {seconds(plain)} s, of which "
         f"**{heavy / plain:.0%}** are convolutions and matrix products, as the profiler times them, and "
-        f"**{1 - heavy / plain:.0%}** everything else (ROIAlign's products among it). Under TensorFlow's profiler, which gives the times below, it takes "
-        f"{seconds(whole)} s: {heavy / whole:.1%} convolutions and products, "
+        f"**{1 - heavy / plain:.0%}** everything else (ROIAlign's products among it). "
+        f"Under TensorFlow's profiler, which gives the times below, it takes {seconds(whole)} s: "
+        f"{heavy / whole:.1%} convolutions and products, "
         f"{(data['inside_seconds'] - heavy) / whole:.1%} other operations, "
         f"{(whole - data['inside_seconds']) / whole:.1%} outside of operations (Python, pasting, the profiler).\n\n"
     )

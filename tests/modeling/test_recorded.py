@@ -22,8 +22,8 @@ from tf_d2.config import load_config_text
 from tf_d2.modeling import build_model, poolers
 from tf_d2.modeling.batches import Detections
 from tf_d2.modeling.postprocess import rescale
-from tf_d2.ops.resize import resize_uint8, shortest_edge_size
 from tf_d2.ops import roi_align
+from tf_d2.ops.resize import resize_uint8, shortest_edge_size
 from tf_d2.ops.roi_align import Regions
 
 DATA = Path(__file__).parents[1] / "data" / "modeling"

@@ -119,7 +119,8 @@ def test_every_part_has_a_section(page):
         "median **200 MB/s**",
         "so conversion runs at 0.50 of it",
         "pictures of 9 sizes: **1**",
-        "takes 1.6 s, of which **94%** are convolutions and matrix products, as the profiler times them, and **6%** everything else",
+        "takes 1.6 s, of which **94%** are convolutions and matrix products, as the profiler times them, and "
+        "**6%** everything else",
         "it takes 2 s: 75.0% convolutions and products, 20.0% other operations, 5.0% outside",
         "n/a: device gpu: TensorFlow 2 sees no GPU on this machine",
         "main (1.0 min), families (1.0 min)",
