@@ -130,7 +130,7 @@ def roi_align_launches() -> dict[str, Any]:
     import tensorflow as tf
 
     from tf_d2.ops.boxes import assign_levels
-    from tf_d2.ops.roi_align import multilevel_roi_align
+    from tf_d2.ops.roi_align import Regions
 
     rng = np.random.default_rng(0)
     features = [
@@ -144,9 +144,8 @@ def roi_align_launches() -> dict[str, Any]:
     def pool() -> tf.Tensor:
         levels = assign_levels(boxes, 2, 5)
         index = tf.zeros([1000], tf.int32)
-        return multilevel_roi_align(
-            features, boxes, index, levels, 7, [1 / 4, 1 / 8, 1 / 16, 1 / 32], 0, True
-        )
+        regions = Regions(features, boxes, index, levels, 7, [1 / 4, 1 / 8, 1 / 16, 1 / 32])
+        return regions.pool().in_order()
 
     pool().numpy()
     with tempfile.TemporaryDirectory(prefix="profile-") as folder:

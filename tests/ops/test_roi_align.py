@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tf_d2.ops import roi_align as module
 from tf_d2.ops.boxes import assign_levels
-from tf_d2.ops.roi_align import CPU, Regions, multilevel_roi_align, roi_align
+from tf_d2.ops.roi_align import CPU, Regions, roi_align
 
 TOLERANCE = {"float32": 3e-6, "float64": 1e-13}
 
@@ -246,7 +246,9 @@ def test_levels_are_pooled_apart_and_put_back_in_order(run, how):
     levels = assign_levels(tf.constant(boxes), 2, 5).numpy()
     assert set(levels) == {-1, 0, 1, 2, 3}
     scales = [1 / s for s in strides]
-    got = run(lambda b, i, n, *f: multilevel_roi_align(f, b, i, n, 7, scales), boxes, index, levels, *maps)
+    got = run(
+        lambda b, i, n, *f: Regions(f, b, i, n, 7, scales).pool().in_order(), boxes, index, levels, *maps
+    )
     expected = np.zeros((20, 7, 7, 3))
     for n, level in enumerate(levels):
         if level >= 0:
@@ -294,10 +296,11 @@ def test_what_is_computed_in_blocks_of_regions_is_what_is_computed_on_all(run, m
         regions = Regions(maps, boxes, index, levels, 7, [1 / 4, 1 / 8])
         return regions.compute(function, 2, block * regions.region_bytes)
 
+    def at_once(boxes, index, levels, *maps):
+        return Regions(maps, boxes, index, levels, 7, [1 / 4, 1 / 8]).pool().in_order()
+
     doubled, largest = run(in_blocks, boxes, index, levels, *maps)
-    pooled = run(
-        lambda b, i, n, *f: multilevel_roi_align(f, b, i, n, 7, [1 / 4, 1 / 8]), boxes, index, levels, *maps
-    )
+    pooled = run(at_once, boxes, index, levels, *maps)
     np.testing.assert_array_equal(doubled, pooled * 2)
     np.testing.assert_array_equal(largest, pooled.max((1, 2)) if count else np.zeros((0, 3)))
     if None not in sizes:  # not a graph

@@ -102,17 +102,49 @@ class StandardROIHeads(Module):
         """Pool regions and compute on them: what ``compute`` returns, in the order of the regions, goes to ``stages``.
 
         ``between`` names the pooled features and what ``compute`` returns first, of which nothing is kept unless it is
-        recorded; ``results`` names the rest, which is returned.
+        recorded; ``results`` names the rest, which is returned. Names are modules of the heads.
         """
         maps = [features[f] for f in self.feature_names]
-        names = [*between, *results] if is_recorded(stages) else list(results)
+        names = [*between, *results] if is_recorded(stages) else results
 
         def run(pooled: tf.Tensor) -> Sequence[tf.Tensor]:
             return [pooled, *compute(pooled)][-len(names) :]
 
         outputs = pooler.compute(maps, regions.boxes, regions.image_index, run, len(names))
-        stages.update(zip(names, outputs, strict=True))
+        stages.update({f"{PREFIX}.{name}": x for name, x in zip(names, outputs, strict=True)})
         return outputs[-len(results) :]
+
+    def classify_with(
+        self,
+        head: Callable[[tf.Tensor], tf.Tensor],
+        predictor: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+        features: Features,
+        proposals: Proposals,
+        stages: Stages,
+        names: tuple[str, str, str],
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Class logits ``[R, K + 1]`` and box deltas ``[R, 4 K or 4]`` (rotated: 5) of pooled proposals.
+
+        ``names``: those of pooler, head and predictor in ``stages``.
+        """
+
+        def compute(pooled: tf.Tensor) -> Sequence[tf.Tensor]:
+            x = head(pooled)
+            return x, *predictor(x)
+
+        *between, last = names
+        outputs = [f"{last}/{k}" for k in range(2)]
+        logits, deltas = self.on_regions(
+            self.box_pooler, features, proposals, compute, stages, between, outputs
+        )
+        return logits, deltas
+
+    def classify(
+        self, features: Features, proposals: Proposals, stages: Stages
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Class logits and box deltas of proposals."""
+        names = ("box_pooler", "box_head", "box_predictor")
+        return self.classify_with(self.box_head, self.box_predictor, features, proposals, stages, names)
 
     def detect(
         self,
@@ -123,20 +155,7 @@ class StandardROIHeads(Module):
         stages: Stages,
     ) -> Detections:
         """Detections of a batch; ``image_sizes`` int32 ``[B, 2]`` (height, width) of the unpadded network inputs."""
-
-        def classify(pooled: tf.Tensor) -> Sequence[tf.Tensor]:
-            head = self.box_head(pooled)
-            return head, *self.box_predictor(head)
-
-        scores, deltas = self.on_regions(
-            self.box_pooler,
-            features,
-            proposals,
-            classify,
-            stages,
-            [f"{PREFIX}.box_pooler", f"{PREFIX}.box_head"],
-            [f"{PREFIX}.box_predictor/{k}" for k in range(2)],
-        )
+        scores, deltas = self.classify(features, proposals, stages)
         return self.select([scores], deltas, proposals, image_sizes, batch_size)
 
     def select(
@@ -182,8 +201,8 @@ class StandardROIHeads(Module):
                 detections,
                 lambda x: [lowres_of(x)],
                 stages,
-                [f"{PREFIX}.keypoint_pooler"],
-                [f"{PREFIX}.keypoint_head.score_lowres"],
+                ["keypoint_pooler"],
+                ["keypoint_head.score_lowres"],
             )
             heatmaps = tf.transpose(self.keypoint_head.upsample(lowres), [0, 3, 1, 2])
             outputs["pred_keypoint_heatmaps"] = heatmaps
@@ -199,8 +218,8 @@ class StandardROIHeads(Module):
             detections,
             lambda x: [head(x)],
             stages,
-            [f"{PREFIX}.mask_pooler"],
-            [f"{PREFIX}.mask_head.predictor"],
+            ["mask_pooler"],
+            ["mask_head.predictor"],
         )
         return mask_inference(logits, detections.classes)
 
@@ -233,20 +252,9 @@ class CascadeROIHeads(StandardROIHeads):
                 proposals = self.refine(k, deltas, proposals, image_sizes)
                 stages[f"{PREFIX}/cascade_boxes/{k}"] = proposals.boxes
                 suffix = f"#{k}"
-
-            def classify(pooled: tf.Tensor, k: str = str(k)) -> Sequence[tf.Tensor]:
-                head = self.box_head[k](pooled)
-                return head, *self.box_predictor[k](head)
-
-            scores, deltas = self.on_regions(
-                self.box_pooler,
-                features,
-                proposals,
-                classify,
-                stages,
-                [f"{PREFIX}.box_pooler{suffix}", f"{PREFIX}.box_head.{k}"],
-                [f"{PREFIX}.box_predictor.{k}/{i}" for i in range(2)],
-            )
+            head, predictor = self.box_head[str(k)], self.box_predictor[str(k)]
+            names = (f"box_pooler{suffix}", f"box_head.{k}", f"box_predictor.{k}")
+            scores, deltas = self.classify_with(head, predictor, features, proposals, stages, names)
             stage_scores.append(scores)
         return self.select(stage_scores, deltas, proposals, image_sizes, batch_size)
 
@@ -288,29 +296,11 @@ class Res5ROIHeads(StandardROIHeads):
         """Class logits and deltas from ``[R, h, w, C]``: the mean over the region is classified."""
         return self.box_predictor(tf.reduce_mean(res5, axis=[1, 2]))
 
-    def detect(
-        self,
-        features: Features,
-        proposals: Proposals,
-        image_sizes: tf.Tensor,
-        batch_size: int | tf.Tensor,
-        stages: Stages,
-    ) -> Detections:
-
-        def classify(pooled: tf.Tensor) -> Sequence[tf.Tensor]:
-            res5 = self.run_res5(pooled)
-            return res5, *self.predict(res5)
-
-        scores, deltas = self.on_regions(
-            self.box_pooler,
-            features,
-            proposals,
-            classify,
-            stages,
-            [f"{PREFIX}.pooler", f"{PREFIX}.res5"],
-            [f"{PREFIX}.box_predictor/{k}" for k in range(2)],
-        )
-        return self.select([scores], deltas, proposals, image_sizes, batch_size)
+    def classify(
+        self, features: Features, proposals: Proposals, stages: Stages
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        names = ("pooler", "res5", "box_predictor")
+        return self.classify_with(self.run_res5, self.predict, features, proposals, stages, names)
 
     def _masks(self, features: Features, detections: Detections, stages: Stages) -> tf.Tensor:
         assert self.mask_head is not None
@@ -326,8 +316,8 @@ class Res5ROIHeads(StandardROIHeads):
             detections,
             segment,
             stages,
-            [f"{PREFIX}.pooler#1", f"{PREFIX}.res5#1"],
-            [f"{PREFIX}.mask_head.predictor"],
+            ["pooler#1", "res5#1"],
+            ["mask_head.predictor"],
         )
         return mask_inference(logits, detections.classes)
 

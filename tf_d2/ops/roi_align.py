@@ -83,29 +83,10 @@ def roi_align(
 
     Source: detectron2/layers/roi_align.py, torchvision/csrc/ops/cpu/roi_align_kernel.cpp.
     """
-    level = tf.zeros(tf.shape(boxes)[:1], tf.int32)
-    return multilevel_roi_align(
-        [features], boxes, image_index, level, output_size, [spatial_scale], sampling_ratio, aligned
-    )
-
-
-def multilevel_roi_align(
-    features: Sequence[tf.Tensor],
-    boxes: tf.Tensor,
-    image_index: tf.Tensor,
-    levels: tf.Tensor,
-    output_size: int,
-    scales: Sequence[float],
-    sampling_ratio: int = 0,
-    aligned: bool = True,
-) -> tf.Tensor:
-    """ROIAlign of each box on its own pyramid level: ``levels`` int32 ``[N]``, -1 = no level, all zeros.
-
-    Other arguments and the result are those of :func:`roi_align`; the order of the boxes is kept.
-    Source: detectron2/modeling/poolers.py ``ROIPooler.forward``.
-    """
-    arguments = (features, boxes, image_index, levels, output_size, scales, sampling_ratio, aligned)
-    return Regions(*arguments).pool().in_order()
+    levels = tf.zeros(tf.shape(boxes)[:1], tf.int32)
+    scales = [spatial_scale]
+    regions = Regions([features], boxes, image_index, levels, output_size, scales, sampling_ratio, aligned)
+    return regions.pool().in_order()
 
 
 class Pooled(NamedTuple):
@@ -132,7 +113,11 @@ def _rows(boxes: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
 
 
 class Regions:
-    """Boxes sorted into chunks that are pooled at once: for pooling all of them, or so many at a time."""
+    """ROIAlign of boxes, each on its own pyramid level, for pooling all of them or so many at a time.
+
+    They are sorted into chunks that are pooled at once.
+    Source: detectron2/modeling/poolers.py ``ROIPooler.forward``.
+    """
 
     def __init__(
         self,
@@ -145,7 +130,8 @@ class Regions:
         sampling_ratio: int = 0,
         aligned: bool = True,
     ) -> None:
-        """Arguments of :func:`multilevel_roi_align`."""
+        """Arguments of :func:`roi_align`, with a map and a scale per level; ``levels`` int32 ``[N]`` says which one
+        each box is pooled from, -1 = none: all zeros."""
         self.dtype = features[0].dtype
         self.bins = output_size
         self.channels: int = features[0].shape[-1]  # pyright: ignore[reportAttributeAccessIssue]
