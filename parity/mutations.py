@@ -97,7 +97,7 @@ MUTATIONS = (
     _m("sem_seg_align_corners", "panoptic", SEM_SEG, "logits enlarged with aligned corners"),
     _m("group_norm_16", "panoptic", SEM_SEG, "16 instead of 32 groups"),
     _m("group_norm_eps", "panoptic", SEM_SEG, "group norm with Keras' epsilon"),
-    _m("panoptic_overlap", "panoptic", "output/panoptic_seg", "instances kept at any overlap"),
+    _m("panoptic_overlap", "panoptic", "output/panoptic_seg", "instances dropped at any overlap"),
     _m("stuff_limit", "panoptic", "output/panoptic_seg", "no smallest area for stuff"),
     _m("retina_octaves", "retinanet", INSTANCES, "three equal anchor sizes per level"),
     _m("retina_softmax", "retinanet", INSTANCES, "softmax over classes instead of sigmoid"),
