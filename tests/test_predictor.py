@@ -9,7 +9,8 @@ from PIL import Image
 import tf_d2
 import weights
 from parity.stages import units
-from tf_d2.predictor import load_model, transform_proposals
+from tf_d2.config import ConfigError, DownloadError
+from tf_d2.predictor import load_model, resolve_model, transform_proposals
 from weights.writers import write_safetensors
 
 # Pixels, probability, relative L2 of a stage on recorded inputs and of one behind all others.
@@ -164,6 +165,46 @@ def test_float_images_are_detected_as_they_are(small_rgb, image):
 def test_network_size(demo_predictor):
     assert demo_predictor.network_size(360, 480) == (192, 256)
     assert demo_predictor.network_size(480, 360) == (256, 192)
+
+
+@pytest.fixture
+def yaml_with_weights(demo_files, tmp_path):
+    """``write(name)``: the demo's YAML with MODEL.WEIGHTS."""
+
+    def write(weights_name):
+        path = tmp_path / "config.yaml"
+        config = yaml.safe_load((demo_files / "shapes.yaml").read_text())
+        config["MODEL"]["WEIGHTS"] = str(weights_name)
+        path.write_text(yaml.safe_dump(config))
+        return path
+
+    return write
+
+
+def test_weights_are_those_the_configuration_names(demo_files, yaml_with_weights):
+    checkpoint = demo_files / "shapes.pkl"
+    named = ["MODEL.WEIGHTS", str(checkpoint)]
+    config = yaml_with_weights(checkpoint)
+    assert resolve_model(config, None)[1] == checkpoint
+    assert resolve_model(demo_files / "shapes.yaml", None, named)[1] == checkpoint
+    assert resolve_model(yaml_with_weights("elsewhere.pkl"), None, named)[1] == checkpoint
+    assert resolve_model(config, demo_files / "shapes.png")[1] == demo_files / "shapes.png"
+    assert resolve_model("COCO-Detection/retinanet_R_50_FPN_3x", None, named)[1] == checkpoint
+
+
+def test_a_configuration_must_name_its_weights_once(demo_files, yaml_with_weights):
+    with pytest.raises(
+        ConfigError, match=r"shapes.yaml: names no checkpoint .MODEL.WEIGHTS is empty.; give one"
+    ):
+        resolve_model(demo_files / "shapes.yaml", None)
+    with pytest.raises(
+        DownloadError, match=r"config.yaml: its MODEL.WEIGHTS cannot be used.*gone.pkl: no such file"
+    ):
+        resolve_model(yaml_with_weights("gone.pkl"), None)
+    with pytest.raises(
+        ConfigError, match=r"two checkpoints are given: one.pkl, and two.pkl as MODEL.WEIGHTS"
+    ):
+        resolve_model(demo_files / "shapes.yaml", "one.pkl", ["MODEL.WEIGHTS", "two.pkl"])
 
 
 def test_load_model_is_the_predictors_model(demo_files, demo_predictor):

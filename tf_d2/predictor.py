@@ -10,8 +10,17 @@ import numpy as np
 import tensorflow as tf
 
 import weights as checkpoints
-from tf_d2.config import ModelConfig, load_config, resolve_yaml
-from tf_d2.config.zoo import resolve_weights
+from tf_d2.config import (
+    ConfigError,
+    DownloadError,
+    ModelConfig,
+    load_config,
+    load_config_text,
+    resolve_weights,
+    resolve_yaml,
+    resolve_yaml_text,
+)
+from tf_d2.config.zoo import zoo_name
 from tf_d2.instances import Instances
 from tf_d2.layers.base import unfilled
 from tf_d2.modeling import D2Model, build_model
@@ -44,8 +53,8 @@ def load_model(
         config: path of a detectron2 YAML, or the name of a published model ("COCO-Detection/faster_rcnn_R_50_FPN_3x").
             A converted ``.weights.h5`` carries its configuration: then ``config`` may be that file and ``weights``
             None.
-        weights: path of a checkpoint (.pkl, .pth, .safetensors, .weights.h5); None = the one the published model
-            or the converted file names.
+        weights: path of a checkpoint (.pkl, .pth, .safetensors, .weights.h5); None = MODEL.WEIGHTS of ``opts`` or
+            of the YAML file, the converted file itself, or the published model's checkpoint.
         dtype: dtype of variables and computation.
         opts: ``["KEY", value, ...]``, overrides as in detectron2.
         ema: take the averaged weights of a training checkpoint.
@@ -66,17 +75,50 @@ def resolve_model(
     config: str | Path, weights: str | Path | None, opts: Sequence[Any] = ()
 ) -> tuple[ModelConfig, Path]:
     """The parsed configuration and the checkpoint file that :func:`load_model` would use."""
-    if weights is None and str(config).endswith(".weights.h5"):
-        from tf_d2.config import load_config_text
-
-        text = checkpoints.read_checkpoint(config).config
-        if text is None:
-            raise checkpoints.CheckpointError(
-                f"{config} holds no configuration (it was not written by tf-d2): pass the YAML as config"
+    parsed = (
+        load_config_text(_yaml_inside(config), opts) if _holds_both(config) else load_config(config, opts)
+    )
+    override = parsed.weights if "MODEL.WEIGHTS" in list(opts)[::2] else ""
+    if weights is not None:
+        if override and override != str(weights):
+            raise ConfigError(
+                f"two checkpoints are given: {weights}, and {override} as MODEL.WEIGHTS in opts"
             )
-        return load_config_text(text, opts), Path(config)
-    parsed = load_config(config, opts)
-    return parsed, resolve_weights(weights if weights is not None else config)
+        return parsed, resolve_weights(weights)
+    if override:
+        return parsed, resolve_weights(override)
+    if _holds_both(config):
+        return parsed, Path(config)
+    if zoo_name(str(config)) and not Path(config).is_file():
+        return parsed, resolve_weights(str(config))  # MODEL.WEIGHTS there is what its training started from
+    if not parsed.weights:
+        raise ConfigError(
+            f"{config}: names no checkpoint (MODEL.WEIGHTS is empty); give one as weights (--weights)"
+        )
+    return parsed, _named_weights(config, parsed.weights)
+
+
+def _named_weights(config: str | Path, name: str) -> Path:
+    try:
+        return resolve_weights(name)
+    except DownloadError as error:
+        raise DownloadError(
+            f"{config}: its MODEL.WEIGHTS cannot be used; give weights (--weights). {error}"
+        ) from None
+
+
+def _holds_both(config: str | Path) -> bool:
+    """A converted file carries its configuration."""
+    return str(config).endswith(".weights.h5")
+
+
+def _yaml_inside(path: str | Path) -> str:
+    text = checkpoints.read_checkpoint(path).config
+    if text is None:
+        raise checkpoints.CheckpointError(
+            f"{path} holds no configuration (it was not written by tf-d2): pass the YAML as config"
+        )
+    return text
 
 
 def load_weights(
@@ -114,7 +156,7 @@ class Predictor:
         """Arguments of :func:`load_model`, and ``fold_norms``: merge frozen norms into convolutions, which is faster
         and differs by rounding only (None = yes, but not in float64, where the point is to compute as written).
         The merged kernels take the place of the loaded ones in ``model``, which cannot be saved then."""
-        self.config_yaml = model_yaml(config, weights, opts)
+        self.config_yaml = model_yaml(config, opts)
         self.model = load_model(
             config, weights, dtype=dtype, opts=opts, ema=ema, allow_nonfinite=allow_nonfinite
         )
@@ -323,10 +365,10 @@ def transform_proposals(
     return tf.boolean_mask(clipped, box_ops.nonempty(clipped)).numpy()[:topk]
 
 
-def model_yaml(config: str | Path, weights: str | Path | None, opts: Sequence[Any] = ()) -> str:
+def model_yaml(config: str | Path, opts: Sequence[Any] = ()) -> str:
     """The full YAML of the configuration that :func:`load_model` would use, overrides applied."""
-    if weights is None and str(config).endswith(".weights.h5"):
-        return checkpoints.read_checkpoint(config).config or ""
+    if _holds_both(config):
+        return resolve_yaml_text(_yaml_inside(config), opts, str(config))
     return resolve_yaml(config, opts)
 
 

@@ -96,7 +96,7 @@ def regnet_stages(regnets: Mapping[str, Any]) -> list[tuple[int, int, int]]:
 
 
 class RegNet(nn.Module):
-    """Stem (stride 2) and the stages s1, s2, ... (strides 4, 8, ...), as far as they are asked for."""
+    """Stem (stride 2) and the stages s1, s2, ... (strides 4, 8, ...), also those after the last one asked for."""
 
     def __init__(self, regnets: Mapping[str, Any]) -> None:
         super().__init__()
@@ -105,8 +105,7 @@ class RegNet(nn.Module):
         self.out_features = sorted(regnets["OUT_FEATURES"], key=lambda name: int(name.removeprefix("s")))
         self.channels: dict[str, int] = {}
         self.strides: dict[str, int] = {}
-        last = int(self.out_features[-1].removeprefix("s"))
-        for number, (blocks, outputs, groups) in enumerate(regnet_stages(regnets)[:last], 1):
+        for number, (blocks, outputs, groups) in enumerate(regnet_stages(regnets), 1):
             stage = nn.Sequential()
             for k in range(blocks):
                 hidden = round(inputs * regnets["SE_RATIO"])

@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tf_d2.config import ConfigError, load_config, load_config_text, resolve_yaml, zoo_models
+from tf_d2.config import (
+    ConfigError,
+    load_config,
+    load_config_text,
+    resolve_yaml,
+    resolve_yaml_text,
+    zoo_models,
+)
 from tf_d2.config.defaults import KEYS
 from tf_d2.config.zoo import unsupported_reason, zoo_values
 
@@ -137,6 +144,16 @@ def test_python_configurations_are_not_run(tmp_path):
     path.write_text("raise SystemExit")
     with pytest.raises(ConfigError, match=r"is Python code, which is not run.*LazyConfig\.save"):
         load_config(path)
+
+
+def test_resolved_yaml_of_text_has_the_options():
+    text = resolve_yaml("COCO-Detection/retinanet_R_50_FPN_3x")
+    opts = ["MODEL.RETINANET.NMS_THRESH_TEST", 0.3]
+    assert (
+        load_config_text(resolve_yaml_text(text, opts))
+        == load_config_text(text, opts)
+        != load_config_text(text)
+    )
 
 
 def test_text_cannot_name_a_base():

@@ -25,10 +25,10 @@ MODELS = {
 LEFT_OUT = ("num_batches_tracked",)
 
 
-def variable_specs(name):
+def variable_specs(name, opts=()):
     """Paths and shapes; variables stay uninitialised, so that the largest model takes no memory."""
     with keras.StatelessScope(initialize_variables=False):
-        specs = build_model(load_config(name)).variable_specs()
+        specs = build_model(load_config(name, opts)).variable_specs()
     keras.utils.clear_session()  # forgets the variables that wait for their initial value
     return specs
 
@@ -60,3 +60,31 @@ def test_variables_are_the_state_dict(name):
     assert not wrong
     assert all(harmless_reason(key) for key in MODELS[name].keys() - expected.keys())
     assert not any(harmless_reason(key) for key in expected)
+
+
+def test_rpn_convolutions_without_a_width_keep_that_of_their_input():
+    specs = variable_specs("COCO-Detection/faster_rcnn_R_50_FPN_1x", ["MODEL.RPN.CONV_DIMS", [12, -1, 20]])
+    head = "proposal_generator/rpn_head/"
+    kernels = {p.removeprefix(head): s for p, s in specs.items() if p.startswith(head) and len(s) == 4}
+    assert kernels == {  # detectron2's
+        "conv/conv0/kernel": (3, 3, 256, 12),
+        "conv/conv1/kernel": (3, 3, 12, 12),
+        "conv/conv2/kernel": (3, 3, 12, 20),
+        "objectness_logits/kernel": (1, 1, 20, 3),
+        "anchor_deltas/kernel": (1, 1, 20, 12),
+    }
+
+
+def test_the_res5_head_has_bottlenecks_behind_any_backbone():
+    opts = ["MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64]
+    specs = variable_specs("COCO-Detection/faster_rcnn_R_50_C4_1x", opts)
+    kernels = {
+        p.removeprefix("roi_heads/res5/"): s for p, s in specs.items() if "/res5/" in p and len(s) == 4
+    }
+    assert kernels == {  # detectron2's
+        "0/shortcut/kernel": (1, 1, 256, 512),
+        "0/conv1/kernel": (1, 1, 256, 512),
+        **{f"{i}/conv1/kernel": (1, 1, 512, 512) for i in (1, 2)},
+        **{f"{i}/conv2/kernel": (3, 3, 512, 512) for i in range(3)},
+        **{f"{i}/conv3/kernel": (1, 1, 512, 512) for i in range(3)},
+    }

@@ -50,6 +50,20 @@ def random_boxes(rng, n, size=1000.0):
     return boxes.astype(np.float32)
 
 
+@pytest.mark.parametrize("count", [40, 1200])  # boxes moved apart, and one NMS per group
+def test_above_one_nothing_is_suppressed(run, count):
+    rng = np.random.default_rng(count)
+    boxes, scores = random_boxes(rng, count, 60.0), rng.random(count, np.float32)
+    groups = rng.integers(0, 3, count)
+    expected = batched_oracle(boxes, scores, groups, 1.5)
+    assert len(expected) == count
+    np.testing.assert_array_equal(
+        run(lambda b, s, g: ops.batched_nms(b, s, g, 1.5), boxes, scores, groups), expected
+    )
+    best = run(lambda b, s, g: ops.batched_nms(b, s, g, 1.5, 7), boxes, scores, groups)
+    np.testing.assert_array_equal(best, expected[:7])
+
+
 # Two boxes with one corner at the origin: the IoU is exactly the ratio of their heights.
 @pytest.mark.parametrize(
     "tenths, kept",

@@ -20,7 +20,9 @@ ConfigOption = Annotated[
 ]
 WeightsOption = Annotated[
     str | None,
-    typer.Option("--weights", help="Checkpoint; left out: the published model's own, downloaded once."),
+    typer.Option(
+        "--weights", help="Checkpoint; left out: the config's MODEL.WEIGHTS, or the published model's own."
+    ),
 ]
 OptsArgument = Annotated[
     list[str] | None,

@@ -2,7 +2,7 @@
 
 from tf_d2.config.classes import category_ids, class_names, keypoint_names, stuff_names
 from tf_d2.config.errors import ConfigError, DownloadError
-from tf_d2.config.load import load_config, load_config_text, resolve_yaml
+from tf_d2.config.load import load_config, load_config_text, resolve_yaml, resolve_yaml_text
 from tf_d2.config.schema import (
     AnchorConfig,
     BoxHeadConfig,
@@ -48,6 +48,7 @@ __all__ = [
     "load_config_text",
     "resolve_weights",
     "resolve_yaml",
+    "resolve_yaml_text",
     "stuff_names",
     "unsupported_reason",
     "zoo_models",

@@ -106,6 +106,14 @@ def _float(flat: Flat, key: str) -> float:
     return float(flat[key])
 
 
+def _nms_threshold(flat: Flat, key: str) -> float:
+    """An IoU; above 1 nothing is suppressed."""
+    value = _float(flat, key)
+    if value < 0:
+        raise _fail(key, value, "a negative IoU would leave one box of each image")
+    return value
+
+
 def _nonzero(flat: Flat, key: str, lengths: Sequence[int] = ()) -> Floats:
     values = _floats(flat, key, lengths)
     if 0.0 in values:
@@ -329,7 +337,7 @@ def _rpn(flat: Flat, strides: dict[str, int]) -> RPNConfig | None:
         bbox_reg_weights=_nonzero(flat, "MODEL.RPN.BBOX_REG_WEIGHTS", [5 if rotated else 4]),
         pre_nms_topk=_int(flat, "MODEL.RPN.PRE_NMS_TOPK_TEST", 1),
         post_nms_topk=_int(flat, "MODEL.RPN.POST_NMS_TOPK_TEST", 1),
-        nms_thresh=_float(flat, "MODEL.RPN.NMS_THRESH"),
+        nms_thresh=_nms_threshold(flat, "MODEL.RPN.NMS_THRESH"),
         min_size=float(min_size),
     )
 
@@ -408,8 +416,6 @@ def _check_res5(flat: Flat, in_features: tuple[str, ...]) -> None:
         raise _fail("MODEL.RESNETS.DEFORM_ON_PER_STAGE", True, "Res5ROIHeads has no deformable res5")
     if in_features != ("res4",):
         raise _fail("MODEL.ROI_HEADS.IN_FEATURES", in_features, "Res5ROIHeads needs ('res4',)")
-    if flat["MODEL.RESNETS.DEPTH"] in (18, 34):
-        raise _fail("MODEL.RESNETS.DEPTH", flat["MODEL.RESNETS.DEPTH"], "Res5ROIHeads needs 50, 101 or 152")
 
 
 def _roi_heads(flat: Flat, strides: dict[str, int], rpn: RPNConfig | None) -> ROIHeadsConfig:
@@ -432,7 +438,7 @@ def _roi_heads(flat: Flat, strides: dict[str, int], rpn: RPNConfig | None) -> RO
         in_features=in_features,
         num_classes=_int(flat, "MODEL.ROI_HEADS.NUM_CLASSES", 1),
         score_thresh_test=_float(flat, "MODEL.ROI_HEADS.SCORE_THRESH_TEST"),
-        nms_thresh_test=_float(flat, "MODEL.ROI_HEADS.NMS_THRESH_TEST"),
+        nms_thresh_test=_nms_threshold(flat, "MODEL.ROI_HEADS.NMS_THRESH_TEST"),
         detections_per_image=_int(flat, "TEST.DETECTIONS_PER_IMAGE", -1),
         box_head=_box_head(flat, name),
         mask_head=_mask_head(flat),
@@ -448,12 +454,12 @@ def _retinanet(flat: Flat, strides: dict[str, int]) -> RetinaNetConfig:
     return RetinaNetConfig(
         num_classes=_int(flat, prefix + "NUM_CLASSES", 1),
         in_features=_names(flat, prefix + "IN_FEATURES", tuple(strides)),
-        num_convs=_int(flat, prefix + "NUM_CONVS", 0),
+        num_convs=_int(flat, prefix + "NUM_CONVS", 1),
         norm=_choice(flat, prefix + "NORM", NORMS),
         bbox_reg_weights=_nonzero(flat, prefix + "BBOX_REG_WEIGHTS", [4]),
         score_thresh_test=_float(flat, prefix + "SCORE_THRESH_TEST"),
         topk_candidates_test=_int(flat, prefix + "TOPK_CANDIDATES_TEST", 1),
-        nms_thresh_test=_float(flat, prefix + "NMS_THRESH_TEST"),
+        nms_thresh_test=_nms_threshold(flat, prefix + "NMS_THRESH_TEST"),
         detections_per_image=_int(flat, "TEST.DETECTIONS_PER_IMAGE", -1),
     )
 
@@ -461,13 +467,23 @@ def _retinanet(flat: Flat, strides: dict[str, int]) -> RetinaNetConfig:
 def _sem_seg(flat: Flat, strides: dict[str, int]) -> SemSegHeadConfig:
     prefix = "MODEL.SEM_SEG_HEAD."
     _choice(flat, prefix + "NAME", ("SemSegFPNHead",))
-    return SemSegHeadConfig(
+    head = SemSegHeadConfig(
         in_features=_names(flat, prefix + "IN_FEATURES", tuple(strides)),
         num_classes=_int(flat, prefix + "NUM_CLASSES", 1),
         convs_dim=_int(flat, prefix + "CONVS_DIM", 1),
         common_stride=_choice(flat, prefix + "COMMON_STRIDE", (1, 2, 4, 8, 16, 32, 64, 128)),
         norm=_choice(flat, prefix + "NORM", NORMS),
     )
+    # A level is doubled until it is at the common stride, but at least once if it is not there.
+    ends = {
+        s if s == head.common_stride else min(s // 2, head.common_stride)
+        for s in map(strides.get, head.in_features)
+        if s
+    }
+    if len(ends) > 1:
+        expected = f"levels finer than COMMON_STRIDE {head.common_stride} do not meet the others"
+        raise _fail(prefix + "IN_FEATURES", head.in_features, expected)
+    return head
 
 
 def _panoptic(flat: Flat) -> PanopticConfig:
@@ -500,6 +516,8 @@ def build_config(flat: Flat) -> ModelConfig:
     rpn = _rpn(flat, strides) if two_stage or meta == "ProposalNetwork" else None
     if rpn is None and meta in ("ProposalNetwork", "PanopticFPN"):
         raise _fail("MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals", f"{meta} needs RPN")
+    if meta == "PanopticFPN" and not flat["MODEL.MASK_ON"]:
+        raise _fail("MODEL.MASK_ON", False, "PanopticFPN needs masks")
     retinanet = _retinanet(flat, strides) if meta == "RetinaNet" else None
     anchor_key = "MODEL.RETINANET.IN_FEATURES" if retinanet else "MODEL.RPN.IN_FEATURES"
     dense = retinanet or rpn

@@ -80,6 +80,12 @@ def resolve_yaml(config: str | Path, opts: Sequence = ()) -> str:
     return to_yaml(_named(str(config), lambda: _resolve(config, opts)))
 
 
+def resolve_yaml_text(text: str, opts: Sequence = (), source: str = "configuration") -> str:
+    """`resolve_yaml` for YAML text, as `load_config_text` reads it."""
+    load_config_text(text, opts, source)
+    return to_yaml(_named(source, lambda: _resolve_text(text, opts, source)))
+
+
 def to_yaml(flat: Flat) -> str:
     """Nested block YAML of the inference keys, in the order of the table; leaves in JSON-like flow style."""
     lines: list[str] = []

@@ -213,7 +213,7 @@ class ModelConfig:
     sem_seg_head: SemSegHeadConfig | None
     panoptic: PanopticConfig | None
     precomputed_proposal_topk: int
-    weights: str = ""  # MODEL.WEIGHTS as written; informational
+    weights: str = ""  # MODEL.WEIGHTS as written: the checkpoint when none is given beside a file
     dataset: str = (
         ""  # first of DATASETS.TEST, else of DATASETS.TRAIN; informational, for the names of classes
     )

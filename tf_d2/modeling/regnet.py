@@ -9,7 +9,7 @@ from tf_d2.config.regnet import RegNetStage, regnet_stages
 from tf_d2.config.schema import RegNetConfig
 from tf_d2.layers.base import Module, sequence
 from tf_d2.layers.conv import Conv2d
-from tf_d2.modeling.bottom_up import BottomUp, stages_up_to
+from tf_d2.modeling.bottom_up import BottomUp
 
 
 class SimpleStem(Module):
@@ -131,20 +131,20 @@ def _make_stage(config: RegNetConfig, stage: RegNetStage, in_channels: int) -> l
 
 
 class RegNet(BottomUp):
-    """Stem and stages up to the last one in ``config.out_features``: "stem" (stride 2), "s1" (4), "s2" (8), ...
+    """Stem and all stages: "stem" (stride 2), "s1" (4), "s2" (8), ...
 
-    ``call`` maps ``[N, H, W, 3]`` to a dict of the features asked for.
+    ``call`` maps ``[N, H, W, 3]`` to a dict of the features asked for. Stages after the last of them are there as in
+    detectron2 (its ResNet leaves them out), since checkpoints hold them; a graph does not compute them.
     """
 
     def __init__(self, config: RegNetConfig, in_channels: int, name: str) -> None:
         stages = regnet_stages(config)
-        used = stages_up_to(tuple(stage.name for stage in stages), config.out_features)
-        super().__init__(name, used, config.out_features)
+        super().__init__(name, tuple(stage.name for stage in stages), config.out_features)
         channels = config.stem_width
         self.strides["stem"], self.channels["stem"] = 2, channels
         with self.scope():
             self.stem = SimpleStem(in_channels, channels, config.norm)
-            for stage in stages[: len(used)]:
+            for stage in stages:
                 setattr(self, stage.name, _make_stage(config, stage, channels))
                 self.strides[stage.name], self.channels[stage.name] = stage.stride, stage.width
                 channels = stage.width

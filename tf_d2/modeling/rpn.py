@@ -44,19 +44,20 @@ class StandardRPNHead(Module):
         self, in_channels: int, anchors: int, box_dim: int, conv_dims: Sequence[int], name: str
     ) -> None:
         super().__init__(name)
-        dims = [in_channels if d == -1 else d for d in conv_dims]
+        widths = [in_channels]  # before each convolution, and after the last
+        for dim in conv_dims:
+            widths.append(widths[-1] if dim == -1 else dim)
         with self.scope():
-            if len(dims) == 1:
-                self.conv: Conv2d | dict[str, Module] = self._conv(in_channels, dims[0], "conv")
+            if len(conv_dims) == 1:
+                self.conv: Conv2d | dict[str, Module] = self._conv(*widths, "conv")
             else:
-                inputs = [in_channels, *dims[:-1]]
                 makers = {
-                    f"conv{i}": (lambda key, i=i: self._conv(inputs[i], dims[i], key))
-                    for i in range(len(dims))
+                    f"conv{i}": (lambda key, i=i: self._conv(widths[i], widths[i + 1], key))
+                    for i in range(len(conv_dims))
                 }
                 self.conv = sequence("conv", makers)
-            self.objectness_logits = Conv2d(dims[-1], anchors, 1, "objectness_logits")
-            self.anchor_deltas = Conv2d(dims[-1], anchors * box_dim, 1, "anchor_deltas")
+            self.objectness_logits = Conv2d(widths[-1], anchors, 1, "objectness_logits")
+            self.anchor_deltas = Conv2d(widths[-1], anchors * box_dim, 1, "anchor_deltas")
 
     @staticmethod
     def _conv(in_channels: int, out_channels: int, name: str) -> Conv2d:

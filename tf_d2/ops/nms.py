@@ -37,6 +37,7 @@ def nms(
     Args:
         boxes: float32 ``[N, 4]`` xyxy pixels, finite.
         scores: float32 ``[N]``, finite.
+        iou_threshold: not negative; above 1 all boxes are kept.
         max_output_size: stop after this many kept boxes; None = all.
 
     Returns:
@@ -45,6 +46,8 @@ def nms(
     Source: torchvision/csrc/ops/cpu/nms_kernel.cpp.
     """
     limit = tf.shape(boxes)[0] if max_output_size is None else max_output_size
+    if iou_threshold > 1:  # tf.image refuses it
+        return tf.argsort(scores, direction="DESCENDING", stable=True)[:limit]
     return tf.image.non_max_suppression(
         tf.cast(boxes, tf.float32), tf.cast(scores, tf.float32), limit, float32_threshold(iou_threshold)
     )

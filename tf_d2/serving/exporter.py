@@ -129,7 +129,7 @@ def export(
         ops = check_ops(folder / "saved_model.pb")
         warmup.write_warmup(folder, warmup.warmup_requests(name, needs_proposals(parsed)))
         source = {
-            "config": model_yaml(config, weights, opts),
+            "config": model_yaml(config, opts),
             "weights_name": weights_file.name,
             "weights_sha256": _sha256(weights_file),
             "precision": precision,
