@@ -49,7 +49,7 @@ class StandardRPNHead(Module):
             widths.append(widths[-1] if dim == -1 else dim)
         with self.scope():
             if len(conv_dims) == 1:
-                self.conv: Conv2d | dict[str, Module] = self._conv(*widths, "conv")
+                self.conv: Conv2d | dict[str, Module] = self._conv(in_channels, widths[1], "conv")
             else:
                 makers = {
                     f"conv{i}": (lambda key, i=i: self._conv(widths[i], widths[i + 1], key))
