@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -20,7 +19,7 @@ import pytest
 from PIL import Image
 
 from tf_d2.client import BadImageError, Client, ServingError, to_coco, to_result, to_supervision
-from tf_d2.client.images import encode_png, upright_bytes
+from tf_d2.client.images import encode_png
 from tf_d2.client.wire import field, fields, parse_tensor, tensor_proto
 from tf_d2.instances import Instances
 from tf_d2.ops.mask_paste_numpy import paste_masks_numpy
@@ -311,18 +310,6 @@ def test_png_is_lossless(image: np.ndarray) -> None:
     for wrong in (image[0], image.astype(float), image[:0]):
         with pytest.raises(ValueError, match="expected a uint8 image"):
             encode_png(wrong)
-
-
-def test_pictures_are_turned(tmp_path: Path, image: np.ndarray) -> None:
-    path = tmp_path / "a.jpg"
-    exif = Image.Exif()
-    for orientation in (1, 6):
-        exif[0x0112] = orientation
-        Image.fromarray(image).save(path, exif=exif)
-        decoded = np.asarray(Image.open(BytesIO(upright_bytes(path))))
-        stored = np.asarray(Image.open(path))
-        np.testing.assert_array_equal(decoded, np.rot90(stored, -1) if orientation == 6 else stored)
-    assert upright_bytes(path) != path.read_bytes()
 
 
 def test_no_tensorflow_is_imported() -> None:

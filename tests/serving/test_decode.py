@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tf_d2.config.schema import InputConfig
+from tf_d2.ops.image_io import read_image
 from tf_d2.serving import decode
 
 from .conftest import png16
@@ -80,6 +82,19 @@ def test_pixels_are_pillows(read, kind: str) -> None:
     assert found.status == decode.OK
     assert found.size.tolist() == [45, 61]
     np.testing.assert_array_equal(found.pixels, pillow(EXACT[kind]))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_files_are_turned_as_read_image_turns_them(read, kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "photo"
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        path.write_bytes(save(photo(), kind, exif=exif))
+        picture = read(path.read_bytes())
+        expected = read_image(path, "RGB")
+        np.testing.assert_array_equal(picture.pixels, expected)
+        assert picture.size.tolist() == list(expected.shape[:2])
 
 
 def test_alpha_is_dropped_not_blended(read) -> None:

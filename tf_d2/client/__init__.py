@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tf_d2.client.images import encode_png, upright_bytes
+from tf_d2.client.images import encode_png
 from tf_d2.client.result import BadImageError, ServingError, to_result, to_supervision
 from tf_d2.client.transport import Grpc, Rest, Transport
 from tf_d2.coco import to_coco
@@ -72,8 +72,8 @@ class Client:
         return self._predict_one(encode_png(image[..., ::-1]), proposal_boxes)
 
     def predict_file(self, path: str | Path, proposal_boxes: np.ndarray | None = None) -> dict[str, Any]:
-        """Detect on an image file. It is sent as it is, unless EXIF says that it lies on its side."""
-        return self._predict_one(upright_bytes(path), proposal_boxes)
+        """Detect on an image file. It is sent as it is; the server turns it as its EXIF orientation says."""
+        return self._predict_one(Path(path).read_bytes(), proposal_boxes)
 
     def _predict_one(self, data: bytes, proposal_boxes: np.ndarray | None) -> dict[str, Any]:
         if proposal_boxes is None:
@@ -92,7 +92,7 @@ class Client:
         """Detect on a batch of encoded images of any sizes, in one request (none: no request).
 
         Args:
-            files: contents of JPEG, PNG, BMP or WebP files. Their EXIF orientation is ignored.
+            files: contents of JPEG, PNG, BMP or WebP files, turned as their EXIF orientation says.
             bad_images: "raise" raises for the first one that cannot be used, "return" puts the BadImageError
                 in its place and keeps the other results.
             proposal_boxes: for Fast R-CNN models, ``(B, N, 4)``; ``num_proposals`` ``(B,)`` of them count.

@@ -1,15 +1,11 @@
-"""Images as the bytes that are sent. Only NumPy, but for pictures that must be turned."""
+"""Images as the bytes that are sent. Only NumPy."""
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
-from pathlib import Path
 
 import numpy as np
-
-_ORIENTATION = 0x0112  # EXIF tag
 
 
 def encode_png(image_rgb: np.ndarray) -> bytes:
@@ -27,19 +23,3 @@ def encode_png(image_rgb: np.ndarray) -> bytes:
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def upright_bytes(path: str | Path) -> bytes:
-    """The file as it is or, where its EXIF orientation says so, turned and stored as PNG.
-
-    The served graph ignores EXIF; detectron2 applies it when it reads a file.
-    """
-    data = Path(path).read_bytes()
-    if b"Exif\0\0" not in data[: 1 << 16]:
-        return data
-    from PIL import Image, ImageOps
-
-    with Image.open(io.BytesIO(data)) as image:
-        if image.getexif().get(_ORIENTATION, 1) == 1:
-            return data
-        return encode_png(np.asarray(ImageOps.exif_transpose(image).convert("RGB")))

@@ -6,7 +6,7 @@ dropped, palette with and without transparency, 1 and 16 bits), BMP, GIF and Web
 dropped). CMYK JPEG differs by 1 level in about half of the values: TensorFlow multiplies the channels with
 another rounding, which cannot be undone afterwards.
 
-The EXIF orientation is not applied (stock ops do not read it); `tf_d2.ops.image_io.read_image` does.
+The EXIF orientation is applied by `tf_d2.ops.exif`.
 """
 
 import tensorflow as tf

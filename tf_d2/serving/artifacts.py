@@ -256,8 +256,8 @@ B images per request. {resize} Channels are put into the network's order in the 
 {precision}
 {batch}
 {bad}
-Images of more than {pixels} pixels are refused before they are decoded. The EXIF orientation of a JPEG is
-ignored: send upright pictures (`tf_d2.client` turns them).
+Images of more than {pixels} pixels are refused before they are decoded. Files are turned as their EXIF orientation
+says (JPEG, PNG, WebP); boxes, masks and `image_size` are those of the upright picture.
 
 ### serving_bytes
 

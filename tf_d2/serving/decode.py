@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_d2.config.schema import InputConfig
-from tf_d2.ops import image_decode
+from tf_d2.ops import exif, image_decode
 from tf_d2.ops.resize import resize_uint8, shortest_edge_size_tf
 
 # Values of the output `image_status`.
@@ -41,12 +41,12 @@ class Picture(NamedTuple):
 
     pixels: tf.Tensor  # uint8 [h, w, 3] at network size, channels in INPUT.FORMAT order
     network_size: tf.Tensor  # int32 [2] (height, width) of `pixels`
-    size: tf.Tensor  # int32 [2] (height, width) of the image as sent
+    size: tf.Tensor  # int32 [2] (height, width) of the upright image
     status: tf.Tensor  # int32 []
 
 
 def picture_from_bytes(data: tf.Tensor, config: InputConfig, max_pixels: int) -> Picture:
-    """Read one encoded image; never fails, whatever the bytes.
+    """Read one encoded image, turned as its EXIF orientation says; never fails, whatever the bytes.
 
     Args:
         data: string ``[]``, a JPEG, PNG, BMP or WebP file (WebP: where the server's DecodeImage has it).
@@ -57,7 +57,7 @@ def picture_from_bytes(data: tf.Tensor, config: InputConfig, max_pixels: int) ->
         lambda: _read_jpeg(data, max_pixels),
         lambda: _read_other(data, max_pixels),
     )
-    decoded = tf.ensure_shape(decoded, [None, None, 3])
+    decoded = exif.upright(tf.ensure_shape(decoded, [None, None, 3]), exif.orientation(data))
     return tf.cond(
         status == OK, lambda: picture_from_rgb(decoded, config, max_pixels), lambda: _no_picture(status)
     )
