@@ -33,6 +33,9 @@ def test_fields_are_attributes(three):
         (np.int64(1), [1]),
         (np.zeros(3, bool), []),
         (np.zeros(0, int), []),
+        ([0, -1], [0, 2]),
+        ([], []),
+        (np.array(1), [1]),
     ],
 )
 def test_selection_applies_to_every_field(three, item, rows):
@@ -45,6 +48,14 @@ def test_selection_applies_to_every_field(three, item, rows):
 @pytest.mark.parametrize("index", [3, -4])
 def test_beyond_the_end(three, index):
     with pytest.raises(IndexError, match=f"instance {index} of 3"):
+        three[index]
+
+
+@pytest.mark.parametrize(
+    "index", [None, "scores", 1.0, True, np.zeros((3, 1), int), np.zeros(0), (0, 1, None)]
+)
+def test_other_indices_are_refused(three, index):
+    with pytest.raises((TypeError, ValueError), match=r"instances are indexed by|inhomogeneous"):
         three[index]
 
 

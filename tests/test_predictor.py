@@ -143,6 +143,12 @@ def test_noncontiguous_views_are_fine(demo_predictor, image, result):
 # === Options ===
 
 
+@pytest.mark.parametrize("dtype", ["float16", "int8", None, np.float32])
+def test_other_dtypes_are_refused(demo_files, dtype):
+    with pytest.raises(ValueError, match="dtype must be one of float32, float64, bfloat16, got"):
+        load_model(demo_files / "shapes.yaml", demo_files / "shapes.pkl", dtype=dtype)
+
+
 def test_rgb_models_reverse_the_channels_and_zero_means_no_resize(small_rgb, image):
     crop = image[:70, 100:190]
     trace = small_rgb.trace(crop)
@@ -283,6 +289,8 @@ def test_stock_keras_weights_file_and_back(demo_files, tmp_path):
         (np.zeros((4, 0, 3), np.uint8), "the image is empty"),
         (np.zeros((4, 4, 3), np.uint16), "uint8 .* got uint16; scale it"),
         (np.zeros((4, 4, 3), bool), "got bool"),
+        (np.full((4, 4, 3), np.nan, np.float32), "NaN or infinite values"),
+        (np.full((4, 4, 3), np.inf), "NaN or infinite values"),
         (np.zeros((4, 4, 3), complex), "got complex128"),
         (np.array([["a"]]), "shape"),
         (np.zeros((1, 5000, 3), np.uint8), "1x5000 image would become 0x288 .* too elongated"),

@@ -51,11 +51,18 @@ class Instances:
         return len(next(iter(self._fields.values()))) if self._fields else 0
 
     def __getitem__(self, item: Any) -> Instances:
-        """Rows by boolean mask, index array, slice or integer (which keeps one row)."""
-        if isinstance(item, (int, np.integer)):
-            if not -len(self) <= item < len(self):
-                raise IndexError(f"instance {item} of {len(self)}")
-            item = slice(item, item + 1 if item != -1 else None)
+        """Rows by boolean mask, index array, slice or integer (which keeps one row). TypeError for anything else."""
+        if not isinstance(item, slice):
+            rows = np.asarray(item)
+            if rows.size == 0 and not isinstance(item, np.ndarray):
+                rows = rows.astype(np.intp)  # an empty list
+            if rows.ndim > 1 or rows.dtype.kind not in ("iu" if rows.ndim == 0 else "iub"):
+                raise TypeError(
+                    f"instances are indexed by a slice, an integer, a mask or a list of integers, not by {item!r}"
+                )
+            if rows.ndim == 0 and not -len(self) <= rows < len(self):
+                raise IndexError(f"instance {rows} of {len(self)}")
+            item = rows.reshape(-1)
         return Instances(self._image_size, **{name: value[item] for name, value in self._fields.items()})
 
     def __iter__(self) -> Iterator[Instances]:

@@ -383,4 +383,6 @@ def _checked_image(image: np.ndarray, channels: int) -> np.ndarray:
         return image
     if image.dtype.kind != "f":
         raise ImageError(f"expected a uint8 (or float) image, got {image.dtype}; scale it to 0..255 first")
+    if not np.isfinite(image).all():
+        raise ImageError("the image has NaN or infinite values")
     return image.astype(np.float32)

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+import weights
 from tf_d2 import cli
 from tf_d2.commands.predict import files, unique_stems
 from tf_d2.instances import Instances
@@ -104,6 +105,45 @@ def test_every_kind_of_image_gives_results_or_one_clear_error(predict, demo_file
         assert str(path) in err
     assert "1x5000 image would become 0x288" in err and "the file is empty" in err
     assert sorted(p.name for p in output.iterdir()) == sorted(f"{path.stem}.json" for path in good)
+
+
+def test_paths_are_printed_as_they_are(predict, demo_files, tmp_path):
+    folder = tmp_path / "w["
+    folder.mkdir()
+    path = save(folder / "b] [bold].png", np.zeros((40, 50, 3), np.uint8))
+    status, out, err, output = predict(path, extra=("--no-draw",))
+    assert (status or 0, err) == (0, "") and str(path) in out
+    assert (output / "b] [bold].json").is_file()
+
+
+def test_class_names_that_are_no_text(predict, demo_files, tmp_path):
+    (tmp_path / "names.txt").write_bytes(b"circle\n\xff")
+    status, _, err, _ = predict(demo_files / "shapes.png", extra=("--class-names", tmp_path / "names.txt"))
+    assert status == 2 and f"{tmp_path / 'names.txt'}: class names must be UTF-8 text" in err
+
+
+def test_a_full_disk_is_said_with_the_file(predict, demo_files, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tf_d2.commands.options.os.replace", full)
+    status, _, err, output = predict(demo_files / "shapes.png", extra=("--no-draw",))
+    assert status == 2 and f"{output / 'shapes.json'}: No space left on device" in err
+    assert list(output.iterdir()) == []
+
+
+def test_nonfinite_weights_are_loaded_when_asked_for(predict, demo_files, tmp_path):
+    checkpoint = weights.read_checkpoint(demo_files / "shapes.pkl")
+    state = {key: np.array(value) for key, value in checkpoint.state.items()}
+    state["roi_heads.box_predictor.cls_score.bias"][0] = np.nan
+    weights.write_detectron2_pkl(tmp_path / "nan.pkl", state)
+    status, _, err, _ = predict(demo_files / "shapes.png", weights=tmp_path / "nan.pkl")
+    assert status == 2 and "--allow-nonfinite" in err
+    with pytest.warns(UserWarning, match="NaN"):
+        status, _, err, _ = predict(
+            demo_files / "shapes.png", weights=tmp_path / "nan.pkl", extra=("--allow-nonfinite",)
+        )
+    assert (status or 0, err) == (0, "")
 
 
 def picture(data):

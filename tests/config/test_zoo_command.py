@@ -38,6 +38,12 @@ def test_list_as_a_table(run):
     assert "not yet" in run("list", "--family", "tensormask").stdout
 
 
+def test_without_a_command_the_models_are_listed(run):
+    result = run()
+    assert result.exit_code == 0 and "174 models" in result.stdout
+    assert result.stdout == run("list").stdout
+
+
 def test_an_unknown_family_lists_the_known(run):
     result = run("list", "--family", "yolo")
     assert result.exit_code == 1 and "Panoptic FPN" in result.stderr

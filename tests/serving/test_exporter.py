@@ -325,6 +325,7 @@ def test_second_version_is_published_last(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"version": 0}, "version must be"),
+        ({"version": 2**63}, "version must be .*below 2.63"),
         ({"name": "a/b"}, "name="),
         ({"max_detections": 0}, "max_detections"),
         ({"masks": "polygons"}, "choose one of roi"),
@@ -337,6 +338,16 @@ def test_second_version_is_published_last(tmp_path: Path) -> None:
 def test_wrong_arguments(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ExportError, match=message):
         export(DEMO / "shapes.yaml", DEMO / "shapes.pkl", tmp_path / "m", **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_an_error_of_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise tf.errors.ResourceExhaustedError(None, None, "x; No space left on device")
+
+    monkeypatch.setattr(tf.saved_model, "save", full)
+    with pytest.raises(ExportError, match=r"cannot write .*/m: x; No space left on device"):
+        export(DEMO / "shapes.yaml", DEMO / "shapes.pkl", tmp_path / "m")
     assert list(tmp_path.iterdir()) == []
 
 

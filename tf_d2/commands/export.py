@@ -13,6 +13,7 @@ import typer
 
 from tf_d2.commands.options import (
     ConfigOption,
+    NonfiniteOption,
     OptsArgument,
     WeightsOption,
     checked_opts,
@@ -95,6 +96,7 @@ def export(
         int,
         typer.Option(help="Pixels of a batch that go through the network together; more pay on a GPU only."),
     ] = 2**20,
+    allow_nonfinite: NonfiniteOption = False,
     opts: OptsArgument = None,
 ) -> None:
     """Write a SavedModel with everything a server needs. A failed export leaves nothing behind."""
@@ -121,6 +123,7 @@ def export(
             max_image_pixels=max_image_pixels,
             step_pixels=step_pixels,
             opts=words,
+            allow_nonfinite=allow_nonfinite,
         )
     Console().print(_table(report))
 

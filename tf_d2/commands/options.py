@@ -24,6 +24,10 @@ WeightsOption = Annotated[
         "--weights", help="Checkpoint; left out: the config's MODEL.WEIGHTS, or the published model's own."
     ),
 ]
+NonfiniteOption = Annotated[
+    bool,
+    typer.Option("--allow-nonfinite", help="Load NaN and infinite weights, with a warning."),
+]
 OptsArgument = Annotated[
     list[str] | None,
     typer.Option("--opts", help="Overrides: --opts KEY VALUE [KEY VALUE ...], as in detectron2."),
@@ -69,13 +73,14 @@ def import_tensorflow() -> None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file that is either whole or absent."""
+    """Write a file that is either whole or absent. OSError names it."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
+    finally:
         Path(temporary).unlink(missing_ok=True)
-        raise

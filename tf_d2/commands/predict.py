@@ -13,6 +13,7 @@ import typer
 
 from tf_d2.commands.options import (
     ConfigOption,
+    NonfiniteOption,
     OptsArgument,
     WeightsOption,
     checked_opts,
@@ -38,6 +39,7 @@ def predict(
         Path | None, typer.Option(help="Text file with one class name per line, for the picture.")
     ] = None,
     draw: Annotated[bool, typer.Option(help="Also draw each result.")] = True,
+    allow_nonfinite: NonfiniteOption = False,
     opts: OptsArgument = None,
 ) -> None:
     """Detect on images and write, for each NAME.EXT:
@@ -60,7 +62,7 @@ def predict(
 
     stems = unique_stems(input)
     console = Console()
-    predictor = Predictor(config_file, weights, opts=checked_opts(opts))
+    predictor = Predictor(config_file, weights, opts=checked_opts(opts), allow_nonfinite=allow_nonfinite)
     output.mkdir(parents=True, exist_ok=True)
     failed = []
     for path, stem in track(list(zip(input, stems, strict=True)), description="predicting", console=console):
@@ -76,7 +78,7 @@ def predict(
             continue
         for suffix, data in files(result, image, predictor, path.stem, names if draw else None).items():
             write_atomically(output / f"{stem}.{suffix}", data)
-        console.print(f"{path}: {_summary(result)}", soft_wrap=True)
+        console.print(f"{path}: {_summary(result)}", soft_wrap=True, markup=False)
     if failed:
         raise ValueError("; ".join(failed))
 
@@ -121,7 +123,12 @@ def _png(array: np.ndarray) -> bytes:
 
 
 def _read_names(path: Path | None) -> list[str]:
-    return [] if path is None else path.read_text(encoding="utf-8").split("\n")
+    if path is None:
+        return []
+    try:
+        return path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: class names must be UTF-8 text, one per line ({error.reason})") from None
 
 
 def _above(result: dict[str, Any], threshold: float) -> dict[str, Any]:

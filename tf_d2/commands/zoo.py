@@ -14,12 +14,19 @@ from tf_d2.config import ConfigError, ZooModel, resolve_yaml, unsupported_reason
 from tf_d2.config.errors import did_you_mean
 from tf_d2.config.zoo import zoo_name
 
-zoo_app = typer.Typer(help="The models detectron2 publishes.", no_args_is_help=True, add_completion=False)
+zoo_app = typer.Typer(help="The models detectron2 publishes.", add_completion=False)
 
 
 def register(app: typer.Typer) -> None:
     """Add ``zoo list`` and ``zoo show`` to the command line."""
     app.add_typer(zoo_app, name="zoo")
+
+
+@zoo_app.callback(invoke_without_command=True)
+def _zoo(context: typer.Context) -> None:
+    """The models detectron2 publishes, and which of them this version runs (without a command: list)."""
+    if context.invoked_subcommand is None:
+        list_models()
 
 
 def _chosen(family: str | None, supported: bool | None) -> list[tuple[ZooModel, str | None]]:

@@ -397,13 +397,21 @@ META_ARCHITECTURES: dict[str, type[D2Model]] = {
 }
 
 
+DTYPES = ("float32", "float64", "bfloat16")
+
+
 def build_model(config: ModelConfig, dtype: str = "float32") -> D2Model:
     """A model with all-zero variables (inside :func:`tf_d2.layers.base.unfilled`: with any values).
 
     Args:
         dtype: "float32", "float64" or "bfloat16" for variables and computation. Boxes, scores and everything discrete
             are float32 in any case, as in detectron2.
+
+    Raises:
+        ValueError: another dtype.
     """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(dtype)
     try:

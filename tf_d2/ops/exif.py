@@ -64,7 +64,7 @@ def _search(data: tf.Tensor, start: int, step: Callable[[tf.Tensor, tf.Tensor], 
     size = _length(data)
 
     def more(i: tf.Tensor, position: tf.Tensor, header: tf.Tensor, stop: tf.Tensor) -> tf.Tensor:
-        return (i < _MOST_BLOCKS) & (position < size) & (header == 0) & ~stop
+        return (i < _MOST_BLOCKS) & (position < size) & (header == 0) & tf.logical_not(stop)
 
     def one(i: tf.Tensor, position: tf.Tensor, header: tf.Tensor, stop: tf.Tensor) -> tuple[tf.Tensor, ...]:
         return i + 1, *step(data, position)
@@ -80,7 +80,7 @@ def _jpeg_segment(data: tf.Tensor, position: tf.Tensor) -> Step:
     header = _where((marker == 0xE1) & named, position + 4 + len(_NAME))
     pixels = (head[0] != 0xFF) | (marker == 0xDA) | (marker == 0xD9)
     alone = (marker == 0x01) | ((marker >= 0xD0) & (marker <= 0xD8))  # no length follows
-    length = 2 + _where(~alone, _number(head[2:4], True))
+    length = 2 + _where(tf.logical_not(alone), _number(head[2:4], True))
     padding = marker == 0xFF  # may be repeated
     return position + tf.where(padding, tf.ones_like(length), length), header, pixels
 

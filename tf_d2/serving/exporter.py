@@ -152,6 +152,8 @@ def export(
         )
         artifacts.write_server_files(scratch, folder, parsed, options, report)
         _publish(scratch, output, version)
+    except tf.errors.ResourceExhaustedError as error:  # what TensorFlow makes of a full disk
+        raise ExportError(f"cannot write {output}: {error.message}") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return report
@@ -172,8 +174,8 @@ def _scratch_beside(output: Path) -> Path:
 
 
 def _check_target(output: Path, version: int, name: str) -> None:
-    if version < 1:
-        raise ExportError(f"version must be a positive integer, got {version}")
+    if not 0 < version < 2**63:
+        raise ExportError(f"version must be a positive integer below 2^63, got {version}")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise ExportError(
             f"a server cannot address a model named {name!r}; pass name= with letters, digits, _ . -"
