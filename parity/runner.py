@@ -27,6 +27,7 @@ from parity.results import Comparison, StageResult
 from parity.status import Status
 
 Progress = Callable[[str], None]
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 MODULES = {
     "torch": "parity.workers.torch_worker",
@@ -117,11 +118,11 @@ def _can_import(interpreter: str, module: str) -> bool:
 def run(
     config: str | os.PathLike[str],
     weights: str | os.PathLike[str] | None,
-    images: Sequence[str | os.PathLike[str]],
+    images: Paths,
     *,
     output: str | os.PathLike[str],
-    reference: str = "auto",
-    candidates: Sequence[str] = ("tf",),
+    reference: str | os.PathLike[str] = "auto",
+    candidates: Paths = ("tf",),
     profile: str = "strict",
     device: str = "cpu",
     torch_python: str | None = None,
@@ -129,7 +130,7 @@ def run(
     noise: str = "truth",
     repeat: int = 2,
     opts: Sequence[Any] = (),
-    proposals: Sequence[str] = (),
+    proposals: Paths = (),
     timeout: float = DEFAULT_TIMEOUT,
     waivers: Sequence[Waiver] = (),
     early_stop: bool = True,
@@ -138,33 +139,39 @@ def run(
 ) -> list[Comparison]:
     """Run a reference and one or more candidates on the same model and images, and compare them.
 
-    Traces and the resolved configuration go to ``output``. ``noise`` says how the reference's own noise is
-    measured: "threads" (a second run with another thread count), "truth" (that and a float64 run) or "none".
-    ``repeat`` runs per side prove determinism. ``mutate`` plants a named bug in the candidate (the harness
-    tests itself with it). Worker failures give comparisons with an ERROR stage. Raises ValueError for
-    unusable arguments and BackendError when the configuration cannot be resolved at all.
+    One image, candidate or proposal file may stand for a list of one. Traces and the resolved configuration
+    go to ``output``. ``noise`` says how the reference's own noise is measured: "threads" (a second run with
+    another thread count), "truth" (that and a float64 run) or "none". ``repeat`` runs per side prove
+    determinism. ``mutate`` plants a named bug in the candidate (the harness tests itself with it). Worker
+    failures give comparisons with an ERROR stage. Raises ValueError for unusable arguments and BackendError
+    when the configuration cannot be resolved at all.
     """
     get_profile(profile)
     if noise not in ("none", "threads", "truth"):
         raise ValueError(f"noise {noise!r} is not one of: none, threads, truth")
     folder = Path(output).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    backends = [parse_backend(b, torch_python) for b in (reference, *candidates)]
+    backends = [parse_backend(b, torch_python) for b in several([reference, *several(candidates)])]
     setup = Setup(
         absolute_path(config),
         None if weights is None else absolute_path(weights),
-        [str(i) for i in images],
+        several(images),
         profile,
         device,
         threads,
         opts,
-        proposals,
+        several(proposals),
         repeat,
         timeout,
     )
     if any(not b.recorded for b in backends):
         setup = resolved(setup, folder, progress)
     return _run_all(setup, backends, folder, noise, waivers, early_stop, mutate, progress)
+
+
+def several(given: Paths) -> list[str]:
+    """Names or paths as a list. One alone is a list of one: a string is a sequence, too, of its letters."""
+    return [os.fspath(g) for g in ([given] if isinstance(given, str | os.PathLike) else given)]
 
 
 def absolute_path(path: str | os.PathLike[str]) -> str:

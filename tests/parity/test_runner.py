@@ -4,6 +4,7 @@ import json
 import shlex
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -234,3 +235,31 @@ def test_noise_is_measured_from_files_too(tmp_path):
     assert stage.limit.noise == pytest.approx(2e-6, rel=0.1) and stage.status is Status.PASS
     (comparison,) = parity.compare(a, b, noise=[a])
     assert comparison.exit_code == 1 and not any("noise of" in n for n in comparison.notes)
+
+
+def test_one_path_stands_for_a_list_of_one(interpreter, tmp_path, monkeypatch):
+    """A string is a sequence of its letters, and a worker once read the picture "/"."""
+    python = interpreter(
+        """
+        open(job["output"] + ".json", "w").write(json.dumps([job["images"], job["proposals"]]))
+        print(json.dumps({"event": "error", "message": "enough"})); sys.exit(2)
+        """
+    )
+    monkeypatch.setattr(runner, "resolved", lambda setup, folder, progress: setup)
+    trace = write_trace(tmp_path / "a.h5")
+    for one in (str, Path):
+        (comparison,) = runner.run(
+            "c.yaml",
+            "w.npz",
+            one(tmp_path / "street.jpg"),
+            output=tmp_path / "out",
+            reference="torch",
+            candidates=one(trace),
+            proposals=one(tmp_path / "boxes.npy"),
+            torch_python=python,
+        )
+        assert "enough" in comparison.stages[0].message
+        told = json.loads((tmp_path / "out" / "reference.h5.json").read_text())
+        assert told == [[str(tmp_path / "street.jpg")], [str(tmp_path / "boxes.npy")]]
+    with pytest.raises(TypeError, match="PathLike"):
+        runner.run("c.yaml", None, [np.zeros((4, 6, 3), np.uint8)], output=tmp_path, reference=trace)
