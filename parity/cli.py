@@ -83,7 +83,10 @@ def main_command(
     ] = "auto",
     candidate: Annotated[
         list[str] | None,
-        typer.Option(help="tf, tf-eager, savedmodel:DIR, serving:URL or a trace; may be repeated."),
+        typer.Option(
+            help="tf, tf-eager, savedmodel:DIR, serving:http://HOST:8501/MODEL (REST), "
+            "serving:grpc://HOST:8500/MODEL or a trace; may be repeated."
+        ),
     ] = None,
     profile: ProfileOption = "strict",
     device: Annotated[str, typer.Option(help="cpu or gpu, for both sides.")] = "cpu",

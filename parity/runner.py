@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from parity.job import file_sha256
+from parity.job import file_sha256, read_served
 from parity.judge import TraceLike, Waiver, compare
 from parity.profiles import get_profile
 from parity.results import Comparison, StageResult
@@ -88,6 +88,8 @@ def parse_backend(text: str, torch_python: str | None = None) -> Backend:
             raise ValueError(
                 f"backend {name} needs its {'directory' if name == 'savedmodel' else 'URL'}: {name}:..."
             )
+        if name == "serving":
+            read_served(target)  # a mistake shows here, before the reference has run
         return Backend(name, absolute_path(target))
     if text in MODULES:
         return Backend(text, "", torch_python or sys.executable) if text in TORCH_BACKENDS else Backend(text)

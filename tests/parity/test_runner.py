@@ -102,7 +102,13 @@ def test_backend_names(tmp_path):
     assert parse_backend(str(trace)) == Backend("trace", str(trace))
     assert parse_backend("torch", "/usr/bin/python9").interpreter == "/usr/bin/python9"
     assert parse_backend("savedmodel:export/1").target == "export/1"
-    for bad in ("tensorflow2", "savedmodel", "serving:", str(tmp_path / "missing.h5")):
+    for bad in (
+        "tensorflow2",
+        "savedmodel",
+        "serving:",
+        "serving:http://host:8501",
+        str(tmp_path / "missing.h5"),
+    ):
         with pytest.raises(ValueError):
             parse_backend(bad)
 
