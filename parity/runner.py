@@ -25,6 +25,7 @@ from parity.judge import TraceLike, Waiver, compare
 from parity.profiles import get_profile
 from parity.results import Comparison, StageResult
 from parity.status import Status
+from parity.trace import Trace, TraceError
 
 Progress = Callable[[str], None]
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -151,9 +152,12 @@ def run(
     get_profile(profile)
     if noise not in ("none", "threads", "truth"):
         raise ValueError(f"noise {noise!r} is not one of: none, threads, truth")
+    backends = [parse_backend(b, torch_python) for b in several([reference, *several(candidates)])]
+    for k, backend in enumerate(backends):
+        if backend.recorded:
+            check_recorded(backend.target, "candidate" if k else "reference", len(several(images)))
     folder = Path(output).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    backends = [parse_backend(b, torch_python) for b in several([reference, *several(candidates)])]
     setup = Setup(
         absolute_path(config),
         None if weights is None else absolute_path(weights),
@@ -174,6 +178,21 @@ def run(
 def several(given: Paths) -> list[str]:
     """Names or paths as a list. One alone is a list of one: a string is a sequence, too, of its letters."""
     return [os.fspath(g) for g in ([given] if isinstance(given, str | os.PathLike) else given)]
+
+
+def check_recorded(path: str, role: str, images: int) -> None:
+    """Raise ValueError where a trace cannot be a side (``role``) of a comparison of so many images. Found out later,
+    it would seem to be a fault of the other side, which is fed with it."""
+    try:
+        with Trace(path) as trace:
+            held = len(trace.images)
+    except TraceError as error:
+        raise ValueError(f"{error}. As {role}, name such a file or a backend to run") from error
+    if held != images:
+        raise ValueError(
+            f"the {role} {path} holds {held} images, but {images} are given: "
+            "name the pictures that it was made from, in their order"
+        )
 
 
 def absolute_path(path: str | os.PathLike[str]) -> str:

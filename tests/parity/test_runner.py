@@ -6,6 +6,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -269,3 +270,42 @@ def test_one_path_stands_for_a_list_of_one(interpreter, tmp_path, monkeypatch):
         assert told == [[str(tmp_path / "street.jpg")], [str(tmp_path / "boxes.npy")]]
     with pytest.raises(TypeError, match="PathLike"):
         runner.run("c.yaml", None, [np.zeros((4, 6, 3), np.uint8)], output=tmp_path, reference=trace)
+
+
+def _truncated(path):
+    whole = write_trace(path).read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+
+
+def _keras_weights(path):
+    with h5py.File(path, "w") as file:
+        file["layers/conv/vars/0"] = np.ones((3, 3), np.float32)
+
+
+@pytest.mark.parametrize("role", ["reference", "candidate"])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path.write_text("not a trace"), "cannot open"),
+        (lambda path: path.write_bytes(b""), "cannot open"),
+        (lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100)), "cannot open"),
+        (_truncated, "truncated"),
+        (_keras_weights, "is not a trace"),
+    ],
+)
+def test_a_file_that_is_no_trace_is_refused_before_anything_runs(tmp_path, monkeypatch, make, message, role):
+    monkeypatch.setattr(runner, "call_worker", lambda *arguments: pytest.fail("a worker was started"))
+    make(tmp_path / "bad.h5")
+    sides = {"reference": "torch", "candidates": "tf"}
+    sides["candidates" if role == "candidate" else role] = str(tmp_path / "bad.h5")
+    with pytest.raises(ValueError, match=rf"(?s)bad\.h5.*{message}|{message}.*bad\.h5") as found:
+        runner.run("c.yaml", None, "x.png", output=tmp_path / "out", **sides)
+    assert f"As {role}, name such a file or a backend to run" in str(found.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_trace_of_other_pictures_is_refused_before_anything_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "call_worker", lambda *arguments: pytest.fail("a worker was started"))
+    trace = write_trace(tmp_path / "a.h5")
+    with pytest.raises(ValueError, match=r"reference .*a\.h5 holds 1 images, but 2 are given"):
+        runner.run("c.yaml", None, ["x.png", "y.png"], output=tmp_path / "out", reference=trace)
