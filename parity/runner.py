@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from parity.job import file_sha256, read_served
-from parity.judge import TraceLike, Waiver, compare
-from parity.profiles import get_profile
+from parity.judge import TraceLike, Waiver, check_precision, compare
+from parity.profiles import Profile, get_profile
 from parity.results import Comparison, StageResult
 from parity.status import Status
 from parity.trace import Trace, TraceError
@@ -39,6 +39,7 @@ MODULES = {
     "serving": "parity.workers.tf_worker",
 }
 TORCH_BACKENDS = ("torch", "detectron2")
+EXPORTED = ("savedmodel", "serving")
 DEFAULT_TIMEOUT = 1800.0  # seconds
 
 
@@ -84,7 +85,7 @@ class Setup:
 def parse_backend(text: str, torch_python: str | None = None) -> Backend:
     """The backend a user named. ValueError says what is known."""
     name, _, target = text.partition(":")
-    if name in ("savedmodel", "serving"):
+    if name in EXPORTED:
         if not target:
             raise ValueError(
                 f"backend {name} needs its {'directory' if name == 'savedmodel' else 'URL'}: {name}:..."
@@ -149,13 +150,12 @@ def run(
     failures give comparisons with an ERROR stage. Raises ValueError for unusable arguments and BackendError
     when the configuration cannot be resolved at all.
     """
-    get_profile(profile)
+    chosen = get_profile(profile)
     if noise not in ("none", "threads", "truth"):
         raise ValueError(f"noise {noise!r} is not one of: none, threads, truth")
     backends = [parse_backend(b, torch_python) for b in several([reference, *several(candidates)])]
     for k, backend in enumerate(backends):
-        if backend.recorded:
-            check_recorded(backend.target, "candidate" if k else "reference", len(several(images)))
+        check_backend(backend, "candidate" if k else "reference", len(several(images)), chosen)
     folder = Path(output).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     setup = Setup(
@@ -180,19 +180,24 @@ def several(given: Paths) -> list[str]:
     return [os.fspath(g) for g in ([given] if isinstance(given, str | os.PathLike) else given)]
 
 
-def check_recorded(path: str, role: str, images: int) -> None:
-    """Raise ValueError where a trace cannot be a side (``role``) of a comparison of so many images. Found out later,
-    it would seem to be a fault of the other side, which is fed with it."""
+def check_backend(backend: Backend, role: str, images: int, profile: Profile) -> None:
+    """Raise ValueError where a backend cannot be a side (``role``) of a comparison of so many images at this
+    precision. Found out later, what is wrong with a trace would seem to be a fault of the side that is fed with it."""
+    if not backend.recorded:
+        exported = frozenset(["float32"]) if backend.name in EXPORTED else frozenset()
+        check_precision(role, f"what {backend.name} computes", exported, profile)
+        return
     try:
-        with Trace(path) as trace:
-            held = len(trace.images)
+        with Trace(backend.target) as trace:
+            held, precisions = len(trace.images), trace.precisions()
     except TraceError as error:
         raise ValueError(f"{error}. As {role}, name such a file or a backend to run") from error
     if held != images:
         raise ValueError(
-            f"the {role} {path} holds {held} images, but {images} are given: "
+            f"the {role} {backend.target} holds {held} images, but {images} are given: "
             "name the pictures that it was made from, in their order"
         )
+    check_precision(role, backend.target, precisions, profile)
 
 
 def absolute_path(path: str | os.PathLike[str]) -> str:

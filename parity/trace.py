@@ -166,6 +166,17 @@ class Trace:
                 raise TraceError(f"{self.path} is damaged: {error}; {_EXPECTED}") from error
             raise
 
+    def precisions(self) -> frozenset[str]:
+        """Which of float32 and float64 the network was run in, as far as the trace says: a backend states it, and a
+        recording's steps have it. A recording may hold both (see `ImageTrace.float64`)."""
+        stated = self.manifest.get("dtype")
+        if stated is not None:
+            return frozenset([str(stated)])
+        if self.manifest.get("backend") != "recorded":
+            return frozenset()
+        steps = ((i, n) for i in self.images for n in i if n.startswith(("steps/", "steps64/")))
+        return frozenset(str(i.dtype(n)) for i, n in steps if i.dtype(n).kind == "f")
+
     def _image_groups(self) -> list[tuple[h5py.Group, str]]:
         names = [name for name in self._file if name.startswith("image") and name[5:].isdigit()]  # pyright: ignore
         if not names:

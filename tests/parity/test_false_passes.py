@@ -4,7 +4,6 @@ Each test plants one defect in a copy of a small synthetic trace and expects it 
 """
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -522,4 +521,4 @@ def test_noise_on_the_same_input_counts_only_for_stages_fed_by_this_reference(fe
     """The demo compares one TensorFlow run with two references, of which one gave the inputs."""
     reference = Side("torch", [], {"backend": "torch", "written": "now"})
     candidate = Side("tf", [], {"backend": "tf", "forced": {"feed": feed, "derived": []}})
-    assert _fed_by_another(SimpleNamespace(reference=reference, candidate=candidate)) is another
+    assert _fed_by_another(candidate, reference) is another

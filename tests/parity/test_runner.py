@@ -309,3 +309,30 @@ def test_a_trace_of_other_pictures_is_refused_before_anything_runs(tmp_path, mon
     trace = write_trace(tmp_path / "a.h5")
     with pytest.raises(ValueError, match=r"reference .*a\.h5 holds 1 images, but 2 are given"):
         runner.run("c.yaml", None, ["x.png", "y.png"], output=tmp_path / "out", reference=trace)
+
+
+@pytest.mark.parametrize(
+    ("reference", "candidate", "message"),
+    [
+        ("a.h5", "tf", r"a\.h5 is float32; the semantic profile needs a float64 reference"),
+        ("torch", "savedmodel:exported", "savedmodel computes is float32; .* a float64 candidate"),
+        ("torch", "serving:http://host:8501/m", "serving computes is float32"),
+    ],
+)
+def test_float32_is_refused_in_the_semantic_profile_before_anything_runs(
+    tmp_path, monkeypatch, reference, candidate, message
+):
+    """A right model would be called different at its first stage."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runner, "call_worker", lambda *arguments: pytest.fail("a worker was started"))
+    write_trace(tmp_path / "a.h5", dtype="float32")
+    with pytest.raises(ValueError, match=message):
+        runner.run(
+            "c.yaml",
+            None,
+            "x.png",
+            output=tmp_path / "out",
+            reference=reference,
+            candidates=candidate,
+            profile="semantic",
+        )
