@@ -97,7 +97,8 @@ def main_command(
     noise: Annotated[
         str,
         typer.Option(
-            help="How the reference's own noise is measured: truth (float64, threads), threads or none."
+            help="How the reference's own noise is measured: truth (float64, threads), threads or none. "
+            "Without truth the limits are estimates, which rounding alone may exceed."
         ),
     ] = "truth",
     repeat: Annotated[int, typer.Option(help="Runs per side that must agree bit for bit.")] = 2,

@@ -32,7 +32,7 @@ from parity.metrics import Metrics, measure
 from parity.profiles import PEAK_FACTOR, TRUTH_FACTOR, Profile, get_profile
 from parity.results import RUNGS, Comparison, StageResult, headline
 from parity.stages import forced_name
-from parity.status import Status, Verdict
+from parity.status import EXIT_DIFFERENT, Status, Verdict
 from parity.trace import ImageTrace, Trace
 
 EARLY_RUNGS = ("manifest", "weights", "preprocessing")
@@ -267,6 +267,7 @@ def _compare_one(job: _Job, index: int) -> Comparison:
     _stop_early(job, comparison)
     _waive(job, comparison)
     _repeatability(job, comparison)
+    comparison.caveat = _caveat(job, comparison, context.truth)
     return comparison
 
 
@@ -492,6 +493,46 @@ def _repeatability(job: _Job, comparison: Comparison) -> None:
             comparison.nondeterministic += [f"{side.name}: {n}" for n in repeat["nondeterministic"]]
     if comparison.nondeterministic and job.profile.name != "production":
         comparison.deterministic = False
+
+
+def _caveat(job: _Job, comparison: Comparison, truth: bool) -> str:
+    """What to know about a difference that rounding, or a side that does not repeat itself, might have made."""
+    if comparison.exit_code != EXIT_DIFFERENT:
+        return ""
+    told = []
+    numbers = [s for s in comparison.stages if s.bad and s.kind in ("continuous", "set")]
+    if not truth and job.profile.dtype == "float32" and numbers and all(map(could_be_rounding, numbers)):
+        told.append(
+            "rounding alone may make a difference of this size: without a float64 run of the reference the limits "
+            "are estimates; such a run (--noise truth, where the reference is run and not recorded) measures them"
+        )
+    runs = [side.manifest.get("repeat") for side in (job.reference, job.candidate)]
+    if any(isinstance(r, Mapping) and r.get("runs") == 1 for r in runs):
+        told.append("a side ran only once, so it was not seen whether it repeats itself: --repeat 2 shows it")
+    return "; ".join(told)
+
+
+def could_be_rounding(stage: StageResult) -> bool:
+    """Whether a bad stage would be within the highest ceiling that a float64 run of the reference can justify."""
+    if stage.kind == "set":
+        details = stage.details
+        if stage.forced_status is Status.FAIL or not details or details["matched"] == 0:
+            return False  # a replay on the same input has static limits in any case
+        alone = any(not c["certified"] for c in details["certificates"])
+        worst = (("worst_box_px", "box_limit"), ("worst_score", "score_limit"))
+        return not alone and all(details[a] <= TRUTH_FACTOR * details[b] for a, b in worst)
+    judged = (
+        (stage.status, stage.metrics, stage.limit),
+        (stage.forced_status, stage.forced_metrics, stage.forced_limit),
+    )
+    return all(
+        status is Status.FAIL
+        and m is not None
+        and b is not None
+        and noise_level(m) <= TRUTH_FACTOR * b.ceiling
+        for status, m, b in judged
+        if status not in (Status.PASS, None)
+    )
 
 
 class ParityError(AssertionError):
