@@ -83,7 +83,10 @@ def main_command(
     ] = "auto",
     candidate: Annotated[
         list[str] | None,
-        typer.Option(help="tf, tf-eager, savedmodel:DIR, serving:URL or a trace; may be repeated."),
+        typer.Option(
+            help="tf, tf-eager, savedmodel:DIR, serving:http://HOST:8501/MODEL (REST), "
+            "serving:grpc://HOST:8500/MODEL or a trace; may be repeated."
+        ),
     ] = None,
     profile: ProfileOption = "strict",
     device: Annotated[str, typer.Option(help="cpu or gpu, for both sides.")] = "cpu",
@@ -94,7 +97,8 @@ def main_command(
     noise: Annotated[
         str,
         typer.Option(
-            help="How the reference's own noise is measured: truth (float64, threads), threads or none."
+            help="How the reference's own noise is measured: truth (float64, threads), threads or none. "
+            "Without truth the limits are estimates, which rounding alone may exceed."
         ),
     ] = "truth",
     repeat: Annotated[int, typer.Option(help="Runs per side that must agree bit for bit.")] = 2,

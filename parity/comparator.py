@@ -98,7 +98,7 @@ SETS = (
     ),
 )
 _PROPOSALS, _NETWORK, _FINAL_PROPOSALS, _FINAL = SETS
-_MEMBERS = {n: s for s in SETS for n in (s.boxes, s.scores, s.classes) if n}
+SET_MEMBERS = {n: s for s in SETS for n in (s.boxes, s.scores, s.classes) if n}
 PANOPTIC = "output/panoptic_seg"
 
 
@@ -159,7 +159,7 @@ def _names(context: Context, only: Sequence[str] | None) -> list[str]:
     inputs = [n for n in rest if n.startswith("input/")]
     ordered = inputs + known + [n for n in rest if n not in inputs]
     kept = [n for n in ordered if not _skip(context, n)]
-    out = dict.fromkeys(_MEMBERS[n].name if n in _MEMBERS else n for n in kept)
+    out = dict.fromkeys(SET_MEMBERS[n].name if n in SET_MEMBERS else n for n in kept)
     return [n for n in out if only is None or n in only]
 
 
@@ -187,7 +187,9 @@ def _one(context: Context, name: str) -> StageResult:
         result = StageResult(name, rung_of(name), "unknown", Status.ERROR, f"{type(error).__name__}: {error}")
     stage = context.table.get(spec.boxes if spec else name)
     if stage is not None:
-        result.inputs = tuple(dict.fromkeys(_MEMBERS[i].name if i in _MEMBERS else i for i in stage.inputs))
+        result.inputs = tuple(
+            dict.fromkeys(SET_MEMBERS[i].name if i in SET_MEMBERS else i for i in stage.inputs)
+        )
     return result
 
 

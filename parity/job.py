@@ -25,6 +25,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -41,6 +42,14 @@ from parity.trace import Trace
 
 PROFILES = ("semantic", "strict", "production")
 DEVICES = ("cpu", "gpu")
+
+
+# HOST:PORT[/PREFIX]/MODEL, also as TensorFlow Serving's documentation writes it for REST: with v1/models/ before
+# the name and a version or label after it. PREFIX is what a proxy may want, and never holds v1/models itself.
+_SERVED = re.compile(
+    r"(?P<server>(?:(?!/v1/models(?:/|$)).)+?)/(?:v1/models/)?(?P<model>[^/:]+)"
+    r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
+)
 
 
 class JobError(ValueError):
@@ -171,6 +180,30 @@ def _read_h5(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             raise KeyError("it has no group 'weights'")
         group.visititems(visit)
     return state
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model on a server, as `tf_d2.client.Client` wants it: the server's URL ends before `/v1/models`."""
+
+    server: str
+    model: str
+    version: int | None = None
+    label: str | None = None
+
+
+def read_served(text: str) -> ServedModel:
+    """The model that `serving:` is followed by. Raises JobError with the forms that are known."""
+    scheme, _, rest = text.partition("://")
+    found = _SERVED.fullmatch(rest.removesuffix("/").removesuffix(":predict"))
+    if scheme not in ("http", "https", "grpc") or found is None:
+        raise JobError(
+            f"serving:{text}: expected serving:http://HOST:8501/MODEL (REST; .../v1/models/MODEL and "
+            "/versions/N after it are understood too) or serving:grpc://HOST:8500/MODEL"
+        )
+    version = found["version"]
+    server = f"{scheme}://{found['server']}"
+    return ServedModel(server, found["model"], int(version) if version else None, found["label"])
 
 
 def origin(manifest: Mapping[str, Any]) -> list[str | None]:

@@ -8,21 +8,31 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any
 
 import numpy as np
 import yaml
 
-from parity.comparator import SETS, Arrays, Context, SetSpec, compare_image, stage_table, static_noise
+from parity.comparator import (
+    SET_MEMBERS,
+    SETS,
+    Arrays,
+    Context,
+    SetSpec,
+    compare_image,
+    row_owners,
+    stage_table,
+    static_noise,
+)
 from parity.detections import Noise
 from parity.job import origin, tensor_hash
 from parity.metrics import Metrics, measure
 from parity.profiles import PEAK_FACTOR, TRUTH_FACTOR, Profile, get_profile
 from parity.results import RUNGS, Comparison, StageResult, headline
 from parity.stages import forced_name
-from parity.status import Status, Verdict
+from parity.status import EXIT_DIFFERENT, Status, Verdict
 from parity.trace import ImageTrace, Trace
 
 EARLY_RUNGS = ("manifest", "weights", "preprocessing")
@@ -59,6 +69,7 @@ class Side:
     config: Mapping[str, Any] | None = None
     tensors: Mapping[str, str] = field(default_factory=dict)
     segments: Sequence[Sequence[Mapping[str, Any]]] = ()
+    precisions: frozenset[str] = frozenset()
 
     @property
     def recorded(self) -> bool:
@@ -80,7 +91,9 @@ def open_side(source: TraceLike, stack: ExitStack) -> Side:
     config = yaml.safe_load(trace.config) if trace.config else None
     name = str(trace.manifest.get("backend", "trace"))
     segments = [_segments(i) for i in trace.images]
-    return Side(name, trace.images, trace.manifest, config, _tensor_hashes(trace), segments)
+    return Side(
+        name, trace.images, trace.manifest, config, _tensor_hashes(trace), segments, trace.precisions()
+    )
 
 
 def _segments(image: ImageTrace) -> list[dict[str, Any]]:
@@ -115,11 +128,16 @@ def compare(
     keypoints either; taken from the candidate's manifest when it says so. ``early_stop``:
     after a failing manifest, weights or preprocessing rung the later rungs are not judged, since they can
     only show the same fault again. ``config``: detectron2's full configuration where the traces hold none.
-    Raises TraceError for unreadable files.
+    Raises TraceError for unreadable files and ValueError for traces whose precision is not the profile's.
     """
     chosen = profile if isinstance(profile, Profile) else get_profile(profile)
     with ExitStack() as stack:
         ref, cand = open_side(reference, stack), open_side(candidate, stack)
+        check_precision("reference", _name_of(reference, ref), ref.precisions, chosen)
+        check_precision("candidate", _name_of(candidate, cand), cand.precisions, chosen)
+        precise = chosen.dtype == "float64" and ref.recorded and len(ref.images) == len(cand.images)
+        if precise:
+            ref, cand = _float64_steps(ref, cand)
         further = [open_side(n, stack) for n in noise]
         job = _Job(ref, cand, further, chosen, waivers, _scope(scope, cand), early_stop, config or ref.config)
         if len(ref.images) != len(cand.images) or not ref.images:
@@ -128,9 +146,64 @@ def compare(
     files = tuple(os.fspath(s) for s in (reference, candidate) if isinstance(s, str | os.PathLike))
     for comparison in found if len(files) == 2 else ():
         comparison.traces = files
+    for comparison in found if precise else ():
+        comparison.scope = "float64 steps of the recording"
+        comparison.notes.append(_FLOAT64_NOTE)
     return found
 
 
+def _name_of(source: TraceLike, side: Side) -> str:
+    return os.fspath(source) if isinstance(source, str | os.PathLike) else side.name
+
+
+_FLOAT64_SIDES = {
+    "reference": "torch, detectron2, or a recording with float64 steps",
+    "candidate": "tf, tf-eager, or a trace of one in this profile",
+}
+
+
+def check_precision(role: str, name: str, precisions: frozenset[str], profile: Profile) -> None:
+    """Raise ValueError where a side's network ran in float32 and the profile judges float64: every stage of a right
+    model would seem wrong. (The other way round the manifests show it, as no recording is float64 alone.)"""
+    # A recording may hold both; only as a reference its float64 steps are what is compared.
+    wrong = "float32" in precisions if role == "candidate" else precisions == {"float32"}
+    if profile.dtype == "float64" and wrong:
+        raise ValueError(
+            f"{name} is float32; the {profile.name} profile needs a float64 {role} "
+            f"({_FLOAT64_SIDES[role]}): take one, or use --profile strict"
+        )
+
+
+def _float64_steps(reference: Side, candidate: Side) -> tuple[Side, Side]:
+    """Both sides of a comparison with the float64 pass that a recording of detectron2 holds beside its float32 run.
+
+    That pass starts from the network input and from the recorded float32 proposals, and has no results. So only its
+    stages are compared: those up to the proposals as the candidate ran them, those behind only as it computed them
+    on the recording's input.
+    """
+    if _fed_by_another(candidate, reference):
+        raise ValueError(
+            "the candidate was fed by another trace than this recording, so that its stages behind the proposals "
+            "cannot be compared: run tf-d2 parity with the recording as --reference"
+        )
+    views = [_float64_view(r, c) for r, c in zip(reference.images, candidate.images, strict=True)]
+    return replace(reference, images=[v[0] for v in views]), replace(candidate, images=[v[1] for v in views])
+
+
+def _float64_view(reference: Arrays, candidate: Arrays) -> tuple[Arrays, Arrays]:
+    assert isinstance(reference, ImageTrace)  # only a file can be a recording
+    own = reference.float64() | {n: reference[n] for n in ("input/image",) if n in reference}
+    # The proposals were given to that pass, not computed by it.
+    own = {n: a for n, a in own.items() if n not in SET_MEMBERS}
+    forced = {forced_name(n): candidate[forced_name(n)] for n in own if forced_name(n) in candidate}
+    free = {n: forced.get(forced_name(n)) if row_owners(n) else candidate.get(n) for n in own}
+    return own, {n: a for n, a in free.items() if a is not None} | forced
+
+
+_FLOAT64_NOTE = (
+    "only the recording's float64 steps were compared, those behind the proposals on its own input: "
+    "its detections are float32; --profile strict compares them"
+)
 _NOT_SERVED = "output/instances/pred_keypoint_heatmaps"
 
 
@@ -194,6 +267,7 @@ def _compare_one(job: _Job, index: int) -> Comparison:
     _stop_early(job, comparison)
     _waive(job, comparison)
     _repeatability(job, comparison)
+    comparison.caveat = _caveat(job, comparison, context.truth)
     return comparison
 
 
@@ -298,7 +372,8 @@ def _measure_noise(job: _Job, index: int, context: Context, comparison: Comparis
             sets[spec.name] = Noise(max(before.box_px, found.box_px), max(before.score, found.score))
         for name, value in _same_input_noise(context, side.images[index]).items():
             forced[name] = max(forced.get(name, 0.0), value)
-    context.noise, context.forced_noise = noise, {} if _fed_by_another(job) else forced
+    another = _fed_by_another(job.candidate, job.reference)
+    context.noise, context.forced_noise = noise, {} if another else forced
     context.set_noise = sets
     context.truth = _has_truth(job)
     names = "; ".join(_noise_name(s) for s in job.noise)
@@ -306,11 +381,11 @@ def _measure_noise(job: _Job, index: int, context: Context, comparison: Comparis
     comparison.noise_source = f"{more} of the reference ({names})"
 
 
-def _fed_by_another(job: _Job) -> bool:
+def _fed_by_another(candidate: Side, reference: Side) -> bool:
     """Whether the candidate's stages were fed by another trace than this reference: then their inputs are not quite
     the same, and noise on the same input says nothing about them."""
-    feed = (job.candidate.manifest.get("forced") or {}).get("feed")
-    return feed is not None and feed != origin(job.reference.manifest)
+    feed = (candidate.manifest.get("forced") or {}).get("feed")
+    return feed is not None and feed != origin(reference.manifest)
 
 
 def _has_truth(job: _Job) -> bool:
@@ -418,6 +493,46 @@ def _repeatability(job: _Job, comparison: Comparison) -> None:
             comparison.nondeterministic += [f"{side.name}: {n}" for n in repeat["nondeterministic"]]
     if comparison.nondeterministic and job.profile.name != "production":
         comparison.deterministic = False
+
+
+def _caveat(job: _Job, comparison: Comparison, truth: bool) -> str:
+    """What to know about a difference that rounding, or a side that does not repeat itself, might have made."""
+    if comparison.exit_code != EXIT_DIFFERENT:
+        return ""
+    told = []
+    numbers = [s for s in comparison.stages if s.bad and s.kind in ("continuous", "set")]
+    if not truth and job.profile.dtype == "float32" and numbers and all(map(could_be_rounding, numbers)):
+        told.append(
+            "rounding alone may make a difference of this size: without a float64 run of the reference the limits "
+            "are estimates; such a run (--noise truth, where the reference is run and not recorded) measures them"
+        )
+    runs = [side.manifest.get("repeat") for side in (job.reference, job.candidate)]
+    if any(isinstance(r, Mapping) and r.get("runs") == 1 for r in runs):
+        told.append("a side ran only once, so it was not seen whether it repeats itself: --repeat 2 shows it")
+    return "; ".join(told)
+
+
+def could_be_rounding(stage: StageResult) -> bool:
+    """Whether a bad stage would be within the highest ceiling that a float64 run of the reference can justify."""
+    if stage.kind == "set":
+        details = stage.details
+        if stage.forced_status is Status.FAIL or not details or details["matched"] == 0:
+            return False  # a replay on the same input has static limits in any case
+        alone = any(not c["certified"] for c in details["certificates"])
+        worst = (("worst_box_px", "box_limit"), ("worst_score", "score_limit"))
+        return not alone and all(details[a] <= TRUTH_FACTOR * details[b] for a, b in worst)
+    judged = (
+        (stage.status, stage.metrics, stage.limit),
+        (stage.forced_status, stage.forced_metrics, stage.forced_limit),
+    )
+    return all(
+        status is Status.FAIL
+        and m is not None
+        and b is not None
+        and noise_level(m) <= TRUTH_FACTOR * b.ceiling
+        for status, m, b in judged
+        if status not in (Status.PASS, None)
+    )
 
 
 class ParityError(AssertionError):

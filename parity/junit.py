@@ -36,7 +36,11 @@ def _suite(comparison: Comparison) -> ElementTree.Element:
     )
     whole = ElementTree.SubElement(suite, "testcase", classname="parity", name="verdict")
     if comparison.exit_code:
-        ElementTree.SubElement(whole, "failure", message=_clean(headline(comparison)))
+        ElementTree.SubElement(
+            whole,
+            "failure",
+            message=_clean("; ".join(t for t in (headline(comparison), comparison.caveat) if t)),
+        )
     for stage in stages:
         suite.append(_case(stage))
     return suite

@@ -119,6 +119,7 @@ h2, .mono { overflow-wrap: anywhere; }
   <h2>Where it starts</h2>
   <div class="stage">{{ s.first.name }} <span class="pill" style="background:{{ s.first.overall | colour }}">{{ s.first.verdict if s.first.verdict != Verdict.NONE else s.first.overall }}</span></div>
   <p>{{ s.first_text }} <b>{{ s.advice | capitalize }}.</b></p>
+  {% if c.caveat %}<p><b>Caution:</b> {{ c.caveat }}.</p>{% endif %}
   <p class="small muted">{{ s.first.message }}{% if s.first.forced_message %} · same input: {{ s.first.forced_message }}{% endif %}</p>
   {% if s.first.metrics %}{% set m = s.first.metrics %}
   <div class="scroll"><table><tr><th>relative L2</th><th>largest / largest value</th><th>99.9 % of elements</th><th>signed bias</th><th>worst channel</th><th>border ring / inside</th><th>worst element</th></tr>

@@ -80,6 +80,7 @@ class Comparison:
     command: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    caveat: str = ""  # what speaks against the verdict that a difference is real, where something does
     noise_source: str = "not measured; static limits apply"
     index: int = 0  # of the image in the traces
     traces: tuple[str, ...] = ()  # files of the reference and the candidate, where there are any; not in JSON

@@ -20,13 +20,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from parity.job import file_sha256
-from parity.judge import TraceLike, Waiver, compare
-from parity.profiles import get_profile
+from parity.job import file_sha256, read_served
+from parity.judge import TraceLike, Waiver, check_precision, compare
+from parity.profiles import Profile, get_profile
 from parity.results import Comparison, StageResult
 from parity.status import Status
+from parity.trace import Trace, TraceError
 
 Progress = Callable[[str], None]
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 MODULES = {
     "torch": "parity.workers.torch_worker",
@@ -37,6 +39,7 @@ MODULES = {
     "serving": "parity.workers.tf_worker",
 }
 TORCH_BACKENDS = ("torch", "detectron2")
+EXPORTED = ("savedmodel", "serving")
 DEFAULT_TIMEOUT = 1800.0  # seconds
 
 
@@ -82,11 +85,13 @@ class Setup:
 def parse_backend(text: str, torch_python: str | None = None) -> Backend:
     """The backend a user named. ValueError says what is known."""
     name, _, target = text.partition(":")
-    if name in ("savedmodel", "serving"):
+    if name in EXPORTED:
         if not target:
             raise ValueError(
                 f"backend {name} needs its {'directory' if name == 'savedmodel' else 'URL'}: {name}:..."
             )
+        if name == "serving":
+            read_served(target)  # a mistake shows here, before the reference has run
         return Backend(name, absolute_path(target))
     if text in MODULES:
         return Backend(text, "", torch_python or sys.executable) if text in TORCH_BACKENDS else Backend(text)
@@ -117,11 +122,11 @@ def _can_import(interpreter: str, module: str) -> bool:
 def run(
     config: str | os.PathLike[str],
     weights: str | os.PathLike[str] | None,
-    images: Sequence[str | os.PathLike[str]],
+    images: Paths,
     *,
     output: str | os.PathLike[str],
-    reference: str = "auto",
-    candidates: Sequence[str] = ("tf",),
+    reference: str | os.PathLike[str] = "auto",
+    candidates: Paths = ("tf",),
     profile: str = "strict",
     device: str = "cpu",
     torch_python: str | None = None,
@@ -129,7 +134,7 @@ def run(
     noise: str = "truth",
     repeat: int = 2,
     opts: Sequence[Any] = (),
-    proposals: Sequence[str] = (),
+    proposals: Paths = (),
     timeout: float = DEFAULT_TIMEOUT,
     waivers: Sequence[Waiver] = (),
     early_stop: bool = True,
@@ -138,33 +143,61 @@ def run(
 ) -> list[Comparison]:
     """Run a reference and one or more candidates on the same model and images, and compare them.
 
-    Traces and the resolved configuration go to ``output``. ``noise`` says how the reference's own noise is
-    measured: "threads" (a second run with another thread count), "truth" (that and a float64 run) or "none".
-    ``repeat`` runs per side prove determinism. ``mutate`` plants a named bug in the candidate (the harness
-    tests itself with it). Worker failures give comparisons with an ERROR stage. Raises ValueError for
-    unusable arguments and BackendError when the configuration cannot be resolved at all.
+    One image, candidate or proposal file may stand for a list of one. Traces and the resolved configuration
+    go to ``output``. ``noise`` says how the reference's own noise is measured: "threads" (a second run with
+    another thread count), "truth" (that and a float64 run) or "none". ``repeat`` runs per side prove
+    determinism. ``mutate`` plants a named bug in the candidate (the harness tests itself with it). Worker
+    failures give comparisons with an ERROR stage. Raises ValueError for unusable arguments and BackendError
+    when the configuration cannot be resolved at all.
     """
-    get_profile(profile)
+    chosen = get_profile(profile)
     if noise not in ("none", "threads", "truth"):
         raise ValueError(f"noise {noise!r} is not one of: none, threads, truth")
+    backends = [parse_backend(b, torch_python) for b in several([reference, *several(candidates)])]
+    for k, backend in enumerate(backends):
+        check_backend(backend, "candidate" if k else "reference", len(several(images)), chosen)
     folder = Path(output).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    backends = [parse_backend(b, torch_python) for b in (reference, *candidates)]
     setup = Setup(
         absolute_path(config),
         None if weights is None else absolute_path(weights),
-        [str(i) for i in images],
+        several(images),
         profile,
         device,
         threads,
         opts,
-        proposals,
+        several(proposals),
         repeat,
         timeout,
     )
     if any(not b.recorded for b in backends):
         setup = resolved(setup, folder, progress)
     return _run_all(setup, backends, folder, noise, waivers, early_stop, mutate, progress)
+
+
+def several(given: Paths) -> list[str]:
+    """Names or paths as a list. One alone is a list of one: a string is a sequence, too, of its letters."""
+    return [os.fspath(g) for g in ([given] if isinstance(given, str | os.PathLike) else given)]
+
+
+def check_backend(backend: Backend, role: str, images: int, profile: Profile) -> None:
+    """Raise ValueError where a backend cannot be a side (``role``) of a comparison of so many images at this
+    precision. Found out later, what is wrong with a trace would seem to be a fault of the side that is fed with it."""
+    if not backend.recorded:
+        exported = frozenset(["float32"]) if backend.name in EXPORTED else frozenset()
+        check_precision(role, f"what {backend.name} computes", exported, profile)
+        return
+    try:
+        with Trace(backend.target) as trace:
+            held, precisions = len(trace.images), trace.precisions()
+    except TraceError as error:
+        raise ValueError(f"{error}. As {role}, name such a file or a backend to run") from error
+    if held != images:
+        raise ValueError(
+            f"the {role} {backend.target} holds {held} images, but {images} are given: "
+            "name the pictures that it was made from, in their order"
+        )
+    check_precision(role, backend.target, precisions, profile)
 
 
 def absolute_path(path: str | os.PathLike[str]) -> str:

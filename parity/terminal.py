@@ -44,6 +44,8 @@ def show(comparison: Comparison, console: Console, full: bool = False) -> None:
         console.print(f"\nfirst bad stage: [bold]{escape(first.name)}[/]{verdict}")
         console.print(f"  {escape(first.message or first.forced_message)}")
         console.print(f"  {advice(first)}")
+    if comparison.caveat:
+        console.print(f"[yellow]caution: {escape(comparison.caveat)}[/]", highlight=False)
 
 
 def advice(stage: StageResult) -> str:

@@ -31,6 +31,10 @@ import numpy as np
 
 FORMAT_VERSION = 1
 _RPN_BOXES = "steps/proposal_generator/0/0/proposal_boxes"
+_EXPECTED = (
+    "a trace is a file that tf-d2 parity wrote (reference.h5, candidate.h5) or a recording of detectron2, "
+    "whole and unchanged"
+)
 _SECTIONS = ("input", "steps", "steps64", "output", "forced")
 
 
@@ -147,7 +151,7 @@ class Trace:
         try:
             self._file = h5py.File(self.path, "r")
         except OSError as error:
-            raise TraceError(f"cannot open {self.path} as a trace (HDF5): {error}") from error
+            raise TraceError(f"cannot open {self.path} as HDF5: {error}; {_EXPECTED}") from error
         try:
             self.manifest = _read_manifest(self._file, str(self.path))
             config = self._file.attrs.get("config")
@@ -155,9 +159,23 @@ class Trace:
             recorded = self.manifest.get("backend") == "recorded"
             groups = self._image_groups()
             self.images = tuple(ImageTrace(group, source, recorded) for group, source in groups)
-        except BaseException:
+        except BaseException as error:
             self._file.close()
+            # What h5py raises where bytes inside the file are wrong.
+            if isinstance(error, RuntimeError | OSError | KeyError) and not isinstance(error, TraceError):
+                raise TraceError(f"{self.path} is damaged: {error}; {_EXPECTED}") from error
             raise
+
+    def precisions(self) -> frozenset[str]:
+        """Which of float32 and float64 the network was run in, as far as the trace says: a backend states it, and a
+        recording's steps have it. A recording may hold both (see `ImageTrace.float64`)."""
+        stated = self.manifest.get("dtype")
+        if stated is not None:
+            return frozenset([str(stated)])
+        if self.manifest.get("backend") != "recorded":
+            return frozenset()
+        steps = ((i, n) for i in self.images for n in i if n.startswith(("steps/", "steps64/")))
+        return frozenset(str(i.dtype(n)) for i, n in steps if i.dtype(n).kind == "f")
 
     def _image_groups(self) -> list[tuple[h5py.Group, str]]:
         names = [name for name in self._file if name.startswith("image") and name[5:].isdigit()]  # pyright: ignore
@@ -291,7 +309,8 @@ def _recording_manifest(file: h5py.File, source: str) -> dict[str, Any]:
     """The manifest of a recording of detectron2 that holds only `detectron2` and `torch` versions."""
     if "detectron2" not in file.attrs or "config" not in file.attrs:
         raise TraceError(
-            f"{source} is not a trace: it has neither a manifest nor detectron2's recording attributes"
+            f"{source} is not a trace: it has neither a manifest nor detectron2's recording attributes; "
+            + _EXPECTED
         )
     versions = {name: _text(file.attrs[name]) for name in ("detectron2", "torch") if name in file.attrs}
     model = _text(file.attrs.get("source", ""))

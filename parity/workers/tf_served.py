@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from parity.job import read_served
+
 
 class SavedModel:
     """``serving_default`` of an exported folder, called in this process as a server would call it."""
@@ -45,7 +47,7 @@ class SavedModel:
 
 
 class Served:
-    """A model behind a URL: ``serving:grpc://host:8500/model`` or ``serving:http://host:8501/model``."""
+    """A model behind a URL, in one of the forms of ``parity.job.read_served``."""
 
     scope = "served"
     dtype = "float32"
@@ -55,12 +57,10 @@ class Served:
         import tf_d2
         from tf_d2.client import Client
 
-        url, _, model = request.target.rpartition("/")
-        if "://" not in url:
-            raise ValueError(f"serving URL {request.target!r} is not like grpc://host:8500/model")
+        told = read_served(request.target)
         self.tensors: dict[str, str] = {}
         self.version = tf_d2.__version__
-        self._client = Client(url, model, timeout=600.0)
+        self._client = Client(told.server, told.model, version=told.version, label=told.label, timeout=600.0)
 
     def run(self, image: np.ndarray, proposals: np.ndarray | None) -> tuple[dict[str, np.ndarray], list]:
         """The results of one BGR image, by trace name, and the panoptic segments."""

@@ -403,10 +403,27 @@ def resolve(request: Request) -> None:
     job = request.job
     _, path = resolve_model(job.config_yaml, job.weights or None, request.opts)
     state = weights.read_checkpoint(path).state
+    refuse_nonfinite(state, str(path))
     arrays: dict[str, Any] = dict(state)
     np.savez(job.output + ".npz", **arrays)
     say("resolved", weights=str(Path(path).resolve()), state=job.output + ".npz", tensors=len(state))
     Path(job.output).write_text(resolve_yaml(job.config_yaml, request.opts), encoding="utf-8")
+
+
+def refuse_nonfinite(state: Mapping[str, np.ndarray], path: str) -> None:
+    """Raise ValueError naming the weights that hold NaN or infinity. With them the sides would only fail somewhere
+    inside, each in its own words."""
+    import weights
+    from weights.mapping import nonfinite_count
+
+    counts = {key: nonfinite_count(array) for key, array in state.items() if not weights.harmless_reason(key)}
+    bad = [f"{key}: {count}" for key, count in sorted(counts.items()) if count]
+    if bad:
+        more = f", and {len(bad) - 10} more" if len(bad) > 10 else ""
+        raise ValueError(
+            f"{path} holds {sum(counts.values())} NaN or infinite values in {len(bad)} of its "
+            f"tensors ({', '.join(bad[:10])}{more}): the training probably diverged; compare an earlier checkpoint"
+        )
 
 
 def export(request: Request) -> None:

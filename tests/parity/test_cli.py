@@ -61,6 +61,14 @@ def test_the_terminal_names_the_first_bad_stage(traces):
     assert "first bad stage: steps/backbone/p2" in result.output
 
 
+def test_a_doubtful_difference_is_said_to_be_one_wherever_the_verdict_is(tmp_path):
+    a, b = write_trace(tmp_path / "a.h5"), write_trace(tmp_path / "b.h5", 1 + 4e-5)
+    result = call("rejudge", a, b, "--output", tmp_path / "out")
+    assert result.exit_code == 1 and "caution: rounding alone" in result.output
+    for name in ("report.html", "parity.json", "parity.xml"):
+        assert "rounding alone may make a difference of this size" in (tmp_path / "out" / name).read_text()
+
+
 def test_files_of_a_report(traces, tmp_path):
     out = tmp_path / "out"
     assert call("rejudge", *traces, "--output", out).exit_code == 1

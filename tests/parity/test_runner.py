@@ -4,7 +4,9 @@ import json
 import shlex
 import sys
 import textwrap
+from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -101,7 +103,13 @@ def test_backend_names(tmp_path):
     assert parse_backend(str(trace)) == Backend("trace", str(trace))
     assert parse_backend("torch", "/usr/bin/python9").interpreter == "/usr/bin/python9"
     assert parse_backend("savedmodel:export/1").target == "export/1"
-    for bad in ("tensorflow2", "savedmodel", "serving:", str(tmp_path / "missing.h5")):
+    for bad in (
+        "tensorflow2",
+        "savedmodel",
+        "serving:",
+        "serving:http://host:8501",
+        str(tmp_path / "missing.h5"),
+    ):
         with pytest.raises(ValueError):
             parse_backend(bad)
 
@@ -234,3 +242,97 @@ def test_noise_is_measured_from_files_too(tmp_path):
     assert stage.limit.noise == pytest.approx(2e-6, rel=0.1) and stage.status is Status.PASS
     (comparison,) = parity.compare(a, b, noise=[a])
     assert comparison.exit_code == 1 and not any("noise of" in n for n in comparison.notes)
+
+
+def test_one_path_stands_for_a_list_of_one(interpreter, tmp_path, monkeypatch):
+    """A string is a sequence of its letters, and a worker once read the picture "/"."""
+    python = interpreter(
+        """
+        open(job["output"] + ".json", "w").write(json.dumps([job["images"], job["proposals"]]))
+        print(json.dumps({"event": "error", "message": "enough"})); sys.exit(2)
+        """
+    )
+    monkeypatch.setattr(runner, "resolved", lambda setup, folder, progress: setup)
+    trace = write_trace(tmp_path / "a.h5")
+    for one in (str, Path):
+        (comparison,) = runner.run(
+            "c.yaml",
+            "w.npz",
+            one(tmp_path / "street.jpg"),
+            output=tmp_path / "out",
+            reference="torch",
+            candidates=one(trace),
+            proposals=one(tmp_path / "boxes.npy"),
+            torch_python=python,
+        )
+        assert "enough" in comparison.stages[0].message
+        told = json.loads((tmp_path / "out" / "reference.h5.json").read_text())
+        assert told == [[str(tmp_path / "street.jpg")], [str(tmp_path / "boxes.npy")]]
+    with pytest.raises(TypeError, match="PathLike"):
+        runner.run("c.yaml", None, [np.zeros((4, 6, 3), np.uint8)], output=tmp_path, reference=trace)
+
+
+def _truncated(path):
+    whole = write_trace(path).read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+
+
+def _keras_weights(path):
+    with h5py.File(path, "w") as file:
+        file["layers/conv/vars/0"] = np.ones((3, 3), np.float32)
+
+
+@pytest.mark.parametrize("role", ["reference", "candidate"])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path.write_text("not a trace"), "cannot open"),
+        (lambda path: path.write_bytes(b""), "cannot open"),
+        (lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100)), "cannot open"),
+        (_truncated, "truncated"),
+        (_keras_weights, "is not a trace"),
+    ],
+)
+def test_a_file_that_is_no_trace_is_refused_before_anything_runs(tmp_path, monkeypatch, make, message, role):
+    monkeypatch.setattr(runner, "call_worker", lambda *arguments: pytest.fail("a worker was started"))
+    make(tmp_path / "bad.h5")
+    sides = {"reference": "torch", "candidates": "tf"}
+    sides["candidates" if role == "candidate" else role] = str(tmp_path / "bad.h5")
+    with pytest.raises(ValueError, match=rf"(?s)bad\.h5.*{message}|{message}.*bad\.h5") as found:
+        runner.run("c.yaml", None, "x.png", output=tmp_path / "out", **sides)
+    assert f"As {role}, name such a file or a backend to run" in str(found.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_trace_of_other_pictures_is_refused_before_anything_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "call_worker", lambda *arguments: pytest.fail("a worker was started"))
+    trace = write_trace(tmp_path / "a.h5")
+    with pytest.raises(ValueError, match=r"reference .*a\.h5 holds 1 images, but 2 are given"):
+        runner.run("c.yaml", None, ["x.png", "y.png"], output=tmp_path / "out", reference=trace)
+
+
+@pytest.mark.parametrize(
+    ("reference", "candidate", "message"),
+    [
+        ("a.h5", "tf", r"a\.h5 is float32; the semantic profile needs a float64 reference"),
+        ("torch", "savedmodel:exported", "savedmodel computes is float32; .* a float64 candidate"),
+        ("torch", "serving:http://host:8501/m", "serving computes is float32"),
+    ],
+)
+def test_float32_is_refused_in_the_semantic_profile_before_anything_runs(
+    tmp_path, monkeypatch, reference, candidate, message
+):
+    """A right model would be called different at its first stage."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runner, "call_worker", lambda *arguments: pytest.fail("a worker was started"))
+    write_trace(tmp_path / "a.h5", dtype="float32")
+    with pytest.raises(ValueError, match=message):
+        runner.run(
+            "c.yaml",
+            None,
+            "x.png",
+            output=tmp_path / "out",
+            reference=reference,
+            candidates=candidate,
+            profile="semantic",
+        )

@@ -231,3 +231,14 @@ def test_links_out_of_the_file_are_not_followed(tmp_path):
         assert set(trace.images[0]) == {"steps/raw"}
         with pytest.raises(TraceError, match="in another file"):
             trace.images[0]["steps/raw"]
+
+
+def test_reader_refuses_damage_inside_the_file(tmp_path):
+    """The signature is right, and what it points to is not."""
+    path = tmp_path / "t.h5"
+    write(path, {f"steps/{k}": np.arange(50) for k in range(40)})
+    whole = bytearray(path.read_bytes())
+    whole[200::7] = bytes(len(whole[200::7]))
+    path.write_bytes(whole)
+    with pytest.raises(TraceError, match=r"t\.h5 is damaged: .*; a trace is a file that tf-d2 parity wrote"):
+        Trace(path)
