@@ -99,7 +99,12 @@ def bench(
     from parity.runner import BackendError
 
     options = Options(
-        rounds, warmup, threads, device, torch_python, progress=lambda t: console.print(t, style="dim")
+        rounds,
+        warmup,
+        threads,
+        device,
+        torch_python,
+        progress=lambda t: console.print(t, style="dim", markup=False),
     )
     try:
         if everything or only or render or prepare:
@@ -145,7 +150,7 @@ def _prepare(suite: Suite) -> bool:
     from parity import bench_suite
 
     bench_suite.prepare_all(suite)
-    console.print(f"ready: {suite.work}")
+    console.print(f"ready: {suite.work}", markup=False)
     return False
 
 
@@ -156,7 +161,7 @@ def _measure(suite: Suite, everything: bool, only: str) -> bool:
     names = list(bench_suite.PARTS) if everything else [n.strip() for n in only.split(",") if n.strip()]
     bench_suite.run_parts(suite, names)
     parts = bench_render.read_parts(suite.output)
-    console.print(f"results: {bench_render.write_page(parts, suite.output)}")
+    console.print(f"results: {bench_render.write_page(parts, suite.output)}", markup=False)
     return any(parts[n]["error"] for n in names)
 
 
@@ -206,5 +211,5 @@ def _single(
         opts=opts or [],
     )
     console.print(table(result), highlight=False, markup=False, soft_wrap=True)
-    console.print(f"results: {write_results([result], output)}")
+    console.print(f"results: {write_results([result], output)}", markup=False)
     return any(s.error for s in result.sides)

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from parity import bench_cli
 from parity.judge import Waiver, compare, parse_waiver
@@ -184,7 +185,7 @@ def _run(
                 images,
                 output=output,
                 waivers=read_waivers(waive),
-                progress=lambda text: status.update(text),
+                progress=lambda text: status.update(escape(text)),
                 **options,
             )
         except (ValueError, BackendError, OSError) as error:
@@ -273,7 +274,7 @@ def finish(comparisons: list[Comparison], output: Path | None, full: bool) -> No
     for comparison in comparisons:
         terminal.show(comparison, console, full)
     if output is not None:
-        console.print(f"\nreport: {page or output / 'parity.json'}")
+        console.print(f"\nreport: {page or output / 'parity.json'}", markup=False)
 
 
 def _report(comparisons: list[Comparison], output: Path) -> Path | None:
@@ -306,7 +307,7 @@ def _bisect(comparisons: list[Comparison], output: Path, torch_python: str | Non
     try:
         found = bisect(comparisons, output, torch_python, mutate)
     except (BackendError, ValueError, OSError) as error:
-        console.print(f"[yellow]bisect: {error}[/]")
+        console.print(f"bisect: {error}", style="yellow", markup=False)
         return
     console.print(found, highlight=False, markup=False)
 
@@ -333,9 +334,13 @@ def mutations(
 
     try:
         outcomes = mutation_run.run_mutations(
-            output, only or (), torch_python, threads, progress=lambda t: console.print(t, highlight=False)
+            output,
+            only or (),
+            torch_python,
+            threads,
+            progress=lambda t: console.print(t, highlight=False, markup=False),
         )
     except (BackendError, ValueError) as error:
         raise fail(str(error)) from error
-    console.print(f"table: {mutation_run.write_results(outcomes, output)}")
+    console.print(f"table: {mutation_run.write_results(outcomes, output)}", markup=False)
     raise typer.Exit(0 if all(o.blamed for o in outcomes) else 1)

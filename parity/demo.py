@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from parity import terminal
 from parity.cli import finish
@@ -44,7 +45,7 @@ def demo(
     picture = data / "shapes.png"
     shown = ["--confidence-threshold", "0.5", "--class-names", str(data / "classes.txt")]
     _command("predict", *model, "--input", str(picture), "--output", str(output), *shown)
-    console.print(f"drawn: {output / 'shapes.detections.png'}")
+    console.print(f"drawn: {output / 'shapes.detections.png'}", markup=False)
 
     target = output / "serving" / "shapes"
     exporting = _start("export", *model, "--output", str(target)) if export else None
@@ -70,7 +71,7 @@ def demo(
     same = overall_exit_code(comparisons) == 0
     console.rule()
     verdict = "[green]the same detections as detectron2" if same else "[bold red]NOT the same as detectron2"
-    console.print(f"{verdict}[/] ({time.monotonic() - started:.0f} s). Results in {output}/")
+    console.print(f"{verdict}[/] ({time.monotonic() - started:.0f} s). Results in {escape(str(output))}/")
     raise typer.Exit(overall_exit_code(comparisons))
 
 
@@ -113,8 +114,8 @@ def _compare(reference: str, candidate: str, output: Path, data: Path) -> list[C
                 output=output,
                 reference=reference,
                 candidates=(candidate,),
-                progress=lambda text: status.update(text),
+                progress=lambda text: status.update(escape(text)),
             )
     except (BackendError, ValueError) as error:
-        console.print(f"[bold red]could not compare: {error}[/]")
+        console.print(f"could not compare: {error}", style="bold red", markup=False)
         raise typer.Exit(EXIT_NOT_COMPARABLE) from error
