@@ -118,7 +118,7 @@ def _to_keras(
 ) -> int:
     specs = _variable_specs(config_yaml)
     state = weights.matched_state(checkpoint, specs)
-    arrays = weights.to_keras_arrays(state, specs, allow_nonfinite=allow_nonfinite)
+    arrays = weights.to_keras_arrays(state, specs, allow_nonfinite=allow_nonfinite, path=checkpoint.path)
     keys = {weights.path_to_key(path) for path in specs}
     with _progress(checkpoint) as advance:
         weights.write_keras_h5(
@@ -141,7 +141,7 @@ def _to_detectron2(
     if config_yaml is not None:
         specs = _variable_specs(config_yaml)
         state = weights.matched_state(checkpoint, specs)
-        arrays = weights.to_keras_arrays(state, specs, allow_nonfinite=allow_nonfinite)
+        arrays = weights.to_keras_arrays(state, specs, allow_nonfinite=allow_nonfinite, path=checkpoint.path)
         filled = {weights.path_to_key(path): array for path, array in arrays.items()}
         state = {**state, **{key: array for key, array in filled.items() if key not in state}}
     elif checkpoint.matching_heuristics:
