@@ -1,0 +1,32 @@
+"""``tf-d2 convert`` that is stopped leaves nothing behind; what it converts is in tests/weights/test_commands.py."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+STOPPED = """
+import os, signal, sys, weights.keras_file, weights.writers
+
+def stop(*arrays):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return True
+
+weights.keras_file.same_bits = weights.writers.same_bits = stop  # once everything is written
+from tf_d2.cli import main
+main(["convert", *sys.argv[1:]])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no SIGTERM")
+@pytest.mark.parametrize("suffix", [".weights.h5", ".pth"])
+def test_sigterm(tmp_path, demo_files, suffix):
+    """A container that is stopped, or `timeout`: as if the command had failed."""
+    words = ["--weights", demo_files / "shapes.pkl", "--output", f"out{suffix}"]
+    if suffix == ".weights.h5":
+        words += ["--config-file", demo_files / "shapes.yaml"]
+    command = [sys.executable, "-c", STOPPED, *map(str, words)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (143, "", "")
+    assert os.listdir(tmp_path) == []
