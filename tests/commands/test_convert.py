@@ -23,10 +23,10 @@ main(["convert", *sys.argv[1:]])
 @pytest.mark.parametrize("suffix", [".weights.h5", ".pth"])
 def test_sigterm(tmp_path, demo_files, suffix):
     """A container that is stopped, or `timeout`: as if the command had failed."""
-    words = ["--weights", demo_files / "shapes.pkl", "--output", f"out{suffix}"]
+    words = ["--weights", demo_files / "shapes.pkl", "--output", tmp_path / f"out{suffix}"]
     if suffix == ".weights.h5":
         words += ["--config-file", demo_files / "shapes.yaml"]
     command = [sys.executable, "-c", STOPPED, *map(str, words)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (143, "", "")
     assert os.listdir(tmp_path) == []

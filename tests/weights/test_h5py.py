@@ -115,12 +115,13 @@ import resource, sys, weights, numpy as np
 arrays = {f"layer{index}/kernel": np.ones((10, 10), np.float32) for index in range(300)}
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
 try:
-    weights.write_keras_h5("x.weights.h5", arrays, provenance={}, config_yaml="a" * 10_000)
+    weights.write_keras_h5(sys.argv[2], arrays, provenance={}, config_yaml="a" * 10_000)
 except weights.WeightsError as error:
     print(error)
 """
+    path = str(tmp_path / "x.weights.h5")
     done = subprocess.run(
-        [sys.executable, "-c", code, str(size)], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code, str(size), path], capture_output=True, text=True, timeout=60
     )
-    assert done.stdout == "x.weights.h5: cannot be written (File too large).\n"
+    assert done.stdout == f"{path}: cannot be written (File too large).\n"
     assert (done.returncode, done.stderr, os.listdir(tmp_path)) == (0, "", [])
