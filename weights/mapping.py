@@ -265,10 +265,9 @@ def _mismatch_message(
     for title, names in lists:
         if names:
             parts.append(f"{len(names)} {title}:{_listing(sorted(names))}")
-    parts.append(
-        "Check that the config (--config-file) is the one it was trained with; "
-        f"`tf-d2 inspect {os.fspath(path) or 'FILE'}` lists its tensors."
-    )
+    if fit.missing or fit.unexpected or fit.mismatched:
+        parts.append("Check that the config (--config-file) is the one it was trained with.")
+    parts.append(f"`tf-d2 inspect {os.fspath(path) or 'FILE'}` lists its tensors.")
     return "\n".join(parts)
 
 
