@@ -9,7 +9,7 @@ import stat
 import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from weights.errors import CheckpointError, WeightsError
@@ -45,17 +45,15 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
-        temporary.open("xb").close()  # a try
+        temporary.open("xb").close()  # a try, before the work
         temporary.unlink()
-    except OSError as error:
-        raise WeightsError(f"{target}: cannot be written ({error.strerror}).") from None
-    try:
         yield temporary
         os.replace(temporary, target)
     except OSError as error:
-        raise WeightsError(f"{target}: cannot be written ({error}).") from None
+        raise WeightsError(f"{target}: cannot be written ({error.strerror or error}).") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # usually it is not there any more
+            temporary.unlink()
 
 
 def map_file(name: str) -> memoryview:

@@ -157,19 +157,19 @@ class _State:
         self.pos = end
         return view
 
-    def line(self, limit: int = 1 << 16) -> bytes:
-        """The bytes up to the next newline, without it."""
-        chunk = bytes(self.data[self.pos : self.pos + min(limit, 256)])
-        end = chunk.find(b"\n")
-        if end < 0 and limit > 256:
-            chunk = bytes(self.data[self.pos : self.pos + limit])
-            end = chunk.find(b"\n")
-        if end < 0:
-            raise CheckpointError(
-                "The pickle has a text line without an end: the file is truncated or damaged."
-            )
-        self.pos += end + 1
-        return chunk[:end]
+    def line(self, limit: int | None = None) -> memoryview:
+        """The bytes up to the next newline, without it; at most ``limit``."""
+        end = len(self.data) if limit is None else min(self.pos + limit, len(self.data))
+        start, size = self.pos, 256  # most lines are short
+        while start < end:
+            piece = bytes(self.data[start : min(start + size, end)])
+            newline = piece.find(b"\n")
+            if newline >= 0:
+                view = self.data[self.pos : start + newline]
+                self.pos = start + newline + 1
+                return view
+            start, size = start + size, 1 << 20
+        raise CheckpointError("The pickle has a text line without an end: the file is truncated or damaged.")
 
     def pop(self) -> Any:
         """The top value; a mark or an empty stack is an error."""
@@ -306,7 +306,7 @@ def _long(code: str) -> Callable[[_State], None]:
 
 
 def _decimal(state: _State) -> None:
-    digits = state.line(_MAX_DIGITS)
+    digits = bytes(state.line(_MAX_DIGITS))
     if digits in (b"00", b"01"):  # how protocol 0 writes booleans
         state.stack.append(digits == b"01")
     else:
@@ -314,12 +314,20 @@ def _decimal(state: _State) -> None:
 
 
 def _quoted(state: _State) -> None:
-    raw = state.line()
+    """A string of Python 2 in quotes, text or raw bytes, as in :func:`_text`; a whole tensor may be on the line."""
+    raw = bytes(state.line())
     if len(raw) < 2 or raw[:1] != raw[-1:] or raw[:1] not in (b"'", b'"'):
         raise CheckpointError("The pickle has a string without quotes: the file is damaged.")
     value, _ = codecs.escape_decode(raw[1:-1])  # type: ignore[attr-defined]
-    state.copied.spend(len(value))
-    state.stack.append(value.decode("latin-1"))
+    text = LongText(memoryview(value), "latin-1")
+    state.stack.append(text if len(value) > _LAZY_BYTES else text.text())
+
+
+def _unicode_line(state: _State) -> None:
+    """A string of protocol 0; the data of a tensor, too, are text there, with some characters escaped."""
+    raw = state.line()
+    text = LongText(raw, "raw_unicode_escape")
+    state.stack.append(text if len(raw) > _LAZY_BYTES else text.text())
 
 
 def _protocol(state: _State) -> None:
@@ -370,11 +378,11 @@ def _put(code: str) -> Callable[[_State], None]:
 
 
 def _get_text(state: _State) -> None:
-    state.stack.append(state.memo[int(state.line(20))])
+    state.stack.append(state.memo[int(bytes(state.line(20)))])
 
 
 def _put_text(state: _State) -> None:
-    state.memo[int(state.line(20))] = state.stack[-1]
+    state.memo[int(bytes(state.line(20)))] = state.stack[-1]
 
 
 def _memoize(state: _State) -> None:
@@ -456,8 +464,8 @@ def kind(value: Any) -> str:
 
 
 def _global(state: _State) -> None:
-    module = state.line(1024).decode("utf-8")
-    name = state.line(1024).decode("utf-8")
+    module = str(state.line(1024), "utf-8")
+    name = str(state.line(1024), "utf-8")
     state.stack.append(_find(module, name))
 
 
@@ -565,7 +573,7 @@ def _make_set(state: _State, items: Any = ()) -> set[Any]:
 
 
 def _encode(state: _State, text: Any, encoding: Any = "latin1") -> memoryview:
-    """``_codecs.encode``: how protocol 2 writes bytes."""
+    """``_codecs.encode``: how protocols 0 to 2 write bytes."""
     if encoding not in ("latin1", "latin-1"):
         raise CheckpointError("The pickle encodes text in something other than latin-1.")
     if isinstance(text, LongText):
@@ -758,7 +766,7 @@ _HANDLERS: dict[int, Callable[[_State], None]] = {
     0x89: _push(False),
     ord("I"): _decimal,
     ord("L"): _decimal,
-    ord("F"): lambda state: state.stack.append(float(state.line(_MAX_DIGITS))),
+    ord("F"): lambda state: state.stack.append(float(bytes(state.line(_MAX_DIGITS)))),
     ord("J"): _number("<i"),
     ord("K"): _number("<B"),
     ord("M"): _number("<H"),
@@ -768,7 +776,7 @@ _HANDLERS: dict[int, Callable[[_State], None]] = {
     ord("S"): _quoted,
     ord("T"): _text("<I", "latin-1"),
     ord("U"): _text("<B", "latin-1"),
-    ord("V"): lambda state: state.stack.append(state.line().decode("raw_unicode_escape")),
+    ord("V"): _unicode_line,
     ord("X"): _text("<I", "utf-8"),
     0x8C: _text("<B", "utf-8"),
     0x8D: _text("<Q", "utf-8"),

@@ -20,6 +20,7 @@ import numpy as np
 from weights import _hdf5
 from weights._blocks import contiguous, same_bits
 from weights._files import map_file, replacing, touched
+from weights._h5py import in_hdf5
 from weights._threads import Rows, each_part
 from weights.errors import CheckpointError, WeightsError
 from weights.mapping import Shape, path_to_key, to_state_dict
@@ -88,31 +89,41 @@ def write_keras_h5(
         untouched.
     """
     extra = dict(extra_state or {})
+
+    def lay_out(file: h5py.File) -> dict[str, int]:
+        return _lay_out(file, arrays, extra, source or {})
+
     with replacing(path) as temporary:
-        with h5py.File(temporary, "x") as file:
-            group = file.create_group(_VARS)
-            places: dict[str, int] = {}
-            for name, array in arrays.items():
-                dataset = _new_dataset(group, name, array, _torch_notes(name, array, source or {}))
-                place = dataset.id.get_offset()
-                if place is None:  # a scalar or empty
-                    dataset[...] = _storable(array)
-                else:
-                    places[name] = place
-            for key, array in extra.items():
-                _new_dataset(file.require_group(_EXTRA), key, array, {})[...] = _storable(array)
+        places = in_hdf5(temporary, "x", lay_out)
         _fill(temporary, arrays, places, progress)
-        with h5py.File(temporary, "r+") as file:
-            _write_attributes(file, provenance() if callable(provenance) else provenance, config_yaml)
+        attributes = {**(provenance() if callable(provenance) else provenance)}
+        attributes["weights_format"] = FORMAT_VERSION
+        if config_yaml is not None:
+            attributes[CONFIG_ATTRIBUTE] = config_yaml
+        # as strings of variable length, which may be of any size
+        in_hdf5(temporary, "r+", lambda file: file.attrs.update(attributes))
         _compare(read_keras_h5(temporary), arrays, extra, progress)
 
 
-def _write_attributes(file: h5py.File, provenance: Mapping[str, str], config: str | None) -> None:
-    attributes = {**provenance, "weights_format": FORMAT_VERSION}
-    if config is not None:
-        attributes[CONFIG_ATTRIBUTE] = config
-    for name, value in attributes.items():
-        file.attrs[name] = value  # a variable-length string: no limit on its size
+def _lay_out(
+    file: h5py.File,
+    arrays: Mapping[str, np.ndarray],
+    extra: Mapping[str, np.ndarray],
+    source: Mapping[str, np.ndarray],
+) -> dict[str, int]:
+    """Everything but the data of ``arrays``: the places in the file where these belong."""
+    group = file.create_group(_VARS)
+    places: dict[str, int] = {}
+    for name, array in arrays.items():
+        dataset = _new_dataset(group, name, array, _torch_notes(name, array, source))
+        place = dataset.id.get_offset()
+        if place is None:  # a scalar or empty
+            dataset[...] = _storable(array)
+        else:
+            places[name] = place
+    for key, array in extra.items():
+        _new_dataset(file.require_group(_EXTRA), key, array, {})[...] = _storable(array)
+    return places
 
 
 def _torch_notes(path: str, array: np.ndarray, source: Mapping[str, np.ndarray]) -> dict[str, Any]:

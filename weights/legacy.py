@@ -93,6 +93,8 @@ def from_caffe2(blobs: Mapping[str, np.ndarray]) -> State:
 
 
 def _without_background(name: str, value: np.ndarray) -> np.ndarray:
+    if not value.ndim:  # a scalar: no predictor, which the shapes will show
+        return value
     if name.startswith("bbox_pred."):
         return value[4:]
     if name.startswith("mask_head.predictor."):
@@ -141,10 +143,17 @@ def match_heuristically(state: Mapping[str, np.ndarray], specs: Mapping[str, Sha
 
 
 def matched_state(checkpoint: Checkpoint, specs: Mapping[str, Shape]) -> State:
-    """The state dict of ``checkpoint`` under the model's keys: matched where its names need it."""
-    if checkpoint.matching_heuristics:
+    """The state dict of ``checkpoint`` under the model's keys: matched where its names need it.
+
+    Raises:
+        ConversionError: if one tensor matches several keys of the model.
+    """
+    if not checkpoint.matching_heuristics:
+        return checkpoint.state
+    try:
         return match_heuristically(checkpoint.state, specs)
-    return checkpoint.state
+    except ConversionError as error:
+        raise ConversionError(f"{checkpoint.path}: {error}") from None
 
 
 def _suffixes(key: str) -> list[str]:
@@ -247,8 +256,10 @@ def _place(module: str, has_fpn: bool) -> str:
 
 
 def _tensorpack_classes(module: str, value: np.ndarray, class_bias: np.ndarray | None) -> np.ndarray:
+    if not value.ndim:  # as for Caffe2
+        return value
     if module.endswith(".cls_score"):
         return np.concatenate([value[1:], value[:1]])
-    if module.endswith(".bbox_pred") and class_bias is not None and len(value) == 4 * len(class_bias):
+    if module.endswith(".bbox_pred") and class_bias is not None and len(value) == 4 * class_bias.size:
         return value[4:]
     return value

@@ -13,7 +13,7 @@ reshaping until it fits:
 
 from __future__ import annotations
 
-import logging
+import os
 import re
 import warnings
 from collections.abc import Iterable, Mapping
@@ -25,7 +25,6 @@ import numpy as np
 from weights._files import touched
 from weights.errors import ConversionError
 
-logger = logging.getLogger(__name__)
 Shape = tuple[int, ...]
 
 _LEAF_TO_TORCH = {
@@ -39,6 +38,7 @@ _LEAF_TO_TORCH = {
 _FILL = {"moving_mean": 0.0, "moving_variance": 1.0}
 _HEADS = ("roi_heads.box", "roi_heads.res5", "proposal_generator.", "head.", "sem_seg_head.")
 _SHOWN = 40  # names of each kind in an error message
+_FLOATING = ("float16", "bfloat16", "float32", "float64")  # what weights come as
 
 # Tensors that a checkpoint may hold beyond the model's variables, and why they change nothing for inference.
 HARMLESS = (
@@ -73,27 +73,36 @@ def to_keras_arrays(
     *,
     dtype: Any = np.float32,
     allow_nonfinite: bool = False,
+    path: str | os.PathLike[str] = "",
 ) -> dict[str, np.ndarray]:
     """Fill the variables of a model from a detectron2 state dict, with every tensor accounted for.
 
     Args:
         state: tensors by detectron2 key, in torch layout (``Checkpoint.state``).
         specs: variable path -> Keras shape (``model.variable_specs()``).
-        dtype: what floating point tensors become (float16 is widened); integer tensors keep their dtype.
+        dtype: what the tensors become (float16 is widened); only tables of indices keep theirs.
         allow_nonfinite: NaN and infinite values give a warning with their count instead of an error.
+        path: the file that ``state`` is from, for the messages.
 
     Returns:
         path -> array in Keras layout, in the order of ``specs``; views of ``state`` where only the order of
         axes changes.
 
     Raises:
-        ConversionError: lists all missing, unexpected and mismatched names, and the class counts if they
-        explain it.
+        ConversionError: lists all missing, unexpected and mismatched names and those whose dtype is none of
+        weights, and the class counts if they explain it.
     """
     fit = _fit(state, specs, dtype)
-    if fit.missing or fit.unexpected or fit.mismatched:
-        raise ConversionError(_mismatch_message(fit, state, specs))
-    _report_nonfinite(fit.nonfinite, allow_nonfinite)
+    if fit.missing or fit.unexpected or fit.mismatched or fit.not_floating:
+        raise ConversionError(_mismatch_message(fit, state, specs, path))
+    if fit.nonfinite:
+        text = _nonfinite_message(fit.nonfinite, path)
+        if not allow_nonfinite:
+            raise ConversionError(
+                f"{text}\nThe training probably diverged; --allow-nonfinite (in Python allow_nonfinite=True) "
+                "loads them all the same."
+            )
+        warnings.warn(text, stacklevel=2)
     return fit.arrays
 
 
@@ -114,12 +123,16 @@ def initial_arrays(
         file that the model does not have (a classifier, say), both sorted.
 
     Raises:
-        ConversionError: when nothing fits, or a tensor has another shape, or values are not finite.
+        ConversionError: when nothing fits, or a tensor has another shape or a dtype that is none of weights,
+        or values are not finite.
     """
     fit = _fit(state, specs, dtype)
-    if fit.mismatched or not fit.arrays:
+    if fit.mismatched or fit.not_floating or not fit.arrays:
         raise ConversionError(_mismatch_message(fit, state, specs))
-    _report_nonfinite(fit.nonfinite, False)
+    if fit.nonfinite:
+        raise ConversionError(
+            f"{_nonfinite_message(fit.nonfinite)}\nThe training probably diverged; start from another file."
+        )
     return fit.arrays, sorted(fit.missing), sorted(fit.unexpected)
 
 
@@ -131,6 +144,7 @@ class _Fit:
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     mismatched: list[str] = field(default_factory=list)
+    not_floating: list[str] = field(default_factory=list)
     nonfinite: dict[str, int] = field(default_factory=dict)
 
 
@@ -149,6 +163,9 @@ def _fit(state: Mapping[str, np.ndarray], specs: Mapping[str, Shape], dtype: Any
         array = keras_layout(source, shape, leaf)
         if array is None:
             fit.mismatched.append(f"{key}: file {tuple(source.shape)}, model {torch_shape(shape, leaf)}")
+            continue
+        if source.dtype.name not in _FLOATING and harmless_reason(key) is None:
+            fit.not_floating.append(f"{key}: {source.dtype}")
             continue
         fit.arrays[path] = _cast(array, dtype)
         count = nonfinite_count(fit.arrays[path])
@@ -199,7 +216,7 @@ def torch_shape(shape: Shape, leaf: str) -> Shape:
 
 
 def _cast(array: np.ndarray, dtype: Any) -> np.ndarray:
-    if array.dtype.kind != "f":
+    if array.dtype.name not in _FLOATING:
         return array
     with np.errstate(over="ignore"):  # an overflow becomes infinite, which is then counted and reported
         return array.astype(dtype, copy=False)
@@ -214,16 +231,14 @@ def nonfinite_count(array: np.ndarray) -> int:
     return 0 if finite else int(array.size - np.count_nonzero(np.isfinite(array)))
 
 
-def _report_nonfinite(bad_values: dict[str, int], allowed: bool) -> None:
-    if not bad_values:
-        return
+def _nonfinite_message(bad_values: dict[str, int], path: str | os.PathLike[str] = "") -> str:
     names = _listing([f"{key}: {count}" for key, count in sorted(bad_values.items())])
-    text = f"{sum(bad_values.values())} NaN or infinite values in {len(bad_values)} tensors:{names}"
-    if not allowed:
-        raise ConversionError(
-            f"{text}\nThe training probably diverged; --allow-nonfinite loads them all the same."
-        )
-    warnings.warn(text, stacklevel=3)
+    count = sum(bad_values.values())
+    return _about(path, f"{count} NaN or infinite values in {len(bad_values)} tensors:{names}")
+
+
+def _about(path: str | os.PathLike[str], text: str) -> str:
+    return f"{os.fspath(path)}: {text}" if path else text
 
 
 def _listing(names: list[str]) -> str:
@@ -231,44 +246,91 @@ def _listing(names: list[str]) -> str:
     return shown + (f"\n  ... and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
-def _mismatch_message(fit: _Fit, state: Mapping[str, np.ndarray], specs: Mapping[str, Shape]) -> str:
-    parts = ["The checkpoint does not match the model of the config."]
+def _mismatch_message(
+    fit: _Fit,
+    state: Mapping[str, np.ndarray],
+    specs: Mapping[str, Shape],
+    path: str | os.PathLike[str] = "",
+) -> str:
+    parts = [_about(path, "The checkpoint does not match the model of the config.")]
     parts += class_count_hints({key: tuple(value.shape) for key, value in state.items()}, specs)
     if fit.arrays and fit.missing and not any(key.startswith(_HEADS) for key in state):
         parts.append("The file holds a backbone only: weights.initial_arrays starts a model from it.")
-    lists = (("missing", fit.missing), ("unexpected", fit.unexpected), ("of another shape", fit.mismatched))
+    lists = (
+        ("missing", fit.missing),
+        ("unexpected", fit.unexpected),
+        ("of another shape", fit.mismatched),
+        ("not floating point, as in a quantised model (load it as it was before that)", fit.not_floating),
+    )
     for title, names in lists:
         if names:
             parts.append(f"{len(names)} {title}:{_listing(sorted(names))}")
+    if fit.missing or fit.unexpected or fit.mismatched:
+        parts.append("Check that the config (--config-file) is the one it was trained with.")
+    parts.append(f"`tf-d2 inspect {os.fspath(path) or 'FILE'}` lists its tensors.")
     return "\n".join(parts)
 
 
+# --- class counts -----------------------------------------------------------------------------------
+
+# The weights that tell how many classes a model has: name, config option, number of axes, axis of the classes.
+_CLASS_WEIGHTS = (
+    (r"roi_heads\.box_predictor\.(\d+\.)?cls_score\.weight", "MODEL.ROI_HEADS.NUM_CLASSES", 2, 0),
+    (r"sem_seg_head\.predictor\.weight", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 4, 0),
+    (r"roi_heads\.keypoint_head\.score_lowres\.weight", "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", 4, 1),
+    (r"head\.cls_score\.weight", "MODEL.RETINANET.NUM_CLASSES", 4, 0),
+)
+
+
+@dataclass(frozen=True)
+class _Classes:
+    """What the shape of one predictor's weight says: the config option, the class count, the other axes."""
+
+    option: str
+    count: int
+    others: Shape
+
+
 def class_count_hints(file_shapes: Mapping[str, Shape], specs: Mapping[str, Shape]) -> list[str]:
-    """Sentences that name differing class counts, the usual reason why predictors do not fit."""
+    """Sentences that name differing class counts, the usual reason why predictors do not fit.
+
+    Only where nothing else differs: of a weight that is transposed, say, the count would be invented.
+    """
     model_shapes = {
         path_to_key(path): torch_shape(tuple(shape), path.rsplit("/", 1)[-1]) for path, shape in specs.items()
     }
-    in_file, in_model = class_counts(file_shapes), class_counts(model_shapes)
-    return [
-        f"{option} is {in_model[option]} in the config; the file was trained with {in_file[option]}."
-        for option in sorted(in_file.keys() & in_model.keys())
-        if in_file[option] != in_model[option]
-    ]
+    hints: dict[str, str] = {}
+    for key in sorted(file_shapes.keys() & model_shapes.keys()):
+        found, wanted = _classes(key, file_shapes), _classes(key, model_shapes)
+        if found and wanted and found.others == wanted.others and found.count != wanted.count:
+            hints[wanted.option] = (
+                f"{wanted.option} is {wanted.count} in the config; the file was trained with {found.count}."
+            )
+    return [hints[option] for option in sorted(hints)]
 
 
 def class_counts(shapes: Mapping[str, Shape]) -> dict[str, int]:
     """Config option -> class count, as far as the predictors' shapes (torch layout) tell."""
-    counts: dict[str, int] = {}
-    for key, shape in shapes.items():
-        if re.search(r"^roi_heads\.box_predictor\.(\d+\.)?cls_score\.weight$", key):
-            counts["MODEL.ROI_HEADS.NUM_CLASSES"] = shape[0] - 1  # the last row is the background
-        elif key == "sem_seg_head.predictor.weight":
-            counts["MODEL.SEM_SEG_HEAD.NUM_CLASSES"] = shape[0]
-        elif key == "roi_heads.keypoint_head.score_lowres.weight":
-            counts["MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS"] = shape[1]
-        elif key == "head.cls_score.weight" and shapes.get("head.bbox_pred.weight", (0,))[0] >= 4:
-            counts["MODEL.RETINANET.NUM_CLASSES"] = shape[0] // (shapes["head.bbox_pred.weight"][0] // 4)
-    return counts
+    found = (_classes(key, shapes) for key in shapes)
+    return {classes.option: classes.count for classes in found if classes}
+
+
+def _classes(key: str, shapes: Mapping[str, Shape]) -> _Classes | None:
+    """What ``key`` says about classes; None if it is no predictor's weight, or its shape makes no sense."""
+    shape = shapes[key]
+    for pattern, option, axes, axis in _CLASS_WEIGHTS:
+        if re.fullmatch(pattern, key) and len(shape) == axes:
+            count = shape[axis]
+            if option == "MODEL.ROI_HEADS.NUM_CLASSES":
+                count -= 1  # the last row is the background
+            elif option == "MODEL.RETINANET.NUM_CLASSES":
+                anchors = next(iter(shapes.get("head.bbox_pred.weight", ())), 0) // 4
+                count = count // anchors if anchors and count % anchors == 0 else 0
+            return _Classes(option, count, (*shape[:axis], *shape[axis + 1 :])) if count > 0 else None
+    return None
+
+
+# --- and back ---------------------------------------------------------------------------------------
 
 
 def to_state_dict(

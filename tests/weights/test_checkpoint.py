@@ -50,6 +50,19 @@ def test_zoo_pickle(tmp_path, protocol):
     assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@pytest.mark.parametrize("protocol", range(6))
+def test_large_arrays_of_every_protocol(tmp_path, protocol):
+    """Protocols 0 to 2 write the data as text, protocol 0 all of an array on one line, with escapes."""
+    state = {
+        "a.weight": np.random.default_rng(0).normal(size=(300, 500)).astype(np.float32),
+        "a.zeros": np.zeros((300, 500), np.float32),
+        "a.bytes": np.arange(1 << 18).astype(np.uint8),
+    }
+    path = tmp_path / "model.pkl"
+    path.write_bytes(pickle.dumps({"model": state, "__author__": "x" * 70_000}, protocol))
+    assert_same(weights.read_checkpoint(path).state, state)
+
+
 def test_zoo_pickle_that_needs_matching(tmp_path):
     path = tmp_path / "R-50.pkl"
     path.write_bytes(pickle.dumps({"model": STATE, "__author__": "torchvision", "matching_heuristics": True}))
@@ -71,22 +84,25 @@ def test_pickle_of_torch_tensors(tmp_path):
     assert_same(weights.read_checkpoint(path).state, STATE)
 
 
-def python2_string(value):
+def python2_string(value, protocol):
+    if protocol == 0:
+        return b"S" + repr(value)[1:].encode("ascii") + b"\n"  # as bytes, without the b
     return b"T" + len(value).to_bytes(4, "little") + value
 
 
-def test_pickle_of_python_2(tmp_path):
+@pytest.mark.parametrize("protocol", [0, 2])
+def test_pickle_of_python_2(tmp_path, protocol):
     """Python 2 wrote bytes and text alike as strings; detectron2 decodes them as latin-1."""
 
     class Pickler(pickle._Pickler):
         dispatch = dict(pickle._Pickler.dispatch)  # noqa: RUF012
 
         def save_bytes(self, value):
-            self.write(python2_string(value))
+            self.write(python2_string(value, protocol))
             self.memoize(value)
 
         def save_text(self, value):
-            self.write(python2_string(value.encode("latin-1")))
+            self.write(python2_string(value.encode("latin-1"), protocol))
             self.memoize(value)
 
         dispatch[bytes] = save_bytes
@@ -94,10 +110,10 @@ def test_pickle_of_python_2(tmp_path):
 
     buffer = io.BytesIO()
     large = {
-        "res2_0_branch2a_w": RNG.normal(size=(3000,)).astype(np.float32),
+        "res2_0_branch2a_w": RNG.normal(size=(30_000,)).astype(np.float32),
         "pred_b": np.ones(2, np.float32),
     }
-    Pickler(buffer, 2).dump({"blobs": large, "cfg": "caf\xe9"})
+    Pickler(buffer, protocol).dump({"blobs": large, "cfg": "caf\xe9"})
     assert pickle.loads(buffer.getvalue(), encoding="latin1")["cfg"] == "caf\xe9"
     path = tmp_path / "x.pkl"
     path.write_bytes(buffer.getvalue())

@@ -176,6 +176,16 @@ PICKLES = {
         "known checkpoint format|without an end",
     ),
     "huge integer as a key": (b"\x80\x02}\x8a\x10" + b"\x01" * 16 + b"K\x01s.", "huge integer"),
+    "line without an end": (b"(dV" + b"a" * 5_000_000, "without an end"),
+    "quoted line without an end": (b"(dS'" + b"a" * 5_000_000, "without an end"),
+    "text of a million characters as a name": (
+        b"(dV" + b"a" * 1_000_000 + b"\nN" + b"s.",
+        "a name of 1000000 bytes",
+    ),
+    "escapes that are none": (
+        b"(dc_codecs\nencode\nV" + b"\\u12" * 2000 + b"\n\x85R.",
+        "damaged at byte",
+    ),
     "protocol 9": (b"\x80\x09N.", "protocol"),
     "shape beyond the data": (model(array(op.integers([1 << 40]))), "comes with 4 bytes"),
     "shape that overflows": (model(array(op.integers([1 << 33, 1 << 33]))), "comes with 4 bytes"),

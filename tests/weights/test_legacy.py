@@ -74,6 +74,15 @@ def test_background_rows():
     np.testing.assert_array_equal(state["box_head.fc1.weight"], column)
 
 
+def test_scalars_where_predictors_should_be():
+    """They stay as they are, for the comparison with the model to name."""
+    for blob in ("cls_score_b", "bbox_pred_w", "mask_fcn_logits_w"):
+        assert next(iter(from_caffe2({blob: np.array(1.0)}).values())) == 1
+    for name in ("fastrcnn/box/b", "fastrcnn/class/b"):
+        scalars = {"fastrcnn/box/b": np.ones(8), "fastrcnn/class/b": np.ones(3), name: np.array(1.0)}
+        assert sum(value.ndim for value in from_tensorpack(scalars).values()) == 1
+
+
 def test_ambiguous_blobs():
     with pytest.raises(weights.CheckpointError, match="ambiguous"):
         from_caffe2({"conv_rpn_w": np.ones(1), "conv_rpn_fpn2_w": np.ones(1)})
@@ -134,6 +143,11 @@ def test_names_match_whole_parts_only():
 def test_one_tensor_for_two_variables_is_refused():
     with pytest.raises(weights.ConversionError, match="may be"):
         weights.match_heuristically({"conv1.bias": np.ones(1)}, {"a/conv1/bias": (1,), "b/conv1/bias": (1,)})
+    checkpoint = weights.Checkpoint(
+        {"conv1.bias": np.ones(1)}, "pycls", matching_heuristics=True, path="a.pth"
+    )
+    with pytest.raises(weights.ConversionError, match=r"^a\.pth: .* may be"):
+        weights.matched_state(checkpoint, {"a/conv1/bias": (1,), "b/conv1/bias": (1,)})
 
 
 def test_another_shape_is_no_ambiguity_but_is_reported():

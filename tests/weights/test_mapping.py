@@ -1,5 +1,9 @@
 """The naming rule and layouts against hand-made cases, and the accounting of every tensor."""
 
+import re
+from pathlib import Path
+
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -128,6 +132,82 @@ def test_class_counts_are_named():
         weights.ConversionError, match="NUM_CLASSES is 80 in the config; the file was trained with 3"
     ):
         weights.to_keras_arrays(STATE, specs)
+
+
+CLASS_SCORE = "roi_heads.box_predictor.cls_score.weight"
+
+
+@pytest.mark.parametrize(
+    "shape", [(), (0,), (0, 5), (1, 5), (5, 4), (20,), (1, 4, 5), (4, 5, 1, 1), (4, 6), (9, 6), (1, 1)]
+)
+def test_no_class_count_of_a_shape_that_is_none(shape):
+    """A weight that is damaged or in another layout says nothing about classes, and is never an internal
+    error."""
+    with pytest.raises(weights.ConversionError) as error:
+        weights.to_keras_arrays({**STATE, CLASS_SCORE: arange(*shape)}, SPECS)
+    assert f"1 of another shape:\n  {CLASS_SCORE}: file {shape}, model (4, 5)" in str(error.value)
+    assert "NUM_CLASSES" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("scores", "boxes"),
+    [
+        ((), (36, 8, 3, 3)),
+        ((27, 8), (36, 8, 3, 3)),
+        ((0, 8, 3, 3), (36, 8, 3, 3)),
+        ((28, 8, 3, 3), (36, 8, 3, 3)),
+        ((27, 8, 3, 3), (3, 8, 3, 3)),
+        ((27, 8, 3, 3), ()),
+    ],
+)
+def test_no_class_count_of_a_retinanet_that_is_none(scores, boxes):
+    assert weights.class_counts({"head.cls_score.weight": scores, "head.bbox_pred.weight": boxes}) == {}
+
+
+@pytest.mark.parametrize("key", STATE)
+@pytest.mark.parametrize("shape", [(), (0,), (2, 3, 4, 5, 6)])
+def test_no_shape_is_an_internal_error(key, shape):
+    state = {**STATE, key: arange(*shape)}
+    for fill in (weights.to_keras_arrays, weights.initial_arrays):
+        with pytest.raises(weights.ConversionError, match=re.escape(f"{key}: file {shape}")):
+            fill(state, SPECS)
+
+
+@pytest.mark.parametrize("dtype", "? i1 i4 i8 u1 u2 c8 c16".split())
+def test_weights_are_floating_point(dtype):
+    """A mask or a quantised tensor of the right shape is not a weight; complex numbers are not cut."""
+    state = {**STATE, CLASS_SCORE: STATE[CLASS_SCORE].astype(dtype)}
+    text = f"{CLASS_SCORE}: {np.dtype(dtype)}"
+    for fill in (weights.to_keras_arrays, weights.initial_arrays):
+        with pytest.raises(weights.ConversionError, match=rf"(?s)1 not floating point.*{re.escape(text)}"):
+            fill(state, SPECS)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_weights_of_every_floating_dtype(dtype):
+    values = STATE[CLASS_SCORE].astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    arrays = weights.to_keras_arrays({**STATE, CLASS_SCORE: values}, SPECS)
+    found = arrays["roi_heads/box_predictor/cls_score/kernel"]
+    np.testing.assert_array_equal(found, STATE[CLASS_SCORE].T, strict=True)
+
+
+def test_messages_name_the_file_and_the_next_step():
+    state = {key: value for key, value in STATE.items() if key != CLASS_SCORE}
+    with pytest.raises(weights.ConversionError) as error:
+        weights.to_keras_arrays(state, SPECS, path=Path("folder/model.pth"))
+    text = str(error.value)
+    assert text.startswith(f"{Path('folder/model.pth')}: The checkpoint does not match")
+    assert "--config-file" in text and f"`tf-d2 inspect {Path('folder/model.pth')}` lists" in text
+    with pytest.raises(
+        weights.ConversionError, match=r"^The checkpoint does not .*\n.*\n(?s:.*)inspect FILE"
+    ):
+        weights.to_keras_arrays(state, SPECS)
+    bad = {**STATE, CLASS_SCORE: np.full((4, 5), np.nan, np.float32)}
+    with pytest.raises(weights.ConversionError, match=r"^m\.pth: 20 NaN(?s:.*)allow_nonfinite=True"):
+        weights.to_keras_arrays(bad, SPECS, path="m.pth")
+    with pytest.raises(weights.ConversionError, match=r"^20 NaN") as error:
+        weights.initial_arrays(bad, SPECS)
+    assert "allow" not in str(error.value)  # it has no such argument
 
 
 def test_class_counts_of_every_predictor():

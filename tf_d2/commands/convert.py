@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 import weights
-from tf_d2.commands.options import OptsArgument, checked_opts, import_tensorflow
+from tf_d2.commands.options import OptsArgument, checked_opts, import_tensorflow, terminated_by_exception
 from weights import Checkpoint, WeightsError
 
 SUFFIXES = (".weights.h5", ".pkl", ".pth", ".safetensors")
@@ -46,7 +46,9 @@ def convert(
     inside. To .pkl or .pth: what detectron2's DetectionCheckpointer loads. Whatever is written is read back
     and compared.
     """
-    count = run(checkpoint, output, config, checked_opts(opts), ema=ema, allow_nonfinite=allow_nonfinite)
+    words = checked_opts(opts)
+    with terminated_by_exception():
+        count = run(checkpoint, output, config, words, ema=ema, allow_nonfinite=allow_nonfinite)
     typer.echo(f"{output}: {count} tensors, read back and equal bit by bit")
 
 
@@ -118,7 +120,7 @@ def _to_keras(
 ) -> int:
     specs = _variable_specs(config_yaml)
     state = weights.matched_state(checkpoint, specs)
-    arrays = weights.to_keras_arrays(state, specs, allow_nonfinite=allow_nonfinite)
+    arrays = weights.to_keras_arrays(state, specs, allow_nonfinite=allow_nonfinite, path=checkpoint.path)
     keys = {weights.path_to_key(path) for path in specs}
     with _progress(checkpoint) as advance:
         weights.write_keras_h5(
@@ -141,7 +143,7 @@ def _to_detectron2(
     if config_yaml is not None:
         specs = _variable_specs(config_yaml)
         state = weights.matched_state(checkpoint, specs)
-        arrays = weights.to_keras_arrays(state, specs, allow_nonfinite=allow_nonfinite)
+        arrays = weights.to_keras_arrays(state, specs, allow_nonfinite=allow_nonfinite, path=checkpoint.path)
         filled = {weights.path_to_key(path): array for path, array in arrays.items()}
         state = {**state, **{key: array for key, array in filled.items() if key not in state}}
     elif checkpoint.matching_heuristics:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +16,7 @@ from tf_d2.commands.options import (
     checked_opts,
     import_tensorflow,
     native_notices_hidden,
+    terminated_by_exception,
 )
 
 
@@ -126,20 +124,6 @@ def export(
             allow_nonfinite=allow_nonfinite,
         )
     Console().print(_table(report))
-
-
-@contextmanager
-def terminated_by_exception() -> Iterator[None]:
-    """Let SIGTERM (a container that is stopped, `timeout`) end the block as an exception, which cleans up."""
-
-    def leave(number: int, _: object) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _table(report: Any) -> Any:

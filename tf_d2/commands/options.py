@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -61,6 +62,20 @@ def native_notices_hidden() -> Iterator[None]:
         os.dup2(visible, 2)
         os.close(visible)
         os.close(hidden)
+
+
+@contextmanager
+def terminated_by_exception() -> Iterator[None]:
+    """Let SIGTERM (a container that is stopped, `timeout`) end the block as an exception, which cleans up."""
+
+    def leave(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def import_tensorflow() -> None:
