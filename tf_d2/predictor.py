@@ -128,7 +128,7 @@ def load_weights(
     checkpoint = checkpoints.read_checkpoint(path, ema=ema)
     specs = model.variable_specs()
     state = checkpoints.matched_state(checkpoint, specs)
-    arrays = checkpoints.to_keras_arrays(state, specs, allow_nonfinite=allow_nonfinite)
+    arrays = checkpoints.to_keras_arrays(state, specs, allow_nonfinite=allow_nonfinite, path=checkpoint.path)
     model.assign(arrays, checkpoints.touched)
     return checkpoint
 
