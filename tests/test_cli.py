@@ -1,5 +1,8 @@
 """The command line's frame: lists after one option, exit codes, errors as one line."""
 
+import io
+import sys
+
 import pytest
 
 from tf_d2 import cli
@@ -82,6 +85,17 @@ def test_an_interrupt_is_status_130(capsys, monkeypatch):
 
     monkeypatch.setattr(cli, "make_app", interrupt)
     assert run([], capsys) == (130, "", "interrupted\n")
+
+
+def test_what_the_terminal_cannot_show_is_escaped(monkeypatch):
+    buffer = io.BytesIO()
+    shown = io.TextIOWrapper(buffer, "ascii")
+    monkeypatch.setattr(sys, "stdout", shown)
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    shown.write("ü.png: 3 instances")
+    shown.flush()
+    assert buffer.getvalue().endswith(rb"\xfc.png: 3 instances")
 
 
 def test_opts_are_pairs():

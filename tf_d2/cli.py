@@ -4,6 +4,7 @@ entry point.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from importlib import import_module
@@ -61,6 +62,10 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line. Exit status 0 on success, 2 for errors (commands may define others)."""
     # TensorFlow's start-up notices would bury the answer; set the variable to 0 to see them.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # a path the terminal cannot show is no reason to stop
     try:
         make_app()(args=spread_lists(sys.argv[1:] if arguments is None else arguments))
     except USER_ERRORS as error:

@@ -65,7 +65,9 @@ def predict(
     predictor = Predictor(config_file, weights, opts=checked_opts(opts), allow_nonfinite=allow_nonfinite)
     output.mkdir(parents=True, exist_ok=True)
     failed = []
-    for path, stem in track(list(zip(input, stems, strict=True)), description="predicting", console=console):
+    pairs = list(zip(input, stems, strict=True))
+    quiet = not console.is_terminal
+    for path, stem in track(pairs, description="predicting", console=console, disable=quiet):
         try:
             image = read_image(path, "BGR")
             with native_notices_hidden():
