@@ -98,6 +98,8 @@ def bisect(
     stage, unit = first_local(comparison, units(config))
     profile = get_profile(comparison.profile)
     reference = (output / "reference.h5").resolve()
+    if not reference.is_file():
+        raise ValueError("the reference must be one that is run (torch, detectron2), not a recording")
     with Trace(reference) as trace:
         image = trace.images[index]
         lacking = [n for n in unit.inputs if n not in image]

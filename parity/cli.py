@@ -281,7 +281,8 @@ def _report(comparisons: list[Comparison], output: Path) -> Path | None:
     try:
         from parity.report import write_report
     except ImportError as error:
-        console.print(f"[yellow]no HTML report: {error}; install the extra: pip install 'tf-d2[parity]'[/]")
+        hint = f"no HTML report: {error}; install the extra: pip install 'tf-d2[parity]'"
+        console.print(hint, style="yellow", markup=False)
         return None
     return write_report(comparisons, output / "report.html")
 

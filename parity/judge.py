@@ -264,8 +264,8 @@ def _compare_one(job: _Job, index: int) -> Comparison:
     note_skipped(comparison, context)
     if job.scope == "served" and _NOT_SERVED in context.reference:
         comparison.notes.append(f"not compared, since exported models do not answer with it: {_NOT_SERVED}")
+    _waive(job, comparison)  # first: a fault that is known does not stop the search for others
     _stop_early(job, comparison)
-    _waive(job, comparison)
     _repeatability(job, comparison)
     comparison.caveat = _caveat(job, comparison, context.truth)
     return comparison

@@ -22,6 +22,7 @@ from typing import Any
 
 from parity.job import file_sha256, read_served
 from parity.judge import TraceLike, Waiver, check_precision, compare
+from parity.mutations import BY_NAME
 from parity.profiles import Profile, get_profile
 from parity.results import Comparison, StageResult
 from parity.status import Status
@@ -154,6 +155,8 @@ def run(
     if noise not in ("none", "threads", "truth"):
         raise ValueError(f"noise {noise!r} is not one of: none, threads, truth")
     backends = [parse_backend(b, torch_python) for b in several([reference, *several(candidates)])]
+    if mutate:
+        check_mutation(mutate, backends[1:])
     for k, backend in enumerate(backends):
         check_backend(backend, "candidate" if k else "reference", len(several(images)), chosen)
     folder = Path(output).resolve()
@@ -178,6 +181,15 @@ def run(
 def several(given: Paths) -> list[str]:
     """Names or paths as a list. One alone is a list of one: a string is a sequence, too, of its letters."""
     return [os.fspath(g) for g in ([given] if isinstance(given, str | os.PathLike) else given)]
+
+
+def check_mutation(name: str, candidates: Sequence[Backend]) -> None:
+    """Raise ValueError where no bug has that name, or a candidate is not a model that it can be planted in."""
+    if name not in BY_NAME:
+        raise ValueError(f"no planted bug is called {name!r}; see: tf-d2 parity list-mutations")
+    for candidate in candidates:
+        if candidate.name not in ("tf", "tf-eager") or candidate.recorded:
+            raise ValueError(f"the bug {name} can be planted in tf and tf-eager, not in {candidate.name}")
 
 
 def check_backend(backend: Backend, role: str, images: int, profile: Profile) -> None:
@@ -310,6 +322,7 @@ def resolved(setup: Setup, folder: Path, progress: Progress) -> Setup:
         "weights": setup.weights or "",
         "opts": list(setup.opts),
         "images": list(setup.images) or ["none"],
+        "folder": os.getcwd(),
     }
     progress("reading configuration and weights")
     events = call_worker("parity.workers.tf_worker", sys.executable, job, target, setup.timeout, progress)

@@ -52,6 +52,7 @@ class Request:
     dtype: str = ""
     mutate: str = ""
     mutations: tuple[str, ...] = ()
+    folder: str = "."  # of the user, who names files relative to it
 
 
 def read_request(path: str) -> Request:
@@ -397,17 +398,17 @@ def write_config(request: Request) -> None:
 def resolve(request: Request) -> None:
     """Write the full configuration, and the state dict beside it as ``<output>.npz``."""
     import weights
-    from tf_d2.config import resolve_yaml
-    from tf_d2.predictor import resolve_model
+    from tf_d2.predictor import model_yaml, resolve_model
 
     job = request.job
+    os.chdir(request.folder)  # where a relative MODEL.WEIGHTS is looked for
     _, path = resolve_model(job.config_yaml, job.weights or None, request.opts)
     state = weights.read_checkpoint(path).state
     refuse_nonfinite(state, str(path))
     arrays: dict[str, Any] = dict(state)
     np.savez(job.output + ".npz", **arrays)
     say("resolved", weights=str(Path(path).resolve()), state=job.output + ".npz", tensors=len(state))
-    Path(job.output).write_text(resolve_yaml(job.config_yaml, request.opts), encoding="utf-8")
+    Path(job.output).write_text(model_yaml(job.config_yaml, request.opts), encoding="utf-8")
 
 
 def refuse_nonfinite(state: Mapping[str, np.ndarray], path: str) -> None:

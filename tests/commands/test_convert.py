@@ -50,3 +50,15 @@ def test_the_file_that_does_not_fit_is_named(tmp_path, demo_files, suffix):
             convert.run(str(bad), tmp_path / f"out{suffix}", str(demo_files / "shapes.yaml"))
         assert str(error.value).startswith(f"{bad}: ") and message in str(error.value)
     assert os.listdir(tmp_path) == [bad.name]
+
+
+def test_options_change_the_config_that_travels_in_a_file(demo_files, tmp_path):
+    first, second = tmp_path / "a.weights.h5", tmp_path / "b.weights.h5"
+    convert.run(str(demo_files / "shapes.pkl"), first, str(demo_files / "shapes.yaml"))
+    convert.run(str(first), second, None, ["TEST.DETECTIONS_PER_IMAGE", 7])
+    text = weights.read_checkpoint(second).config
+    assert text is not None and "DETECTIONS_PER_IMAGE: 7\n" in text
+    with pytest.raises(weights.WeightsError, match="give it with --config-file"):
+        convert.run(
+            str(demo_files / "shapes.pkl"), tmp_path / "c.pkl", None, ["TEST.DETECTIONS_PER_IMAGE", 7]
+        )

@@ -374,6 +374,18 @@ def test_expired_waivers_do_not_count_and_running_ones_show():
     assert expired.exit_code == 1 and any("ended on" in n for n in expired.notes)
 
 
+def test_a_waived_early_fault_does_not_hide_a_later_one():
+    from datetime import date, timedelta
+
+    candidate = trace()
+    candidate["input/image"] = candidate["input/image"][::-1].copy()
+    waiver = Waiver("input/image", "known", date.today() + timedelta(days=1))
+    alone = verdict(candidate, waivers=[waiver])
+    assert alone.exit_code == 0 and not alone.stopped_at and stage(alone, MASKS).status is Status.PASS
+    candidate[MASKS][0, 0, 0] = True
+    assert verdict(candidate, waivers=[waiver]).exit_code == 1
+
+
 def test_assert_parity_raises_with_the_stage_named():
     candidate = trace()
     candidate[BACKBONE] *= 2

@@ -196,6 +196,18 @@ def test_unknown_arguments_are_refused(tmp_path):
         runner.run("c", None, ["i"], output=tmp_path, noise="guess")
 
 
+def test_bugs_that_cannot_be_planted_are_refused(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"no planted bug is called 'nonsense'; see: tf-d2 parity list-mutations"
+    ):
+        runner.run("c", None, ["i"], output=tmp_path / "out", mutate="nonsense")
+    with pytest.raises(ValueError, match="can be planted in tf and tf-eager, not in savedmodel"):
+        runner.run(
+            "c", None, ["i"], output=tmp_path / "out", candidates=["savedmodel:d"], mutate="resize_floor"
+        )
+    assert not (tmp_path / "out").exists()
+
+
 def test_manifests_are_compared_before_anything_else(tmp_path):
     import parity
 

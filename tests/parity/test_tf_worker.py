@@ -9,6 +9,8 @@ import pytest
 import weights
 from parity.job import Job
 from parity.workers import tf_worker
+from tf_d2.commands import convert
+from tf_d2.config import load_config
 
 SCORES = "roi_heads.box_predictor.cls_score.weight"
 
@@ -40,3 +42,21 @@ def test_what_inference_does_not_use_may_be_anything(request_with, tmp_path, cap
     tf_worker.resolve(request_with(**{"roi_heads.box_predictor.fed_loss_cls_weights": np.float32([np.nan])}))
     assert json.loads(capsys.readouterr().out)["event"] == "resolved"
     assert Path(tmp_path / "out.yaml").exists()
+
+
+def test_relative_weights_of_the_config_and_converted_files(demo_files, tmp_path, capsys, monkeypatch):
+    """Workers run in a folder of their own; what a YAML names relative to the user's is found there."""
+    monkeypatch.chdir(tmp_path)  # put back afterwards
+    (tmp_path / "user").mkdir()
+    state = weights.read_checkpoint(demo_files / "shapes.pkl").state
+    weights.write_safetensors(tmp_path / "user" / "model.safetensors", state)
+    job = Job(str(demo_files / "shapes.yaml"), "", ("none",), str(tmp_path / "out.yaml"))
+    opts = ("MODEL.WEIGHTS", "model.safetensors")
+    tf_worker.resolve(tf_worker.Request(job, "resolve", opts=opts, folder=str(tmp_path / "user")))
+    told = json.loads(capsys.readouterr().out)
+    assert told["weights"] == str(tmp_path / "user" / "model.safetensors")
+
+    convert.run(str(demo_files / "shapes.pkl"), tmp_path / "m.weights.h5", str(demo_files / "shapes.yaml"))
+    job = Job(str(tmp_path / "m.weights.h5"), "", ("none",), str(tmp_path / "again.yaml"))
+    tf_worker.resolve(tf_worker.Request(job, "resolve"))
+    assert load_config(tmp_path / "again.yaml") == load_config(demo_files / "shapes.yaml")

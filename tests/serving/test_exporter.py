@@ -341,6 +341,23 @@ def test_wrong_arguments(tmp_path: Path, arguments: dict[str, Any], message: str
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"masks": "full"}, "masks='full': the model has no masks; leave"),
+        ({"sem_seg": "logits"}, "sem_seg='logits': the model has no semantic segmentation"),
+        ({"box_format": "tf"}, "box_format='tf': the model has no detections"),
+    ],
+)
+def test_options_for_what_a_model_does_not_have(
+    tmp_path: Path, arguments: dict[str, Any], message: str
+) -> None:
+    (tmp_path / "w.pkl").touch()
+    with pytest.raises(ExportError, match=message):
+        export("COCO-Detection/rpn_R_50_FPN_1x", tmp_path / "w.pkl", tmp_path / "m", **arguments)
+    assert [p.name for p in tmp_path.iterdir()] == ["w.pkl"]
+
+
 def test_a_full_disk_is_an_error_of_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise tf.errors.ResourceExhaustedError(None, None, "x; No space left on device")

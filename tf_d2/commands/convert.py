@@ -89,13 +89,13 @@ def run(
 
 def _config_yaml(checkpoint: Checkpoint, config: str | None, opts: Sequence[str]) -> str | None:
     """The config as YAML text: the one given, or the one that travels in the file."""
-    from tf_d2.config import resolve_yaml
+    from tf_d2.config import resolve_yaml, resolve_yaml_text
 
     if config is not None:
         return resolve_yaml(config, opts)
-    if opts:
+    if opts and checkpoint.config is None:
         raise WeightsError("--opts changes a config; give it with --config-file")
-    return checkpoint.config
+    return resolve_yaml_text(checkpoint.config, opts) if opts and checkpoint.config else checkpoint.config
 
 
 def _variable_specs(config_yaml: str) -> Specs:

@@ -16,7 +16,9 @@ import typer
 ConfigOption = Annotated[
     str,
     typer.Option(
-        "--config-file", help="detectron2 YAML, or the name of a published model (see tf-d2 zoo list)."
+        "--config-file",
+        help="detectron2 YAML, the name of a published model (see tf-d2 zoo list), or a converted .weights.h5, "
+        "which holds both config and weights.",
     ),
 ]
 WeightsOption = Annotated[

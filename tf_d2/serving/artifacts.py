@@ -13,7 +13,7 @@ import tensorflow as tf
 import tf_d2
 from tf_d2.config import ModelConfig, category_ids, class_names, keypoint_names, stuff_names
 from tf_d2.serving.decode import STATUS_TEXT
-from tf_d2.serving.graph import GraphOptions
+from tf_d2.serving.graph import GraphOptions, needs_proposals
 from tf_d2.serving.saved_model import read_saved_model
 
 if TYPE_CHECKING:
@@ -186,7 +186,15 @@ def readme(folder: Path, config: ModelConfig, options: GraphOptions, report: Exp
             "The network computes in bfloat16: it finds nearly the objects of the float32 model, boxes differ "
             "by about a pixel and scores by about 0.01; weak objects may appear or vanish. Check it on your pictures."
         )
+    photo, argument, setup = '{\\"b64\\": \\"$(base64 -w0 photo.jpg)\\"}', "", ""
+    if needs_proposals(config):
+        box = "[[10, 20, 200, 150]]"
+        argument, setup = ", boxes", f"boxes = {box}   # x1 y1 x2 y2 in pixels of the photo, best first\n"
+        photo = f'{{\\"image_bytes\\": {photo}, \\"proposal_boxes\\": {box}, \\"num_proposals\\": 1}}'
     return README.format(
+        photo=photo,
+        argument=argument,
+        setup=setup,
         precision=precision,
         name=name,
         version=report.version,
@@ -240,12 +248,12 @@ The server warms up with `{version}/assets.extra/tf_serving_warmup_requests` bef
 ```python
 from tf_d2.client import Client                         # REST; Client("grpc://localhost:8500", ...) for gRPC
 client = Client("http://localhost:8501", "{name}")
-result = client.predict_file("photo.jpg")               # the same dict as tf_d2.Predictor gives
+{setup}result = client.predict_file("photo.jpg"{argument})     # as tf_d2.Predictor gives it, of what is exported
 ```
 
 ```sh
 curl -s localhost:8501/v1/models/{name}:predict -d "{{\\"signature_name\\": \\"serving_bytes\\",
-  \\"instances\\": [{{\\"b64\\": \\"$(base64 -w0 photo.jpg)\\"}}]}}"
+  \\"instances\\": [{photo}]}}"
 ```
 
 Over gRPC, raise the client's message limit (`grpc.max_receive_message_length`); `tf_d2.client` does.

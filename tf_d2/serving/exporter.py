@@ -205,6 +205,14 @@ def _options(
     ):
         if value not in choices:
             raise ExportError(f"{what}={value!r}: choose one of {', '.join(choices)}")
+    heads = config.roi_heads
+    for what, asked, there, name in (
+        (f"masks={masks!r}", masks in ("full", "png"), heads and heads.mask_head, "masks"),
+        (f"sem_seg={sem_seg!r}", sem_seg == "logits", config.sem_seg_head, "semantic segmentation"),
+        (f"box_format={box_format!r}", box_format == "tf", heads or config.retinanet, "detections"),
+    ):
+        if asked and not there:
+            raise ExportError(f"{what}: the model has no {name}; leave the option out")
     if config.meta_architecture == "SemanticSegmentor" and sem_seg == "none":
         raise ExportError("a semantic segmentation model without sem_seg answers nothing")
     rows = detections_per_image(config) if max_detections is None else max_detections
