@@ -13,6 +13,9 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from tf_d2.ops.image_decode import PNG, is_jpeg
+from tf_d2.ops.octets import length, number, octets, part, starts_with
+
 _TAG = 0x0112
 _BYTE, _SHORT, _LONG = 1, 3, 4  # kinds of values
 _NAME = b"Exif\0\0"  # before the TIFF header in a JPEG, and in other formats of some writers
@@ -33,9 +36,9 @@ def orientation(data: tf.Tensor) -> tf.Tensor:
 
     header = tf.case(
         [
-            (_starts_with(data, 0, b"\xff\xd8"), lambda: _search(data, 2, _jpeg_segment)),
-            (_starts_with(data, 0, b"\x89PNG\r\n\x1a\n"), lambda: _search(data, 8, _png_chunk)),
-            (_starts_with(data, 8, b"WEBP"), lambda: _search(data, 12, _webp_chunk)),
+            (is_jpeg(data), lambda: _search(data, 2, _jpeg_segment)),
+            (starts_with(data, 0, PNG), lambda: _search(data, 8, _png_chunk)),
+            (starts_with(data, 8, b"WEBP"), lambda: _search(data, 12, _webp_chunk)),
         ],
         default=none,
     )
@@ -61,7 +64,7 @@ def upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
 
 def _search(data: tf.Tensor, start: int, step: Callable[[tf.Tensor, tf.Tensor], Step]) -> tf.Tensor:
     """Walk from block to block until ``step(data, position)`` finds the header or says stop; 0 = not found."""
-    size = _length(data)
+    size = length(data)
 
     def more(i: tf.Tensor, position: tf.Tensor, header: tf.Tensor, stop: tf.Tensor) -> tf.Tensor:
         return (i < _MOST_BLOCKS) & (position < size) & (header == 0) & tf.logical_not(stop)
@@ -74,31 +77,31 @@ def _search(data: tf.Tensor, start: int, step: Callable[[tf.Tensor, tf.Tensor], 
 
 
 def _jpeg_segment(data: tf.Tensor, position: tf.Tensor) -> Step:
-    head = _octets(data, position, 4)
+    head = octets(data, position, 4)
     marker = head[1]
-    named = _starts_with(data, position + 4, _NAME)
+    named = starts_with(data, position + 4, _NAME)
     header = _where((marker == 0xE1) & named, position + 4 + len(_NAME))
     pixels = (head[0] != 0xFF) | (marker == 0xDA) | (marker == 0xD9)
     alone = (marker == 0x01) | ((marker >= 0xD0) & (marker <= 0xD8))  # no length follows
-    length = 2 + _where(tf.logical_not(alone), _number(head[2:4], True))
+    size = 2 + _where(tf.logical_not(alone), number(head[2:4], True))
     padding = marker == 0xFF  # may be repeated
-    return position + tf.where(padding, tf.ones_like(length), length), header, pixels
+    return position + tf.where(padding, tf.ones_like(size), size), header, pixels
 
 
 def _png_chunk(data: tf.Tensor, position: tf.Tensor) -> Step:
-    length = _number(_octets(data, position, 4), True)
-    header = _where(_starts_with(data, position + 4, b"eXIf"), _after_name(data, position + 8))
-    return position + 12 + length, header, _starts_with(data, position + 4, b"IDAT")
+    size = number(octets(data, position, 4), True)
+    header = _where(starts_with(data, position + 4, b"eXIf"), _after_name(data, position + 8))
+    return position + 12 + size, header, starts_with(data, position + 4, b"IDAT")
 
 
 def _webp_chunk(data: tf.Tensor, position: tf.Tensor) -> Step:
-    length = _number(_octets(data, position + 4, 4), False)
-    header = _where(_starts_with(data, position, b"EXIF"), _after_name(data, position + 8))
-    return position + 8 + length + tf.math.floormod(length, 2), header, tf.constant(False)
+    size = number(octets(data, position + 4, 4), False)
+    header = _where(starts_with(data, position, b"EXIF"), _after_name(data, position + 8))
+    return position + 8 + size + tf.math.floormod(size, 2), header, tf.constant(False)
 
 
 def _after_name(data: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
-    return position + len(_NAME) * tf.cast(_starts_with(data, position, _NAME), tf.int64)
+    return position + len(_NAME) * tf.cast(starts_with(data, position, _NAME), tf.int64)
 
 
 def _where(condition: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
@@ -110,46 +113,16 @@ def _where(condition: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
 
 def _tag_value(data: tf.Tensor, header: tf.Tensor) -> tf.Tensor:
     """The value of the last orientation entry in the first directory, 0 without one."""
-    head = _octets(data, header, 8)
+    head = octets(data, header, 8)
     big = head[0] == ord("M")
     is_tiff = (head[0] == head[1]) & (big | (head[0] == ord("I"))) & (head[2] + head[3] == 42)
-    directory = header + _number(head[4:8], big)
-    count = _number(_octets(data, directory, 2), big)
-    entries = tf.io.decode_raw(_part(data, directory + 2, 12 * count), tf.uint8)
+    directory = header + number(head[4:8], big)
+    count = number(octets(data, directory, 2), big)
+    entries = tf.io.decode_raw(part(data, directory + 2, 12 * count), tf.uint8)
     entries = tf.cast(tf.reshape(entries[: tf.size(entries) // 12 * 12], [-1, 12]), tf.int64)
-    kind, number = _number(entries[:, 2:4], big), _number(entries[:, 4:8], big)
-    value = tf.where(kind == _SHORT, _number(entries[:, 8:10], big), _number(entries[:, 8:12], big))
+    kind, values = number(entries[:, 2:4], big), number(entries[:, 4:8], big)
+    value = tf.where(kind == _SHORT, number(entries[:, 8:10], big), number(entries[:, 8:12], big))
     value = tf.where(kind == _BYTE, entries[:, 8], value)
     known = tf.reduce_any(kind[:, None] == [_BYTE, _SHORT, _LONG], axis=1)
-    fits = is_tiff & known & (number == 1) & (_number(entries[:, 0:2], big) == _TAG)
+    fits = is_tiff & known & (values == 1) & (number(entries[:, 0:2], big) == _TAG)
     return tf.concat([tf.zeros([1], tf.int64), tf.boolean_mask(value, fits)], axis=0)[-1]
-
-
-def _number(octets: tf.Tensor, big: tf.Tensor | bool) -> tf.Tensor:
-    """Octets along the last axis as an unsigned number, the most significant first if ``big``."""
-    shifts = tf.range(0, 8 * int(octets.shape[-1] or 0), 8, dtype=tf.int64)
-    return tf.reduce_sum(tf.bitwise.left_shift(octets, tf.where(big, shifts[::-1], shifts)), axis=-1)
-
-
-# === Parts of a file ===
-
-
-def _length(data: tf.Tensor) -> tf.Tensor:
-    return tf.cast(tf.strings.length(data), tf.int64)
-
-
-def _part(data: tf.Tensor, position: tf.Tensor, count: tf.Tensor | int) -> tf.Tensor:
-    """Up to ``count`` octets from a position, which may be behind the end of the file."""
-    inside = tf.minimum(tf.cast(position, tf.int64), _length(data))
-    return tf.strings.substr(data, inside, tf.cast(count, tf.int64))
-
-
-def _octets(data: tf.Tensor, position: tf.Tensor, count: int) -> tf.Tensor:
-    """int64 ``[count]``, zeros behind the end of the file."""
-    padded = tf.strings.join([_part(data, position, count), b"\0" * count])
-    octets = tf.io.decode_raw(tf.strings.substr(padded, 0, count), tf.uint8)
-    return tf.cast(tf.ensure_shape(octets, [count]), tf.int64)
-
-
-def _starts_with(data: tf.Tensor, position: tf.Tensor | int, magic: bytes) -> tf.Tensor:
-    return _part(data, tf.cast(position, tf.int64), len(magic)) == magic

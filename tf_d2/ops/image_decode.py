@@ -11,6 +11,10 @@ The EXIF orientation is applied by `tf_d2.ops.exif`.
 
 import tensorflow as tf
 
+from tf_d2.ops.octets import octets, starts_with
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
 
 def decode_image_bytes(data: tf.Tensor) -> tf.Tensor:
     """One encoded JPEG, PNG, BMP, GIF (first frame) or still WebP, a string scalar, to uint8 RGB `[H,W,3]`.
@@ -46,7 +50,7 @@ def decode_image_bytes(data: tf.Tensor) -> tf.Tensor:
 
 def is_jpeg(data: tf.Tensor) -> tf.Tensor:
     """Whether the file starts as a JPEG."""
-    return _starts_with(data, b"\xff\xd8")
+    return starts_with(data, 0, b"\xff\xd8")
 
 
 def decode_jpeg(data: tf.Tensor) -> tf.Tensor:
@@ -56,8 +60,8 @@ def decode_jpeg(data: tf.Tensor) -> tf.Tensor:
 
 def is_grey16_png(data: tf.Tensor) -> tf.Tensor:
     """Whether the header is that of a PNG with 16 bits of grey."""
-    is_png = _starts_with(data, b"\x89PNG\r\n\x1a\n")
-    return is_png & (_octet(data, 24) == 16) & (_octet(data, 25) == 0)
+    is_png = starts_with(data, 0, PNG)
+    return is_png & (octets(data, 24, 1)[0] == 16) & (octets(data, 25, 1)[0] == 0)
 
 
 def decode_grey16_png(data: tf.Tensor) -> tf.Tensor:
@@ -68,13 +72,13 @@ def decode_grey16_png(data: tf.Tensor) -> tf.Tensor:
 
 def is_animated_webp(data: tf.Tensor) -> tf.Tensor:
     """Whether the header announces frames. Such a file must not reach TensorFlow's decoder."""
-    return _is_webp(data, b"VP8X") & _has_bit(_octet(data, 20), 0x02)
+    return _is_webp(data, b"VP8X") & _has_bit(octets(data, 20, 1)[0], 0x02)
 
 
 def is_webp_with_alpha(data: tf.Tensor) -> tf.Tensor:
     """Whether the alpha bit is set: in the flags of the extended format, in the fifth octet of the lossless one."""
-    extended = _is_webp(data, b"VP8X") & _has_bit(_octet(data, 20), 0x10)
-    return extended | (_is_webp(data, b"VP8L") & _has_bit(_octet(data, 24), 0x10))
+    extended = _is_webp(data, b"VP8X") & _has_bit(octets(data, 20, 1)[0], 0x10)
+    return extended | (_is_webp(data, b"VP8L") & _has_bit(octets(data, 24, 1)[0], 0x10))
 
 
 def decode_without_alpha(data: tf.Tensor) -> tf.Tensor:
@@ -88,22 +92,7 @@ def decode_other(data: tf.Tensor) -> tf.Tensor:
 
 
 def _is_webp(data: tf.Tensor, kind: bytes) -> tf.Tensor:
-    return _starts_with(data, b"RIFF") & (tf.strings.substr(_padded(data), 8, 8) == b"WEBP" + kind)
-
-
-def _padded(data: tf.Tensor) -> tf.Tensor:
-    """The first 32 octets, filled up with zeros, so that short data can be looked at."""
-    return tf.strings.substr(tf.strings.join([tf.strings.substr(data, 0, 32), b"\0" * 32]), 0, 32)
-
-
-def _starts_with(data: tf.Tensor, magic: bytes) -> tf.Tensor:
-    return tf.strings.substr(_padded(data), 0, len(magic)) == magic
-
-
-def _octet(data: tf.Tensor, position: int) -> tf.Tensor:
-    """One octet of the header as an int32 scalar."""
-    octets = tf.io.decode_raw(tf.strings.substr(_padded(data), position, 1), tf.uint8)
-    return tf.cast(tf.reshape(octets, [1])[0], tf.int32)
+    return starts_with(data, 0, b"RIFF") & starts_with(data, 8, b"WEBP" + kind)
 
 
 def _has_bit(value: tf.Tensor, bit: int) -> tf.Tensor:

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from tf_d2.config.schema import InputConfig
 from tf_d2.ops import exif, image_decode
+from tf_d2.ops.octets import number, octets, starts_with
 from tf_d2.ops.resize import resize_uint8, shortest_edge_size_tf
 
 # Values of the output `image_status`.
@@ -148,43 +149,33 @@ def _too_large(size: tf.Tensor, max_pixels: int) -> tf.Tensor:
 
 def header_size(data: tf.Tensor) -> tf.Tensor:
     """(height, width) of a PNG, BMP or WebP file by its header: int32 ``[2]``; 0 for every other format."""
-    head = tf.strings.join([tf.strings.substr(data, 0, _HEADER_BYTES), b"\0" * _HEADER_BYTES])
-    octets = tf.io.decode_raw(tf.strings.substr(head, 0, _HEADER_BYTES), tf.uint8)
-    octets = tf.cast(tf.ensure_shape(octets, [_HEADER_BYTES]), tf.int32)
-    size = tf.where(_starts_with(data, b"\x89PNG\r\n\x1a\n"), _png_size(octets), tf.zeros([2], tf.int32))
-    size = tf.where(_starts_with(data, b"BM"), _bmp_size(octets), size)
-    return tf.where(_starts_with(data, b"RIFF"), _webp_size(octets, head), size)
+    head = octets(data, 0, _HEADER_BYTES)
+    size = tf.where(starts_with(data, 0, image_decode.PNG), _png_size(head), tf.zeros([2], tf.int32))
+    size = tf.where(starts_with(data, 0, b"BM"), _bmp_size(head), size)
+    return tf.where(starts_with(data, 0, b"RIFF"), _webp_size(head, data), size)
 
 
-def _starts_with(data: tf.Tensor, magic: bytes) -> tf.Tensor:
-    return tf.strings.substr(data, 0, len(magic)) == magic
+def _png_size(head: tf.Tensor) -> tf.Tensor:
+    return _pair(number(head[20:24], True), number(head[16:20], True))
 
 
-def _png_size(octets: tf.Tensor) -> tf.Tensor:
-    return tf.stack([_big_endian(octets[20:24]), _big_endian(octets[16:20])])
-
-
-def _bmp_size(octets: tf.Tensor) -> tf.Tensor:
+def _bmp_size(head: tf.Tensor) -> tf.Tensor:
     # A negative height means rows from top to bottom.
-    return tf.abs(tf.stack([_little_endian(octets[22:26]), _little_endian(octets[18:22])]))
+    return tf.abs(_pair(number(head[22:26], False), number(head[18:22], False)))
 
 
-def _webp_size(octets: tf.Tensor, head: tf.Tensor) -> tf.Tensor:
+def _webp_size(head: tf.Tensor, data: tf.Tensor) -> tf.Tensor:
     # Lossy: 14 bits per side at byte 26. Lossless: 14 bits, less 1, at 21. Extended: 24 bits, less 1, at 24.
-    kind = tf.strings.substr(head, 12, 4)
-    lossy = tf.stack([_little_endian(octets[28:30]), _little_endian(octets[26:28])]) & 0x3FFF
-    bits = _little_endian(octets[21:25])
-    lossless = tf.stack([tf.bitwise.right_shift(bits, 14) & 0x3FFF, bits & 0x3FFF]) + 1
-    extended = tf.stack([_little_endian(octets[27:30]), _little_endian(octets[24:27])]) + 1
-    size = tf.where(kind == b"VP8 ", lossy, tf.where(kind == b"VP8L", lossless, extended))
-    known = (kind == b"VP8 ") | (kind == b"VP8L") | (kind == b"VP8X")
-    return tf.where(known, size, tf.zeros_like(size))
+    lossy = _pair(number(head[28:30], False), number(head[26:28], False)) & 0x3FFF
+    bits = number(head[21:25], False)
+    lossless = (_pair(tf.bitwise.right_shift(bits, 14), bits) & 0x3FFF) + 1
+    extended = _pair(number(head[27:30], False), number(head[24:27], False)) + 1
+    size = tf.zeros([2], tf.int32)
+    for kind, own in ((b"VP8 ", lossy), (b"VP8L", lossless), (b"VP8X", extended)):
+        size = tf.where(starts_with(data, 12, kind), own, size)
+    return size
 
 
-def _little_endian(octets: tf.Tensor) -> tf.Tensor:
-    # The highest byte of four wraps around into the sign, as in C.
-    return tf.reduce_sum(tf.bitwise.left_shift(octets, 8 * tf.range(octets.shape[0])))
-
-
-def _big_endian(octets: tf.Tensor) -> tf.Tensor:
-    return _little_endian(octets[::-1])
+def _pair(height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
+    # The highest bit of 32 becomes the sign, as in C.
+    return tf.cast(tf.stack([height, width]), tf.int32)
