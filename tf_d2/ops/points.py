@@ -52,13 +52,13 @@ def sample_points(maps: tf.Tensor, points: tf.Tensor, map_index: tf.Tensor) -> t
     total: tf.Tensor | None = None
     for down in (0, 1):
         for right in (0, 1):
-            x, y = corner[..., 0] + right, corner[..., 1] + down
-            weight = (high_part if right else low_part)[..., 0] * (high_part if down else low_part)[..., 1]
+            x, y = corner[:, :, 0] + right, corner[:, :, 1] + down
+            weight = (high_part if right else low_part)[:, :, 0] * (high_part if down else low_part)[:, :, 1]
             inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
             weight = tf.where(inside, weight, tf.zeros([], accurate))
             row = first + tf.clip_by_value(y, 0, height - 1)
             value = tf.gather(flat, row * width + tf.clip_by_value(x, 0, width - 1))
-            part = tf.cast(value, accurate) * weight[..., None]
+            part = tf.cast(value, accurate) * weight[:, :, None]
             total = part if total is None else total + part
     assert total is not None
     return tf.cast(tf.ensure_shape(total, [None, None, maps.shape[3]]), maps.dtype)
@@ -117,5 +117,5 @@ def replace_at(maps: tf.Tensor, index: tf.Tensor, values: tf.Tensor) -> tf.Tenso
     n, height, width, channels = tf.unstack(tf.shape(maps))
     cells = index + tf.range(n)[:, None] * (height * width)
     flat = tf.reshape(maps, tf.stack([n * height * width, channels]))
-    replaced = tf.tensor_scatter_nd_update(flat, cells[..., None], values)
+    replaced = tf.tensor_scatter_nd_update(flat, cells[:, :, None], values)
     return tf.ensure_shape(tf.reshape(replaced, tf.shape(maps)), maps.shape)

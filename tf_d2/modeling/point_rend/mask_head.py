@@ -54,14 +54,14 @@ class PointRendMaskHead(Module):
         self._record_look(seen, stages, prefix)
         side, steps = self.config.start_and_steps
         count = self.config.point_head.subdivision_num_points
-        points = tf.tile(regular_grid(side, _accurate(seen))[None], [tf.shape(boxes)[0], 1, 1])
+        points = _grids(side, boxes, _accurate(seen))
         logits = self.classify(features, boxes, index, points, seen)
         stages[f"{prefix}.point_head"] = logits[:-1]
         mask = tf.reshape(_of_class(logits, classes), [-1, side, side, 1])
         for step in range(steps):
             side *= 2
             mask = bilinear(mask, side, side)
-            chosen, points = uncertain_points(-tf.abs(mask[..., 0]), count)
+            chosen, points = uncertain_points(-tf.abs(mask[:, :, :, 0]), count)
             points = tf.cast(points, _accurate(seen))
             logits = self.classify(features, boxes, index, points, seen)
             stages[f"{prefix}.point_indices#{step}"] = chosen[:-1]
@@ -79,7 +79,7 @@ class PointRendMaskHead(Module):
         """What the coarse head sees: features on a regular grid of each box, ``[R, P, P, C]``."""
         side, names = self.config.pooler_resolution, self.config.in_features
         maps = [features[f] for f in names]
-        points = tf.tile(regular_grid(side, _accurate(maps[0]))[None], [tf.shape(boxes)[0], 1, 1])
+        points = _grids(side, boxes, _accurate(maps[0]))
         sampled = sample_in_boxes(maps, [self.strides[f] for f in names], boxes, index, points)
         return tf.reshape(sampled, [-1, side, side, sampled.shape[-1]])
 
@@ -130,6 +130,11 @@ class ImplicitPointRendMaskHead(PointRendMaskHead):
 def _accurate(x: tf.Tensor) -> tf.DType:
     """The dtype of coordinates beside features."""
     return tf.float64 if x.dtype == tf.float64 else tf.float32
+
+
+def _grids(side: int, boxes: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """A regular grid for each box: ``[R, side * side, 2]``."""
+    return tf.tile(regular_grid(side, dtype)[None], tf.stack([tf.shape(boxes)[0], 1, 1]))
 
 
 def _of_class(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:

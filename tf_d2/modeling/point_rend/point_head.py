@@ -94,6 +94,6 @@ class ImplicitPointHead(Module):
         accurate = tf.float64 if dtype == tf.float64 else tf.float32
         matrix = tf.cast(self.value(self.positional_encoding_gaussian_matrix), accurate)
         place = 2 * tf.cast(points, accurate) - 1
-        angle = place[..., :1] * matrix[0] + place[..., 1:] * matrix[1]
+        angle = place[:, :, :1] * matrix[0] + place[:, :, 1:] * matrix[1]
         angle *= tf.constant(2 * math.pi, accurate)
         return tf.cast(tf.concat([tf.sin(angle), tf.cos(angle)], axis=-1), dtype)
