@@ -131,7 +131,9 @@ def predict(
     the picture.
     """
     values, segments = run_free(model, image, proposals)
-    arrays = {name: value.cpu().numpy() for name, value in values.items()}
+    # On a GPU copying every stage would take longer than computing them.
+    wanted = [name for name in values if record is not None or name.startswith("output/")]
+    arrays = {name: values[name].cpu().numpy() for name in wanted}
     if record is not None:
         record.update(arrays)
     result: dict[str, Any] = {}
