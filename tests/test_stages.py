@@ -41,3 +41,9 @@ def test_every_operation_of_the_parity_table_exists(demo_reference):
     config = yaml.safe_load(demo_reference.config)
     used = {unit.op for unit in units(config)}
     assert used <= OPS.keys()
+
+
+def test_every_op_of_parity_is_there():
+    from parity.core.units import OPS as known
+
+    assert set(OPS) == set(known)
