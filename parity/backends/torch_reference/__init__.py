@@ -48,14 +48,14 @@ class Model(nn.Module):
         self.backbone = make_backbone(node)
         self.shapes = feature_shapes(self.backbone)
         ops = {unit.op for unit in self.units}
-        if "rpn_head" in ops:
+        if "rpn_proposals" in ops:
             self.proposal_generator = nn.Module()
             self.proposal_generator.rpn_head = self._rpn_head(node)
         if "detect" in ops:
             self.roi_heads = ROIHeads(node, self.shapes)
         if "sem_seg" in ops:
             self.sem_seg_head = SemSegHead(node["SEM_SEG_HEAD"], self.shapes)
-        if "retinanet_head" in ops:
+        if "retinanet_out" in ops:
             self.head = self._retinanet_head(node)
 
     def _rpn_head(self, node: Mapping[str, Any]) -> RPNHead:
