@@ -60,7 +60,7 @@ def test_the_core_of_parity_needs_no_framework():
 def test_the_torch_side_of_parity_needs_no_tensorflow():
     pytest.importorskip("torch")
     run_blocked(
-        "import parity.backends.torch_worker, parity.backends.torch_reference",
+        "import parity.backends.torch, parity.backends.torch_reference",
         ["tensorflow", "keras", "tf_d2"],
     )
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from parity.backends.torch_run import flatten
+from parity.backends.torch_backend import flatten
 from parity.core.units import Unit
 
 
@@ -28,7 +28,7 @@ class Model(Protocol):
     pixels: tuple[Tensor, Tensor]
 
     @property
-    def dtype(self) -> torch.dtype:
+    def torch_dtype(self) -> torch.dtype:
         """Of the continuous units."""
         ...
 
@@ -96,7 +96,7 @@ def _normalize(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tenso
     images = d.library.structures.ImageList.from_tensors(
         [x], backbone.size_divisibility, padding_constraints=backbone.padding_constraints
     )
-    return [images.tensor.to(d.dtype)]
+    return [images.tensor.to(d.torch_dtype)]
 
 
 def _bottom_up(d: Model) -> Any:

@@ -302,7 +302,7 @@ def exported(name: str, model: Model, options: Options) -> str:
             "weights": model.weights,
             "images": list(model.images),
         }
-        call_worker("parity.backends.tf_worker", sys.executable, job, folder, EXPORT_SECONDS)
+        call_worker("parity.backends.tf_tools", sys.executable, job, folder, EXPORT_SECONDS)
         return str(folder)
     if name not in ("onnx", "torchscript"):
         return ""

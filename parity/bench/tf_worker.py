@@ -135,7 +135,7 @@ class Exported:
     def __init__(self, job: Mapping[str, Any]) -> None:
         import tensorflow as tf
 
-        from parity.backends.tf_served import version_folder
+        from parity.backends.savedmodel import version_folder
         from tf_d2.client.result import to_result
 
         self.images = common.pictures(job)

@@ -15,7 +15,11 @@ A job is a JSON object:
     roi_rows      keep only that many rows of ROI features; default all
     modules       names of further modules to record (`backbone.bottom_up.res2`), or ["all"]
     weights_sha256  hash of the checkpoint that `weights` was made from, for the manifest
-    mode, backend   for the runner; mode must be "trace"
+    backend       which backend it is for, and its target: the folder or URL of an exported model, an ONNX file
+    mode          "trace", or what a program beside the backends is to do (`parity.backends.tf_tools`)
+    opts, dtype   of the TensorFlow model: changes of its configuration; a dtype that is not the profile's
+    mutate        name of the bug to plant in the TensorFlow model; mutations: several, one after the other
+    folder        of the user, who names files relative to it
 numpy and h5py only.
 """
 
@@ -24,10 +28,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 import re
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -36,9 +38,6 @@ import h5py
 import numpy as np
 import yaml
 from PIL import Image, ImageOps
-
-from parity.core import machine
-from parity.core.feed import array_sha256
 
 PROFILES = ("semantic", "strict", "production")
 DEVICES = ("cpu", "gpu")
@@ -75,14 +74,18 @@ class Job:
     weights_sha256: str | None = None
     mode: str = "trace"
     backend: str = ""
+    target: str = ""
+    opts: tuple[Any, ...] = ()
+    dtype: str = ""
+    mutate: str = ""
+    mutations: tuple[str, ...] = ()
+    folder: str = "."
 
     def __post_init__(self) -> None:
         if self.profile not in PROFILES:
             raise JobError(f"profile {self.profile!r} is not one of {', '.join(PROFILES)}")
         if self.device not in DEVICES:
             raise JobError(f"device {self.device!r} is not one of {', '.join(DEVICES)}")
-        if self.mode != "trace":
-            raise JobError(f"mode {self.mode!r}: this worker writes traces only")
         if not self.images:
             raise JobError("a job needs at least one image")
         if self.proposals and len(self.proposals) != len(self.images):
@@ -206,37 +209,12 @@ def read_served(text: str) -> ServedModel:
     return ServedModel(server, found["model"], int(version) if version else None, found["label"])
 
 
-# ------------------------------------------------------------------------------------------------ manifest
+# ------------------------------------------------------------------------------- what a worker says of itself
 
 
 def say(event: str, **values: Any) -> None:
     """One line of progress (a JSON object) for the process that started this one."""
     print(json.dumps({"event": event, **values}), flush=True)
-
-
-def base_manifest(
-    backend: str, job: Job, images: Iterable[np.ndarray], tensors: Mapping[str, str]
-) -> dict[str, Any]:
-    """What the manifest of every PyTorch worker holds.
-
-    tensors: `parity.judge.judge.tensor_hash` of each weight, read back from the model after loading.
-    """
-    manifest = {
-        "backend": backend,
-        "scope": "all",
-        "profile": job.profile,
-        "dtype": "float64" if job.profile == "semantic" else "float32",
-        "device": job.device,
-        "images": [Path(path).name for path in job.images],
-        "images_sha256": [array_sha256(image) for image in images],
-        "config_file_sha256": file_sha256(job.config_yaml),
-        "state_file_sha256": file_sha256(job.weights),
-        "tensors": dict(tensors),
-        "machine": machine.facts(),
-        "versions": {"python": platform.python_version(), "numpy": np.__version__},
-        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-    return manifest if job.weights_sha256 is None else {**manifest, "weights_sha256": job.weights_sha256}
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:

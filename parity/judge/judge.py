@@ -17,6 +17,7 @@ import yaml
 
 from parity.core import feed as feeds
 from parity.core.job import tensor_hash
+from parity.core.manifest import threads_of
 from parity.core.metrics import Metrics, measure
 from parity.core.profiles import PEAK_FACTOR, TRUTH_FACTOR, Profile, get_profile
 from parity.core.results import RUNGS, Comparison, StageResult, headline
@@ -429,8 +430,7 @@ def noise_level(metrics: Metrics) -> float:
 
 
 def _noise_name(side: Side) -> str:
-    threads = side.manifest.get("threads")
-    count = threads.get("intra_op") if isinstance(threads, Mapping) else threads
+    count = threads_of(side.manifest)
     return f"{side.name}, {side.manifest.get('dtype', '')}, {count or '?'} thread{'' if count == 1 else 's'}"
 
 

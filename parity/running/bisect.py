@@ -160,7 +160,7 @@ def _modules(
         "modules": names,
         "mutate": mutate,
     }
-    call_worker("parity.backends.tf_worker", sys.executable, job | second, replayed, timeout)
+    call_worker("parity.backends.tf_tools", sys.executable, job | second, replayed, timeout)
     with Trace(recorded) as want, Trace(replayed) as got:
         skipped = got.manifest.get("skipped", {})
         return [_module_error(n, want.images[0], got.images[0], skipped.get(n, "")) for n in names]

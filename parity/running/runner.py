@@ -1,7 +1,7 @@
 """Running the two sides, each in a process of its own, and judging what they wrote.
 
-A backend is named ``detectron2``, ``torch``, ``tf``, ``tf-eager``, ``savedmodel:DIR``, ``serving:URL`` or
-is the path of a recorded trace. Workers report progress as JSON lines; one that fails or hangs becomes an
+A backend is one of ``parity.backends.BACKENDS`` (``detectron2``, ``torch``, ``tf``, ``savedmodel:DIR``, ...) or the
+path of a recorded trace. Workers report progress as JSON lines; one that fails or hangs becomes an
 ERROR result (exit code 2), never a missing line.
 """
 
@@ -20,7 +20,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from parity.backends import BACKENDS
 from parity.core.job import file_sha256, read_served
+from parity.core.manifest import threads_of
 from parity.core.profiles import Profile, get_profile
 from parity.core.results import Comparison, StageResult
 from parity.core.status import Status
@@ -32,16 +34,7 @@ from parity.selftest.mutations import BY_NAME
 Progress = Callable[[str], None]
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
-MODULES = {
-    "torch": "parity.backends.torch_worker",
-    "detectron2": "parity.backends.detectron2_worker",
-    "tf": "parity.backends.tf_worker",
-    "tf-eager": "parity.backends.tf_worker",
-    "savedmodel": "parity.backends.tf_worker",
-    "serving": "parity.backends.tf_worker",
-}
-TORCH_BACKENDS = ("torch", "detectron2")
-EXPORTED = ("savedmodel", "serving")
+TORCH_BACKENDS = tuple(name for name, kind in BACKENDS.items() if kind.torch)
 DEFAULT_TIMEOUT = 1800.0  # seconds
 
 
@@ -87,21 +80,19 @@ class Setup:
 def parse_backend(text: str, torch_python: str | None = None) -> Backend:
     """The backend a user named. ValueError says what is known."""
     name, _, target = text.partition(":")
-    if name in EXPORTED:
+    if name in BACKENDS and BACKENDS[name].target:
         if not target:
-            raise ValueError(
-                f"backend {name} needs its {'directory' if name == 'savedmodel' else 'URL'}: {name}:..."
-            )
+            raise ValueError(f"backend {name} needs what it runs: {name}:{BACKENDS[name].target}")
         if name == "serving":
             read_served(target)  # a mistake shows here, before the reference has run
         return Backend(name, absolute_path(target))
-    if text in MODULES:
+    if text in BACKENDS:
         return Backend(text, "", torch_python or sys.executable) if text in TORCH_BACKENDS else Backend(text)
     if text == "auto":
         return auto_reference(torch_python or sys.executable)
     if Path(text).is_file():
         return Backend("trace", absolute_path(text))
-    known = ", ".join([*MODULES, "auto"])
+    known = ", ".join([*(f"{n}:{k.target}" if k.target else n for n, k in BACKENDS.items()), "auto"])
     raise ValueError(f"backend {text!r} is neither one of {known} nor a trace file that exists")
 
 
@@ -197,7 +188,7 @@ def check_backend(backend: Backend, role: str, images: int, profile: Profile) ->
     """Raise ValueError where a backend cannot be a side (``role``) of a comparison of so many images at this
     precision. Found out later, what is wrong with a trace would seem to be a fault of the side that is fed with it."""
     if not backend.recorded:
-        exported = frozenset(["float32"]) if backend.name in EXPORTED else frozenset()
+        exported = frozenset(["float32"]) if BACKENDS[backend.name].target else frozenset()
         check_precision(role, f"what {backend.name} computes", exported, profile)
         return
     try:
@@ -270,8 +261,7 @@ def _repeat(setup: Setup, reference: Backend, feed: Path, progress: Progress) ->
         name = str(manifest.get("backend"))
         if name not in ("tf", "tf-eager", *TORCH_BACKENDS):
             raise BackendError(f"nothing here runs what wrote it ({name})")
-        threads = manifest.get("threads")
-        count = threads.get("intra_op") if isinstance(threads, Mapping) else threads
+        count = threads_of(manifest)
         again = setup if setup.source else resolved(setup, target.parent, progress)
         if manifest.get("weights_sha256") != again.weights_sha256:
             raise BackendError("it was made from other weights")
@@ -351,7 +341,7 @@ def resolved(setup: Setup, folder: Path, progress: Progress) -> Setup:
         "folder": os.getcwd(),
     }
     progress("reading configuration and weights")
-    events = call_worker("parity.backends.tf_worker", sys.executable, job, target, setup.timeout, progress)
+    events = call_worker("parity.backends.tf_tools", sys.executable, job, target, setup.timeout, progress)
     found = next((e for e in events if e["event"] == "resolved"), None)
     if found is None:
         raise BackendError("the configuration was resolved but no weights were named")
@@ -384,7 +374,7 @@ def run_backend(backend: Backend, setup: Setup, target: Path, progress: Progress
     label = f"{backend.name} ({setup.profile}, {setup.device})"
     progress(label)
     call_worker(
-        MODULES[backend.name],
+        BACKENDS[backend.name].module,
         backend.interpreter,
         job,
         target,

@@ -154,7 +154,6 @@ def _family(
         begin = time.monotonic()
 
     job = {
-        "mode": "mutations",
         "mutations": [CONTROLS[1], *(m.name for m in bugs)],
         "config_yaml": setup.config,
         "weights": setup.weights,
@@ -163,7 +162,9 @@ def _family(
         "threads": threads,
         "feed": str(reference.resolve()),
     }
-    call_worker("parity.backends.tf_worker", sys.executable, job, folder / "mutants", timeout, on_event=judge)
+    call_worker(
+        "parity.selftest.tf_mutants", sys.executable, job, folder / "mutants", timeout, on_event=judge
+    )
     return outcomes
 
 
@@ -201,7 +202,7 @@ def family_setup(
         name, opts = FAMILIES[family]
         config = folder / "random.yaml"
         job = {"mode": "config", "config_yaml": name, "weights": "", "opts": opts, "images": ["none"]}
-        call_worker("parity.backends.tf_worker", sys.executable, job, config, timeout, progress)
+        call_worker("parity.backends.tf_tools", sys.executable, job, config, timeout, progress)
         weights = folder / "random.safetensors"
         random_job = {"config_yaml": str(config.resolve()), "seed": 7}
         python = torch_python or sys.executable

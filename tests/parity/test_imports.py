@@ -15,7 +15,8 @@ for name in parity.__all__:
     getattr(parity, name)
 import parity.bench.bench, parity.running.bisect, parity.cli.parity, parity.selftest.mutation_run, parity.running.ops
 import parity.report.html, parity.core.units
-import parity.backends.tf_ops, parity.backends.tf_served, parity.backends.tf_worker, parity.bench.tf_worker
+import parity.backends.tf_ops, parity.backends.savedmodel, parity.backends.serving, parity.backends.tf
+import parity.backends.driver, parity.backends.tf_tools, parity.bench.tf_worker, parity.selftest.tf_mutants
 """
 
 

@@ -237,7 +237,7 @@ def fingerprint(array):
 
 def record(path):
     """Run detectron2 on every variant and store what it computes."""
-    from parity.backends import detectron2_worker, torch_run
+    from parity.backends import detectron2, driver
     from parity.core.job import Job
     from parity.core.trace import Trace
 
@@ -250,7 +250,7 @@ def record(path):
             if name in NOT_RECORDED:
                 continue
             (base / "c.yaml").write_text(yaml.safe_dump(tiny_config(changes) | {"VERSION": 2}))
-            shapes = _shapes(detectron2_worker, base)
+            shapes = _shapes(detectron2, base)
             np.savez(base / "w.npz", **tiny_state(shapes))
             given = (str(base / "proposals.npy"),) if name == "fast" else ()
             files = (
@@ -260,7 +260,7 @@ def record(path):
                 str(base / "t.h5"),
             )
             job = Job(*files, threads=1, proposals=given)
-            torch_run.run_job(job, detectron2_worker.Detectron2, deterministic_or_error=False)
+            driver.run_job(job, detectron2.Detectron2)
             with Trace(base / "t.h5") as trace:
                 image = trace.images[0]
                 for stage in image:

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from parity.core.network_size import network_size
 from parity.core.units import Unit
 
 from . import boxes as box_ops
@@ -77,22 +78,6 @@ def flat(value: Any) -> list[Tensor]:
 
 
 # ------------------------------------------------------------------------------------------------- image
-
-
-def network_size(size: tuple[int, int], shortest: int, longest: int) -> tuple[int, int]:
-    """(height, width) after resizing the shorter side to `shortest`, the longer one to at most `longest`.
-
-    float64, rounded half up, in this order of operations. Source: detectron2's ResizeShortestEdge.
-    """
-    height, width = size
-    if shortest == 0:
-        return height, width
-    scale = shortest * 1.0 / min(height, width)
-    new = (shortest, scale * width) if height < width else (scale * height, shortest)
-    if max(new) > longest:
-        shrink = longest * 1.0 / max(new)
-        new = (new[0] * shrink, new[1] * shrink)
-    return int(new[0] + 0.5), int(new[1] + 0.5)
 
 
 @op

@@ -16,6 +16,7 @@ import weights
 from parity.backends import torch_reference
 from parity.backends.torch_reference import StateError, boxes, layers, ops, run, selection
 from parity.core.job import read_image
+from parity.core.network_size import network_size
 from parity.core.trace import Trace
 from parity.core.units import stages
 
@@ -291,10 +292,10 @@ def test_channels_become_rows_anchor_by_anchor():
     ],
 )
 def test_network_size(size, want):
-    assert run.network_size(size, 800, 1333) == want
-    assert run.network_size(size, 0, 1333) == size
-    assert run.network_size((200, 301), 100, 1333) == (100, 151)  # half up
-    assert run.network_size((301, 200), 100, 1333) == (151, 100)
+    assert network_size(size, 800, 1333) == want
+    assert network_size(size, 0, 1333) == size
+    assert network_size((200, 301), 100, 1333) == (100, 151)  # half up
+    assert network_size((301, 200), 100, 1333) == (151, 100)
 
 
 def rpn_case(limit):

@@ -13,8 +13,8 @@ import tensorflow as tf
 
 import tf_d2
 import weights
+from parity.backends.results import named_outputs
 from parity.backends.tf_ops import FUNCTIONS
-from parity.backends.tf_worker import named_outputs
 from parity.core.opcases import all_cases
 from parity.selftest.mutation_run import embedded_demo, sample_picture
 from parity.selftest.mutations import BY_NAME, MUTATIONS

@@ -12,7 +12,8 @@ import yaml
 from PIL import Image
 
 import weights
-from parity.backends import detectron2_worker, torch_environment, torch_run, torch_worker
+from parity.backends import detectron2, torch_backend, torch_environment
+from parity.backends import torch as torch_worker
 from parity.core import job as jobs
 from parity.core.job import JobError
 from parity.core.trace import Trace
@@ -194,7 +195,7 @@ def test_canaries_see_rounded_products(monkeypatch):
 
 def test_detectron2_worker_says_that_detectron2_is_missing(job, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "detectron2", None)
-    status, said = run(detectron2_worker.main, job, tmp_path, capsys)
+    status, said = run(detectron2.main, job, tmp_path, capsys)
     assert status == 2 and "detectron2 cannot be imported by" in said["message"]
 
 
@@ -216,7 +217,7 @@ def test_images_are_read_upright_as_bgr(tmp_path):
 def test_hooks_copy_and_count(tmp_path):
     module = torch.nn.Sequential(torch.nn.Identity())
     seen = {}
-    with torch_run.record_modules(module, ["0"], seen):
+    with torch_backend.record_modules(module, ["0"], seen):
         x = torch.ones(2)
         module(x)
         x += 1  # what was recorded does not change with it
@@ -234,5 +235,5 @@ def test_detectron2_structures_are_flattened():
         def get_fields(self):
             return {"pred_boxes": Boxes(), "scores": torch.ones(1)}
 
-    names = [name for name, _ in torch_run.flatten(([Instances()], {}))]
+    names = [name for name, _ in torch_backend.flatten(([Instances()], {}))]
     assert names == ["/0/0/pred_boxes", "/0/0/scores"]

@@ -1,11 +1,10 @@
 """The served model as a backend: what is asked of the server."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
-from parity.backends.tf_served import Served
+from parity.backends.serving import Served
+from parity.core.job import Job
 from tf_d2.client import ServingError
 
 
@@ -19,6 +18,6 @@ from tf_d2.client import ServingError
 )
 def test_every_form_of_the_address_calls_the_same_model(name, called):
     """Nobody listens on port 9, so the error shows where the call went."""
-    backend = Served(SimpleNamespace(target=f"http://127.0.0.1:9/{name}"))
+    backend = Served(Job("c", "w", ("i",), "o", target=f"http://127.0.0.1:9/{name}"), {})
     with pytest.raises(ServingError, match=f"http://127.0.0.1:9/v1/models/{called}: "):
         backend.run(np.zeros((4, 6, 3), np.uint8), None)

@@ -1,13 +1,10 @@
-"""Runs the real detectron2 on a job and writes its trace; for an interpreter that has detectron2.
+"""The real detectron2 as a backend; for an interpreter that has detectron2.
 
-`python -m parity.backends.detectron2_worker --job job.json`, see `parity.core.job`. Progress and errors are JSON
-lines on standard output. Exit status: 0 written, 2 failed. PARITY_TRACEBACK=1 in the environment shows
-where it failed.
+    python -m parity.backends.detectron2 --job job.json
 
 In the float32 profiles the model is called as a user calls it, and forward hooks record what its modules
-return. In the semantic profile and for teacher-forced stages detectron2's own modules and functions are
-called one unit of `parity.core.units` at a time, since detectron2 as a whole does not run in float64 (its NMS
-wants boxes and scores of one dtype) and has no door to put a stage's input in.
+return. In the semantic profile and for teacher-forced arrays detectron2's own modules and functions are
+called one unit at a time (`parity.backends.detectron2_units`).
 """
 
 from __future__ import annotations
@@ -15,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.metadata
+import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,8 +24,10 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from parity.backends import driver
 from parity.backends.detectron2_units import OPS, panoptic, size
-from parity.backends.torch_run import Arrays, flatten, recorder, serve
+from parity.backends.driver import Arrays, Segments
+from parity.backends.torch_backend import TorchBackend, flatten, recorder
 from parity.core import job as jobs
 from parity.core.job import Job, JobError
 from parity.core.units import Unit, is_harmless
@@ -63,58 +63,69 @@ def read_config(library: SimpleNamespace, path: str) -> Any:
     return cfg
 
 
-class Detectron2:
-    """The real model as a backend of `parity.backends.torch_run`."""
+class Detectron2(TorchBackend):
+    """The real model."""
 
     name = "detectron2"
 
-    def __init__(self, job: Job, config: Mapping[str, Any], device: torch.device) -> None:
+    def __init__(self, job: Job, config: Mapping[str, Any]) -> None:
+        super().__init__(job, deterministic_or_error=False)
         self.library = library()
         cfg = read_config(self.library, job.config_yaml)
-        cfg.MODEL.DEVICE = str(device)
+        cfg.MODEL.DEVICE = str(self.device)
         cfg.MODEL.WEIGHTS = ""
-        self.module: nn.Module = self.library.modeling.build_model(cfg).eval().requires_grad_(False)
-        self.model: Any = self.module
-        load_state(self.module, jobs.read_state(job.weights))
-        self.config: Mapping[str, Any] = config
-        for module in self.module.modules():
+        self.model: Any = self.library.modeling.build_model(cfg).eval().requires_grad_(False)
+        load_state(self.model, jobs.read_state(job.weights))
+        self.config = config
+        for module in self.model.modules():
             if type(module).__name__ == "RoIPool":  # unlike ROIAlign it does not cast the boxes itself
                 module.register_forward_pre_hook(_cast_boxes)
         self.units = units_of(config)
-        self.semantic = job.profile == "semantic"
-        self.device = device
         # Normalisation happens in float32 in every profile, but the module is cast as a whole.
         self.pixels = (self.model.pixel_mean.clone(), self.model.pixel_std.clone())
+        self.module = self.model.to(self.torch_dtype)
         packages = ("detectron2", "torchvision", "fvcore", "pillow")
-        self.versions: Mapping[str, Any] = {name: _version(name) for name in packages}
+        self.packages = {name: _version(name) for name in packages}
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the continuous units."""
-        return torch.float64 if self.semantic else torch.float32
-
-    def run(self, image: np.ndarray, proposals: np.ndarray | None) -> tuple[Arrays, list[dict[str, Any]]]:
-        """Every stage of one image by name, and its panoptic segments."""
+    def run(self, image: np.ndarray, proposals: np.ndarray | None) -> tuple[Arrays, Segments]:
+        """Every array of one image by name, and its panoptic segments."""
+        given: Arrays = {"input/image": image}
+        if proposals is not None:
+            limit = self.config["DATASETS"]["PRECOMPUTED_PROPOSAL_TOPK_TEST"]
+            given["steps/input_proposals"] = proposals[:limit].astype(np.float32)
+        if self.dtype == "float64":
+            return driver.run_units(self, self.units, given)
         with torch.inference_mode():
-            if self.semantic:
-                return self._run_units(image, proposals)
-            return self._run_model(image, proposals)
+            return self._run_model(given)
 
-    def _run_model(
-        self, image: np.ndarray, proposals: np.ndarray | None
-    ) -> tuple[Arrays, list[dict[str, Any]]]:
+    def compute(self, unit: Unit, inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        """One unit by detectron2's modules and functions; inputs cast as the unit's kind says."""
+        with torch.inference_mode():
+            given = [torch.from_numpy(np.array(x)) for x in inputs]
+            dtype = self.torch_dtype if unit.kind == "continuous" else torch.float32
+            cast = [x.to(dtype) if x.is_floating_point() else x for x in given]
+            if unit.op == "roi_pool":
+                cast[-1] = given[-1].float()
+            # Copies, because detectron2 changes some of what it is given.
+            cast = [x.to(self.device, copy=True) for x in cast]
+            if unit.op == "panoptic":
+                result, segments = panoptic(self, cast)
+                return [result.cpu().numpy(), np.array(json.dumps(segments))]
+            outputs = OPS[unit.op](self, unit, cast)
+            return [x.cpu().numpy().copy() for x in outputs]
+
+    def _run_model(self, arrays: Arrays) -> tuple[Arrays, Segments]:
+        image = arrays["input/image"]
         resized = OPS["resize"](self, _GIVEN, [torch.from_numpy(image)])[0]
         given = {
             "image": resized.permute(2, 0, 1).float(),
             "height": image.shape[0],
             "width": image.shape[1],
         }
-        arrays: Arrays = {"input/image": image, "input/resized": resized.numpy()}
-        if proposals is not None:
-            limit = self.config["DATASETS"]["PRECOMPUTED_PROPOSAL_TOPK_TEST"]
-            boxes = torch.from_numpy(proposals[:limit].astype(np.float32))
+        arrays["input/resized"] = resized.numpy()
+        if "steps/input_proposals" in arrays:
+            boxes = torch.from_numpy(arrays["steps/input_proposals"])
             given["proposals"] = self.instances(resized, proposal_boxes=boxes)
-            arrays["steps/input_proposals"] = boxes.numpy()
         with self._hooks(arrays):
             (result,) = self.module([given])
         panoptic, segments = result.pop("panoptic_seg", (None, []))
@@ -147,51 +158,6 @@ class Detectron2:
         finally:
             for handle in handles:
                 handle.remove()
-
-    def _run_units(
-        self, image: np.ndarray, proposals: np.ndarray | None
-    ) -> tuple[Arrays, list[dict[str, Any]]]:
-        values = {"input/image": torch.from_numpy(image)}
-        if proposals is not None:
-            limit = self.config["DATASETS"]["PRECOMPUTED_PROPOSAL_TOPK_TEST"]
-            values["steps/input_proposals"] = torch.from_numpy(proposals[:limit].astype(np.float32))
-        segments: list[dict[str, Any]] = []
-        for unit in self.units:
-            outputs, found = self._unit(unit, [values[name] for name in unit.inputs])
-            values |= outputs
-            segments = found or segments
-        return {name: value.cpu().numpy() for name, value in values.items()}, segments
-
-    def forced(self, feed: Mapping[str, np.ndarray]) -> tuple[Arrays, dict[str, list[str]]]:
-        """Stages computed from another trace's arrays; and which inputs that trace lacked and were
-        computed."""
-        computed: dict[str, Tensor] = {}
-        derived: dict[str, list[str]] = {}
-        with torch.inference_mode():
-            for unit in self.units:
-                known = {name: torch.from_numpy(np.array(feed[name])) for name in unit.inputs if name in feed}
-                lacking = [name for name in unit.inputs if name not in feed]
-                if any(name not in computed for name in lacking):
-                    continue
-                inputs = [known[name] if name in known else computed[name] for name in unit.inputs]
-                outputs, _ = self._unit(unit, inputs)
-                computed |= outputs
-                derived |= {name: lacking for name in outputs if lacking}
-        return {name: value.cpu().numpy() for name, value in computed.items()}, derived
-
-    def _unit(self, unit: Unit, inputs: Sequence[Tensor]) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-        """One unit by detectron2's modules and functions; inputs cast as the unit's kind says."""
-        dtype = self.dtype if unit.kind == "continuous" else torch.float32
-        cast = [x.to(dtype) if x.is_floating_point() else x for x in inputs]
-        if unit.op == "roi_pool":
-            cast[-1] = inputs[-1].float()
-        # Copies, because detectron2 changes some of what it is given.
-        cast = [x.to(self.device, copy=True) for x in cast]
-        if unit.op == "panoptic":
-            result, segments = panoptic(self, cast)
-            return {unit.outputs[0]: result}, segments
-        outputs = OPS[unit.op](self, unit, cast)
-        return {name: x.clone() for name, x in zip(unit.outputs, outputs, strict=True)}, []
 
     def instances(self, resized: Tensor, **fields: Tensor) -> Any:
         """detectron2's Instances in network pixels; fields whose name ends in `boxes` become Boxes."""
@@ -247,7 +213,7 @@ def _box_recorder(into: Arrays) -> Callable[[nn.Module, Any], None]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line entry; returns the exit status."""
-    return serve(Detectron2, arguments, deterministic_or_error=False)
+    return driver.main(Detectron2, arguments)
 
 
 if __name__ == "__main__":
