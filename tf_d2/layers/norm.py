@@ -78,17 +78,24 @@ class GroupNorm(Module):
 
 
 class LayerNorm(Module):
-    """detectron2's "LN": normalises each pixel of ``[N, H, W, C]`` over its channels, eps 1e-6."""
+    """Normalises each token or pixel of ``[..., C]`` over its channels; 16-bit values in float32.
 
-    def __init__(self, channels: int, name: str = "norm") -> None:
+    detectron2's "LN" has eps 1e-6; torch's ``nn.LayerNorm``, which transformers use, has 1e-5 unless told otherwise.
+    """
+
+    def __init__(self, channels: int, name: str = "norm", eps: float = LAYER_NORM_EPS) -> None:
         super().__init__(name)
+        self.eps = eps
         self.gamma = self.parameter("gamma", (channels,))
         self.beta = self.parameter("beta", (channels,))
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        mean, variance = tf.nn.moments(x, [-1], keepdims=True)
-        normalised = (x - mean) / tf.sqrt(variance + LAYER_NORM_EPS)
-        return self.value(self.gamma) * normalised + self.value(self.beta)
+        accurate = tf.float64 if x.dtype == tf.float64 else tf.float32
+        wide = tf.cast(x, accurate)
+        centred = wide - tf.reduce_mean(wide, axis=-1, keepdims=True)
+        variance = tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True)
+        scale = tf.cast(self.value(self.gamma), accurate) * tf.math.rsqrt(variance + self.eps)
+        return tf.cast(centred * scale + tf.cast(self.value(self.beta), accurate), x.dtype)
 
 
 class CycleBatchNorm(Module):
