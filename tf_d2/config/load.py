@@ -10,6 +10,7 @@ from typing import Any
 from tf_d2.config.build import build_config, build_lazy_config, to_keys
 from tf_d2.config.defaults import INFERENCE, OPTIONAL, Flat
 from tf_d2.config.errors import ConfigError, did_you_mean
+from tf_d2.config.extension import load_extensions
 from tf_d2.config.lazy import OPTIONS, dump, is_lazy, set_path
 from tf_d2.config.merge import literal, merge_file, merge_opts
 from tf_d2.config.safe_yaml import exists, parse_yaml, read_with_bases
@@ -45,6 +46,7 @@ class _Lazy:
 
 
 def _resolve(config: str | Path, opts: Sequence) -> _Yacs | _Lazy:
+    load_extensions()
     path = Path(config)
     if isinstance(config, str) and not exists(path):
         name = zoo_name(config)
@@ -80,6 +82,7 @@ def load_config_text(text: str, opts: Sequence = (), source: str = "configuratio
 
 
 def _resolve_text(text: str, opts: Sequence, source: str) -> _Yacs | _Lazy:
+    load_extensions()
     return _merge(parse_yaml(text, source), opts, source)
 
 
