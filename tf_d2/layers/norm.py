@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_d2.layers.base import Module, sequence
-from tf_d2.ops.elementary import rsqrt, sqrt
+from tf_d2.ops.elementary import rsqrt
 
 BATCH_NORM_EPS = 1e-5  # torch's default, also FrozenBN and GroupNorm; Keras would use 1e-3
 LAYER_NORM_EPS = 1e-6  # detectron2's channel-first LayerNorm
@@ -95,8 +95,9 @@ class LayerNorm(Module):
         wide = tf.cast(x, accurate)
         centred = wide - tf.reduce_mean(wide, axis=-1, keepdims=True)
         variance = tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True)
-        scale = tf.cast(self.value(self.gamma), accurate) / sqrt(variance + self.eps)
-        return tf.cast(centred * scale + tf.cast(self.value(self.beta), accurate), x.dtype)
+        normalised = centred * rsqrt(variance + self.eps)
+        gamma, beta = (tf.cast(self.value(part), accurate) for part in (self.gamma, self.beta))
+        return tf.cast(normalised * gamma + beta, x.dtype)
 
 
 class CycleBatchNorm(Module):
