@@ -34,7 +34,6 @@ ELSEWHERE = {
     "build_resnet_deeplab": "DeepLab",
     "DensePose": "DensePose",
     "build_hrfpn": "DensePose",
-    "FCOS": "FCOS",
 }
 
 DOOR = "; a part of your own is added with tf_d2.extend (docs/extend.md)"

@@ -32,6 +32,8 @@ _ITEM_RE = re.compile(_ITEM, re.ASCII)
 # what PyYAML raises for values that do not fit an explicit tag: "!!int", "!!bool x", "!!timestamp x"
 _PYYAML_BUGS = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+PARTIAL = "_partial_"
+"""Key of the mapping that stands for ``functools.partial``: the function's name, its arguments beside it."""
 _EVAL_TAG = "tag:yaml.org,2002:python/object/apply:eval"
 
 
@@ -135,6 +137,28 @@ def _construct_name(loader: _Loader, suffix: str, node: yaml.Node) -> str:
     return f"python:{suffix}"
 
 
+def _construct_partial(loader: _Loader, node: yaml.Node) -> dict:
+    """``functools.partial`` of a named class with keyword arguments, as pickle's protocol writes it: data.
+
+    ``args: [name]`` and ``state: [name, [], {arguments}, null]`` become ``{PARTIAL: name, **arguments}``.
+    """
+    value = loader.construct_mapping(node, deep=True) if isinstance(node, yaml.MappingNode) else {}
+    args, state = value.get("args"), value.get("state")
+    given = isinstance(args, list) and len(args) == 1 and isinstance(args[0], str)
+    if value.keys() != {"args", "state"} or not given or not isinstance(state, list) or len(state) != 4:
+        return _refuse_mapping(loader, node)
+    name, positional, arguments, attributes = state
+    plain = isinstance(arguments, dict) and all(isinstance(key, str) for key in arguments)
+    if name != args[0] or positional or attributes or not plain or PARTIAL in arguments:
+        return _refuse_mapping(loader, node)
+    return {PARTIAL: name, **arguments}
+
+
+def _refuse_mapping(loader: _Loader, node: yaml.Node) -> dict:
+    _refuse(loader, node)
+    return {}
+
+
 def _refuse(loader: yaml.SafeLoader, node: yaml.Node) -> list:
     tag = node.tag.replace("tag:yaml.org,2002:", "!!")
     raise ConfigError(
@@ -144,6 +168,7 @@ def _refuse(loader: yaml.SafeLoader, node: yaml.Node) -> list:
 
 
 _Loader.add_constructor(_EVAL_TAG, _construct_eval)
+_Loader.add_constructor("tag:yaml.org,2002:python/object/apply:functools.partial", _construct_partial)
 _Loader.add_constructor("tag:yaml.org,2002:python/tuple", _construct_tuple)
 _Loader.add_constructor("tag:yaml.org,2002:python/str", _construct_text)
 _Loader.add_constructor("tag:yaml.org,2002:python/unicode", _construct_text)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tf_d2.config.transformers import MViTBlock, MViTConfig, mvit_blocks
+from tf_d2.config.parts.mvit import MViTBlock, MViTConfig
 from tf_d2.layers.base import Module, sequence
 from tf_d2.layers.conv import Linear
 from tf_d2.layers.norm import LayerNorm
 from tf_d2.layers.transformer import DepthwiseConv2d, Mlp, PatchEmbed
-from tf_d2.modeling.recording import Stages, Unrecorded
+from tf_d2.modeling.backbone import Backbone, Features
+from tf_d2.modeling.recording import Stages
 from tf_d2.modeling.vit import merge_heads
 from tf_d2.ops.attention import LOGITS_BUDGET, absolute_positions, attend, decomposed_bias
 from tf_d2.ops.conv import max_pool2d
@@ -105,22 +106,21 @@ class MultiScaleBlock(Module):
         return x + self.mlp(self.norm2(x))
 
 
-class MViT(Module):
+class MViT(Backbone):
     """Patches and blocks in stages; each stage's output is normalised on its way out only.
 
     ``call``: ``[N, H, W, 3]`` -> dict of the features asked for ("scale2" of stride 4, ...).
     """
 
-    size_divisibility, square_pad = 0, 0
-
     def __init__(self, config: MViTConfig, in_channels: int, name: str) -> None:
         super().__init__(name)
         self.config = config
-        schedule = mvit_blocks(config)
+        schedule = config.blocks
         self.ends = {str(i): b.feature for i, b in enumerate(schedule) if b.feature in config.out_features}
-        self.out_features = config.out_features
-        self.strides = {b.feature: b.feature_stride for b in schedule if b.feature in config.out_features}
-        self.channels = {b.feature: b.dim_out for b in schedule if b.feature in config.out_features}
+        self.out_features, self.strides = config.out_features, config.strides
+        self.channels = {
+            b.feature: b.dim_out for b in schedule if b.feature in config.out_features and b.feature
+        }
         with self.scope():
             self.patch_embed = PatchEmbed(
                 in_channels, config.embed_dim, config.patch_kernel, config.patch_stride, config.patch_padding
@@ -144,17 +144,14 @@ class MViT(Module):
         has_cls_token = self.config.pretrain_use_cls_token
         return x + absolute_positions(self.value(self.pos_embed), has_cls_token, map_size(x))
 
-    def forward(self, x: tf.Tensor, prefix: str, stages: Stages) -> dict[str, tf.Tensor]:
-        """Outputs by name; patches and blocks are recorded under ``prefix``, as ``[N, H', W', C]``."""
-        x = stages[f"{prefix}.patch_embed"] = self.patch_embed(x)
+    def forward(self, x: tf.Tensor, stages: Stages, path: str) -> Features:
+        """Outputs by name; patches and blocks are recorded as ``[N, H', W', C]``."""
+        x = stages[f"{path}.patch_embed"] = self.patch_embed(x)
         x = self.add_positions(x)
         outputs: dict[str, tf.Tensor] = {}
         for key, block in self.blocks.items():
-            x = stages[f"{prefix}.blocks.{key}"] = block(x)
+            x = stages[f"{path}.blocks.{key}"] = block(x)
             feature = self.ends.get(key)
             if feature is not None:
-                outputs[feature] = stages[f"{prefix}/{feature}"] = getattr(self, f"{feature}_norm")(x)
+                outputs[feature] = stages[f"{path}/{feature}"] = getattr(self, f"{feature}_norm")(x)
         return outputs
-
-    def call(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
-        return self.forward(x, "", Unrecorded())

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import tensorflow as tf
 
-from tf_d2.config.transformers import SimpleFeaturePyramidConfig
+from tf_d2.config.parts.vit import SimpleFeaturePyramidConfig
 from tf_d2.layers.base import Module, sequence
 from tf_d2.layers.conv import Conv2d, ConvTranspose2d
 from tf_d2.layers.norm import get_norm
-from tf_d2.modeling.fpn import LastLevelMaxPool, LastLevelP6P7
-from tf_d2.modeling.recording import Stages, Unrecorded
-from tf_d2.modeling.vit import ViT
+from tf_d2.modeling.backbone import Backbone, Features
+from tf_d2.modeling.fpn import make_top_block
+from tf_d2.modeling.model import make_layer
+from tf_d2.modeling.recording import Stages
 from tf_d2.ops.activation import gelu
 from tf_d2.ops.conv import join_tiles, max_pool2d
 
@@ -22,39 +22,28 @@ _UPSAMPLING = {4.0: (("0", "1"), ("3", None)), 2.0: (("0", None),), 1.0: (), 0.5
 _FIRST_CONV = {4.0: 4, 2.0: 1, 1.0: 0, 0.5: 1}
 
 
-class SimpleFeaturePyramid(Module):
+class SimpleFeaturePyramid(Backbone):
     """Levels "p2" to "p5" (strides of the net's map divided by each scale), and those of the top block.
 
     ``call``: ``[N, H, W, 3]`` -> dict, finest first. Nothing but ``square_pad`` pads its input.
     """
 
-    size_divisibility = 0
-
-    def __init__(self, config: SimpleFeaturePyramidConfig, net: ViT, name: str) -> None:
+    def __init__(self, config: SimpleFeaturePyramidConfig, in_channels: int, name: str) -> None:
         super().__init__(name)
-        self.config, self.net = config, net
-        self.square_pad = config.square_pad
-        stride, dim = net.strides[config.in_feature], net.channels[config.in_feature]
-        self.levels = [int(math.log2(int(stride / scale))) for scale in config.scale_factors]
+        self.config, self.levels, self.square_pad = config, config.levels, config.square_pad
         with self.scope():
+            self.net: Backbone = make_layer("backbone", config.net, in_channels, "net")
+            dim = self.net.channels[config.in_feature]
             for level, scale in zip(self.levels, config.scale_factors, strict=True):
                 branch = f"simfp_{level}"
                 setattr(self, branch, sequence(branch, _branch(config, dim, scale)))
-            self.top_block = self._make_top_block()
-        extra = self.top_block.num_levels if self.top_block is not None else 0
-        names = self.levels + [self.levels[-1] + i + 1 for i in range(extra)]
-        self.strides = {f"p{level}": 2**level for level in names}
+            self.top_block = None
+            if config.top_block is not None:
+                channels = self.net.channels.get(config.top_block.in_feature, config.out_channels)
+                self.top_block = make_top_block(config.top_block, channels, config.out_channels)
+        self.strides = config.strides
         self.channels = {feature: config.out_channels for feature in self.strides}
         self.out_features = tuple(self.strides)
-
-    def _make_top_block(self) -> LastLevelMaxPool | LastLevelP6P7 | None:
-        kind, feature = self.config.top_block, self.config.top_block_in_feature
-        if kind is None:
-            return None
-        if kind == "LastLevelMaxPool":
-            return LastLevelMaxPool("top_block")
-        channels = self.net.channels.get(feature, self.config.out_channels)
-        return LastLevelP6P7(channels, self.config.out_channels, "top_block")
 
     def pyramid(self, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Every level by name from the net's features."""
@@ -63,9 +52,9 @@ class SimpleFeaturePyramid(Module):
             f"p{level}": self._level(level, scale, x)
             for level, scale in zip(self.levels, self.config.scale_factors, strict=True)
         }
-        if self.top_block is not None:
+        if self.top_block is not None and self.config.top_block is not None:
             source = {**results, **features}  # a name of the net wins over one of the pyramid
-            for i, feature in enumerate(self.top_block(source[self.config.top_block_in_feature])):
+            for i, feature in enumerate(self.top_block(source[self.config.top_block.in_feature])):
                 results[f"p{self.levels[-1] + i + 1}"] = feature
         return results
 
@@ -80,20 +69,14 @@ class SimpleFeaturePyramid(Module):
         first = _FIRST_CONV[scale]
         return branch[str(first + 1)](branch[str(first)](x))
 
-    def forward(self, x: tf.Tensor, prefix: str, stages: Stages) -> dict[str, tf.Tensor]:
-        """All levels by name; what the net records is under ``prefix.net``, the levels under ``prefix``."""
-        results = self.pyramid(self.net.forward(x, f"{prefix}.net", stages))
-        stages.update({f"{prefix}/{name}": feature for name, feature in results.items()})
+    def forward(self, x: tf.Tensor, stages: Stages, path: str) -> Features:
+        results = self.pyramid(self.net.forward(x, stages, f"{path}.net"))
+        stages.update({f"{path}/{name}": feature for name, feature in results.items()})
         return results
-
-    def call(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
-        return self.forward(x, "", Unrecorded())
 
 
 def _branch(config: SimpleFeaturePyramidConfig, dim: int, scale: float) -> dict[str, Callable[[str], Module]]:
     """The layers of one level by their position in torch's Sequential (activation and pooling have none here)."""
-    if scale not in _UPSAMPLING:
-        raise ValueError(f"scale factor {scale} of the feature pyramid; detectron2 knows 4, 2, 1 and 0.5")
     makers: dict[str, Callable[[str], Module]] = {}
     for up, norm in _UPSAMPLING[scale]:
         makers[up] = lambda key, width=dim: ConvTranspose2d(width, width // 2, 2, key, stride=2)
@@ -108,6 +91,5 @@ def _branch(config: SimpleFeaturePyramidConfig, dim: int, scale: float) -> dict[
 
 def _norm(norm: str, channels: int, key: str) -> Module:
     layer = get_norm(norm, channels, key)
-    if layer is None:
-        raise ValueError('the 4x level of a feature pyramid needs a norm; detectron2 fails with norm "", too')
+    assert layer is not None  # the configuration is refused without one
     return layer

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tf_d2.config.transformers import SwinConfig
+from tf_d2.config.parts.swin import SwinConfig
 from tf_d2.layers.base import Module, sequence
 from tf_d2.layers.conv import Conv2d, Linear
 from tf_d2.layers.norm import LayerNorm
 from tf_d2.layers.transformer import Mlp
-from tf_d2.modeling.recording import Stages, Unrecorded
+from tf_d2.modeling.backbone import Backbone, Features
+from tf_d2.modeling.recording import Stages
 from tf_d2.modeling.vit import merge_heads, split_heads
 from tf_d2.ops.attention import LOGITS_BUDGET, AddBias, attend, window_position_index
 from tf_d2.ops.interpolate import bicubic
@@ -150,16 +151,13 @@ class BasicLayer(Module):
         return shift_mask(padded_to(map_size(x), self.window), self.window, self.shift, dtype)
 
 
-class SwinTransformer(Module):
+class SwinTransformer(Backbone):
     """Patches and four stages, of strides 4, 8, 16, 32; outputs "p0" to "p3", each normalised on its way out only."""
-
-    size_divisibility, square_pad = 0, 0
 
     def __init__(self, config: SwinConfig, in_channels: int, name: str) -> None:
         super().__init__(name)
         self.config = config
-        self.out_features = tuple(f"p{i}" for i in config.out_indices)
-        self.strides = {f"p{i}": 2 ** (i + 2) for i in config.out_indices}
+        self.out_features, self.strides = tuple(config.strides), config.strides
         self.channels = {f"p{i}": config.embed_dim * 2**i for i in config.out_indices}
         with self.scope():
             self.patch_embed = PatchEmbed(config, in_channels)
@@ -181,26 +179,23 @@ class SwinTransformer(Module):
         grid = tf.transpose(self.value(self.absolute_pos_embed), [0, 2, 3, 1])
         return x + bicubic(grid, *map_size(x))
 
-    def forward(self, x: tf.Tensor, prefix: str, stages: Stages) -> dict[str, tf.Tensor]:
-        """Outputs by name; recorded under ``prefix``: patches ``[N, H', W', C]``, blocks ``[N, H' W', C]``."""
-        x = stages[f"{prefix}.patch_embed"] = self.patch_embed(x)
+    def forward(self, x: tf.Tensor, stages: Stages, path: str) -> Features:
+        """Outputs by name; recorded are patches ``[N, H', W', C]`` and blocks ``[N, H' W', C]``."""
+        x = stages[f"{path}.patch_embed"] = self.patch_embed(x)
         x = self.add_positions(x)
         outputs: dict[str, tf.Tensor] = {}
         for key, layer in self.layer_list.items():
             apart = layer.apart(x)
             for number, block in layer.blocks.items():
                 x = block(x, apart=apart)
-                stages[f"{prefix}.layers.{key}.blocks.{number}"] = _rows(x)
+                stages[f"{path}.layers.{key}.blocks.{number}"] = _rows(x)
             feature = f"p{key}"
             if feature in self.channels:
-                outputs[feature] = stages[f"{prefix}/{feature}"] = getattr(self, f"norm{key}")(x)
+                outputs[feature] = stages[f"{path}/{feature}"] = getattr(self, f"norm{key}")(x)
             if layer.downsample is not None:
                 x = layer.downsample(x)
-                stages[f"{prefix}.layers.{key}.downsample"] = _rows(x)
+                stages[f"{path}.layers.{key}.downsample"] = _rows(x)
         return outputs
-
-    def call(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
-        return self.forward(x, "", Unrecorded())
 
 
 def _rows(x: tf.Tensor) -> tf.Tensor:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tf_d2.config.transformers import ViTConfig
+from tf_d2.config.parts.vit import ViTConfig
 from tf_d2.layers.base import Module, sequence
 from tf_d2.layers.conv import Linear
 from tf_d2.layers.norm import LayerNorm
 from tf_d2.layers.transformer import Mlp, PatchEmbed, ResBottleneckBlock
-from tf_d2.modeling.recording import Stages, Unrecorded
+from tf_d2.modeling.backbone import Backbone, Features
+from tf_d2.modeling.recording import Stages
 from tf_d2.ops.attention import LOGITS_BUDGET, absolute_positions, attend, decomposed_bias
 from tf_d2.ops.windows import Size, map_size, window_partition, window_unpartition
 
@@ -87,10 +88,8 @@ class Block(Module):
         return window_unpartition(self.attn(window_partition(x, self.window)), map_size(x))
 
 
-class ViT(Module):
+class ViT(Backbone):
     """Patches, positions, blocks: ``[N, H, W, 3]`` -> one map of stride ``patch_size``, without a final norm."""
-
-    size_divisibility, square_pad = 0, 0
 
     def __init__(self, config: ViTConfig, in_channels: int, name: str) -> None:
         super().__init__(name)
@@ -117,14 +116,11 @@ class ViT(Module):
         has_cls_token = self.config.pretrain_use_cls_token
         return x + absolute_positions(self.value(self.pos_embed), has_cls_token, map_size(x))
 
-    def forward(self, x: tf.Tensor, prefix: str, stages: Stages) -> dict[str, tf.Tensor]:
-        """The output by name; patches and blocks are recorded under ``prefix``, as ``[N, H', W', C]``."""
-        x = stages[f"{prefix}.patch_embed"] = self.tokens(x)
+    def forward(self, x: tf.Tensor, stages: Stages, path: str) -> Features:
+        """The output by name; patches and blocks are recorded as ``[N, H', W', C]``."""
+        x = stages[f"{path}.patch_embed"] = self.tokens(x)
         x = self.add_positions(x)
         for key, block in self.blocks.items():
-            x = stages[f"{prefix}.blocks.{key}"] = block(x)
-        stages[f"{prefix}/{self.config.out_feature}"] = x
+            x = stages[f"{path}.blocks.{key}"] = block(x)
+        stages[f"{path}/{self.config.out_feature}"] = x
         return {self.config.out_feature: x}
-
-    def call(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
-        return self.forward(x, "", Unrecorded())
