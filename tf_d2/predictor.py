@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 import weights as checkpoints
+from tf_d2 import kernels
 from tf_d2.config import (
     ConfigError,
     DownloadError,
@@ -174,6 +175,7 @@ class Predictor:
             ]
             for t in (tf.uint8, tf.float32)
         }
+        kernels.advise()
         # The code is graph code already; AutoGraph would only spend seconds on rewriting it.
         self._predict = {
             t: tf.function(self._run, input_signature=s, autograph=False) for t, s in spec.items()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +16,7 @@ from tf_d2.commands.options import (
     OptsArgument,
     WeightsOption,
     checked_opts,
+    choose_kernels,
     import_tensorflow,
     native_notices_hidden,
     write_atomically,
@@ -54,8 +54,7 @@ def predict(
     names = _read_names(class_names)
     if not any(path.exists() for path in input):  # said before the model is loaded
         raise ValueError("; ".join(f"{path}: no such file" for path in input))
-    # This process runs one model whose weights never change, and only as a graph: oneDNN may lay them out once.
-    os.environ.setdefault("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", "1")
+    choose_kernels()
     import_tensorflow()
     from tf_d2.ops.image_io import read_image
     from tf_d2.predictor import Predictor
