@@ -119,9 +119,11 @@ def test_a_misspelt_key_stays_an_error_that_suggests_the_right_one(key):
 
 @pytest.mark.parametrize(
     "key",
-    ["DATASET.ROOT", "DATASETS.VAL", "DATASETS.TRAIN_2", "DATASETS.TEST_A", "OUTPUT", "SEED2",
-     "MODEL.RESNETS.RES4_DILATION", "INPUT.MIN_SIZE_VAL", "MODEL.DEVICE_NAME", "MODEL.SWIN.DEPTHS", "NUM_CLASSES", "NAME", "DISTILL.MODEL.WEIGHTS"],
-)  # fmt: skip
+    (
+        "DATASET.ROOT DATASETS.VAL DATASETS.TRAIN_2 DATASETS.TEST_A OUTPUT SEED2 MODEL.RESNETS.RES4_DILATION "
+        "INPUT.MIN_SIZE_VAL MODEL.DEVICE_NAME MODEL.SWIN.DEPTHS NUM_CLASSES NAME DISTILL.MODEL.WEIGHTS"
+    ).split(),
+)
 def test_another_name_is_no_misspelling(key):
     assert misspelt(key) == []
 
