@@ -239,9 +239,10 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
     """
     if len(text) > MAX_BYTES:
         raise ConfigError(f"{source}: larger than {MAX_BYTES} bytes, which no configuration is")
-    loader = None
+    loader, twice = None, []
     try:
         loader = _Loader(text)
+        twice = loader.twice
         node = loader.get_single_node()
         if node is not None:
             _check_size(node, {})
@@ -264,8 +265,8 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
         )
     if not isinstance(data, dict):
         raise ConfigError(f"{source}: holds a {type(data).__name__}, not the mapping of a configuration")
-    if loader.twice:
-        text = f"{source}: of a key that occurs twice the last value is taken: {', '.join(loader.twice[:5])}"
+    if twice:
+        text = f"{source}: of a key that occurs twice the last value is taken: {', '.join(twice[:5])}"
         warnings.warn(text, ConfigNotice, stacklevel=2)
     return data
 
