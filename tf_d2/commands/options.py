@@ -39,6 +39,15 @@ OptsArgument = Annotated[
     typer.Option("--opts", help="Overrides: --opts KEY VALUE [KEY VALUE ...], as in detectron2."),
 ]
 
+IgnoreKeysOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--ignore-keys",
+        help="Keys of the configuration that detectron2 does not have and that you know to change nothing: "
+        "--ignore-keys KEY [KEY ...]; a section or a pattern (MODEL.MY_*) covers all below it.",
+    ),
+]
+
 
 def checked_opts(opts: list[str] | None) -> list[str]:
     """``[KEY, VALUE, ...]``; an odd number of words is an error."""

@@ -12,6 +12,7 @@ import typer
 
 from tf_d2.commands.options import (
     ConfigOption,
+    IgnoreKeysOption,
     NonfiniteOption,
     OptsArgument,
     WeightsOption,
@@ -40,6 +41,7 @@ def predict(
     ] = None,
     draw: Annotated[bool, typer.Option(help="Also draw each result.")] = True,
     allow_nonfinite: NonfiniteOption = False,
+    ignore_keys: IgnoreKeysOption = None,
     opts: OptsArgument = None,
 ) -> None:
     """Detect on images and write, for each NAME.EXT:
@@ -61,7 +63,13 @@ def predict(
 
     stems = unique_stems(input)
     console = Console()
-    predictor = Predictor(config_file, weights, opts=checked_opts(opts), allow_nonfinite=allow_nonfinite)
+    predictor = Predictor(
+        config_file,
+        weights,
+        opts=checked_opts(opts),
+        allow_nonfinite=allow_nonfinite,
+        ignore_keys=ignore_keys or (),
+    )
     output.mkdir(parents=True, exist_ok=True)
     failed = []
     pairs = list(zip(input, stems, strict=True))

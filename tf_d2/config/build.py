@@ -262,7 +262,7 @@ def _fpn(flat: Flat, out_features: tuple[str, ...], strides: dict[str, int]) -> 
     return FPNConfig(
         in_features=in_features,
         out_channels=_int(flat, "MODEL.FPN.OUT_CHANNELS", 1),
-        norm=_choice(flat, "MODEL.FPN.NORM", NORMS),
+        norm=_choice(flat, "MODEL.FPN.NORM", (*NORMS, None)),
         fuse_type=_choice(flat, "MODEL.FPN.FUSE_TYPE", ("sum", "avg")),
         top_block="LastLevelP6P7" if p6p7 else "LastLevelMaxPool",
         square_pad=_int(flat, "MODEL.FPN.SQUARE_PAD", 0),

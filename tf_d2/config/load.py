@@ -17,12 +17,12 @@ from tf_d2.config.schema import ModelConfig
 from tf_d2.config.zoo import zoo_models, zoo_name, zoo_values
 
 
-def _resolve(config: str | Path, opts: Sequence) -> Flat:
+def _resolve(config: str | Path, opts: Sequence, ignore: Sequence[str] = ()) -> Flat:
     path = Path(config)
     if isinstance(config, str) and not exists(path):
         name = zoo_name(config)
         if name is not None:
-            return merge_opts(zoo_values(name), opts)
+            return merge_opts(zoo_values(name), opts, ignore)
         hint = did_you_mean(config.removesuffix(".yaml"), zoo_models())
         raise ConfigError(f"{config}: no such file, and not the name of a published model{hint}")
     if path.suffix == ".py":
@@ -30,35 +30,40 @@ def _resolve(config: str | Path, opts: Sequence) -> Flat:
             f"{path}: is Python code, which is not run; give the config.yaml that training wrote from it, or "
             "save one with detectron2's LazyConfig.save(cfg, 'config.yaml')"
         )
-    return _merge(read_with_bases(path), opts, str(path))
+    return _merge(read_with_bases(path), opts, str(path), ignore)
 
 
-def load_config(config: str | Path, opts: Sequence = ()) -> ModelConfig:
+def load_config(config: str | Path, opts: Sequence = (), *, ignore_keys: Sequence[str] = ()) -> ModelConfig:
     """Read a detectron2 configuration.
 
     Args:
         config: a YAML file (with ``_BASE_`` files, or the full dump a training run wrote), or the name of a
             published model such as ``"COCO-Detection/faster_rcnn_R_50_FPN_3x"``. An existing file wins.
         opts: ``["KEY", value, ...]`` overrides, as in detectron2.
+        ignore_keys: keys, sections or patterns (``"MODEL.MY_*"``) that detectron2 does not have and that you know to
+            change nothing at inference. Those that cannot (training, data sets, sections of your own, what nothing in
+            the model reads) are left out without it, and a `ConfigNotice` (a warning) names them.
 
     Raises:
-        ConfigError: unreadable, not data, an unknown key, or a setting that is not supported.
+        ConfigError: unreadable, not data, unknown keys, or a setting that is not supported.
     """
-    return _named(str(config), lambda: build_config(_resolve(config, opts)))
+    return _named(str(config), lambda: build_config(_resolve(config, opts, ignore_keys)))
 
 
-def load_config_text(text: str, opts: Sequence = (), source: str = "configuration") -> ModelConfig:
+def load_config_text(
+    text: str, opts: Sequence = (), source: str = "configuration", *, ignore_keys: Sequence[str] = ()
+) -> ModelConfig:
     """`load_config` for YAML text; it cannot name a ``_BASE_``. ``source`` names it in errors."""
-    return _named(source, lambda: build_config(_resolve_text(text, opts, source)))
+    return _named(source, lambda: build_config(_resolve_text(text, opts, source, ignore_keys)))
 
 
-def _resolve_text(text: str, opts: Sequence, source: str) -> Flat:
-    return _merge(parse_yaml(text, source), opts, source)
+def _resolve_text(text: str, opts: Sequence, source: str, ignore: Sequence[str] = ()) -> Flat:
+    return _merge(parse_yaml(text, source), opts, source, ignore)
 
 
-def _merge(data: dict, opts: Sequence, source: str) -> Flat:
-    flat = coerce_all(lazy_values(data)) if is_lazy(data) else merge_file(data, source)
-    return merge_opts(flat, opts)
+def _merge(data: dict, opts: Sequence, source: str, ignore: Sequence[str]) -> Flat:
+    flat = coerce_all(lazy_values(data)) if is_lazy(data) else merge_file(data, source, ignore)
+    return merge_opts(flat, opts, ignore)
 
 
 def _named(source: str, build: Any) -> Any:
@@ -70,20 +75,22 @@ def _named(source: str, build: Any) -> Any:
         raise error if text.startswith((source, "option")) else ConfigError(f"{source}: {text}") from None
 
 
-def resolve_yaml(config: str | Path, opts: Sequence = ()) -> str:
+def resolve_yaml(config: str | Path, opts: Sequence = (), *, ignore_keys: Sequence[str] = ()) -> str:
     """The resolved configuration as detectron2-style YAML: every key inference reads, and VERSION.
 
     `load_config_text` reads it back to an equal `ModelConfig`. detectron2 reads it too, unless the model has
     a setting that only its LazyConfig can express (`LAZY_ONLY`).
     """
-    load_config(config, opts)  # what is refused is not written either
-    return to_yaml(_named(str(config), lambda: _resolve(config, opts)))
+    load_config(config, opts, ignore_keys=ignore_keys)  # what is refused is not written either
+    return to_yaml(_named(str(config), lambda: _resolve(config, opts, ignore_keys)))
 
 
-def resolve_yaml_text(text: str, opts: Sequence = (), source: str = "configuration") -> str:
+def resolve_yaml_text(
+    text: str, opts: Sequence = (), source: str = "configuration", *, ignore_keys: Sequence[str] = ()
+) -> str:
     """`resolve_yaml` for YAML text, as `load_config_text` reads it."""
-    load_config_text(text, opts, source)
-    return to_yaml(_named(source, lambda: _resolve_text(text, opts, source)))
+    load_config_text(text, opts, source, ignore_keys=ignore_keys)
+    return to_yaml(_named(source, lambda: _resolve_text(text, opts, source, ignore_keys)))
 
 
 def to_yaml(flat: Flat) -> str:

@@ -66,7 +66,7 @@ class FPNConfig:
 
     in_features: tuple[str, ...]
     out_channels: int
-    norm: str
+    norm: str | None  # null in the YAML (None) is no norm and no bias; "" is no norm but a bias
     fuse_type: str  # "sum" or "avg"
     top_block: str | None
     top_block_in_feature: str = "res5"  # only LastLevelP6P7
