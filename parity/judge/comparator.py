@@ -20,6 +20,7 @@ from parity.core.metrics import Metrics, measure
 from parity.core.profiles import (
     BOX_ROUNDINGS,
     EPSILON,
+    LARGEST,
     NOISE_FACTOR,
     PEAK_FACTOR,
     ROUNDINGS,
@@ -651,10 +652,10 @@ def set_floor(context: Context, spec: SetSpec) -> Noise:
     if not context.profile.exact:
         return Noise(0.1 * static.box_px, 0.1 * static.score)
     largest = float(np.abs(context.reference[spec.boxes]).max(initial=1.0))
-    scores = float(np.abs(context.reference[spec.scores]).max(initial=0.0)) if spec.rules == "rpn" else 1.0
-    # Probabilities are quotients of exponentials, twice the steps of a plain sum.
-    steps = ROUNDINGS if spec.rules == "rpn" else 2 * ROUNDINGS
-    return Noise(BOX_ROUNDINGS * float(np.spacing(np.float32(largest))), steps * EPSILON * scores)
+    score = ROUNDINGS * EPSILON
+    if spec.rules == "rpn":  # logits, each of them a sum of its own
+        score *= LARGEST * float(np.abs(context.reference[spec.scores]).max(initial=0.0))
+    return Noise(BOX_ROUNDINGS * float(np.spacing(np.float32(largest))), score)
 
 
 def _enlarged(context: Context, spec: SetSpec) -> float:
@@ -923,7 +924,9 @@ def probability_limit(context: Context) -> float:
     own = mask_noise(context.truth, name, lined, context.profile)
     if own is None:
         return static
-    floor = 2 * ROUNDINGS * EPSILON if context.profile.exact else 0.1 * static
+    # A probability moves by at most a quarter of its logit.
+    largest = max(1.0, float(np.abs(context.reference[name]).max(initial=0.0)) * LARGEST / 4)
+    floor = ROUNDINGS * EPSILON * largest if context.profile.exact else 0.1 * static
     return min((TRUTH_FACTOR if context.truth.own else 1.0) * static, (NOISE_FACTOR + 1) * own + floor)
 
 
