@@ -19,6 +19,7 @@ from parity.core.metrics import measure
 from parity.core.profiles import PEAK_FACTOR, TRUTH_FACTOR, Profile
 from parity.core.results import Errors
 from parity.core.units import forced_name
+from parity.core.units.table import DENSE_HEAD
 from parity.judge import detections, provenance
 from parity.judge.detections import Items, Noise
 from parity.judge.pixels import sigmoid
@@ -129,7 +130,7 @@ def match_rows(reference: Items, exact: Items, static: Noise) -> tuple[dict[int,
 def probability_noise(truth: Truth, reference: Arrays, proposals: str, most: float) -> float:
     """The reference's largest error in any class probability, of every proposal or anchor and not only of the few
     that became detections. Errors beyond ``most`` are left out (another level was pooled)."""
-    if f"{provenance.RETINA_HEAD}/0/0" in truth.arrays:
+    if f"{DENSE_HEAD}/0/0" in truth.arrays:
         return max((_dense_noise(truth, reference, n, most) for n in _levels(truth.arrays)), default=0.0)
     own, exact = (provenance.box_head_probabilities(a) for a in (reference, truth.arrays))
     if own is None or exact is None:
@@ -145,7 +146,7 @@ def probability_noise(truth: Truth, reference: Arrays, proposals: str, most: flo
 
 
 def _levels(arrays: Arrays) -> list[str]:
-    return [n for n in arrays if n.startswith(f"{provenance.RETINA_HEAD}/0/")]
+    return [n for n in arrays if n.startswith(f"{DENSE_HEAD}/0/")]
 
 
 def _dense_noise(truth: Truth, reference: Arrays, name: str, most: float) -> float:
