@@ -19,7 +19,19 @@ from parity.core.metrics import measure
 from parity.core.profiles import PEAK_FACTOR, STRICT, Limit, Profile, limit, value_limit
 from parity.core.results import StageResult
 from parity.core.status import Status, Verdict, worst
-from parity.core.units import Stage, forced_name, stages
+from parity.core.units import Stage, array_of, forced_name, row_owners, stages
+from parity.core.units.table import (
+    DENSE_HEAD,
+    DETECTIONS,
+    MASK_LOGITS,
+    PROPOSALS,
+    RESULTS,
+    RPN_HEAD,
+    SET_MEMBERS,
+    SETS,
+    Judge,
+    SetSpec,
+)
 from parity.judge import detections, pixels, provenance
 from parity.judge.detections import Items, MatchReport, Noise, Rules
 
@@ -54,52 +66,6 @@ class Cached(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self._arrays)
-
-
-@dataclass(frozen=True)
-class SetSpec:
-    """The arrays that together are one set of detections."""
-
-    name: str
-    boxes: str
-    scores: str
-    classes: str | None
-    rules: str  # which of the configuration's rules made it: "rpn", "detect"
-
-
-SETS = (
-    SetSpec(
-        "steps/proposal_generator/0/0",
-        "steps/proposal_generator/0/0/proposal_boxes",
-        "steps/proposal_generator/0/0/objectness_logits",
-        None,
-        "rpn",
-    ),
-    SetSpec(
-        "steps/roi_heads/0/0",
-        "steps/roi_heads/0/0/pred_boxes",
-        "steps/roi_heads/0/0/scores",
-        "steps/roi_heads/0/0/pred_classes",
-        "detect",
-    ),
-    SetSpec(
-        "output/proposals",
-        "output/proposals/proposal_boxes",
-        "output/proposals/objectness_logits",
-        None,
-        "rpn",
-    ),
-    SetSpec(
-        "output/instances",
-        "output/instances/pred_boxes",
-        "output/instances/scores",
-        "output/instances/pred_classes",
-        "detect",
-    ),
-)
-_PROPOSALS, _NETWORK, _FINAL_PROPOSALS, _FINAL = SETS
-SET_MEMBERS = {n: s for s in SETS for n in (s.boxes, s.scores, s.classes) if n}
-PANOPTIC = "output/panoptic_seg"
 
 
 @dataclass
@@ -217,23 +183,31 @@ def _array(context: Context, name: str) -> StageResult:
     problem = problem or _unlike(reference, candidate)
     if problem:
         result.status, result.message = problem
-    elif name == PANOPTIC:
-        _judge_panoptic(context, result, reference, candidate)
-    elif name.endswith("/pred_masks") and reference.dtype == bool:
-        _judge_masks(context, result, reference, candidate)
-    elif name.endswith("/pred_keypoints"):
-        _judge_keypoints(context, result, reference, candidate)
     else:
-        _judge_values(context, result, name, reference, candidate)
-        if name == "output/sem_seg" and result.status is Status.PASS:
-            _judge_argmax(context, result, reference, candidate)
+        _judge_array(context, result, reference, candidate)
     result.message = "; ".join(t for t in (result.message, *notes) if t)
     _judge_forced(context, result, name)
     return result
 
 
+def _judge_array(context: Context, result: StageResult, reference: np.ndarray, candidate: np.ndarray) -> None:
+    """As the unit table says."""
+    how: Judge = array_of(result.name, context.table).judge
+    if how == "panoptic":
+        _judge_panoptic(context, result, reference, candidate)
+    elif how == "masks" and reference.dtype == bool:
+        _judge_masks(context, result, reference, candidate)
+    elif how == "keypoints":
+        _judge_keypoints(context, result, reference, candidate)
+    else:
+        _judge_values(context, result, result.name, reference, candidate)
+        if how == "sem_seg" and result.status is Status.PASS:
+            _judge_argmax(context, result, reference, candidate)
+
+
 def _kind(context: Context, name: str) -> str:
-    if name == PANOPTIC or (name.endswith(("/pred_masks", "/pred_keypoints")) and name.startswith("output/")):
+    drawn = array_of(name, context.table).judge in ("masks", "keypoints", "panoptic")
+    if drawn and name.startswith("output/"):
         return "pixels"
     array = context.reference.get(name, context.candidate.get(name))
     return "continuous" if array is not None and array.dtype.kind == "f" else "exact"
@@ -271,7 +245,7 @@ def _line_up(
     context: Context, name: str, reference: np.ndarray, candidate: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, list[str], tuple[Status, str] | None]:
     """Rows of proposals and detections side by side, as their sets were matched, within the recorded rows."""
-    owners = row_owners(name)
+    owners = row_owners(name, context.table)
     report = next((context.matches[o.name] for o in owners if o.name in context.matches), None)
     total_r, total_c = _rows(context.reference, name), _rows(context.candidate, name)
     if report is None and any(o.boxes in context.reference for o in owners):
@@ -308,19 +282,6 @@ def _recorded_rows(total: int, held: int, count: int) -> int:
 
 
 RECORDED_ROI_ROWS = 20
-
-
-def row_owners(name: str) -> tuple[SetSpec, ...]:
-    """The sets whose order an array's rows follow, the nearest first; () for arrays without such rows."""
-    if name.startswith("output/instances/"):
-        return (_FINAL,)
-    if not name.startswith("steps/roi_heads"):
-        return ()
-    path = name.removeprefix("steps/roi_heads")
-    of_detections = path.startswith("/0/0/") or "mask" in path or "keypoint" in path
-    if of_detections or path in (".pooler#1", ".res5#1"):
-        return (_NETWORK, _FINAL)
-    return (_PROPOSALS,)
 
 
 def _judge_values(
@@ -399,7 +360,7 @@ def _judge_forced(context: Context, result: StageResult, name: str) -> None:
         _judge_exact(probe, reference, candidate)
         result.forced_status, result.forced_message = probe.status, probe.message
         return
-    if name.endswith("/pred_keypoints"):
+    if array_of(name, context.table).judge == "keypoints":
         flips, worst = _keypoint_flips(context, name, reference, candidate, None)
         fine = flips.unexplained == 0 and worst <= context.profile.logit
         result.forced_status = Status.PASS if fine else Status.FAIL
@@ -669,7 +630,7 @@ def _pre_nms_cut(
     except (KeyError, TypeError):
         return None
     score = float(trace[spec.scores][index])
-    head = "steps/proposal_generator.rpn_head/0/"
+    head = f"{RPN_HEAD}/0/"
     for name in (n for n in trace if n.startswith(head)):
         logits = np.sort(trace[name].ravel())[::-1]
         if logits.size <= top or score not in logits:
@@ -685,7 +646,7 @@ def _from_source(
     context: Context, trace: Arrays, spec: SetSpec, side: str, index: int
 ) -> detections.Certificate | None:
     """The item was computed from a proposal that is itself only on this side, with a certificate."""
-    proposals = context.matches.get(_PROPOSALS.name)
+    proposals = context.matches.get(PROPOSALS.name)
     row = provenance.source_row(trace, _items(trace, spec), index) if proposals else None
     for proof in proposals.certificates if proposals else ():
         if proof.side == side and proof.index == row and proof.certified and proof.reason != "order":
@@ -704,12 +665,12 @@ def _origins(context: Context, spec: SetSpec, noise: Noise) -> detections.Origin
         own, other = cached[side], cached["candidate" if side == "reference" else "reference"]
         items = _items(own, spec)
         if spec.rules == "rpn":
-            head = provenance.RPN_HEAD
+            head = RPN_HEAD
             return provenance.dense_origin(own, other, head, items, index, noise.score, delta)
-        if f"{provenance.RETINA_HEAD}/0/0" in own:
-            head = provenance.RETINA_HEAD
+        if f"{DENSE_HEAD}/0/0" in own:
+            head = DENSE_HEAD
             return provenance.dense_origin(own, other, head, items, index, noise.score, delta)
-        rows = provenance.row_map(context.matches.get(_PROPOSALS.name), side)
+        rows = provenance.row_map(context.matches.get(PROPOSALS.name), side)
         found = provenance.roi_origin(own, other, items, index, rows, noise.score, delta)
         if found is None:
             return None
@@ -741,11 +702,11 @@ def _finish_pixels(result: StageResult, report: pixels.FlipReport, what: str) ->
 
 
 def _judge_masks(context: Context, result: StageResult, reference: np.ndarray, candidate: np.ndarray) -> None:
-    report = context.matches[_FINAL.name]
-    boxes = context.reference[_FINAL.boxes][[p[0] for p in report.pairs]]
+    report = context.matches[RESULTS.name]
+    boxes = context.reference[RESULTS.boxes][[p[0] for p in report.pairs]]
     probabilities = [_mask_probability(context, i, j) for i, j in report.pairs]
     # A misplaced box is a fault of its own; it must not excuse its mask.
-    shift = np.minimum(report.box_px, set_limits(context, _FINAL).box_px)
+    shift = np.minimum(report.box_px, set_limits(context, RESULTS).box_px)
     flips = pixels.compare_masks(
         reference, candidate, boxes, shift, probabilities, context.profile.probability
     )
@@ -758,23 +719,23 @@ def _judge_masks(context: Context, result: StageResult, reference: np.ndarray, c
 def _mask_probability(context: Context, i: int, j: int) -> np.ndarray | None:
     """Probability map (M, M) behind output mask i of the reference, or else behind mask j of the
     candidate."""
-    name = "steps/roi_heads.mask_head.predictor"
+    name = MASK_LOGITS
     for trace, index in ((context.reference, i), (context.candidate, j)):
         if name not in trace:
             continue
         logits, row = trace[name], _network_row(trace, index)
         if row is not None and row < len(logits):
-            label = int(trace["output/instances/pred_classes"][index]) if logits.shape[1] > 1 else 0
+            label = int(trace[str(RESULTS.classes)][index]) if logits.shape[1] > 1 else 0
             return pixels.sigmoid(logits[row, label])
     return None
 
 
 def _network_row(trace: Arrays, index: int) -> int | None:
     """Row, before empty boxes were dropped, of the output's item ``index``: found by its unchanged score."""
-    scores = trace[_FINAL.scores]
-    if _NETWORK.scores not in trace:
+    scores = trace[RESULTS.scores]
+    if DETECTIONS.scores not in trace:
         return index
-    before = trace[_NETWORK.scores]
+    before = trace[DETECTIONS.scores]
     if len(before) == len(scores):
         return index
     rows = np.flatnonzero(before == scores[index])
@@ -785,8 +746,8 @@ def _network_row(trace: Arrays, index: int) -> int | None:
 def _judge_keypoints(
     context: Context, result: StageResult, reference: np.ndarray, candidate: np.ndarray
 ) -> None:
-    spec = _FINAL if result.name.startswith("output") else _NETWORK
-    report = context.matches.get(spec.name) or context.matches[_FINAL.name]
+    spec = RESULTS if result.name.startswith("output") else DETECTIONS
+    report = context.matches.get(spec.name) or context.matches[RESULTS.name]
     rows = [p[0] for p in report.pairs]
     flips, worst = _keypoint_flips(context, result.name, reference, candidate, rows)
     if not worst <= context.profile.logit:
@@ -804,7 +765,7 @@ def _keypoint_flips(
     """Moved keypoints and the largest relative score difference. ``rows``: which of the reference's
     detections the arrays belong to; None for all of them in order."""
     final, profile = name.startswith("output"), context.profile
-    spec, heat_name = _FINAL if final else _NETWORK, f"{name}_heatmaps".replace("keypoints_", "keypoint_")
+    spec, heat_name = RESULTS if final else DETECTIONS, f"{name}_heatmaps".replace("keypoints_", "keypoint_")
     heat = context.reference[heat_name] if heat_name in context.reference else None
     image, network = (context.reference[f"input/{n}"].shape for n in ("image", "resized"))
     scale = (image[1] / network[1], image[0] / network[0]) if final else (1.0, 1.0)

@@ -21,15 +21,12 @@ from parity.core.profiles import PEAK_FACTOR, TRUTH_FACTOR, Profile, get_profile
 from parity.core.results import RUNGS, Comparison, StageResult, headline
 from parity.core.status import EXIT_DIFFERENT, Status, Verdict
 from parity.core.trace import ImageTrace, Trace
-from parity.core.units import forced_name
+from parity.core.units import forced_name, row_owners
+from parity.core.units.table import PANOPTIC, RESULTS, SET_MEMBERS, SETS, SetSpec
 from parity.judge.comparator import (
-    SET_MEMBERS,
-    SETS,
     Arrays,
     Context,
-    SetSpec,
     compare_image,
-    row_owners,
     stage_table,
     static_noise,
 )
@@ -97,7 +94,7 @@ def open_side(source: TraceLike, stack: ExitStack) -> Side:
 
 
 def _segments(image: ImageTrace) -> list[dict[str, Any]]:
-    return image.segments_info() if "output/panoptic_seg" in image else []
+    return image.segments_info() if PANOPTIC in image else []
 
 
 def _tensor_hashes(trace: Trace) -> dict[str, str]:
@@ -204,7 +201,7 @@ _FLOAT64_NOTE = (
     "only the recording's float64 steps were compared, those behind the proposals on its own input: "
     "its detections are float32; --profile strict compares them"
 )
-_NOT_SERVED = "output/instances/pred_keypoint_heatmaps"
+_NOT_SERVED = f"{RESULTS.name}/pred_keypoint_heatmaps"
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from parity.core.results import (
 )
 from parity.core.status import Status, Verdict, worst
 from parity.core.trace import Trace
-from parity.judge.comparator import row_owners
+from parity.core.units import row_owners
 from parity.report import plots
 from parity.report.page import PAGE
 from parity.report.terminal import advice, number, short
