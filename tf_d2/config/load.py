@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -134,20 +134,25 @@ def resolve_yaml_text(text: str, opts: Sequence = (), source: str = "configurati
 
 def to_yaml(flat: Flat) -> str:
     """Nested block YAML of the inference keys, in the order of the table; leaves in JSON-like flow style."""
-    lines: list[str] = []
-    open_sections: list[str] = []
     unset = tuple(start for start in OPTIONAL if _is_default(flat, start))
+    tree: dict[str, Any] = {}
     for key in INFERENCE:
-        if key.startswith(unset):
-            continue
-        *sections, leaf = key.split(".")
-        common = 0
-        while common < min(len(sections), len(open_sections)) and sections[common] == open_sections[common]:
-            common += 1
-        lines += [f"{'  ' * depth}{sections[depth]}:" for depth in range(common, len(sections))]
-        open_sections = sections
-        lines.append(f"{'  ' * len(sections)}{leaf}: {_scalar(flat[key])}")
-    return "\n".join(lines) + "\n"
+        if not key.startswith(unset):
+            *sections, leaf = key.split(".")
+            node = tree
+            for section in sections:
+                node = node.setdefault(section, {})
+            node[leaf] = flat[key]
+    return "\n".join(_lines(tree, "")) + "\n"
+
+
+def _lines(tree: dict[str, Any], indent: str) -> Iterator[str]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield f"{indent}{name}:"
+            yield from _lines(value, indent + "  ")
+        else:
+            yield f"{indent}{name}: {_scalar(value)}"
 
 
 def _is_default(flat: Flat, start: str) -> bool:
