@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from tf_d2.config.build import build_config, build_lazy_config, to_keys
 from tf_d2.config.defaults import INFERENCE, OPTIONAL, Flat
 from tf_d2.config.errors import ConfigError, did_you_mean
+from tf_d2.config.extension import load_extensions
 from tf_d2.config.lazy import OPTIONS, dump, is_lazy, set_path
 from tf_d2.config.merge import literal, merge_file, merge_opts
 from tf_d2.config.safe_yaml import exists, parse_yaml, read_with_bases
@@ -45,6 +46,7 @@ class _Lazy:
 
 
 def _resolve(config: str | Path, opts: Sequence) -> _Yacs | _Lazy:
+    load_extensions()
     path = Path(config)
     if isinstance(config, str) and not exists(path):
         name = zoo_name(config)
@@ -80,6 +82,7 @@ def load_config_text(text: str, opts: Sequence = (), source: str = "configuratio
 
 
 def _resolve_text(text: str, opts: Sequence, source: str) -> _Yacs | _Lazy:
+    load_extensions()
     return _merge(parse_yaml(text, source), opts, source)
 
 
@@ -131,20 +134,25 @@ def resolve_yaml_text(text: str, opts: Sequence = (), source: str = "configurati
 
 def to_yaml(flat: Flat) -> str:
     """Nested block YAML of the inference keys, in the order of the table; leaves in JSON-like flow style."""
-    lines: list[str] = []
-    open_sections: list[str] = []
     unset = tuple(start for start in OPTIONAL if _is_default(flat, start))
+    tree: dict[str, Any] = {}
     for key in INFERENCE:
-        if key.startswith(unset):
-            continue
-        *sections, leaf = key.split(".")
-        common = 0
-        while common < min(len(sections), len(open_sections)) and sections[common] == open_sections[common]:
-            common += 1
-        lines += [f"{'  ' * depth}{sections[depth]}:" for depth in range(common, len(sections))]
-        open_sections = sections
-        lines.append(f"{'  ' * len(sections)}{leaf}: {_scalar(flat[key])}")
-    return "\n".join(lines) + "\n"
+        if not key.startswith(unset):
+            *sections, leaf = key.split(".")
+            node = tree
+            for section in sections:
+                node = node.setdefault(section, {})
+            node[leaf] = flat[key]
+    return "\n".join(_lines(tree, "")) + "\n"
+
+
+def _lines(tree: dict[str, Any], indent: str) -> Iterator[str]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield f"{indent}{name}:"
+            yield from _lines(value, indent + "  ")
+        else:
+            yield f"{indent}{name}: {_scalar(value)}"
 
 
 def _is_default(flat: Flat, start: str) -> bool:
