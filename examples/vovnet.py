@@ -29,7 +29,10 @@ from tf_d2.modeling.backbone import BottomUp
 STAGES = ("stage2", "stage3", "stage4", "stage5")
 STEM = (64, 64, 128)
 INNER, OUTER = (128, 160, 192, 224), (256, 512, 768, 1024)  # channels inside and at the end of each stage
-BODIES = {"V-19-eSE": (3, (1, 1, 1, 1)), "V-39-eSE": (5, (1, 1, 2, 2))}  # convolutions per block, blocks per stage
+BODIES = {
+    "V-19-eSE": (3, (1, 1, 1, 1)),
+    "V-39-eSE": (5, (1, 1, 2, 2)),
+}  # convolutions per block, blocks per stage
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from tf_d2.config.defaults import IGNORED, INFERENCE, KEYS, OPTIONAL, SECTIONS
 from tf_d2.config.table import PARTS, layer_of
 
 FPN = "COCO-Detection/faster_rcnn_R_50_FPN_3x"
-HEAD = '''
+HEAD = """
 from dataclasses import dataclass
 import tf_d2
 
@@ -29,7 +29,7 @@ class Config:
         return cls(node.fields({"width": 7}).integer("width", 1))
 
 tf_d2.extend("mask_head", ["MyMaskHead", "mine.MyMaskHead"], Config, "mine:Layer")
-'''
+"""
 
 
 @pytest.fixture(autouse=True)

@@ -86,9 +86,7 @@ def load_config_text(
     return _named(source, lambda: _resolve_text(text, opts, source, ignore_keys).model())
 
 
-def _resolve_text(
-    text: str, opts: Sequence, source: str, ignore: Sequence[str] = ()
-) -> _Yacs | _Lazy:
+def _resolve_text(text: str, opts: Sequence, source: str, ignore: Sequence[str] = ()) -> _Yacs | _Lazy:
     load_extensions()
     return _merge(parse_yaml(text, source), opts, source, ignore)
 
