@@ -68,7 +68,8 @@ def load_config(config: str | Path, opts: Sequence = (), *, ignore_keys: Sequenc
     Args:
         config: a YAML file (with ``_BASE_`` files, or the full dump a training run wrote), or the name of a
             published model such as ``"COCO-Detection/faster_rcnn_R_50_FPN_3x"``. An existing file wins.
-        opts: ``["KEY", value, ...]`` overrides, as in detectron2; for a LazyConfig also ``["model.roi_heads.num_classes", 3]``.
+        opts: ``["KEY", value, ...]`` overrides, as in detectron2; for a LazyConfig also its arguments,
+            ``["model.roi_heads.num_classes", 3]``.
         ignore_keys: keys, sections or patterns (``"MODEL.MY_*"``) that detectron2 does not have and that you know to
             change nothing at inference. Those that cannot (training, data sets, sections of your own, what nothing in
             the model reads) are left out without it, and a `ConfigNotice` (a warning) names them.
