@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from parity.core.feed import Fed, Inputs
 from parity.core.metrics import measure
 from parity.core.profiles import PEAK_FACTOR, STRICT, Limit, Profile, limit, value_limit
 from parity.core.results import StageResult
@@ -88,6 +89,16 @@ class Context:
     recorded: bool = False  # the reference is a recording, which holds module outputs only
     candidate_recorded: bool = False  # so is the candidate, or it is detectron2, which shows modules only
     skipped: list[str] = field(default_factory=list)
+    fed: Fed = field(
+        default_factory=lambda: Fed(None)
+    )  # what the candidate's teacher-forced stages were fed with
+    inputs: Inputs | None = None  # the reference's arrays as inputs; of ``reference`` where it is not given
+
+    def other_input(self, name: str) -> str:
+        """Why the candidate's teacher-forced stage ``name`` was not computed on this reference's input, or ""."""
+        if self.inputs is None:
+            self.inputs = Inputs(self.reference, self.table)
+        return self.inputs.problem(self.fed, name)
 
 
 def stage_table(config: Mapping[str, Any] | None) -> dict[str, Stage]:
@@ -348,6 +359,9 @@ def _judge_forced(context: Context, result: StageResult, name: str) -> None:
     forced = forced_name(name)
     if forced not in context.candidate:
         return
+    if another := context.other_input(name):
+        result.forced_status, result.forced_message = Status.NOT_COMPARED, another
+        return
     reference, candidate = context.reference[name], context.candidate[forced]
     rows = min(len(reference), len(candidate)) if reference.ndim and _is_cut(context, name) else None
     reference, candidate = reference[:rows], candidate[:rows]
@@ -588,6 +602,9 @@ def _judge_forced_set(context: Context, result: StageResult, spec: SetSpec) -> N
         return
     if not all(present):
         result.forced_status, result.forced_message = Status.NOT_COMPARED, "the forced set is incomplete"
+        return
+    if another := context.other_input(spec.boxes):
+        result.forced_status, result.forced_message = Status.NOT_COMPARED, another
         return
     reference, candidate = _items(context.reference, spec), _items(context.candidate, spec, forced_name)
     bad = [

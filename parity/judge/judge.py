@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from parity.core.job import origin, tensor_hash
+from parity.core import feed as feeds
+from parity.core.job import tensor_hash
 from parity.core.metrics import Metrics, measure
 from parity.core.profiles import PEAK_FACTOR, TRUTH_FACTOR, Profile, get_profile
 from parity.core.results import RUNGS, Comparison, StageResult, headline
@@ -133,10 +134,12 @@ def compare(
         check_precision("reference", _name_of(reference, ref), ref.precisions, chosen)
         check_precision("candidate", _name_of(candidate, cand), cand.precisions, chosen)
         precise = chosen.dtype == "float64" and ref.recorded and len(ref.images) == len(cand.images)
+        given = [feeds.arrays_of(image, chosen.name) for image in ref.images]
         if precise:
-            ref, cand = _float64_steps(ref, cand)
+            ref, cand = _float64_steps(ref, cand, given)
         further = [open_side(n, stack) for n in noise]
-        job = _Job(ref, cand, further, chosen, waivers, _scope(scope, cand), early_stop, config or ref.config)
+        scope = _scope(scope, cand)
+        job = _Job(ref, cand, further, chosen, waivers, scope, early_stop, config or ref.config, given)
         if len(ref.images) != len(cand.images) or not ref.images:
             return [_count_mismatch(job)]
         found = [_compare_one(job, k) for k in range(len(ref.images))]
@@ -171,19 +174,22 @@ def check_precision(role: str, name: str, precisions: frozenset[str], profile: P
         )
 
 
-def _float64_steps(reference: Side, candidate: Side) -> tuple[Side, Side]:
+def _float64_steps(reference: Side, candidate: Side, given: Sequence[Arrays]) -> tuple[Side, Side]:
     """Both sides of a comparison with the float64 pass that a recording of detectron2 holds beside its float32 run.
 
     That pass starts from the network input and from the recorded float32 proposals, and has no results. So only its
     stages are compared: those up to the proposals as the candidate ran them, those behind only as it computed them
     on the recording's input.
     """
-    if _fed_by_another(candidate, reference):
-        raise ValueError(
-            "the candidate was fed by another trace than this recording, so that its stages behind the proposals "
-            "cannot be compared: run tf-d2 parity with the recording as --reference"
-        )
     views = [_float64_view(r, c) for r, c in zip(reference.images, candidate.images, strict=True)]
+    table = stage_table(reference.config)
+    for k, (own, other) in enumerate(views):
+        inputs, fed = feeds.Inputs(given[k], table), feeds.read(candidate.manifest, k)
+        if any(inputs.problem(fed, name) for name in own if forced_name(name) in other):
+            raise ValueError(
+                "the candidate was fed by another trace than this recording, so that its stages behind the proposals "
+                "cannot be compared: run tf-d2 parity with the recording as --reference"
+            )
     return replace(reference, images=[v[0] for v in views]), replace(candidate, images=[v[1] for v in views])
 
 
@@ -214,6 +220,7 @@ class _Job:
     scope: str
     early_stop: bool
     config: Mapping[str, Any] | None
+    given: Sequence[Arrays]  # per image: the reference's arrays as inputs of teacher-forced stages
 
 
 def _scope(scope: str, candidate: Side) -> str:
@@ -245,12 +252,15 @@ def _compare_one(job: _Job, index: int) -> Comparison:
     comparison = _empty_comparison(job)
     comparison.image, comparison.index = _image_name(job, index), index
     comparison.stages = [*_manifest_stages(job, comparison), *_weight_stages(job, comparison)]
+    table = stage_table(job.config)
     context = Context(
         job.reference.images[index],
         job.candidate.images[index],
         job.profile,
         job.config,
-        table=stage_table(job.config),
+        table=table,
+        fed=feeds.read(job.candidate.manifest, index),
+        inputs=feeds.Inputs(job.given[index], table),
         reference_segments=job.reference.segments[index] if job.reference.segments else (),
         candidate_segments=job.candidate.segments[index] if job.candidate.segments else (),
         recorded=job.reference.recorded,
@@ -367,22 +377,15 @@ def _measure_noise(job: _Job, index: int, context: Context, comparison: Comparis
             found = _set_noise(probe, spec)
             before = sets.get(spec.name, Noise(0.0, 0.0))
             sets[spec.name] = Noise(max(before.box_px, found.box_px), max(before.score, found.score))
-        for name, value in _same_input_noise(context, side.images[index]).items():
+        fed = feeds.read(side.manifest, index)
+        for name, value in _same_input_noise(context, side.images[index], fed).items():
             forced[name] = max(forced.get(name, 0.0), value)
-    another = _fed_by_another(job.candidate, job.reference)
-    context.noise, context.forced_noise = noise, {} if another else forced
+    context.noise, context.forced_noise = noise, forced
     context.set_noise = sets
     context.truth = _has_truth(job)
     names = "; ".join(_noise_name(s) for s in job.noise)
     more = "one more run" if len(job.noise) == 1 else f"{len(job.noise)} more runs"
     comparison.noise_source = f"{more} of the reference ({names})"
-
-
-def _fed_by_another(candidate: Side, reference: Side) -> bool:
-    """Whether the candidate's stages were fed by another trace than this reference: then their inputs are not quite
-    the same, and noise on the same input says nothing about them."""
-    feed = (candidate.manifest.get("forced") or {}).get("feed")
-    return feed is not None and feed != origin(reference.manifest)
 
 
 def _has_truth(job: _Job) -> bool:
@@ -400,12 +403,15 @@ def _set_noise(probe: Context, spec: SetSpec) -> Noise:
     return Noise(float(report.box_px[rounding].max(initial=0.0)), float(scores[rounding].max(initial=0.0)))
 
 
-def _same_input_noise(context: Context, image: Arrays) -> dict[str, float]:
+def _same_input_noise(context: Context, image: Arrays, fed: feeds.Fed) -> dict[str, float]:
     """Noise of continuous stages that a run of the reference computed on this very run's input."""
     out: dict[str, float] = {}
+    assert context.inputs is not None
     for name, stage in context.table.items():
         forced = forced_name(name)
         if stage.kind != "continuous" or forced not in image or name not in context.reference:
+            continue
+        if context.inputs.problem(fed, name):
             continue
         own, other = context.reference[name], image[forced]
         rows = min(len(own), len(other)) if stage.roi_features else None

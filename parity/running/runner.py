@@ -26,6 +26,7 @@ from parity.core.results import Comparison, StageResult
 from parity.core.status import Status
 from parity.core.trace import Trace, TraceError
 from parity.judge.judge import TraceLike, Waiver, check_precision, compare
+from parity.running.feeding import Run, feed_again
 from parity.selftest.mutations import BY_NAME
 
 Progress = Callable[[str], None]
@@ -246,14 +247,39 @@ def _run_all(
                 _error(first.name, backend.name, setup, f"the candidate failed: {error}", backend.name)
             )
             continue
+        told = list(notes)
+        if backend.recorded:
+            path, note = feed_again(
+                trace, path, setup.profile, folder / "fed_again.h5", _repeat(setup, first, trace, progress)
+            )
+            told += [note] if note else []
         found = compare(
             trace, path, profile=setup.profile, noise=noise_traces, waivers=waivers, early_stop=early_stop
         )
         for comparison in found:
-            comparison.notes += notes
+            comparison.notes += told
             comparison.command = reproduce(first, backend, setup, folder, mutate)
         out += found
     return out
+
+
+def _repeat(setup: Setup, reference: Backend, feed: Path, progress: Progress) -> Run:
+    """How to run the model that wrote a trace again, fed by the reference."""
+
+    def run(manifest: Mapping[str, Any], target: Path) -> Path:
+        name = str(manifest.get("backend"))
+        if name not in ("tf", "tf-eager", *TORCH_BACKENDS):
+            raise BackendError(f"nothing here runs what wrote it ({name})")
+        threads = manifest.get("threads")
+        count = threads.get("intra_op") if isinstance(threads, Mapping) else threads
+        again = setup if setup.source else resolved(setup, target.parent, progress)
+        if manifest.get("weights_sha256") != again.weights_sha256:
+            raise BackendError("it was made from other weights")
+        again = replace(_with(again, feed=str(feed)), threads=count or setup.threads, repeat=1)
+        interpreter = reference.interpreter if name in TORCH_BACKENDS else sys.executable
+        return run_backend(Backend(name, "", interpreter), again, target, progress)
+
+    return run
 
 
 def _with(setup: Setup, **extra: Any) -> Setup:
