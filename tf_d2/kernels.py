@@ -40,6 +40,15 @@ def bfloat16_runs() -> bool:
     return True
 
 
+def check_bfloat16() -> None:
+    """Raise ValueError where :func:`bfloat16_runs` says no."""
+    if not bfloat16_runs():
+        raise ValueError(
+            "TensorFlow has no bfloat16 kernels under these settings: unset ONEDNN_MAX_CPU_ISA (it keeps oneDNN from "
+            "AVX-512), or set TF_ENABLE_ONEDNN_OPTS=0, before TensorFlow is imported; or compute in float32"
+        )
+
+
 def advice() -> str | None:
     """The environment variables that would make a model faster in a process like this, or None.
 
