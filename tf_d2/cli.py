@@ -12,7 +12,7 @@ from importlib.metadata import entry_points
 
 import typer
 
-COMMANDS = ("predict", "convert", "inspect", "export", "zoo")
+COMMANDS = ("predict", "batch", "convert", "inspect", "export", "zoo")
 LIST_OPTIONS = ("--candidate", "--input", "--opts", "--proposals", "--waive")
 PLUGIN_GROUP = "tf_d2.commands"  # `parity` registers its commands here, since tf_d2 does not import parity
 
