@@ -17,8 +17,8 @@ import weights
 from tf_d2.config import ConfigError, load_config_text, resolve_yaml_text
 from tf_d2.config.defaults import IGNORED, INFERENCE, KEYS, OPTIONAL, SECTIONS
 from tf_d2.config.table import PARTS
+from tf_d2.loading import load_weights
 from tf_d2.modeling import build_model
-from tf_d2.predictor import load_weights
 
 HERE = Path(__file__).parent
 EXAMPLE = HERE.parents[1] / "examples" / "vovnet.py"
