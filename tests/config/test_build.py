@@ -100,7 +100,8 @@ def test_rotated_boxes():
 
 
 def test_a_model_becomes_keys_again():
-    names = [name for name, row in zoo_models().items() if unsupported_reason(row) is None]
+    running = [row for row in zoo_models().values() if unsupported_reason(row) is None]
+    names = [row.name for row in running if row.config_path.startswith("configs/")]
     assert len(names) == 64
     for config in [*map(load_config, names), load_config(FPN, ROTATED)]:
         keys = to_keys(config)

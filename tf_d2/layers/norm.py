@@ -95,9 +95,8 @@ class LayerNorm(Module):
         wide = tf.cast(x, accurate)
         centred = wide - tf.reduce_mean(wide, axis=-1, keepdims=True)
         variance = tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True)
-        normalised = centred * rsqrt(variance + self.eps)
         gamma, beta = (tf.cast(self.value(part), accurate) for part in (self.gamma, self.beta))
-        return tf.cast(normalised * gamma + beta, x.dtype)
+        return tf.cast(centred * (gamma * rsqrt(variance + self.eps)) + beta, x.dtype)
 
 
 class CycleBatchNorm(Module):
