@@ -48,6 +48,8 @@ def load_model(
     ema: bool = False,
     allow_nonfinite: bool = False,
     ignore_keys: Sequence[str] = (),
+    ignore_tensors: Sequence[str] = (),
+    prefix: str | None = None,
 ) -> D2Model:
     """Build the Keras model of a detectron2 configuration and load a checkpoint into it.
 
@@ -63,6 +65,10 @@ def load_model(
         allow_nonfinite: accept NaN and infinity in the checkpoint, with a warning.
         ignore_keys: keys of the configuration that detectron2 does not have and that you know to change nothing, as for
             :func:`tf_d2.load_config`.
+        ignore_tensors: names or patterns (``"discriminator.*"``) of tensors in the checkpoint that the model has no
+            place for and that are left out; never one that it needs.
+        prefix: which of several models in the checkpoint to load: an entry of the file (``"teacher"``) or the start of
+            its names (``"modelTeacher."``).
 
     Raises:
         tf_d2.config.ConfigError: the configuration cannot be read or asks for something unsupported.
@@ -71,7 +77,14 @@ def load_model(
     parsed, path = resolve_model(config, weights, opts, ignore_keys)
     with unfilled():
         model = build_model(parsed, dtype)
-    load_weights(model, path, ema=ema, allow_nonfinite=allow_nonfinite)
+    load_weights(
+        model,
+        path,
+        ema=ema,
+        allow_nonfinite=allow_nonfinite,
+        ignore_tensors=ignore_tensors,
+        prefix=prefix,
+    )
     return model
 
 
@@ -130,13 +143,26 @@ def _yaml_inside(path: str | Path) -> str:
 
 
 def load_weights(
-    model: D2Model, path: str | Path, *, ema: bool = False, allow_nonfinite: bool = False
+    model: D2Model,
+    path: str | Path,
+    *,
+    ema: bool = False,
+    allow_nonfinite: bool = False,
+    ignore_tensors: Sequence[str] = (),
+    prefix: str | None = None,
 ) -> checkpoints.Checkpoint:
     """Load a checkpoint into a model, accounting for every tensor on both sides."""
-    checkpoint = checkpoints.read_checkpoint(path, ema=ema)
+    checkpoint = checkpoints.read_checkpoint(path, ema=ema, prefix=prefix)
     specs = model.variable_specs()
     state = checkpoints.matched_state(checkpoint, specs)
-    arrays = checkpoints.to_keras_arrays(state, specs, allow_nonfinite=allow_nonfinite, path=checkpoint.path)
+    arrays = checkpoints.to_keras_arrays(
+        state,
+        specs,
+        allow_nonfinite=allow_nonfinite,
+        path=checkpoint.path,
+        frozen=model.frozen_statistics(),
+        ignore=ignore_tensors,
+    )
     model.assign(arrays, checkpoints.touched)
     return checkpoint
 
@@ -160,6 +186,8 @@ class Predictor:
         ema: bool = False,
         allow_nonfinite: bool = False,
         ignore_keys: Sequence[str] = (),
+        ignore_tensors: Sequence[str] = (),
+        prefix: str | None = None,
         fold_norms: bool | None = None,
     ) -> None:
         """Arguments of :func:`load_model`, and ``fold_norms``: merge frozen norms into convolutions, which is faster
@@ -174,6 +202,8 @@ class Predictor:
             ema=ema,
             allow_nonfinite=allow_nonfinite,
             ignore_keys=ignore_keys,
+            ignore_tensors=ignore_tensors,
+            prefix=prefix,
         )
         self.config: ModelConfig = self.model.config
         if fold_norms if fold_norms is not None else dtype != "float64":

@@ -13,8 +13,10 @@ import typer
 from tf_d2.commands.options import (
     ConfigOption,
     IgnoreKeysOption,
+    IgnoreTensorsOption,
     NonfiniteOption,
     OptsArgument,
+    PrefixOption,
     WeightsOption,
     checked_opts,
     choose_kernels,
@@ -42,6 +44,8 @@ def predict(
     draw: Annotated[bool, typer.Option(help="Also draw each result.")] = True,
     allow_nonfinite: NonfiniteOption = False,
     ignore_keys: IgnoreKeysOption = None,
+    ignore_tensors: IgnoreTensorsOption = None,
+    prefix: PrefixOption = None,
     opts: OptsArgument = None,
 ) -> None:
     """Detect on images and write, for each NAME.EXT:
@@ -69,6 +73,8 @@ def predict(
         opts=checked_opts(opts),
         allow_nonfinite=allow_nonfinite,
         ignore_keys=ignore_keys or (),
+        ignore_tensors=ignore_tensors or (),
+        prefix=prefix,
     )
     output.mkdir(parents=True, exist_ok=True)
     failed = []

@@ -15,6 +15,7 @@ import tensorflow as tf
 from tf_d2.config.schema import ModelConfig, RegNetConfig
 from tf_d2.layers.base import walk
 from tf_d2.layers.conv import Conv2d
+from tf_d2.layers.norm import BatchNorm
 from tf_d2.modeling.batches import Detections, Proposals, static_batch
 from tf_d2.modeling.bottom_up import BottomUp
 from tf_d2.modeling.fpn import FPN
@@ -134,6 +135,11 @@ class D2Model(keras.Model):
     def variable_specs(self) -> dict[str, tuple[int, ...]]:
         """Path and shape of every variable, in construction order."""
         return {v.path: tuple(v.shape) for v in self._all_variables()}
+
+    def frozen_statistics(self) -> frozenset[str]:
+        """Paths of the means and variances of the frozen norms (FrozenBN), which old files do not hold."""
+        norms = [layer for layer in walk(self) if isinstance(layer, BatchNorm) and layer.frozen]
+        return frozenset(v.path for norm in norms for v in (norm.moving_mean, norm.moving_variance))
 
     def _all_variables(self) -> list[keras.Variable]:
         return list(self.variables)
