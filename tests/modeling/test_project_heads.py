@@ -8,6 +8,7 @@ attribute ``noise`` is how far the real module in float32 is from itself in floa
 import json
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import keras
@@ -16,9 +17,9 @@ import pytest
 import tensorflow as tf
 
 import weights
+from tf_d2.config import PoolerConfig, SemSegHeadConfig
 from tf_d2.config.densepose import DensePoseHeadConfig, DensePosePredictorConfig
 from tf_d2.config.point_rend import ImplicitPointHeadConfig, PointHeadConfig, PointRendMaskHeadConfig
-from tf_d2.config.schema import PoolerConfig, SemSegHeadConfig
 from tf_d2.modeling.batches import Detections
 from tf_d2.modeling.densepose.head import DENSEPOSE_HEADS, AtrousConv2d
 from tf_d2.modeling.densepose.predictor import DensePosePredictor
@@ -29,6 +30,7 @@ from tf_d2.ops.conv import conv2d
 
 FILE = Path(__file__).parents[1] / "data" / "modeling" / "project_heads.h5"
 STRIDES, CHANNELS = {"p2": 4, "p3": 8}, {"p2": 6, "p3": 6}
+LEVELS = SimpleNamespace(strides=STRIDES, channels=CHANNELS)  # of a backbone
 LIMIT = {"float32": 2e-6, "float64": 1e-12}
 INSTANCE = ("instance_two_levels", "instance_agnostic", "implicit", "implicit_position_only")
 DENSEPOSE = ("deeplab_wc2m", "deeplab_plain_wc1", "v1_cse_confidence")
@@ -161,9 +163,7 @@ def test_semantic_head(dtype):
     config, state, inputs, _, layouts = recorded("semantic")
     point = PointHeadConfig(**{**config["point_head"], "in_features": ("p2",)})
     with keras.name_scope("head"):
-        head = PointRendSemSegHead(
-            SemSegHeadConfig(**config["sem_seg"]), point, STRIDES, CHANNELS, "sem_seg_head"
-        )
+        head = PointRendSemSegHead(SemSegHeadConfig(**config["sem_seg"]), point, LEVELS, "sem_seg_head")
     load([head], {f"sem_seg_head.{key}": value for key, value in state.items()}, dtype)
     stages = {}
     logits = head.refine({f: nhwc(inputs[f], dtype) for f in STRIDES}, stages, "h")

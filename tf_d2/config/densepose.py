@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tf_d2.config.schema import PoolerConfig, SemSegHeadConfig
+from tf_d2.config.parts.poolers import PoolerConfig
+from tf_d2.config.parts.sem_seg import SemSegHeadConfig
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
+from tf_d2.config.parts.sem_seg import SemSegHeadConfig
 from tf_d2.config.point_rend import PointHeadConfig
-from tf_d2.config.schema import SemSegHeadConfig
 from tf_d2.layers.base import Module
+from tf_d2.modeling.backbone import Backbone
 from tf_d2.modeling.point_rend.point_head import StandardPointHead
 from tf_d2.modeling.recording import Stages
 from tf_d2.modeling.semantic_seg import SemSegFPNHead
@@ -26,16 +27,15 @@ class PointRendSemSegHead(Module):
         self,
         config: SemSegHeadConfig,
         point_head: PointHeadConfig,
-        strides: Mapping[str, int],
-        channels: Mapping[str, int],
+        backbone: Backbone,
         name: str,
     ) -> None:
         super().__init__(name)
         self.config = point_head
         (self.feature,) = point_head.in_features  # detectron2's own inference takes one
         with self.scope():
-            self.coarse_sem_seg_head = SemSegFPNHead(config, strides, channels, "coarse_sem_seg_head")
-            self.point_head = StandardPointHead(point_head, channels[self.feature], "point_head")
+            self.coarse_sem_seg_head = SemSegFPNHead(config, backbone, "coarse_sem_seg_head")
+            self.point_head = StandardPointHead(point_head, backbone.channels[self.feature], "point_head")
 
     def refine(self, features: Mapping[str, tf.Tensor], stages: Stages, prefix: str) -> tf.Tensor:
         """Logits of images from their features by name; what is computed goes to ``stages`` under ``prefix``."""
