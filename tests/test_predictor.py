@@ -8,7 +8,7 @@ from PIL import Image
 
 import tf_d2
 import weights
-from parity.stages import units
+from parity.core.units import units
 from tf_d2.config import ConfigError, DownloadError
 from tf_d2.predictor import load_model, resolve_model, transform_proposals
 from weights.writers import write_safetensors

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from parity.stages import units
+from parity.core.units import units
 from tf_d2.stages import OPS, Trace, stage_array, to_nchw
 
 
