@@ -231,7 +231,7 @@ class Predictor:
         arguments, size = self._arguments(image, proposals, proposal_logits)
         stages, outputs = self._trace[arguments[0].dtype](*arguments)
         named = {name: stage_array(name, value.numpy()) for name, value in stages.items()}
-        if self.model.config.rpn is None and self.model.config.roi_heads is not None:
+        if self.config.needs_proposals:
             named["input_proposals"] = arguments[3].numpy()
         named["input/resized"] = outputs["input/resized"].numpy()
         boxes = "proposal_generator/0/0/proposal_boxes"
@@ -267,7 +267,7 @@ class Predictor:
         self, image: np.ndarray, proposals: np.ndarray | None, logits: np.ndarray | None
     ) -> tuple[list[tf.Tensor], tuple[int, int]]:
         image = _checked_image(image, len(self.config.input.pixel_mean))
-        needs = self.config.rpn is None and self.config.roi_heads is not None
+        needs = self.config.needs_proposals
         if needs and proposals is None:
             raise ValueError(
                 "this model has no proposal generator (MODEL.PROPOSAL_GENERATOR.NAME is PrecomputedProposals): "
@@ -303,7 +303,7 @@ class Predictor:
         count = tf.shape(proposal_boxes)[0]
         given = Proposals(proposal_boxes, proposal_logits, tf.zeros([count], tf.int32), count[None])
         stages["input"] = x = self.model.prepare(resized[None], None)
-        proposals = given if self.config.rpn is None else None
+        proposals = given if self.config.needs_proposals else None
         return self.model.forward(x, network_size[None], proposals, stages), resized
 
     def _run(

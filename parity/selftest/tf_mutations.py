@@ -528,13 +528,13 @@ def _softmax_twice(p: Any) -> Iterator[None]:
 
 def _heads_setting(p: Any, **values: Any) -> Any:
     heads = p.model.roi_heads
-    return swapped(heads, "heads", replace(heads.heads, **values))
+    changed = replace(heads.heads.box_predictor, **values)
+    return swapped(heads, "heads", replace(heads.heads, box_predictor=changed))
 
 
 @planter("box_weights_of_rpn")
 def _box_weights(p: Any) -> Iterator[None]:
-    head = p.model.roi_heads.heads.box_head
-    with _heads_setting(p, box_head=replace(head, bbox_reg_weights=((1.0, 1.0, 1.0, 1.0),))):
+    with _heads_setting(p, bbox_reg_weights=((1.0, 1.0, 1.0, 1.0),)):
         yield
 
 
@@ -716,7 +716,8 @@ def _group_norm_eps(p: Any) -> Iterator[None]:
 
 
 def _panoptic_setting(p: Any, **values: Any) -> Any:
-    changed = replace(p.config, panoptic=replace(p.config.panoptic, **values))
+    combine = replace(p.config.panoptic, **values)
+    changed = replace(p.config, model=replace(p.config.model, combine=combine))
     stack = contextlib.ExitStack()
     stack.enter_context(swapped(p, "config", changed))
     stack.enter_context(swapped(p.model, "config", changed))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tf_d2.config import ConfigError, load_config_text
-from tf_d2.config.defaults import IGNORED, INFERENCE, KEYS, LAZY_ONLY
+from tf_d2.config.defaults import IGNORED, INFERENCE, KEYS, OPTIONAL
 from tf_d2.config.merge import as_tuples, literal, merge_file, merge_opts
 
 EXPECTED = json.loads((Path(__file__).parents[1] / "data/zoo/resolved.json").read_text())
@@ -17,7 +17,7 @@ def same(a, b) -> bool:
 
 
 def test_defaults_are_those_of_detectron2():
-    ours = {key: value for key, value in KEYS.items() if not key.startswith(LAZY_ONLY)}
+    ours = {key: value for key, value in KEYS.items() if not key.startswith(tuple(OPTIONAL))}
     theirs = {key: as_tuples(value) for key, value in EXPECTED["defaults"].items()}
     assert set(ours) == set(theirs)
     assert [key for key in ours if not same(ours[key], theirs[key])] == []

@@ -133,8 +133,8 @@ MODEL:
     SIZES: !!python/object/apply:eval ["[[x, x * 2**(1.0/3)] for x in [8, 16, 32, 64, 128]]"]
 """
     config = load_config_text(text)
-    assert config.anchors.sizes[1] == (16.0, 16 * 2 ** (1 / 3))
-    assert len(config.anchors.sizes) == 5
+    assert config.model.anchors.sizes[1] == (16.0, 16 * 2 ** (1 / 3))
+    assert len(config.model.anchors.sizes) == 5
 
 
 def write(path, text):

@@ -7,22 +7,49 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tf_d2.config.build import build_config
-from tf_d2.config.defaults import INFERENCE, LAZY_ONLY, Flat
+from tf_d2.config.build import build_config, build_lazy_config, to_keys
+from tf_d2.config.defaults import INFERENCE, OPTIONAL, Flat
 from tf_d2.config.errors import ConfigError, did_you_mean
-from tf_d2.config.lazy import is_lazy, lazy_values
-from tf_d2.config.merge import coerce_all, merge_file, merge_opts
+from tf_d2.config.lazy import OPTIONS, dump, is_lazy, set_path
+from tf_d2.config.merge import literal, merge_file, merge_opts
 from tf_d2.config.safe_yaml import exists, parse_yaml, read_with_bases
 from tf_d2.config.schema import ModelConfig
 from tf_d2.config.zoo import zoo_models, zoo_name, zoo_values
 
 
-def _resolve(config: str | Path, opts: Sequence) -> Flat:
+class _Yacs:
+    """Merged yacs keys."""
+
+    def __init__(self, flat: Flat) -> None:
+        self.flat = flat
+
+    def model(self) -> ModelConfig:
+        return build_config(self.flat)
+
+    def yaml(self) -> str:
+        return to_yaml(self.flat)
+
+
+class _Lazy:
+    """A LazyConfig dump, and yacs keys given as overrides."""
+
+    def __init__(self, data: dict, options: Flat) -> None:
+        self.data, self.options = data, options
+
+    def model(self) -> ModelConfig:
+        return build_lazy_config(self.data, self.options)
+
+    def yaml(self) -> str:
+        flat = to_keys(self.model())
+        return to_yaml(flat) if flat else dump(self.data, self.options)
+
+
+def _resolve(config: str | Path, opts: Sequence) -> _Yacs | _Lazy:
     path = Path(config)
     if isinstance(config, str) and not exists(path):
         name = zoo_name(config)
         if name is not None:
-            return merge_opts(zoo_values(name), opts)
+            return _Yacs(merge_opts(zoo_values(name), opts))
         hint = did_you_mean(config.removesuffix(".yaml"), zoo_models())
         raise ConfigError(f"{config}: no such file, and not the name of a published model{hint}")
     if path.suffix == ".py":
@@ -44,21 +71,36 @@ def load_config(config: str | Path, opts: Sequence = ()) -> ModelConfig:
     Raises:
         ConfigError: unreadable, not data, an unknown key, or a setting that is not supported.
     """
-    return _named(str(config), lambda: build_config(_resolve(config, opts)))
+    return _named(str(config), lambda: _resolve(config, opts).model())
 
 
 def load_config_text(text: str, opts: Sequence = (), source: str = "configuration") -> ModelConfig:
     """`load_config` for YAML text; it cannot name a ``_BASE_``. ``source`` names it in errors."""
-    return _named(source, lambda: build_config(_resolve_text(text, opts, source)))
+    return _named(source, lambda: _resolve_text(text, opts, source).model())
 
 
-def _resolve_text(text: str, opts: Sequence, source: str) -> Flat:
+def _resolve_text(text: str, opts: Sequence, source: str) -> _Yacs | _Lazy:
     return _merge(parse_yaml(text, source), opts, source)
 
 
-def _merge(data: dict, opts: Sequence, source: str) -> Flat:
-    flat = coerce_all(lazy_values(data)) if is_lazy(data) else merge_file(data, source)
-    return merge_opts(flat, opts)
+def _merge(data: dict, opts: Sequence, source: str) -> _Yacs | _Lazy:
+    if not is_lazy(data):
+        return _Yacs(merge_opts(merge_file(data, source), opts))
+    if isinstance(opts, str) or len(opts) % 2:
+        raise ConfigError(f"options must be pairs of KEY and VALUE, got {list(opts)!r}")
+    yacs: list[Any] = [word for pair in _saved_options(data).items() for word in pair]
+    for key, value in zip(opts[0::2], opts[1::2], strict=True):
+        if str(key).partition(".")[0] in data:  # an argument, as in model.roi_heads.num_classes
+            set_path(data, str(key), literal(value))
+        else:
+            yacs += [key, value]
+    return _Lazy(data, merge_opts({}, yacs))
+
+
+def _saved_options(data: dict) -> dict:
+    """The overrides that `resolve_yaml` wrote beside the model."""
+    options = data.pop(OPTIONS, None)
+    return options if isinstance(options, dict) else {}
 
 
 def _named(source: str, build: Any) -> Any:
@@ -73,24 +115,25 @@ def _named(source: str, build: Any) -> Any:
 def resolve_yaml(config: str | Path, opts: Sequence = ()) -> str:
     """The resolved configuration as detectron2-style YAML: every key inference reads, and VERSION.
 
-    `load_config_text` reads it back to an equal `ModelConfig`. detectron2 reads it too, unless the model has
-    a setting that only its LazyConfig can express (`LAZY_ONLY`).
+    A LazyConfig model that these keys cannot say is written as a LazyConfig dump, with references resolved.
+    `load_config_text` reads either back to an equal `ModelConfig`. detectron2 reads them too, unless keys of this
+    project are among them (`OPTIONAL`).
     """
     load_config(config, opts)  # what is refused is not written either
-    return to_yaml(_named(str(config), lambda: _resolve(config, opts)))
+    return _named(str(config), lambda: _resolve(config, opts).yaml())
 
 
 def resolve_yaml_text(text: str, opts: Sequence = (), source: str = "configuration") -> str:
     """`resolve_yaml` for YAML text, as `load_config_text` reads it."""
     load_config_text(text, opts, source)
-    return to_yaml(_named(source, lambda: _resolve_text(text, opts, source)))
+    return _named(source, lambda: _resolve_text(text, opts, source).yaml())
 
 
 def to_yaml(flat: Flat) -> str:
     """Nested block YAML of the inference keys, in the order of the table; leaves in JSON-like flow style."""
     lines: list[str] = []
     open_sections: list[str] = []
-    unset = tuple(start for start in LAZY_ONLY if _is_default(flat, start))
+    unset = tuple(start for start in OPTIONAL if _is_default(flat, start))
     for key in INFERENCE:
         if key.startswith(unset):
             continue

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from tf_d2.config.schema import AnchorConfig, RetinaNetConfig
+from tf_d2.config.parts.retinanet import RetinaNetConfig
 from tf_d2.layers.base import Module, on_levels, sequence
 from tf_d2.layers.conv import Conv2d
 from tf_d2.layers.norm import CycleBatchNorm, get_norm
@@ -78,9 +78,9 @@ def _run_tower(tower: dict[str, Module], x: tf.Tensor, level: int) -> tf.Tensor:
 class RetinaNetDecoder:
     """Turns head outputs into detections. Holds the anchors; has no variables."""
 
-    def __init__(self, config: RetinaNetConfig, anchors: AnchorConfig, strides: Sequence[int]) -> None:
-        self.config, self.strides, self.offset = config, list(strides), anchors.offset
-        self.cells = level_cell_anchors(anchors, len(self.strides))
+    def __init__(self, config: RetinaNetConfig, strides: Sequence[int]) -> None:
+        self.config, self.strides, self.offset = config, list(strides), config.anchors.offset
+        self.cells = level_cell_anchors(config.anchors, len(self.strides))
 
     def __call__(self, logits: Sequence[tf.Tensor], deltas: Sequence[tf.Tensor]) -> Detections:
         """Score threshold and top k per level, decoding, per-class NMS over all levels, best of the image.

@@ -13,7 +13,7 @@ import tensorflow as tf
 import tf_d2
 from tf_d2.config import ModelConfig, category_ids, class_names, keypoint_names, stuff_names
 from tf_d2.serving.decode import STATUS_TEXT
-from tf_d2.serving.graph import GraphOptions, needs_proposals
+from tf_d2.serving.graph import GraphOptions
 from tf_d2.serving.saved_model import read_saved_model
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def readme(folder: Path, config: ModelConfig, options: GraphOptions, report: Exp
             "by about a pixel and scores by about 0.01; weak objects may appear or vanish. Check it on your pictures."
         )
     photo, argument, setup = '{\\"b64\\": \\"$(base64 -w0 photo.jpg)\\"}', "", ""
-    if needs_proposals(config):
+    if config.needs_proposals:
         box = "[[10, 20, 200, 150]]"
         argument, setup = ", boxes", f"boxes = {box}   # x1 y1 x2 y2 in pixels of the photo, best first\n"
         photo = f'{{\\"image_bytes\\": {photo}, \\"proposal_boxes\\": {box}, \\"num_proposals\\": 1}}'

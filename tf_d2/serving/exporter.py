@@ -27,7 +27,6 @@ from tf_d2.serving.graph import (
     SemSeg,
     core_function,
     core_specs,
-    needs_proposals,
 )
 from tf_d2.serving.saved_model import ExportError, check_ops, traced
 
@@ -127,7 +126,7 @@ def export(
         folder = scratch / str(version)
         _save(folder, parsed, options, model)
         ops = check_ops(folder / "saved_model.pb")
-        warmup.write_warmup(folder, warmup.warmup_requests(name, needs_proposals(parsed)))
+        warmup.write_warmup(folder, warmup.warmup_requests(name, parsed.needs_proposals))
         source = {
             "config": model_yaml(config, opts),
             "weights_name": weights_file.name,
@@ -135,7 +134,7 @@ def export(
             "precision": precision,
         }
         artifacts.write_assets(folder, parsed, source, asdict(options))
-        load, first, second = measure(folder, needs_proposals(parsed))
+        load, first, second = measure(folder, parsed.needs_proposals)
         size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
         report = ExportReport(
             output / str(version),
@@ -209,7 +208,7 @@ def _options(
     for what, asked, there, name in (
         (f"masks={masks!r}", masks in ("full", "png"), heads and heads.mask_head, "masks"),
         (f"sem_seg={sem_seg!r}", sem_seg == "logits", config.sem_seg_head, "semantic segmentation"),
-        (f"box_format={box_format!r}", box_format == "tf", heads or config.retinanet, "detections"),
+        (f"box_format={box_format!r}", box_format == "tf", config.detector, "detections"),
     ):
         if asked and not there:
             raise ExportError(f"{what}: the model has no {name}; leave the option out")
@@ -233,8 +232,7 @@ def detections_per_image(config: ModelConfig) -> int:
     if config.meta_architecture == "ProposalNetwork":
         assert config.rpn is not None
         return config.rpn.post_nms_topk
-    head = config.roi_heads or config.retinanet
-    return max(head.detections_per_image, 0) if head else 0
+    return max(config.detector.detections_per_image, 0) if config.detector else 0
 
 
 def default_max_pixels(config: ModelConfig, rows: int, masks: Masks, sem_seg: SemSeg) -> int:
@@ -254,7 +252,7 @@ def _save(folder: Path, config: ModelConfig, options: GraphOptions, model: Any) 
     core, variables = traced(core_function(model, options), core_specs(config, options))
     requests = Requests(config, options, core)
     extra = []
-    if needs_proposals(config):
+    if config.needs_proposals:
         extra = [
             tf.TensorSpec([None, None, 4], tf.float32, "proposal_boxes"),
             tf.TensorSpec([None], tf.int32, "num_proposals"),

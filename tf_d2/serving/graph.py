@@ -52,11 +52,6 @@ class GraphOptions:
     step_pixels: int = STEP_PIXELS
 
 
-def needs_proposals(config: ModelConfig) -> bool:
-    """Whether the model has no proposal generator of its own (Fast R-CNN)."""
-    return config.rpn is None and config.roi_heads is not None
-
-
 def core_specs(config: ModelConfig, options: GraphOptions) -> list[tf.TensorSpec]:
     """Arguments of the core: canvas, network sizes, original sizes, size of maps, proposals if needed."""
     n = 1 if options.pad_independent else None
@@ -66,7 +61,7 @@ def core_specs(config: ModelConfig, options: GraphOptions) -> list[tf.TensorSpec
         tf.TensorSpec([n, 2], tf.int32, "sizes"),
         tf.TensorSpec([2], tf.int32, "map_size"),
     ]
-    if needs_proposals(config):
+    if config.needs_proposals:
         specs += [
             tf.TensorSpec([n, None, 4], tf.float32, "proposal_boxes"),
             tf.TensorSpec([n], tf.int32, "num_proposals"),
@@ -151,7 +146,7 @@ def row_outputs(
         "num_detections": count,
     }
     if "pred_masks" in raw:
-        side = mask_side(config)
+        side = config.roi_heads.mask_side()
         masks = tf.ensure_shape(tf.gather(raw["pred_masks"], kept), [None, side, side])
         outputs["detection_masks"] = padded(tf.cast(masks, tf.float32))
     if "pred_keypoints" in raw:
@@ -159,14 +154,6 @@ def row_outputs(
         keypoints = rescale_keypoints(tf.gather(raw["pred_keypoints"], kept), factor)
         outputs["detection_keypoints"] = padded(keypoints)
     return outputs
-
-
-def mask_side(config: ModelConfig) -> int:
-    """Cells per side of a ROI mask: twice those of the features the mask head sees."""
-    assert config.roi_heads is not None and config.roi_heads.mask_head is not None
-    if config.roi_heads.name == "Res5ROIHeads":  # res5 halves what was pooled
-        return 2 * ((config.roi_heads.box_head.pooler.resolution + 1) // 2)
-    return 2 * config.roi_heads.mask_head.pooler.resolution
 
 
 def pad_rows(rows: tf.Tensor, image_index: tf.Tensor, counts: tf.Tensor, limit: int) -> tf.Tensor:
