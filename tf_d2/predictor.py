@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from tf_d2.config import (
     resolve_yaml_text,
 )
 from tf_d2.config.zoo import zoo_name
+from tf_d2.densepose import vertex_embeddings, with_densepose
 from tf_d2.instances import Instances
 from tf_d2.layers.base import unfilled
 from tf_d2.modeling import D2Model, build_model
@@ -130,7 +131,24 @@ def load_weights(
     state = checkpoints.matched_state(checkpoint, specs)
     arrays = checkpoints.to_keras_arrays(state, specs, allow_nonfinite=allow_nonfinite, path=checkpoint.path)
     model.assign(arrays, checkpoints.touched)
+    model.vertex_embeddings = _vertex_embeddings(model.config, state, path)
     return checkpoint
+
+
+def _vertex_embeddings(
+    config: ModelConfig, state: Mapping[str, np.ndarray], path: str | Path
+) -> dict[str, np.ndarray]:
+    """Embeddings of the vertices of the meshes that the configuration and the file of a CSE model have."""
+    head = getattr(config.roi_heads, "densepose", None)
+    if head is None or head.predictor.embed_size is None:
+        return {}
+    for one in head.embedders:
+        for key, shape in one.shapes(head.predictor.embed_size).items():
+            if key in state and state[key].shape != shape:
+                raise checkpoints.ConversionError(
+                    f"{path}: {key} has shape {state[key].shape}; MODEL.ROI_DENSEPOSE_HEAD.CSE says {shape}"
+                )
+    return vertex_embeddings(state)
 
 
 class Predictor:
@@ -247,6 +265,20 @@ class Predictor:
         """One computation of the model on given inputs (see :mod:`tf_d2.stages`): the teacher-forced half of parity."""
         return run_op(self.model, op, args, inputs)
 
+    @property
+    def vertex_embeddings(self) -> dict[str, np.ndarray]:
+        """Of a CSE model (DensePose): name of a mesh -> float32 ``(vertices, D)``, as far as the checkpoint has them.
+
+        With :attr:`class_to_mesh`, what :func:`tf_d2.densepose.closest_vertices` needs.
+        """
+        return dict(self.model.vertex_embeddings)
+
+    @property
+    def class_to_mesh(self) -> dict[int, str]:
+        """Of a CSE model: class -> name of its mesh (DATASETS.CLASS_TO_MESH_NAME_MAPPING)."""
+        head = getattr(self.config.roi_heads, "densepose", None)
+        return dict(head.class_to_mesh) if head is not None else {}
+
     def network_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) in pixels that an image of this size has as network input.
 
@@ -336,7 +368,7 @@ class Predictor:
         if "proposal_boxes" in fields:
             result["proposals"] = Instances(size, **fields)
         elif fields:
-            result["instances"] = Instances(size, **paste(fields, size))
+            result["instances"] = Instances(size, **with_densepose(paste(fields, size)))
         if sem_seg is not None:
             # A view: copying hundreds of megabytes into another order takes longer than the semantic head.
             result["sem_seg"] = sem_seg.transpose(2, 0, 1)

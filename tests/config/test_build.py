@@ -160,7 +160,11 @@ REFUSED = [
     (FPN, ["MODEL.META_ARCHITECTURE", "PanopticDeepLab"], "setting of Panoptic-DeepLab.*GeneralizedRCNN"),
     (FPN, ["MODEL.META_ARCHITECTURE", "GeneralisedRCNN"], "did you mean GeneralizedRCNN"),
     (FPN, ["MODEL.BACKBONE.NAME", "build_trident_resnet_backbone"], "TridentNet.*build_resnet_backbone"),
-    (FPN, ["MODEL.BACKBONE.NAME", "build_mobilenet"], "MODEL.BACKBONE.NAME = 'build_mobilenet'.*tf_d2.extend"),
+    (
+        FPN,
+        ["MODEL.BACKBONE.NAME", "build_mobilenet"],
+        "MODEL.BACKBONE.NAME = 'build_mobilenet'.*tf_d2.extend",
+    ),
     (FPN, ["MODEL.ROI_HEADS.NAME", "DensePoseROIHeads"], "DensePose.*StandardROIHeads"),
     (FPN, ["MODEL.ROI_MASK_HEAD.NAME", "PointRendMaskHead"], "setting of PointRend"),
     (FPN, ["MODEL.ROI_BOX_HEAD.NAME", ""], "FastRCNNConvFCHead"),

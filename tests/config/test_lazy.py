@@ -407,7 +407,12 @@ REFUSED = [
     (mask_rcnn, "model.surprise", 1, "model: the argument 'surprise' of GeneralizedRCNN"),
     (mask_rcnn, "model.backbone", 3, "model.backbone = 3: expected an object"),
     (mask_rcnn, "model.backbone", None, "model.backbone is missing"),
-    (mask_rcnn, "model.backbone.bottom_up._target_", "detectron2.modeling.MViT", "'MViT'.*ResNet or RegNet.*tf_d2.extend"),
+    (
+        mask_rcnn,
+        "model.backbone.bottom_up._target_",
+        "detectron2.modeling.MViT",
+        "'MViT'.*ResNet or RegNet.*tf_d2.extend",
+    ),
     (regnet, "model.backbone.bottom_up.stem_class", "python:a.regnet.ResStem", "expected SimpleStem"),
     (regnet, "model.backbone.bottom_up.block_class", "python:a.VanillaBlock", "expected ResBottleneckBlock"),
     (regnet, "model.backbone.bottom_up.bottleneck_ratio", 0.5, "expected 1.0"),
@@ -433,7 +438,12 @@ REFUSED = [
     (mask_rcnn, "model.roi_heads.mask_pooler", 3, "must be objects"),
     (mask_rcnn, "model.roi_heads.mask_head.conv_dims", [], "mask_head.conv_dims = .*at least one"),
     (mask_rcnn, "dataloader.test.mapper.augmentations", [], "expected one ResizeShortestEdge"),
-    (mask_rcnn, "dataloader.test.mapper.augmentations.0.short_edge_length", [640, 800], "short_edge_length = .*whole number"),
+    (
+        mask_rcnn,
+        "dataloader.test.mapper.augmentations.0.short_edge_length",
+        [640, 800],
+        "short_edge_length = .*whole number",
+    ),
     (mask_rcnn, "dataloader", None, "dataloader.test.mapper.augmentations is needed"),
     (mask_rcnn_c4, "model.roi_heads.res5.norm", "GN", "the res5 of a C4 model"),
     (

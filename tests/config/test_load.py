@@ -38,7 +38,9 @@ def test_a_training_dump():
     assert config.backbone.bottom_up.stem_out_channels == 16 and config.backbone.bottom_up.norm == "BN"
     assert config.roi_heads is not None and config.roi_heads.num_classes == 3
     assert config.roi_heads.detections_per_image == 30
-    assert config.roi_heads.box_predictor.bbox_reg_weights == ((10.0, 10.0, 5.0, 5.0),)  # an alias in the file
+    assert config.roi_heads.box_predictor.bbox_reg_weights == (
+        (10.0, 10.0, 5.0, 5.0),
+    )  # an alias in the file
     assert config.dataset == "coco_2017_val"
     assert load_config(str(DUMP)) == config
 

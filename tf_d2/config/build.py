@@ -57,7 +57,11 @@ def build_lazy_config(data: dict, options: Flat) -> ModelConfig:
         dataset=_lazy_dataset(file, options),
     )
     for key in options:
-        if key not in file.used and key not in (*_DATASETS, "MODEL.WEIGHTS", "VERSION") and key not in IGNORED:
+        if (
+            key not in file.used
+            and key not in (*_DATASETS, "MODEL.WEIGHTS", "VERSION")
+            and key not in IGNORED
+        ):
             raise ConfigError(
                 f"option {key}: this model is a LazyConfig without that setting; name the argument instead, as in "
                 "model.roi_heads.num_classes"

@@ -256,7 +256,7 @@ def add_keys(inference: Flat, ignored: Flat) -> None:
     """
     for table, new in ((INFERENCE, inference), (IGNORED, ignored)):
         for key, value in new.items():
-            if key in KEYS and KEYS[key] != value or key in SECTIONS:
+            if (key in KEYS and KEYS[key] != value) or key in SECTIONS:
                 raise ValueError(f"{key} is a key already, with another default or with keys below it")
             section = key.rpartition(".")[0]
             start = key if section in SECTIONS else f"{section}."
@@ -265,20 +265,13 @@ def add_keys(inference: Flat, ignored: Flat) -> None:
             table[key] = KEYS[key] = value
     SECTIONS.update(_sections([*inference, *ignored]))
 
+
 PROJECTS: dict[str, str] = {
-    "MODEL.POINT_HEAD": "PointRend",
-    "MODEL.IMPLICIT_POINTREND": "Implicit PointRend",
     "INPUT.POINT_SUP": "PointSup",
     "MODEL.TRIDENT": "TridentNet",
     "MODEL.TENSOR_MASK": "TensorMask",
     "MODEL.PANOPTIC_DEEPLAB": "Panoptic-DeepLab",
     "MODEL.INS_EMBED_HEAD": "Panoptic-DeepLab",
-    "MODEL.ROI_DENSEPOSE_HEAD": "DensePose",
-    "MODEL.DENSEPOSE_ON": "DensePose",
-    "MODEL.HRNET": "DensePose (HRNet)",
-    "DENSEPOSE_EVALUATION": "DensePose",
-    "BOOTSTRAP_DATASETS": "DensePose",
-    "BOOTSTRAP_MODEL": "DensePose",
     "MODEL.RESNETS.STEM_TYPE": "DeepLab",
     "MODEL.RESNETS.RES4_DILATION": "DeepLab",
     "MODEL.RESNETS.RES5_MULTI_GRID": "DeepLab",
@@ -289,10 +282,6 @@ PROJECTS: dict[str, str] = {
     "MODEL.SEM_SEG_HEAD.PROJECT_CHANNELS": "DeepLab",
     "MODEL.SEM_SEG_HEAD.USE_DEPTHWISE_SEPARABLE_CONV": "DeepLab",
     "MODEL.SEM_SEG_HEAD.LOSS_TYPE": "DeepLab",
-    "MODEL.ROI_MASK_HEAD.OUTPUT_SIDE_RESOLUTION": "PointRend",
-    "MODEL.ROI_MASK_HEAD.IN_FEATURES": "PointRend",
-    "MODEL.ROI_MASK_HEAD.FC_DIM": "PointRend",
-    "MODEL.ROI_MASK_HEAD.NUM_FC": "PointRend",
     "MODEL.FCOS": "AdelaiDet (FCOS)",
     "MODEL.BASIS_MODULE": "AdelaiDet (BlendMask)",
     "MODEL.CENTERNET": "CenterNet2",

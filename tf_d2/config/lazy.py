@@ -84,7 +84,9 @@ class Node:
         """
         target = self.value.get("_target_")
         if not isinstance(target, str):
-            raise ConfigError(f"{self.name}._target_ = {target!r} is not supported: expected the name of a class")
+            raise ConfigError(
+                f"{self.name}._target_ = {target!r} is not supported: expected the name of a class"
+            )
         if not target.startswith("detectron2."):
             return target
         parts = target.split(".")
@@ -248,7 +250,11 @@ def _resolved(root: dict, path: tuple) -> Any:
 def dump(data: dict, options: Flat) -> str:
     """YAML of what inference reads of a dump, references resolved; `options` go beside it (`OPTIONS`)."""
     kept: dict[str, Any] = {"model": _resolved(data, ("model",))}
-    for path in (("dataloader", "test", "mapper"), ("dataloader", "test", "dataset"), ("train", "init_checkpoint")):
+    for path in (
+        ("dataloader", "test", "mapper"),
+        ("dataloader", "test", "dataset"),
+        ("train", "init_checkpoint"),
+    ):
         try:
             value = _resolved(data, path)
         except (KeyError, ConfigError):

@@ -131,20 +131,26 @@ def resolve_yaml_text(text: str, opts: Sequence = (), source: str = "configurati
 
 def to_yaml(flat: Flat) -> str:
     """Nested block YAML of the inference keys, in the order of the table; leaves in JSON-like flow style."""
-    lines: list[str] = []
-    open_sections: list[str] = []
     unset = tuple(start for start in OPTIONAL if _is_default(flat, start))
-    for key in INFERENCE:
-        if key.startswith(unset):
-            continue
-        *sections, leaf = key.split(".")
-        common = 0
-        while common < min(len(sections), len(open_sections)) and sections[common] == open_sections[common]:
-            common += 1
-        lines += [f"{'  ' * depth}{sections[depth]}:" for depth in range(common, len(sections))]
-        open_sections = sections
-        lines.append(f"{'  ' * len(sections)}{leaf}: {_scalar(flat[key])}")
-    return "\n".join(lines) + "\n"
+    tree: dict[str, Any] = {}
+    for key in INFERENCE:  # keys of projects are at its end, but belong into sections that began before
+        if not key.startswith(unset):
+            *sections, leaf = key.split(".")
+            section = tree
+            for name in sections:
+                section = section.setdefault(name, {})
+            section[leaf] = _scalar(flat[key])
+    return "\n".join(_nested(tree, "")) + "\n"
+
+
+def _nested(tree: dict[str, Any], indent: str) -> list[str]:
+    lines: list[str] = []
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            lines += [f"{indent}{name}:", *_nested(value, indent + "  ")]
+        else:
+            lines.append(f"{indent}{name}: {value}")
+    return lines
 
 
 def _is_default(flat: Flat, start: str) -> bool:

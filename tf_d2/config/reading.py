@@ -22,8 +22,6 @@ POOLERS = ("ROIAlignV2", "ROIAlign", "ROIPool", "ROIAlignRotated")
 
 # What a name elsewhere in detectron2's own tree or its projects would need, for a message that helps.
 ELSEWHERE = {
-    "PointRend": "PointRend",
-    "ImplicitPointRend": "PointRend",
     "TridentNet": "TridentNet",
     "TridentRes5": "TridentNet",
     "TridentStandard": "TridentNet",
@@ -32,7 +30,6 @@ ELSEWHERE = {
     "PanopticDeepLab": "Panoptic-DeepLab",
     "DeepLab": "DeepLab",
     "build_resnet_deeplab": "DeepLab",
-    "DensePose": "DensePose",
     "build_hrfpn": "DensePose",
     "FCOS": "FCOS",
 }
@@ -171,7 +168,9 @@ class Fields:
     def levels(self, field: str) -> tuple[Floats, ...]:
         """One tuple per level; a flat list of numbers is one tuple (``_broadcast_params`` of detectron2)."""
         values = self[field]
-        levels = (values,) if isinstance(values, tuple) and values and all(map(_is_number, values)) else values
+        levels = (
+            (values,) if isinstance(values, tuple) and values and all(map(_is_number, values)) else values
+        )
         if not isinstance(levels, tuple) or not levels:
             raise self.fail(field, "expected a list of lists of numbers, one per feature level")
         for level in levels:

@@ -19,6 +19,7 @@ from tf_d2.modeling.recording import Stages, Unrecorded
 from tf_d2.modeling.results import Outputs
 from tf_d2.ops.padding import normalize, padded_size
 
+
 def make_layer(kind: str, config: Any, *arguments: Any) -> Any:
     """The Keras layer of a part: ``arguments`` are those that `tf_d2.config.table` lists for its kind."""
     return layer_of(kind, config)(config, *arguments)
@@ -35,6 +36,7 @@ class D2Model(keras.Model):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(name="model", autocast=False)
         self.config = config
+        self.vertex_embeddings: dict[str, np.ndarray] = {}  # by mesh, for DensePose's CSE
         channels = len(config.input.pixel_mean)
         self.backbone: Backbone = make_layer("backbone", config.backbone, channels, "backbone")
         self.build_heads()

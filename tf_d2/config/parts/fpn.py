@@ -84,7 +84,9 @@ class FPNConfig:
         )
         if top_block is not None and top_block.name == "LastLevelMaxPool":
             if strides[fpn.in_features[-1]] != 32:
-                raise fields.fail("in_features", f"{top_block.name} makes p6 from p5, so it must end at stride 32")
+                raise fields.fail(
+                    "in_features", f"{top_block.name} makes p6 from p5, so it must end at stride 32"
+                )
         elif top_block is not None and top_block.in_feature not in (*strides, *fpn.strides):
             raise refusal("LastLevelP6P7.in_feature", top_block.in_feature, f"one of {', '.join(strides)}")
         return fpn

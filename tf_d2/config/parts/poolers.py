@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tf_d2.config.defaults import Flat
 from tf_d2.config.keys import Keys
-from tf_d2.config.lazy import REQUIRED, Node
+from tf_d2.config.lazy import Node
 from tf_d2.config.reading import POOLERS, Fields
 
 UPRIGHT = POOLERS[:3]

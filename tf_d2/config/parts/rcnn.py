@@ -149,7 +149,9 @@ class PanopticFPNConfig(GeneralizedRCNNConfig):
         arguments = super()._from_lazy(node)
         head = node.part("sem_seg_head", "sem_seg_head", arguments["backbone"])
         if arguments["roi_heads"].mask_head is None:
-            raise node.fields({"roi_heads": REQUIRED}).fail("roi_heads", f"{cls.name} needs a mask_head", "no mask_head")
+            raise node.fields({"roi_heads": REQUIRED}).fail(
+                "roi_heads", f"{cls.name} needs a mask_head", "no mask_head"
+            )
         return {**arguments, "sem_seg_head": head, "combine": PanopticConfig.from_lazy(node)}
 
     def to_keys(self) -> Flat:

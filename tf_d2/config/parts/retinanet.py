@@ -70,7 +70,9 @@ class RetinaNetConfig:
             raise keys.fail("MODEL.ANCHOR_GENERATOR.NAME", "RetinaNet needs DefaultAnchorGenerator")
         fields = keys.fields(cls.KEYS)
         in_features = fields.names("in_features", backbone.strides)
-        return cls._checked(fields, backbone, AnchorConfig.from_keys(keys, cls.KEYS["in_features"], in_features))
+        return cls._checked(
+            fields, backbone, AnchorConfig.from_keys(keys, cls.KEYS["in_features"], in_features)
+        )
 
     @classmethod
     def from_lazy(cls, node: Node) -> RetinaNetConfig:

@@ -48,7 +48,11 @@ class RPNConfig:
     @classmethod
     def _checked(cls, fields: Fields, name: str, anchors: AnchorConfig) -> RPNConfig:
         dims = fields["conv_dims"]
-        if not isinstance(dims, tuple) or not dims or not all(type(d) is int and (d == -1 or d > 0) for d in dims):
+        if (
+            not isinstance(dims, tuple)
+            or not dims
+            or not all(type(d) is int and (d == -1 or d > 0) for d in dims)
+        ):
             raise fields.fail("conv_dims", "expected a list of channel numbers, -1 to keep the number")
         min_size = fields.number("min_size")
         if min_size < 0:
@@ -92,7 +96,9 @@ class RPNConfig:
         box2box_weights(node, fields)
         node.overridden(fields, cls.KEYS)
         in_features = fields.names("in_features", backbone.strides)
-        anchors = AnchorConfig.from_lazy(node.node("anchor_generator"), f"{node.name}.in_features", in_features)
+        anchors = AnchorConfig.from_lazy(
+            node.node("anchor_generator"), f"{node.name}.in_features", in_features
+        )
         node.done(_TRAINING)
         return cls._checked(fields, "RRPN" if anchors.name == ROTATED else "RPN", anchors)
 

@@ -16,12 +16,14 @@ class PanopticFPN(GeneralizedRCNN):
 
     def build_heads(self) -> None:
         super().build_heads()
-        self.sem_seg_head = make_layer("sem_seg_head", self.config.sem_seg_head, self.backbone, "sem_seg_head")
+        self.sem_seg_head = make_layer(
+            "sem_seg_head", self.config.sem_seg_head, self.backbone, "sem_seg_head"
+        )
 
     def forward(
         self, x: tf.Tensor, image_sizes: tf.Tensor, proposals: Proposals | None, stages: Stages
     ) -> Outputs:
         features = self.backbone_features(x, stages)
-        stages["sem_seg_head/0"] = sem_seg = self.sem_seg_head(features)
+        stages["sem_seg_head/0"] = sem_seg = self.sem_seg_head.forward(features, stages, "sem_seg_head")
         outputs = self.instances(features, image_sizes, proposals, static_batch(x), stages)
         return {**outputs, "sem_seg": sem_seg}
