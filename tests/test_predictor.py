@@ -260,7 +260,7 @@ def test_other_weights_unfold(demo_files):
     loaded = model.get_weights()
     model.fold_norms()
     model.set_weights([np.zeros_like(array) for array in loaded])
-    assert not model.backbone.bottom_up.forward(tf.ones([1, 64, 64, 3]))["res2"].numpy().any()
+    assert not model.backbone.bottom_up(tf.ones([1, 64, 64, 3]))["res2"].numpy().any()
 
 
 def test_stock_keras_weights_file_and_back(demo_files, tmp_path):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tf_d2.config import ConfigError, ModelConfig, load_config
+    from tf_d2.config.extension import extend
     from tf_d2.instances import Instances
     from tf_d2.ops.image_io import read_image
     from tf_d2.predictor import ImageError, Predictor, load_model, transform_proposals
@@ -22,6 +23,7 @@ _HOME = {
     "ModelConfig": "tf_d2.config",
     "Predictor": "tf_d2.predictor",
     "WeightsError": "weights",
+    "extend": "tf_d2.config.extension",
     "load_config": "tf_d2.config",
     "load_model": "tf_d2.predictor",
     "read_image": "tf_d2.ops.image_io",
@@ -35,6 +37,7 @@ __all__ = [
     "ModelConfig",
     "Predictor",
     "WeightsError",
+    "extend",
     "load_config",
     "load_model",
     "read_image",

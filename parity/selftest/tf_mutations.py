@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tf_d2.layers import conv as conv_layers
 from tf_d2.layers import norm as norm_layers
-from tf_d2.modeling import box_head, fpn, meta_arch, poolers, postprocess, resnet, rpn, semantic_seg
+from tf_d2.modeling import box_head, fpn, model, poolers, postprocess, resnet, rpn, semantic_seg
 from tf_d2.ops import anchors as anchor_ops
 from tf_d2.ops import boxes as box_ops
 from tf_d2.ops import interpolate, mask_paste
@@ -148,8 +148,8 @@ def _resize_floor(p: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _normalize(change: Callable[..., Any]) -> Iterator[None]:
-    old = meta_arch.normalize
-    with swapped(meta_arch, "normalize", lambda x, mean, std, *rest: change(old, x, mean, std)):
+    old = model.normalize
+    with swapped(model, "normalize", lambda x, mean, std, *rest: change(old, x, mean, std)):
         yield
 
 
@@ -194,8 +194,8 @@ def _pad_centred(p: Any) -> Iterator[None]:
 
 @planter("pad_to_64")
 def _pad_64(p: Any) -> Iterator[None]:
-    old = meta_arch.padded_size
-    with swapped(meta_arch, "padded_size", lambda h, w, divisibility, square=0: old(h, w, 64, square)):
+    old = model.padded_size
+    with swapped(model, "padded_size", lambda h, w, divisibility, square=0: old(h, w, 64, square)):
         yield
 
 

@@ -326,6 +326,7 @@ def test_settings_only_a_lazy_config_has(tmp_path):
 
 NORMS = {
     "!!python/name:detectron2._cfg_loaderbf68.mask_rcnn_fpn.py.%3Clambda%3E ''": "naiveSyncBN_N",
+    "!!python/name:None.%3Clambda%3E ''": "naiveSyncBN_N",
     "!!python/name:torch.nn.modules.batchnorm.BatchNorm2d ''": "BN",
     "!!python/name:detectron2.layers.batch_norm.NaiveSyncBatchNorm ''": "naiveSyncBN",
     "!!python/name:detectron2.layers.batch_norm.FrozenBatchNorm2d ''": "FrozenBN",
@@ -343,9 +344,9 @@ def test_forms_of_a_norm(written):
 
 def test_a_norm_that_is_any_function_needs_an_option():
     text = yaml.dump(mask_rcnn()).replace(
-        "conv_dims: []", "conv_dims: []\n      conv_norm: !!python/name:None.%3Clambda%3E ''"
+        "conv_dims: []", "conv_dims: []\n      conv_norm: !!python/name:my.norms.make ''"
     )
-    message = r"model.roi_heads.box_head.conv_norm = 'python:None.<lambda>'.*give its value as an option"
+    message = r"model.roi_heads.box_head.conv_norm = 'python:my.norms.make'.*give its value as an option"
     with pytest.raises(ConfigError, match=message):
         load_config_text(text)
     for key in ("MODEL.ROI_BOX_HEAD.NORM", "model.roi_heads.box_head.conv_norm"):

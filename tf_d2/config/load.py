@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from tf_d2.config.build import build_config, build_lazy_config, to_keys
 from tf_d2.config.defaults import INFERENCE, OPTIONAL, Flat
 from tf_d2.config.errors import ConfigError, did_you_mean
+from tf_d2.config.extension import load_extensions
 from tf_d2.config.lazy import OPTIONS, dump, is_lazy, set_path
 from tf_d2.config.merge import literal, merge_file, merge_opts
 from tf_d2.config.safe_yaml import exists, parse_yaml, read_with_bases
@@ -45,6 +46,7 @@ class _Lazy:
 
 
 def _resolve(config: str | Path, opts: Sequence) -> _Yacs | _Lazy:
+    load_extensions()
     path = Path(config)
     if isinstance(config, str) and not exists(path):
         name = zoo_name(config)
@@ -80,6 +82,7 @@ def load_config_text(text: str, opts: Sequence = (), source: str = "configuratio
 
 
 def _resolve_text(text: str, opts: Sequence, source: str) -> _Yacs | _Lazy:
+    load_extensions()
     return _merge(parse_yaml(text, source), opts, source)
 
 
@@ -133,24 +136,23 @@ def to_yaml(flat: Flat) -> str:
     """Nested block YAML of the inference keys, in the order of the table; leaves in JSON-like flow style."""
     unset = tuple(start for start in OPTIONAL if _is_default(flat, start))
     tree: dict[str, Any] = {}
-    for key in INFERENCE:  # keys of projects are at its end, but belong into sections that began before
+    for key in INFERENCE:
         if not key.startswith(unset):
             *sections, leaf = key.split(".")
-            section = tree
-            for name in sections:
-                section = section.setdefault(name, {})
-            section[leaf] = _scalar(flat[key])
-    return "\n".join(_nested(tree, "")) + "\n"
+            node = tree
+            for section in sections:
+                node = node.setdefault(section, {})
+            node[leaf] = _scalar(flat[key])  # text, also of a mapping (which is a leaf with keys of its own)
+    return "\n".join(_lines(tree, "")) + "\n"
 
 
-def _nested(tree: dict[str, Any], indent: str) -> list[str]:
-    lines: list[str] = []
+def _lines(tree: dict[str, Any], indent: str) -> Iterator[str]:
     for name, value in tree.items():
         if isinstance(value, dict):
-            lines += [f"{indent}{name}:", *_nested(value, indent + "  ")]
+            yield f"{indent}{name}:"
+            yield from _lines(value, indent + "  ")
         else:
-            lines.append(f"{indent}{name}: {value}")
-    return lines
+            yield f"{indent}{name}: {value}"
 
 
 def _is_default(flat: Flat, start: str) -> bool:

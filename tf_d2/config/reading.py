@@ -62,17 +62,43 @@ def one_of(allowed: Iterable[Any]) -> str:
 def norm_name(value: Any) -> Any:
     """A norm as LazyConfig gives it -> detectron2's name for it; what is not understood stays as it is.
 
-    None is no norm. A class (``python:torch.nn...BatchNorm2d``) has a name. A lambda is not run: those that a
-    configuration file of detectron2 defines are all ``NaiveSyncBatchNorm(c, stats_mode="N")``, and a checkpoint
-    with another norm does not fit the variables of a batch norm, so that it is refused when it is loaded.
+    None is no norm. A class (``python:torch.nn...BatchNorm2d``) has a name. A lambda is not run: those of detectron2's
+    published configurations are all ``NaiveSyncBatchNorm(c, stats_mode="N")``, and a checkpoint with another norm
+    does not fit the variables of a batch norm, so that it is refused when it is loaded.
     """
     if value is None:
         return ""
     if isinstance(value, str) and value.startswith("python:"):
-        if value.startswith("python:detectron2._cfg_loader") and value.endswith("<lambda>"):
+        if value.endswith("<lambda>"):
             return "naiveSyncBN_N"
         return _NORM_CLASSES.get(value.rpartition(".")[2], value)
     return value
+
+
+TORCH_LAYER_NORM_EPS = 1e-5
+
+
+def layer_norm_eps(where: str, value: Any) -> float:
+    """The epsilon of a ``norm_layer`` of transformers: torch's LayerNorm, or a ``functools.partial`` of it.
+
+    Raises:
+        ConfigError: anything else, named by ``where``.
+    """
+    if value is None or _is_layer_norm(value):
+        return TORCH_LAYER_NORM_EPS
+    data = getattr(value, "data", None)  # an object that is not evaluated: its tag and what stands behind it
+    if getattr(value, "tag", "").endswith("functools.partial") and isinstance(data, dict):
+        state = [*(data.get("state") or ()), None, None, None]
+        arguments = state[2] if isinstance(state[2], dict) else {}
+        if _is_layer_norm(next(iter(data.get("args") or ()), None)) and set(arguments) <= {"eps"}:
+            eps = arguments.get("eps", TORCH_LAYER_NORM_EPS)
+            if _is_number(eps) and eps > 0:
+                return float(eps)
+    raise refusal(where, value, "expected torch.nn.LayerNorm, or functools.partial of it with eps")
+
+
+def _is_layer_norm(value: Any) -> bool:
+    return isinstance(value, str) and value.rpartition(".")[2] == "LayerNorm"
 
 
 class Fields:

@@ -12,9 +12,9 @@ backbone              none                            ``layer(config, in_channel
 proposal_generator    backbone                        ``layer(config, channels, strides, name)``
 roi_heads             backbone, proposal generator    ``layer(config, backbone)``
 box_head              none                            ``layer(config, in_channels, resolution, name)``
-mask_head             number of classes               ``layer(config, in_channels, num_classes, name)``; for a
-                                                      config with ``samples_features`` (PointRend)
-                                                      ``layer(config, backbone, name)``
+mask_head             number of classes               ``layer(config, in_channels, num_classes, name)``, or
+                                                      ``layer(config, backbone, name)`` of a configuration
+                                                      with ``samples_features``
 keypoint_head         none                            ``layer(config, in_channels, name)``
 sem_seg_head          backbone                        ``layer(config, backbone, name)``
 ====================  ==============================  ========================================================
@@ -25,6 +25,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any, NamedTuple
 
+from tf_d2.config.defaults import add_keys
 from tf_d2.config.parts.box_head import FastRCNNConvFCHeadConfig
 from tf_d2.config.parts.densepose import DensePoseROIHeadsConfig
 from tf_d2.config.parts.fpn import FPNConfig
@@ -128,6 +129,19 @@ PARTS: dict[str, dict[str, Part]] = {
         ),
     },
 }
+
+
+def add_part_keys(config: type) -> None:
+    """Make the yacs keys known that a part brings along, beyond detectron2's own.
+
+    ``NEW_KEYS`` and ``IGNORED_KEYS`` of the class: key -> default, of those inference reads and of the others.
+    """
+    add_keys(getattr(config, "NEW_KEYS", {}), getattr(config, "IGNORED_KEYS", {}))
+
+
+for _parts in PARTS.values():
+    for _part in _parts.values():
+        add_part_keys(_part.config)
 
 
 def layer_of(kind: str, config: Any) -> Any:

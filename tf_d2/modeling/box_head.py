@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from tf_d2.config.parts.box_head import FastRCNNConvFCHeadConfig
@@ -15,7 +16,7 @@ from tf_d2.layers.base import Module
 from tf_d2.layers.conv import Conv2d, Linear
 from tf_d2.modeling.batches import Detections, Proposals, for_each_image, rows_of
 from tf_d2.ops import boxes as box_ops
-from tf_d2.ops import rotated
+from tf_d2.ops import elementary, rotated
 from tf_d2.ops.nms import batched_nms
 
 
@@ -84,7 +85,7 @@ class FastRCNNOutputLayers(Module):
 def predict_probs(scores: tf.Tensor, sigmoid: bool) -> tf.Tensor:
     """Class logits ``[R, K + 1]`` -> float32 probabilities."""
     scores = tf.cast(scores, tf.float32)
-    return tf.sigmoid(scores) if sigmoid else tf.nn.softmax(scores)
+    return elementary.sigmoid(scores) if sigmoid else elementary.softmax(scores)
 
 
 def predict_boxes(
@@ -146,7 +147,7 @@ def _detect(
     is_rotated = boxes.shape[-1] == 5
     finite = tf.reduce_all(tf.math.is_finite(boxes), [1, 2]) & tf.reduce_all(tf.math.is_finite(probs), 1)
     # A Python threshold meets float32 scores as a float32, in torch as here.
-    candidate = (probs[:, :-1] > score_thresh) & finite[:, None]
+    candidate = elementary.above(probs[:, :-1], score_thresh) & finite[:, None]
     index = tf.where(candidate)  # [n, 2] (region, class), region-major
     region, classes = index[:, 0], index[:, 1]
     box_class = tf.zeros_like(classes) if boxes.shape[1] == 1 else classes
@@ -160,7 +161,7 @@ def _detect(
 
 def average_probs(stage_probs: Sequence[tf.Tensor]) -> tf.Tensor:
     """The cascade's probabilities: the sum over stages times 1 / stages (a product, as detectron2 computes it)."""
-    total = stage_probs[0]
+    total = elementary.widen(stage_probs[0])
     for probs in stage_probs[1:]:
-        total = total + probs
-    return total * (1.0 / len(stage_probs))
+        total = elementary.widen(elementary.narrow(total + elementary.widen(probs)))
+    return elementary.narrow(total * float(np.float32(1.0 / len(stage_probs))))

@@ -8,6 +8,7 @@ from tf_d2.config.parts.mask_head import MaskHeadConfig
 from tf_d2.layers.base import Module
 from tf_d2.layers.conv import Conv2d, ConvTranspose2d
 from tf_d2.ops.conv import join_tiles
+from tf_d2.ops.elementary import sigmoid
 
 
 class MaskRCNNConvUpsampleHead(Module):
@@ -61,4 +62,4 @@ def mask_inference(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
         pixels = tf.range(tf.reduce_prod(shape[:3])) * shape[3]
         index = tf.reshape(pixels, shape[:3]) + tf.cast(classes, tf.int64)[:, None, None]
         chosen = tf.gather(tf.reshape(logits, [-1]), index)
-    return tf.sigmoid(chosen if chosen.dtype == tf.float64 else tf.cast(chosen, tf.float32))
+    return sigmoid(chosen if chosen.dtype == tf.float64 else tf.cast(chosen, tf.float32))

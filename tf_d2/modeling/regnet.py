@@ -9,6 +9,7 @@ from tf_d2.config.parts.regnet import RegNetConfig, RegNetStage
 from tf_d2.layers.base import Module, sequence
 from tf_d2.layers.conv import Conv2d
 from tf_d2.modeling.backbone import BottomUp
+from tf_d2.ops.elementary import sigmoid
 
 
 class SimpleStem(Module):
@@ -40,7 +41,7 @@ class SqueezeExcitation(Module):
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         means = tf.reduce_mean(x, axis=[1, 2], keepdims=True)  # [N, 1, 1, C]
-        return x * tf.sigmoid(self.f_ex["2"](self.f_ex["0"](means)))
+        return x * sigmoid(self.f_ex["2"](self.f_ex["0"](means)))
 
 
 class BottleneckTransform(Module):

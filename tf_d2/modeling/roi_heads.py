@@ -77,13 +77,12 @@ class StandardROIHeads(Module):
         mask, keypoint = self.heads.mask_head, self.heads.keypoint_head
         self.mask_head = self.keypoint_head = None
         if mask is not None:
-            classes = self.heads.num_classes
-            arguments: tuple[Any, ...] = (self.channels, classes, "mask_head")
+            arguments: tuple[Any, ...] = (self.channels, self.heads.num_classes)
             if self.heads.mask_pooler is not None:
                 self.mask_pooler = self.make_pooler(self.heads.mask_pooler)
             elif getattr(mask, "samples_features", False):
-                arguments = (backbone, "mask_head")
-            self.mask_head = make_layer("mask_head", mask, *arguments)
+                arguments = (backbone,)
+            self.mask_head = make_layer("mask_head", mask, *arguments, "mask_head")
         if keypoint is not None:
             assert self.heads.keypoint_pooler is not None
             self.keypoint_pooler = self.make_pooler(self.heads.keypoint_pooler)

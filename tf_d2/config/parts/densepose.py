@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from tf_d2.config.defaults import Flat, add_keys
+from tf_d2.config.defaults import Flat
 from tf_d2.config.keys import Keys
 from tf_d2.config.parts.poolers import PoolerConfig
 from tf_d2.config.parts.roi_heads import StandardROIHeadsConfig
@@ -16,67 +16,64 @@ from tf_d2.config.reading import Fields, refusal
 _HEAD = "MODEL.ROI_DENSEPOSE_HEAD."
 _CSE = _HEAD + "CSE."
 _EMBEDDERS, _MESHES = _CSE + "EMBEDDERS", "DATASETS.CLASS_TO_MESH_NAME_MAPPING"
-_HRNET = "MODEL.HRNET."
 
-# Keys and defaults of ``add_densepose_config``.
-add_keys(
-    {
-        "MODEL.DENSEPOSE_ON": True,  # read by DensePoseROIHeads alone
-        _HEAD + "NAME": "",
-        _HEAD + "NUM_STACKED_CONVS": 8,
-        _HEAD + "NUM_PATCHES": 24,
-        _HEAD + "DECONV_KERNEL": 4,
-        _HEAD + "CONV_HEAD_DIM": 512,
-        _HEAD + "CONV_HEAD_KERNEL": 3,
-        _HEAD + "UP_SCALE": 2,
-        _HEAD + "POOLER_TYPE": "ROIAlignV2",
-        _HEAD + "POOLER_RESOLUTION": 28,
-        _HEAD + "POOLER_SAMPLING_RATIO": 2,
-        _HEAD + "NUM_COARSE_SEGM_CHANNELS": 2,
-        _HEAD + "DECODER_ON": True,
-        _HEAD + "DECODER_NUM_CLASSES": 256,
-        _HEAD + "DECODER_CONV_DIMS": 256,
-        _HEAD + "DECODER_NORM": "",
-        _HEAD + "DECODER_COMMON_STRIDE": 4,
-        _HEAD + "DEEPLAB.NORM": "GN",
-        _HEAD + "DEEPLAB.NONLOCAL_ON": 0,
-        _HEAD + "PREDICTOR_NAME": "DensePoseChartWithConfidencePredictor",
-        _HEAD + "UV_CONFIDENCE.ENABLED": False,
-        _HEAD + "UV_CONFIDENCE.TYPE": "iid_iso",
-        _HEAD + "SEGM_CONFIDENCE.ENABLED": False,
-        _HEAD + "SEGM_CONFIDENCE.EPSILON": 0.01,
-        _CSE + "EMBED_SIZE": 16,
-        _EMBEDDERS: {},
-        _MESHES: {},
-    },
-    {
-        _HEAD + "HEATMAP_SIZE": 112,
-        _HEAD + "FG_IOU_THRESHOLD": 0.7,
-        _HEAD + "INDEX_WEIGHTS": 5.0,
-        _HEAD + "PART_WEIGHTS": 1.0,
-        _HEAD + "POINT_REGRESSION_WEIGHTS": 0.01,
-        _HEAD + "COARSE_SEGM_TRAINED_BY_MASKS": False,
-        _HEAD + "LOSS_NAME": "DensePoseChartWithConfidenceLoss",
-        _HEAD + "UV_CONFIDENCE.EPSILON": 0.01,  # a bound that the loss applies
-        _CSE + "EMBEDDING_DIST_GAUSS_SIGMA": 0.01,
-        _CSE + "GEODESIC_DIST_GAUSS_SIGMA": 0.01,
-        _CSE + "EMBED_LOSS_WEIGHT": 0.6,
-        _CSE + "EMBED_LOSS_NAME": "EmbeddingLoss",
-        _CSE + "FEATURES_LR_FACTOR": 1.0,
-        _CSE + "EMBEDDING_LR_FACTOR": 1.0,
-        _CSE + "SHAPE_TO_SHAPE_CYCLE_LOSS": {},
-        _CSE + "PIX_TO_SHAPE_CYCLE_LOSS": {},
-        "INPUT.ROTATION_ANGLES": (0,),
-        "TEST.AUG.ROTATION_ANGLES": (),
-        # Read by build_hrfpn_backbone alone, which is not supported.
-        _HRNET.rstrip("."): {},
-        "BOOTSTRAP_DATASETS": (),
-        "BOOTSTRAP_MODEL": {},
-        "DATASETS.CATEGORY_MAPS": {},
-        "DATASETS.WHITELISTED_CATEGORIES": {},
-        "DENSEPOSE_EVALUATION": {},
-    },
-)
+# Keys and defaults of ``add_densepose_config``: those that inference reads, and the others.
+_NEW_KEYS: Flat = {
+    "MODEL.DENSEPOSE_ON": True,  # read by DensePoseROIHeads alone
+    _HEAD + "NAME": "",
+    _HEAD + "NUM_STACKED_CONVS": 8,
+    _HEAD + "NUM_PATCHES": 24,
+    _HEAD + "DECONV_KERNEL": 4,
+    _HEAD + "CONV_HEAD_DIM": 512,
+    _HEAD + "CONV_HEAD_KERNEL": 3,
+    _HEAD + "UP_SCALE": 2,
+    _HEAD + "POOLER_TYPE": "ROIAlignV2",
+    _HEAD + "POOLER_RESOLUTION": 28,
+    _HEAD + "POOLER_SAMPLING_RATIO": 2,
+    _HEAD + "NUM_COARSE_SEGM_CHANNELS": 2,
+    _HEAD + "DECODER_ON": True,
+    _HEAD + "DECODER_NUM_CLASSES": 256,
+    _HEAD + "DECODER_CONV_DIMS": 256,
+    _HEAD + "DECODER_NORM": "",
+    _HEAD + "DECODER_COMMON_STRIDE": 4,
+    _HEAD + "DEEPLAB.NORM": "GN",
+    _HEAD + "DEEPLAB.NONLOCAL_ON": 0,
+    _HEAD + "PREDICTOR_NAME": "DensePoseChartWithConfidencePredictor",
+    _HEAD + "UV_CONFIDENCE.ENABLED": False,
+    _HEAD + "UV_CONFIDENCE.TYPE": "iid_iso",
+    _HEAD + "SEGM_CONFIDENCE.ENABLED": False,
+    _HEAD + "SEGM_CONFIDENCE.EPSILON": 0.01,
+    _CSE + "EMBED_SIZE": 16,
+    _EMBEDDERS: {},
+    _MESHES: {},
+}
+_IGNORED_KEYS: Flat = {
+    _HEAD + "HEATMAP_SIZE": 112,
+    _HEAD + "FG_IOU_THRESHOLD": 0.7,
+    _HEAD + "INDEX_WEIGHTS": 5.0,
+    _HEAD + "PART_WEIGHTS": 1.0,
+    _HEAD + "POINT_REGRESSION_WEIGHTS": 0.01,
+    _HEAD + "COARSE_SEGM_TRAINED_BY_MASKS": False,
+    _HEAD + "LOSS_NAME": "DensePoseChartWithConfidenceLoss",
+    _HEAD + "UV_CONFIDENCE.EPSILON": 0.01,  # a bound that the loss applies
+    _CSE + "EMBEDDING_DIST_GAUSS_SIGMA": 0.01,
+    _CSE + "GEODESIC_DIST_GAUSS_SIGMA": 0.01,
+    _CSE + "EMBED_LOSS_WEIGHT": 0.6,
+    _CSE + "EMBED_LOSS_NAME": "EmbeddingLoss",
+    _CSE + "FEATURES_LR_FACTOR": 1.0,
+    _CSE + "EMBEDDING_LR_FACTOR": 1.0,
+    _CSE + "SHAPE_TO_SHAPE_CYCLE_LOSS": {},
+    _CSE + "PIX_TO_SHAPE_CYCLE_LOSS": {},
+    "INPUT.ROTATION_ANGLES": (0,),
+    "TEST.AUG.ROTATION_ANGLES": (),
+    # Read by build_hrfpn_backbone alone, which is not supported.
+    "MODEL.HRNET": {},
+    "BOOTSTRAP_DATASETS": (),
+    "BOOTSTRAP_MODEL": {},
+    "DATASETS.CATEGORY_MAPS": {},
+    "DATASETS.WHITELISTED_CATEGORIES": {},
+    "DENSEPOSE_EVALUATION": {},
+}
 
 _PREDICTORS = {  # name: (embeddings instead of charts, with confidences)
     "DensePoseChartPredictor": (False, False),
@@ -329,6 +326,8 @@ class DensePoseROIHeadsConfig(StandardROIHeadsConfig):
     """``DensePoseROIHeads``: standard heads, and a DensePose head on the detections unless it is switched off."""
 
     name: ClassVar[str] = "DensePoseROIHeads"
+    NEW_KEYS: ClassVar[Flat] = _NEW_KEYS
+    IGNORED_KEYS: ClassVar[Flat] = _IGNORED_KEYS
 
     densepose: DensePoseHeadConfig | None = None
 

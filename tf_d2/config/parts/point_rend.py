@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import isqrt
 from typing import Any, ClassVar
 
-from tf_d2.config.defaults import Flat, add_keys
+from tf_d2.config.defaults import Flat
 from tf_d2.config.keys import Keys
 from tf_d2.config.parts.poolers import PoolerConfig
 from tf_d2.config.parts.roi_heads import StandardROIHeadsConfig
@@ -15,36 +15,34 @@ from tf_d2.config.reading import Fields, refusal
 
 _MASK, _POINT, _IMPLICIT = "MODEL.ROI_MASK_HEAD.", "MODEL.POINT_HEAD.", "MODEL.IMPLICIT_POINTREND."
 
-# Keys and defaults of ``add_pointrend_config``.
-add_keys(
-    {
-        _MASK + "IN_FEATURES": ("p2",),
-        _MASK + "FC_DIM": 1024,
-        _MASK + "NUM_FC": 2,
-        _MASK + "OUTPUT_SIDE_RESOLUTION": 7,
-        _MASK + "POINT_HEAD_ON": False,
-        _POINT + "NAME": "StandardPointHead",
-        _POINT + "NUM_CLASSES": 80,
-        _POINT + "IN_FEATURES": ("p2",),
-        _POINT + "SUBDIVISION_STEPS": 5,
-        _POINT + "SUBDIVISION_NUM_POINTS": 28 * 28,
-        _POINT + "FC_DIM": 256,
-        _POINT + "NUM_FC": 3,
-        _POINT + "CLS_AGNOSTIC_MASK": False,
-        _POINT + "COARSE_PRED_EACH_LAYER": True,
-        _POINT + "COARSE_SEM_SEG_HEAD_NAME": "SemSegFPNHead",
-        _IMPLICIT + "IMAGE_FEATURE_ENABLED": True,
-        _IMPLICIT + "POS_ENC_ENABLED": True,
-    },
-    {
-        "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": 1.0,
-        "INPUT.COLOR_AUG_SSD": False,
-        _POINT + "TRAIN_NUM_POINTS": 14 * 14,
-        _POINT + "OVERSAMPLE_RATIO": 3,
-        _POINT + "IMPORTANCE_SAMPLE_RATIO": 0.75,
-        _IMPLICIT + "PARAMS_L2_REGULARIZER": 0.00001,
-    },
-)
+# Keys and defaults of ``add_pointrend_config``: those that inference reads, and the others.
+_NEW_KEYS: Flat = {
+    _MASK + "IN_FEATURES": ("p2",),
+    _MASK + "FC_DIM": 1024,
+    _MASK + "NUM_FC": 2,
+    _MASK + "OUTPUT_SIDE_RESOLUTION": 7,
+    _MASK + "POINT_HEAD_ON": False,
+    _POINT + "NAME": "StandardPointHead",
+    _POINT + "NUM_CLASSES": 80,
+    _POINT + "IN_FEATURES": ("p2",),
+    _POINT + "SUBDIVISION_STEPS": 5,
+    _POINT + "SUBDIVISION_NUM_POINTS": 28 * 28,
+    _POINT + "FC_DIM": 256,
+    _POINT + "NUM_FC": 3,
+    _POINT + "CLS_AGNOSTIC_MASK": False,
+    _POINT + "COARSE_PRED_EACH_LAYER": True,
+    _POINT + "COARSE_SEM_SEG_HEAD_NAME": "SemSegFPNHead",
+    _IMPLICIT + "IMAGE_FEATURE_ENABLED": True,
+    _IMPLICIT + "POS_ENC_ENABLED": True,
+}
+_IGNORED_KEYS: Flat = {
+    "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": 1.0,
+    "INPUT.COLOR_AUG_SSD": False,
+    _POINT + "TRAIN_NUM_POINTS": 14 * 14,
+    _POINT + "OVERSAMPLE_RATIO": 3,
+    _POINT + "IMPORTANCE_SAMPLE_RATIO": 0.75,
+    _IMPLICIT + "PARAMS_L2_REGULARIZER": 0.00001,
+}
 
 
 @dataclass(frozen=True)
@@ -145,6 +143,8 @@ class PointRendMaskHeadConfig:
 
     # It samples the levels itself: the ROI heads have no pooler for it (POOLER_TYPE "").
     samples_features: ClassVar[bool] = True
+    NEW_KEYS: ClassVar[Flat] = _NEW_KEYS
+    IGNORED_KEYS: ClassVar[Flat] = _IGNORED_KEYS
 
     in_features: tuple[str, ...]  # levels that the coarse head samples
     pooler_resolution: int  # side of the grid it samples
@@ -257,6 +257,9 @@ class PointRendROIHeadsConfig(StandardROIHeadsConfig):
 @dataclass(frozen=True)
 class PointRendSemSegHeadConfig:
     """``PointRendSemSegHead``: a coarse semantic head and a point head."""
+
+    NEW_KEYS: ClassVar[Flat] = _NEW_KEYS
+    IGNORED_KEYS: ClassVar[Flat] = _IGNORED_KEYS
 
     coarse_sem_seg_head: SemSegHeadConfig
     point_head: PointHeadConfig
