@@ -109,7 +109,7 @@ def test_every_stage_fed_with_detectron2s_input(demo_predictor, demo_reference):
             else:  # selection by itself is exact
                 np.testing.assert_array_equal(got, expected, err_msg=name)
         compared.append(unit.op)
-    assert {"resize", "res", "fpn", "rpn_head", "rpn_proposals", "roi_pool", "box_head"} <= set(compared)
+    assert {"resize", "res", "fpn", "module_of_list", "rpn_proposals", "roi_pool", "module"} <= set(compared)
     assert {"box_predictor", "mask_logits"} <= set(compared)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 import weights as checkpoints
+from tf_d2 import kernels
 from tf_d2.config import (
     ConfigError,
     DownloadError,
@@ -47,6 +48,7 @@ def load_model(
     opts: Sequence[Any] = (),
     ema: bool = False,
     allow_nonfinite: bool = False,
+    ignore_keys: Sequence[str] = (),
 ) -> D2Model:
     """Build the Keras model of a detectron2 configuration and load a checkpoint into it.
 
@@ -60,12 +62,14 @@ def load_model(
         opts: ``["KEY", value, ...]``, overrides as in detectron2.
         ema: take the averaged weights of a training checkpoint.
         allow_nonfinite: accept NaN and infinity in the checkpoint, with a warning.
+        ignore_keys: keys of the configuration that detectron2 does not have and that you know to change nothing, as for
+            :func:`tf_d2.load_config`.
 
     Raises:
         tf_d2.config.ConfigError: the configuration cannot be read or asks for something unsupported.
         weights.WeightsError: the checkpoint cannot be read or does not belong to the configuration.
     """
-    parsed, path = resolve_model(config, weights, opts)
+    parsed, path = resolve_model(config, weights, opts, ignore_keys)
     with unfilled():
         model = build_model(parsed, dtype)
     load_weights(model, path, ema=ema, allow_nonfinite=allow_nonfinite)
@@ -73,12 +77,16 @@ def load_model(
 
 
 def resolve_model(
-    config: str | Path, weights: str | Path | None, opts: Sequence[Any] = ()
+    config: str | Path,
+    weights: str | Path | None,
+    opts: Sequence[Any] = (),
+    ignore_keys: Sequence[str] = (),
 ) -> tuple[ModelConfig, Path]:
     """The parsed configuration and the checkpoint file that :func:`load_model` would use."""
-    parsed = (
-        load_config_text(_yaml_inside(config), opts) if _holds_both(config) else load_config(config, opts)
-    )
+    if _holds_both(config):
+        parsed = load_config_text(_yaml_inside(config), opts, ignore_keys=ignore_keys)
+    else:
+        parsed = load_config(config, opts, ignore_keys=ignore_keys)
     override = parsed.weights if "MODEL.WEIGHTS" in list(opts)[::2] else ""
     if weights is not None:
         if override and override != str(weights):
@@ -169,14 +177,21 @@ class Predictor:
         opts: Sequence[Any] = (),
         ema: bool = False,
         allow_nonfinite: bool = False,
+        ignore_keys: Sequence[str] = (),
         fold_norms: bool | None = None,
     ) -> None:
         """Arguments of :func:`load_model`, and ``fold_norms``: merge frozen norms into convolutions, which is faster
         and differs by rounding only (None = yes, but not in float64, where the point is to compute as written).
         The merged kernels take the place of the loaded ones in ``model``, which cannot be saved then."""
-        self.config_yaml = model_yaml(config, opts)
+        self.config_yaml = model_yaml(config, opts, ignore_keys)
         self.model = load_model(
-            config, weights, dtype=dtype, opts=opts, ema=ema, allow_nonfinite=allow_nonfinite
+            config,
+            weights,
+            dtype=dtype,
+            opts=opts,
+            ema=ema,
+            allow_nonfinite=allow_nonfinite,
+            ignore_keys=ignore_keys,
         )
         self.config: ModelConfig = self.model.config
         if fold_norms if fold_norms is not None else dtype != "float64":
@@ -192,6 +207,7 @@ class Predictor:
             ]
             for t in (tf.uint8, tf.float32)
         }
+        kernels.advise()
         # The code is graph code already; AutoGraph would only spend seconds on rewriting it.
         self._predict = {
             t: tf.function(self._run, input_signature=s, autograph=False) for t, s in spec.items()
@@ -397,11 +413,11 @@ def transform_proposals(
     return tf.boolean_mask(clipped, box_ops.nonempty(clipped)).numpy()[:topk]
 
 
-def model_yaml(config: str | Path, opts: Sequence[Any] = ()) -> str:
+def model_yaml(config: str | Path, opts: Sequence[Any] = (), ignore_keys: Sequence[str] = ()) -> str:
     """The full YAML of the configuration that :func:`load_model` would use, overrides applied."""
     if _holds_both(config):
-        return resolve_yaml_text(_yaml_inside(config), opts, str(config))
-    return resolve_yaml(config, opts)
+        return resolve_yaml_text(_yaml_inside(config), opts, str(config), ignore_keys=ignore_keys)
+    return resolve_yaml(config, opts, ignore_keys=ignore_keys)
 
 
 def _checked_image(image: np.ndarray, channels: int) -> np.ndarray:

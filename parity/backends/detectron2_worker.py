@@ -26,6 +26,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from parity.backends.detectron2_units import OPS, panoptic, size
 from parity.backends.torch_run import Arrays, flatten, recorder, serve
 from parity.core import job as jobs
 from parity.core.job import Job, JobError
@@ -102,7 +103,7 @@ class Detectron2:
     def _run_model(
         self, image: np.ndarray, proposals: np.ndarray | None
     ) -> tuple[Arrays, list[dict[str, Any]]]:
-        resized = _resize(self, _GIVEN, [torch.from_numpy(image)])[0]
+        resized = OPS["resize"](self, _GIVEN, [torch.from_numpy(image)])[0]
         given = {
             "image": resized.permute(2, 0, 1).float(),
             "height": image.shape[0],
@@ -187,16 +188,16 @@ class Detectron2:
         # Copies, because detectron2 changes some of what it is given.
         cast = [x.to(self.device, copy=True) for x in cast]
         if unit.op == "panoptic":
-            result, segments = _panoptic(self, cast)
+            result, segments = panoptic(self, cast)
             return {unit.outputs[0]: result}, segments
-        outputs = _FUNCTIONS[unit.op](self, unit, cast)
+        outputs = OPS[unit.op](self, unit, cast)
         return {name: x.clone() for name, x in zip(unit.outputs, outputs, strict=True)}, []
 
     def instances(self, resized: Tensor, **fields: Tensor) -> Any:
         """detectron2's Instances in network pixels; fields whose name ends in `boxes` become Boxes."""
         structures = self.library.structures
         made = {k: structures.Boxes(v) if k.endswith("boxes") else v for k, v in fields.items()}
-        return structures.Instances(_size(resized), **made)
+        return structures.Instances(size(resized), **made)
 
 
 _GIVEN = Unit("resize", "resize", (), (), "discrete")
@@ -242,242 +243,6 @@ def _box_recorder(into: Arrays) -> Callable[[nn.Module, Any], None]:
         calls += 1
 
     return hook
-
-
-def _size(image: Tensor) -> tuple[int, int]:
-    return image.shape[0], image.shape[1]
-
-
-@contextlib.contextmanager
-def _replaced(parent: nn.Module, name: str, answer: Any) -> Iterator[None]:
-    """While inside, the submodule `name` returns `answer` whatever it is called with."""
-
-    class Answer(nn.Module):
-        def forward(self, *_: Any) -> Any:
-            return answer
-
-    original = parent.get_submodule(name)
-    setattr(parent, name, Answer())
-    try:
-        yield
-    finally:
-        setattr(parent, name, original)
-
-
-# ------------------------------------------------------------ one function per op, (backend, unit, inputs)
-# -> outputs
-
-
-def _resize(d: Detectron2, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    node, image = d.config["INPUT"], inputs[0].cpu().numpy()
-    image = image[:, :, ::-1] if node["FORMAT"] == "RGB" else image
-    shortest, longest = node["MIN_SIZE_TEST"], node["MAX_SIZE_TEST"]
-    transform = d.library.transforms.ResizeShortestEdge([shortest, shortest], longest).get_transform(image)
-    return [torch.from_numpy(np.array(transform.apply_image(image)))]
-
-
-def _normalize(d: Detectron2, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    mean, std = d.pixels
-    x = (inputs[0].permute(2, 0, 1).float() - mean) / std
-    backbone = d.model.backbone
-    images = d.library.structures.ImageList.from_tensors(
-        [x], backbone.size_divisibility, padding_constraints=backbone.padding_constraints
-    )
-    return [images.tensor.to(d.dtype)]
-
-
-def _bottom_up(d: Detectron2) -> Any:
-    return getattr(d.model.backbone, "bottom_up", d.model.backbone)
-
-
-def _stem(d: Detectron2, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    return [_bottom_up(d).stem(inputs[0])]
-
-
-def _res(d: Detectron2, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    x = inputs[0]
-    for name in unit.args:
-        x = getattr(_bottom_up(d), name)(x)
-    return [x]
-
-
-def _named(unit: Unit, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
-    return {name.rsplit("/", 1)[-1]: x for name, x in zip(unit.inputs, inputs, strict=True)}
-
-
-def _fpn(d: Detectron2, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    with _replaced(d.model.backbone, "bottom_up", _named(unit, inputs)):
-        pyramid = d.model.backbone(inputs[0])
-    return [pyramid[name] for name in unit.args]
-
-
-def _rpn_head(d: Detectron2, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    logits, deltas = d.model.proposal_generator.rpn_head(list(inputs))
-    return [*logits, *deltas]
-
-
-def _image_list(d: Detectron2, like: Tensor, resized: Tensor) -> Any:
-    return d.library.structures.ImageList(like, [_size(resized)])
-
-
-def _rpn_proposals(d: Detectron2, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    count = (len(inputs) - 1) // 2
-    logits, deltas = list(inputs[:count]), list(inputs[count : 2 * count])
-    generator = d.model.proposal_generator
-    # Of the features it reads the sizes only, which are those of the logits.
-    features = dict(zip(generator.in_features, logits, strict=True))
-    with _replaced(generator, "rpn_head", (logits, deltas)):
-        (found,), _ = generator(_image_list(d, logits[0], inputs[-1]), features, None)
-    return [found.objectness_logits, found.proposal_boxes.tensor]
-
-
-def _roi_pool(d: Detectron2, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    pooler = getattr(d.model.roi_heads, unit.args[0])
-    return [pooler(list(inputs[:-1]), [d.library.structures.Boxes(inputs[-1])])]
-
-
-def _cascade_boxes(d: Detectron2, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    deltas, boxes, resized = inputs
-    predictor, heads = d.model.roi_heads.box_predictor[unit.args[0] - 1], d.model.roi_heads
-    moved = predictor.predict_boxes((None, deltas), [d.instances(resized, proposal_boxes=boxes)])
-    (proposals,) = heads._create_proposals_from_boxes(moved, [_size(resized)])
-    return [proposals.proposal_boxes.tensor]
-
-
-def _res5(d: Detectron2, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    return [d.model.roi_heads.res5(inputs[0])]
-
-
-def _box_head(d: Detectron2, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    return [d.model.roi_heads.get_submodule(unit.args[0])(inputs[0])]
-
-
-def _box_predictor(d: Detectron2, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    c4 = d.config["MODEL"]["ROI_HEADS"]["NAME"] == "Res5ROIHeads"
-    x = inputs[0].mean(dim=[2, 3]) if c4 else inputs[0]
-    return d.model.roi_heads.get_submodule(unit.args[0])(x)
-
-
-def _detect(d: Detectron2, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    count, predictor = unit.args[0], d.model.roi_heads.box_predictor
-    deltas, boxes, resized = inputs[count:]
-    proposals = [d.instances(resized, proposal_boxes=boxes)]
-    if not isinstance(predictor, nn.ModuleList):
-        (found,), _ = predictor.inference((inputs[0], deltas), proposals)
-    else:
-        stages = zip(predictor, inputs[:count], strict=True)
-        scores = [stage.predict_probs((logits, deltas), proposals)[0] for stage, logits in stages]  # pyright: ignore
-        last = predictor[-1]
-        moved = last.predict_boxes((inputs[count - 1], deltas), proposals)  # pyright: ignore
-        limits = (last.test_score_thresh, last.test_nms_thresh, last.test_topk_per_image)
-        mean = sum(scores) * (1.0 / count)
-        (found,), _ = d.library.fast_rcnn.fast_rcnn_inference(moved, [mean], [_size(resized)], *limits)
-    return [found.pred_boxes.tensor, found.scores, found.pred_classes]
-
-
-def _mask_logits(d: Detectron2, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    return [d.model.roi_heads.mask_head.layers(inputs[0])]
-
-
-def _mask_select(d: Detectron2, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    found = d.library.structures.Instances((1, 1), pred_classes=inputs[1])
-    d.library.mask_head.mask_rcnn_inference(inputs[0], [found])
-    return [found.pred_masks]
-
-
-def _keypoint_lowres(d: Detectron2, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    x = inputs[0]
-    for layer in d.model.roi_heads.keypoint_head:
-        x = layer(x)
-    return [x]
-
-
-def _keypoint_up(d: Detectron2, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    factor = d.model.roi_heads.keypoint_head.up_scale
-    up = d.library.layers.interpolate
-    return [up(inputs[0], scale_factor=factor, mode="bilinear", align_corners=False)]
-
-
-def _keypoints(d: Detectron2, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    return [d.library.keypoints.heatmaps_to_keypoints(inputs[0], inputs[1])[:, :, [0, 1, 3]]]
-
-
-def _retinanet_head(d: Detectron2, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    logits, deltas = d.model.head(list(inputs))
-    return [*logits, *deltas]
-
-
-def _retinanet_out(d: Detectron2, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    count, (resized, image) = (len(inputs) - 2) // 2, inputs[-2:]
-    logits, deltas = list(inputs[:count]), list(inputs[count : 2 * count])
-    images = _image_list(d, logits[0], resized)
-    (found,) = d.model.forward_inference(images, deltas, [logits, deltas])
-    found = d.library.postprocessing.detector_postprocess(found, *_size(image))
-    return [found.pred_boxes.tensor, found.scores, found.pred_classes]
-
-
-def _sem_seg(d: Detectron2, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    return [d.model.sem_seg_head(_named(unit, inputs), None)[0]]
-
-
-def _sem_seg_out(d: Detectron2, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    logits, resized, image = inputs
-    return [d.library.postprocessing.sem_seg_postprocess(logits[0], _size(resized), *_size(image))]
-
-
-def _postprocess(d: Detectron2, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    found = d.instances(inputs[-2], **dict(zip(unit.args, inputs, strict=False)))
-    found = d.library.postprocessing.detector_postprocess(found, *_size(inputs[-1]))
-    return [getattr(value, "tensor", value) for value in (found.get(name) for name in unit.args)]
-
-
-def _proposals_out(d: Detectron2, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    logits, boxes, resized, image = inputs
-    found = d.instances(resized, objectness_logits=logits, proposal_boxes=boxes)
-    found = d.library.postprocessing.detector_postprocess(found, *_size(image))
-    return [found.objectness_logits, found.proposal_boxes.tensor]
-
-
-def _panoptic(d: Detectron2, inputs: Sequence[Tensor]) -> tuple[Tensor, list[dict[str, Any]]]:
-    semantic, scores, classes, masks = inputs
-    found = d.library.structures.Instances(
-        semantic.shape[1:], scores=scores, pred_classes=classes, pred_masks=masks
-    )
-    combine = d.library.panoptic.combine_semantic_and_instance_outputs
-    limits = (
-        d.model.combine_overlap_thresh,
-        d.model.combine_stuff_area_thresh,
-        d.model.combine_instances_score_thresh,
-    )
-    return combine(found, semantic.argmax(dim=0), *limits)
-
-
-_FUNCTIONS: dict[str, Callable[[Detectron2, Unit, Sequence[Tensor]], Sequence[Tensor]]] = {
-    "resize": _resize,
-    "normalize": _normalize,
-    "stem": _stem,
-    "res": _res,
-    "fpn": _fpn,
-    "rpn_head": _rpn_head,
-    "rpn_proposals": _rpn_proposals,
-    "roi_pool": _roi_pool,
-    "cascade_boxes": _cascade_boxes,
-    "res5": _res5,
-    "box_head": _box_head,
-    "box_predictor": _box_predictor,
-    "detect": _detect,
-    "mask_logits": _mask_logits,
-    "mask_select": _mask_select,
-    "keypoint_lowres": _keypoint_lowres,
-    "keypoint_up": _keypoint_up,
-    "keypoints": _keypoints,
-    "retinanet_head": _retinanet_head,
-    "retinanet_out": _retinanet_out,
-    "sem_seg": _sem_seg,
-    "sem_seg_out": _sem_seg_out,
-    "postprocess": _postprocess,
-    "proposals_out": _proposals_out,
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

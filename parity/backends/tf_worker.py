@@ -26,10 +26,11 @@ from typing import Any
 
 import numpy as np
 
+from parity.core import feed as feeds
 from parity.core import job as jobs
 from parity.core import machine
 from parity.core.job import Job
-from parity.core.trace import ImageTrace, Trace, TraceWriter
+from parity.core.trace import Trace, TraceWriter
 from parity.core.units import Unit, forced_name, units
 
 DTYPES = {"semantic": "float64", "strict": "float32", "production": "float32"}
@@ -103,11 +104,21 @@ def set_flags(job: Job) -> dict[str, Any]:
     return {
         "tf32_allowed": tf.config.experimental.tensor_float_32_execution_enabled(),
         "determinism": profile != "production",
-        "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "default"),
+        "onednn": onednn_in_use(),
         "canaries": {"matmul_error": rounding, "reduced_precision": rounding > 2.0**-14},
         "devices": [d.name for d in gpus] if device == "gpu" else ["CPU"],
         "gpu": [tf.config.experimental.get_device_details(d).get("device_name", "") for d in gpus],
     }
+
+
+def onednn_in_use() -> bool | None:
+    """Whether TensorFlow computes with oneDNN, by its own choice or as TF_ENABLE_ONEDNN_OPTS says; None where this
+    version does not tell."""
+    try:
+        from tensorflow.python.util import _pywrap_util_port as port
+    except ImportError:
+        return None
+    return bool(port.IsMklEnabled())
 
 
 def _matmul_rounding() -> float:
@@ -235,15 +246,16 @@ def write_trace(request: Request, model: Any, output: str, facts: dict[str, Any]
             say("progress", done=k, of=len(pictures), what=Path(job.images[k]).name)
             runs.append(run_image(model, job, feed, writer, k, picture))
             if feed is not None and model.scope == "all":
-                given = jobs.feed_of(feed, k, job.profile)
-                given = given.complete() if isinstance(given, ImageTrace) else given
+                given = feeds.given_to(units(config), feed.images[k], job.profile)
                 runs[-1]["derived"] = run_forced(model, units(config), given, writer, k)
+                runs[-1]["inputs"] = feeds.hashes(given)
         told = jobs.base_manifest(request.backend, job, pictures, model.tensors)
         told["versions"] |= versions(model)
         told |= {"dtype": model.dtype, "scope": model.scope, "machine": machine.facts()}
         told |= {"mutation": request.mutate or None, **facts, **summary(job, runs)}
-        if feed is not None:
-            told["forced"]["feed"] = jobs.origin(feed.manifest)
+        if feed is not None and model.scope == "all":
+            inputs, derived = ([run[key] for run in runs] for key in ("inputs", "derived"))
+            told["forced"] = feeds.entry(feed, inputs, derived)
         writer.finish(told, text)
     if feed is not None:
         feed.close()
@@ -279,7 +291,6 @@ def summary(job: Job, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "seconds": [run["seconds"] for run in runs],
         "peak_memory": {"resident": int(machine.peak_memory_mib() * 2**20)},
         "repeat": {"runs": job.repeat, "nondeterministic": unstable},
-        "forced": {"derived": [run.get("derived", {}) for run in runs]},
         "threads": {"intra_op": job.threads},
     }
 

@@ -19,8 +19,9 @@ import torch
 
 from parity.backends import torch_reference
 from parity.backends.torch_reference.run import run_unit
+from parity.core import feed as feeds
 from parity.core import job as jobs
-from parity.core.trace import ImageTrace, Trace, TraceWriter
+from parity.core.trace import Trace, TraceWriter
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,8 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     semantic = job["profile"] == "semantic"
     model.to(dtype=torch.float64 if semantic else torch.float32)
     with Trace(job["feed"]) as feed, TraceWriter(job["output"]) as writer:
-        arrays = jobs.feed_of(feed, int(job["image"]), job["profile"])
-        given = arrays.complete() if isinstance(arrays, ImageTrace) else arrays
+        unit = next(u for u in model.units if u.name == job["unit"])
+        given = feeds.given_to([unit], feed.images[int(job["image"])], job["profile"])
         names = record(model, job["unit"], given, writer)
         writer.finish({"backend": "torch", "modules": names}, text)
     print(json.dumps({"event": "done", "modules": len(names)}), flush=True)

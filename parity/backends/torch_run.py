@@ -14,12 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from parity.backends import torch_environment as environment
+from parity.core import feed as feeds
 from parity.core import job as jobs
 from parity.core import machine
 from parity.core.job import Job, JobError
 from parity.core.trace import Trace, TraceError, TraceWriter
 from parity.core.units import forced_name
 from parity.core.units import stages as stages_of
+from parity.core.units import units as units_of
 
 Arrays = dict[str, np.ndarray]
 
@@ -83,6 +85,9 @@ def run_job(job: Job, make: Make, *, deterministic_or_error: bool) -> None:
         writer = stack.enter_context(TraceWriter(job.output, len(images), job.roi_rows))
         reports = [_one_image(backend, job, device, image, k, feed, writer) for k, image in enumerate(images)]
         manifest |= _summary(job, reports, loaded)
+        if feed is not None:
+            inputs, derived = ([report[key] for report in reports] for key in ("inputs", "derived"))
+            manifest["forced"] = feeds.entry(feed, inputs, derived)
         manifest["peak_device_memory_mib"] = environment.peak_device_memory_mib(device)
         writer.finish(manifest, text)
 
@@ -103,7 +108,9 @@ def _one_image(
 ) -> dict[str, Any]:
     """Run one image as often as the job says, store the first run; what to report about it."""
     jobs.say("progress", done=index, of=len(job.images), what=os.path.basename(job.images[index]))
-    given = None if feed is None else jobs.feed_of(feed, index, job.profile)
+    given = None
+    if feed is not None:
+        given = feeds.given_to(units_of(backend.config), feed.images[index], job.profile)
     proposals = _proposals(job, feed, index)
     first: Arrays = {}
     seconds, unstable = [], set()
@@ -120,9 +127,10 @@ def _one_image(
             _write(writer, backend.config, index, {**modules, **arrays}, segments)
         else:
             unstable.update(jobs.differing(first, arrays))
-    report = {"seconds": seconds, "nondeterministic": unstable, "derived": {}}
+    report = {"seconds": seconds, "nondeterministic": unstable}
     if given is not None:
-        forced, report["derived"] = backend.forced(given)
+        forced, derived = backend.forced(given)
+        report |= {"inputs": feeds.hashes(given), "derived": derived}
         for name, array in forced.items():
             writer.put(forced_name(name), array, index)
     return report
@@ -153,7 +161,7 @@ def _write(
 
 
 def _summary(job: Job, reports: Sequence[Mapping[str, Any]], loaded: float) -> dict[str, Any]:
-    """Manifest entries about time, memory, repeatability and teacher forcing; one list item per image."""
+    """Manifest entries about time, memory and repeatability; one list item per image."""
     unstable = sorted({name for report in reports for name in report["nondeterministic"]})
     entries: dict[str, Any] = {
         "seconds": {
@@ -164,9 +172,6 @@ def _summary(job: Job, reports: Sequence[Mapping[str, Any]], loaded: float) -> d
         "peak_memory_mib": machine.peak_memory_mib(),
         "repeat": {"runs": job.repeat, "nondeterministic": unstable},
     }
-    if job.feed:
-        derived = [report["derived"] for report in reports]
-        entries["forced"] = {"feed_file_sha256": jobs.file_sha256(job.feed), "derived": derived}
     return entries
 
 

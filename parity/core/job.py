@@ -38,7 +38,7 @@ import yaml
 from PIL import Image, ImageOps
 
 from parity.core import machine
-from parity.core.trace import Trace
+from parity.core.feed import array_sha256
 
 PROFILES = ("semantic", "strict", "production")
 DEVICES = ("cpu", "gpu")
@@ -206,21 +206,6 @@ def read_served(text: str) -> ServedModel:
     return ServedModel(server, found["model"], int(version) if version else None, found["label"])
 
 
-def origin(manifest: Mapping[str, Any]) -> list[str | None]:
-    """What tells one trace from another: who wrote it, and when."""
-    return [manifest.get("backend"), manifest.get("written")]
-
-
-def feed_of(trace: Trace, image: int, profile: str) -> Mapping[str, np.ndarray]:
-    """The arrays of one image that teacher-forced stages read: those of which every row is held.
-
-    In the semantic profile of a recording they are its float64 pass.
-    """
-    arrays = trace.images[image]
-    recorded = any(name.startswith("steps64/") for name in arrays)
-    return arrays.float64() if profile == "semantic" and recorded else arrays.complete()
-
-
 # ------------------------------------------------------------------------------------------------ manifest
 
 
@@ -261,12 +246,6 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def array_sha256(array: np.ndarray) -> str:
-    """SHA-256 of an array's shape, dtype and values."""
-    values = np.ascontiguousarray(array)
-    return hashlib.sha256(f"{values.shape}{values.dtype}".encode() + values.tobytes()).hexdigest()
 
 
 def tensor_hash(array: np.ndarray) -> str:

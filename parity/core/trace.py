@@ -1,16 +1,19 @@
 """Traces: what one backend computed for one model on one or more images, in one HDF5 file.
 
 Layout (the same as detectron2's recordings that this project compares with):
+
     /                           attributes: `manifest` (JSON object), `config` (YAML text)
     [image<k>/]                 only when the trace holds several images; one image lies at the root
         input/image             uint8 (H, W, 3) BGR, the picture as read
         input/resized           uint8 (h, w, 3) BGR, the network input before normalisation
         steps/<module>[/index]  what a detectron2 module returned, NCHW or (rows, columns)
-        output/instances/...    final results in pixels of the picture; output/proposals/..., output/sem_seg,
-                                output/panoptic_seg with the attribute `output/segments_info` (JSON list)
-        beside it forced/<stage>          the same stages computed from another trace's inputs
-        (`parity.core.units.forced_name`) steps64/<module>        recordings only: continuous modules again in
-    float64 weights/<key>               recordings only: the state dict
+        output/instances/...    final results in pixels of the picture; beside it output/proposals/...,
+                                output/sem_seg, and output/panoptic_seg, whose segments are the attribute
+                                `output/segments_info` (JSON list)
+        forced/<stage>          the same arrays computed from another trace's inputs
+                                (`parity.core.units.forced_name`)
+        steps64/<module>        recordings only: continuous modules again in float64
+    weights/<key>               recordings only: the state dict
 
 A dataset that holds only its first rows says how many there were in its attribute `rows`.
 numpy and h5py only. Reading follows no soft or external link.
@@ -29,8 +32,10 @@ from typing import Any
 import h5py
 import numpy as np
 
+from parity.core.units import array_of
+from parity.core.units.table import PROPOSAL_RESULTS, PROPOSALS, RESULTS
+
 FORMAT_VERSION = 1
-_RPN_BOXES = "steps/proposal_generator/0/0/proposal_boxes"
 _EXPECTED = (
     "a trace is a file that tf-d2 parity wrote (reference.h5, candidate.h5) or a recording of detectron2, "
     "whole and unchanged"
@@ -58,8 +63,8 @@ class ImageTrace(Mapping[str, np.ndarray]):
         self._source = source
         self._names = _dataset_names(group)
         if recorded and self._rescaled_in_place():
-            for field in ("proposal_boxes", "objectness_logits"):
-                self._names.pop(f"steps/proposal_generator/0/0/{field}", None)
+            for name in PROPOSALS.members:
+                self._names.pop(name, None)
 
     def __getitem__(self, name: str) -> np.ndarray:
         return np.asarray(self._dataset(name)[()])
@@ -85,15 +90,17 @@ class ImageTrace(Mapping[str, np.ndarray]):
         """How many rows the backend computed, of which the file may hold only the first `shape(name)[0]`."""
         dataset = self._dataset(name)
         held = dataset.shape[0] if dataset.shape else 1
-        if self._recorded and len(dataset.shape) == 4 and name.startswith("steps/roi_heads."):
+        if self._recorded and len(dataset.shape) == 4 and name.startswith("steps/"):
             return max(held, self._recorded_rois(name))
         return int(dataset.attrs.get("rows", held))
 
     def _recorded_rois(self, name: str) -> int:
         """How many regions a recording's ROI features belong to: its proposals, or its detections."""
-        owners = (_RPN_BOXES, "steps/input_proposals")
-        if "mask" in name or "keypoint" in name:
-            owners = ("output/instances/scores",)
+        counted = {
+            "proposals": (PROPOSALS.boxes, "steps/input_proposals"),
+            "detections": (RESULTS.scores,),
+        }
+        owners = counted.get(array_of(name).rows, ())
         return max((self.shape(owner)[0] for owner in owners if owner in self), default=0)
 
     def complete(self) -> dict[str, np.ndarray]:
@@ -109,8 +116,8 @@ class ImageTrace(Mapping[str, np.ndarray]):
         # steps64/sem_seg_head holds the logits before they are enlarged, which is no stage.
         found.pop("steps/sem_seg_head", None)
         pooled = found.get("steps/roi_heads.box_pooler")
-        if pooled is not None and _RPN_BOXES in self:
-            found[_RPN_BOXES] = self[_RPN_BOXES][: len(pooled)]
+        if pooled is not None and PROPOSALS.boxes in self:
+            found[PROPOSALS.boxes] = self[PROPOSALS.boxes][: len(pooled)]
         if found:
             found["input/resized"] = self["input/resized"]
         return found
@@ -126,10 +133,10 @@ class ImageTrace(Mapping[str, np.ndarray]):
         detectron2 rescales the proposals of an RPN-only model in place, so that a recording holds its results twice
         and the boxes in pixels of the network input nowhere.
         """
-        final = "output/proposals/proposal_boxes"
-        if _RPN_BOXES not in self._names or final not in self._names:
+        final = PROPOSAL_RESULTS.boxes
+        if PROPOSALS.boxes not in self._names or final not in self._names:
             return False
-        return np.array_equal(self[_RPN_BOXES], self[final])
+        return np.array_equal(self[PROPOSALS.boxes], self[final])
 
     def _dataset(self, name: str) -> h5py.Dataset:
         if name not in self._names:

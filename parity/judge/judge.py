@@ -15,25 +15,25 @@ from typing import Any
 import numpy as np
 import yaml
 
-from parity.core.job import origin, tensor_hash
+from parity.core import feed as feeds
+from parity.core.job import tensor_hash
 from parity.core.metrics import Metrics, measure
 from parity.core.profiles import PEAK_FACTOR, TRUTH_FACTOR, Profile, get_profile
 from parity.core.results import RUNGS, Comparison, StageResult, headline
 from parity.core.status import EXIT_DIFFERENT, Status, Verdict
 from parity.core.trace import ImageTrace, Trace
-from parity.core.units import forced_name
+from parity.core.units import forced_name, row_owners
+from parity.core.units.table import PANOPTIC, RESULTS, SET_MEMBERS, SETS, SetSpec
 from parity.judge.comparator import (
-    SET_MEMBERS,
-    SETS,
     Arrays,
     Context,
-    SetSpec,
     compare_image,
-    row_owners,
+    items_of,
     stage_table,
     static_noise,
 )
 from parity.judge.detections import Noise
+from parity.judge.truth import Truth, match_rows
 
 EARLY_RUNGS = ("manifest", "weights", "preprocessing")
 
@@ -97,7 +97,7 @@ def open_side(source: TraceLike, stack: ExitStack) -> Side:
 
 
 def _segments(image: ImageTrace) -> list[dict[str, Any]]:
-    return image.segments_info() if "output/panoptic_seg" in image else []
+    return image.segments_info() if PANOPTIC in image else []
 
 
 def _tensor_hashes(trace: Trace) -> dict[str, str]:
@@ -136,10 +136,12 @@ def compare(
         check_precision("reference", _name_of(reference, ref), ref.precisions, chosen)
         check_precision("candidate", _name_of(candidate, cand), cand.precisions, chosen)
         precise = chosen.dtype == "float64" and ref.recorded and len(ref.images) == len(cand.images)
+        given = [feeds.arrays_of(image, chosen.name) for image in ref.images]
         if precise:
-            ref, cand = _float64_steps(ref, cand)
+            ref, cand = _float64_steps(ref, cand, given)
         further = [open_side(n, stack) for n in noise]
-        job = _Job(ref, cand, further, chosen, waivers, _scope(scope, cand), early_stop, config or ref.config)
+        scope = _scope(scope, cand)
+        job = _Job(ref, cand, further, chosen, waivers, scope, early_stop, config or ref.config, given)
         if len(ref.images) != len(cand.images) or not ref.images:
             return [_count_mismatch(job)]
         found = [_compare_one(job, k) for k in range(len(ref.images))]
@@ -174,19 +176,22 @@ def check_precision(role: str, name: str, precisions: frozenset[str], profile: P
         )
 
 
-def _float64_steps(reference: Side, candidate: Side) -> tuple[Side, Side]:
+def _float64_steps(reference: Side, candidate: Side, given: Sequence[Arrays]) -> tuple[Side, Side]:
     """Both sides of a comparison with the float64 pass that a recording of detectron2 holds beside its float32 run.
 
     That pass starts from the network input and from the recorded float32 proposals, and has no results. So only its
     stages are compared: those up to the proposals as the candidate ran them, those behind only as it computed them
     on the recording's input.
     """
-    if _fed_by_another(candidate, reference):
-        raise ValueError(
-            "the candidate was fed by another trace than this recording, so that its stages behind the proposals "
-            "cannot be compared: run tf-d2 parity with the recording as --reference"
-        )
     views = [_float64_view(r, c) for r, c in zip(reference.images, candidate.images, strict=True)]
+    table = stage_table(reference.config)
+    for k, (own, other) in enumerate(views):
+        inputs, fed = feeds.Inputs(given[k], table), feeds.read(candidate.manifest, k)
+        if any(inputs.problem(fed, name) for name in own if forced_name(name) in other):
+            raise ValueError(
+                "the candidate was fed by another trace than this recording, so that its stages behind the proposals "
+                "cannot be compared: run tf-d2 parity with the recording as --reference"
+            )
     return replace(reference, images=[v[0] for v in views]), replace(candidate, images=[v[1] for v in views])
 
 
@@ -204,7 +209,7 @@ _FLOAT64_NOTE = (
     "only the recording's float64 steps were compared, those behind the proposals on its own input: "
     "its detections are float32; --profile strict compares them"
 )
-_NOT_SERVED = "output/instances/pred_keypoint_heatmaps"
+_NOT_SERVED = f"{RESULTS.name}/pred_keypoint_heatmaps"
 
 
 @dataclass(frozen=True)
@@ -217,6 +222,7 @@ class _Job:
     scope: str
     early_stop: bool
     config: Mapping[str, Any] | None
+    given: Sequence[Arrays]  # per image: the reference's arrays as inputs of teacher-forced stages
 
 
 def _scope(scope: str, candidate: Side) -> str:
@@ -248,12 +254,15 @@ def _compare_one(job: _Job, index: int) -> Comparison:
     comparison = _empty_comparison(job)
     comparison.image, comparison.index = _image_name(job, index), index
     comparison.stages = [*_manifest_stages(job, comparison), *_weight_stages(job, comparison)]
+    table = stage_table(job.config)
     context = Context(
         job.reference.images[index],
         job.candidate.images[index],
         job.profile,
         job.config,
-        table=stage_table(job.config),
+        table=table,
+        fed=feeds.read(job.candidate.manifest, index),
+        inputs=feeds.Inputs(job.given[index], table),
         reference_segments=job.reference.segments[index] if job.reference.segments else (),
         candidate_segments=job.candidate.segments[index] if job.candidate.segments else (),
         recorded=job.reference.recorded,
@@ -267,7 +276,7 @@ def _compare_one(job: _Job, index: int) -> Comparison:
     _waive(job, comparison)  # first: a fault that is known does not stop the search for others
     _stop_early(job, comparison)
     _repeatability(job, comparison)
-    comparison.caveat = _caveat(job, comparison, context.truth)
+    comparison.caveat = _caveat(job, comparison)
     return comparison
 
 
@@ -350,13 +359,73 @@ def _weight_stages(job: _Job, comparison: Comparison) -> list[StageResult]:
 
 
 def _measure_noise(job: _Job, index: int, context: Context, comparison: Comparison) -> None:
-    """The reference's own noise per stage: the largest difference of any noise trace from the reference."""
-    if not job.noise:
+    """What the limits follow from: a float64 run of the reference, and the differences of further runs of it."""
+    sides = [s for s in job.noise if index < len(s.images)]
+    usable = [s for s in sides if _same_model(job.reference, s, index, comparison)]
+    exact = [s for s in usable if _is_truth(job, s)]
+    if exact:
+        context.truth = _truth(job, exact[0], index, context)
+    usable = [s for s in usable if s not in exact]
+    _measure_differences(usable, index, context, comparison)
+    _say_origin(job, exact[:1], usable, comparison)
+
+
+def _say_origin(job: _Job, exact: Sequence[Side], others: Sequence[Side], comparison: Comparison) -> None:
+    """Where the limits come from, for the report."""
+    names = "; ".join(_noise_name(s) for s in [*exact, *others])
+    if exact:
+        comparison.noise_source = f"limits follow from a float64 run ({names})"
         return
+    comparison.estimated = job.profile.dtype == "float32"
+    if others:
+        more = "one more run" if len(others) == 1 else f"{len(others)} more runs"
+        comparison.noise_source = f"{more} of the reference ({names})"
+    if comparison.estimated:
+        comparison.noise_source += "; limits are estimates, for there is no float64 run"
+
+
+def _same_model(reference: Side, other: Side, index: int, comparison: Comparison) -> bool:
+    """Whether a further run is one of the same weights, configuration and picture; a note where it is not."""
+    keys = ("weights_sha256", "config_file_sha256", "images_sha256")
+    stated = [(key, reference.manifest.get(key), other.manifest.get(key)) for key in keys]
+    unlike = [key for key, a, b in stated if None not in (a, b) and a != b]
+    pictures = [side.images[index].get("input/image") for side in (reference, other)]
+    if pictures[0] is not None and pictures[1] is not None and not np.array_equal(pictures[0], pictures[1]):
+        unlike.append("input/image")
+    if unlike:
+        comparison.notes.append(
+            f"a further run ({other.name}) is of another model, and not used: {', '.join(unlike)}"
+        )
+    return not unlike
+
+
+def _is_truth(job: _Job, side: Side) -> bool:
+    """Whether a further run is the float64 run of a float32 reference."""
+    stated = job.reference.manifest.get("dtype")
+    single = stated == "float32" or (stated is None and "float32" in job.reference.precisions)
+    return single and side.manifest.get("dtype") == "float64"
+
+
+def _truth(job: _Job, side: Side, index: int, context: Context) -> Truth:
+    """The float64 run beside this image, its sets matched with the reference's."""
+    own = side.manifest.get("backend") == job.reference.manifest.get("backend")
+    truth = Truth(side.images[index], feeds.read(side.manifest, index), own)
+    for spec in SETS:
+        names = [n for n in (spec.boxes, spec.scores, spec.classes) if n]
+        if all(n in truth.arrays and n in context.reference for n in names):
+            reference, exact = (items_of(a, spec) for a in (context.reference, truth.arrays))
+            if len(reference) and len(exact):
+                found = match_rows(reference, exact, static_noise(context, spec))
+                truth.rows[spec.name], truth.noise[spec.name] = found
+    return truth
+
+
+def _measure_differences(sides: Sequence[Side], index: int, context: Context, comparison: Comparison) -> None:
+    """The reference's noise per stage without a float64 run: the largest difference of any further run."""
     noise: dict[str, float] = {}
     forced: dict[str, float] = {}
     sets: dict[str, Noise] = {}
-    for side in (s for s in job.noise if index < len(s.images)):
+    for side in sides:
         widened = _AsDtypeOf(side.images[index], context.reference)
         probe = Context(
             context.reference, widened, context.profile, context.config, table=context.table, recorded=True
@@ -370,28 +439,10 @@ def _measure_noise(job: _Job, index: int, context: Context, comparison: Comparis
             found = _set_noise(probe, spec)
             before = sets.get(spec.name, Noise(0.0, 0.0))
             sets[spec.name] = Noise(max(before.box_px, found.box_px), max(before.score, found.score))
-        for name, value in _same_input_noise(context, side.images[index]).items():
+        fed = feeds.read(side.manifest, index)
+        for name, value in _same_input_noise(context, side.images[index], fed).items():
             forced[name] = max(forced.get(name, 0.0), value)
-    another = _fed_by_another(job.candidate, job.reference)
-    context.noise, context.forced_noise = noise, {} if another else forced
-    context.set_noise = sets
-    context.truth = _has_truth(job)
-    names = "; ".join(_noise_name(s) for s in job.noise)
-    more = "one more run" if len(job.noise) == 1 else f"{len(job.noise)} more runs"
-    comparison.noise_source = f"{more} of the reference ({names})"
-
-
-def _fed_by_another(candidate: Side, reference: Side) -> bool:
-    """Whether the candidate's stages were fed by another trace than this reference: then their inputs are not quite
-    the same, and noise on the same input says nothing about them."""
-    feed = (candidate.manifest.get("forced") or {}).get("feed")
-    return feed is not None and feed != origin(reference.manifest)
-
-
-def _has_truth(job: _Job) -> bool:
-    """Whether a float32 reference's noise includes its difference from float64."""
-    precise = any(s.manifest.get("dtype") == "float64" for s in job.noise)
-    return precise and job.reference.manifest.get("dtype") == "float32"
+    context.noise, context.forced_noise, context.set_noise = noise, forced, sets
 
 
 def _set_noise(probe: Context, spec: SetSpec) -> Noise:
@@ -403,12 +454,15 @@ def _set_noise(probe: Context, spec: SetSpec) -> Noise:
     return Noise(float(report.box_px[rounding].max(initial=0.0)), float(scores[rounding].max(initial=0.0)))
 
 
-def _same_input_noise(context: Context, image: Arrays) -> dict[str, float]:
+def _same_input_noise(context: Context, image: Arrays, fed: feeds.Fed) -> dict[str, float]:
     """Noise of continuous stages that a run of the reference computed on this very run's input."""
     out: dict[str, float] = {}
+    assert context.inputs is not None
     for name, stage in context.table.items():
         forced = forced_name(name)
         if stage.kind != "continuous" or forced not in image or name not in context.reference:
+            continue
+        if context.inputs.problem(fed, name):
             continue
         own, other = context.reference[name], image[forced]
         rows = min(len(own), len(other)) if stage.roi_features else None
@@ -495,16 +549,16 @@ def _repeatability(job: _Job, comparison: Comparison) -> None:
         comparison.deterministic = False
 
 
-def _caveat(job: _Job, comparison: Comparison, truth: bool) -> str:
+def _caveat(job: _Job, comparison: Comparison) -> str:
     """What to know about a difference that rounding, or a side that does not repeat itself, might have made."""
     if comparison.exit_code != EXIT_DIFFERENT:
         return ""
     told = []
     numbers = [s for s in comparison.stages if s.bad and s.kind in ("continuous", "set")]
-    if not truth and job.profile.dtype == "float32" and numbers and all(map(could_be_rounding, numbers)):
+    if comparison.estimated and numbers and all(map(could_be_rounding, numbers)):
         told.append(
             "rounding alone may make a difference of this size: without a float64 run of the reference the limits "
-            "are estimates; such a run (--noise truth, where the reference is run and not recorded) measures them"
+            "are estimates; such a run (--noise truth, with torch or detectron2 installed) measures them"
         )
     runs = [side.manifest.get("repeat") for side in (job.reference, job.candidate)]
     if any(isinstance(r, Mapping) and r.get("runs") == 1 for r in runs):

@@ -16,8 +16,6 @@ from parity.judge.detections import Items, MatchReport
 from parity.judge.pixels import sigmoid
 
 Arrays = Mapping[str, np.ndarray]
-RPN_HEAD = "steps/proposal_generator.rpn_head"
-RETINA_HEAD = "steps/head"
 BOX_PREDICTOR = "steps/roi_heads.box_predictor"
 _SAME_SCORE = 2e-6  # how exactly a score recomputed here in float64 meets the recorded float32 one
 

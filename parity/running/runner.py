@@ -26,6 +26,7 @@ from parity.core.results import Comparison, StageResult
 from parity.core.status import Status
 from parity.core.trace import Trace, TraceError
 from parity.judge.judge import TraceLike, Waiver, check_precision, compare
+from parity.running.feeding import Run, feed_again
 from parity.selftest.mutations import BY_NAME
 
 Progress = Callable[[str], None]
@@ -175,7 +176,8 @@ def run(
     )
     if any(not b.recorded for b in backends):
         setup = resolved(setup, folder, progress)
-    return _run_all(setup, backends, folder, noise, waivers, early_stop, mutate, progress)
+    interpreter = torch_python or sys.executable
+    return _run_all(setup, backends, folder, noise, waivers, early_stop, mutate, interpreter, progress)
 
 
 def several(given: Paths) -> list[str]:
@@ -225,6 +227,7 @@ def _run_all(
     waivers: Sequence[Waiver],
     early_stop: bool,
     mutate: str,
+    interpreter: str,
     progress: Progress,
 ) -> list[Comparison]:
     first, *others = backends
@@ -234,7 +237,7 @@ def _run_all(
         return [
             _error(first.name, b.name, setup, f"the reference failed: {error}", first.name) for b in others
         ]
-    noise_traces, notes = _noise_runs(first, setup, folder, noise, progress)
+    noise_traces, notes = _noise_runs(first, setup, trace, folder, noise, interpreter, progress)
     out: list[Comparison] = []
     for k, backend in enumerate(others):
         target = folder / ("candidate.h5" if len(others) == 1 else f"candidate{k}.h5")
@@ -246,14 +249,39 @@ def _run_all(
                 _error(first.name, backend.name, setup, f"the candidate failed: {error}", backend.name)
             )
             continue
+        told = list(notes)
+        if backend.recorded:
+            path, note = feed_again(
+                trace, path, setup.profile, folder / "fed_again.h5", _repeat(setup, first, trace, progress)
+            )
+            told += [note] if note else []
         found = compare(
             trace, path, profile=setup.profile, noise=noise_traces, waivers=waivers, early_stop=early_stop
         )
         for comparison in found:
-            comparison.notes += notes
+            comparison.notes += told
             comparison.command = reproduce(first, backend, setup, folder, mutate)
         out += found
     return out
+
+
+def _repeat(setup: Setup, reference: Backend, feed: Path, progress: Progress) -> Run:
+    """How to run the model that wrote a trace again, fed by the reference."""
+
+    def run(manifest: Mapping[str, Any], target: Path) -> Path:
+        name = str(manifest.get("backend"))
+        if name not in ("tf", "tf-eager", *TORCH_BACKENDS):
+            raise BackendError(f"nothing here runs what wrote it ({name})")
+        threads = manifest.get("threads")
+        count = threads.get("intra_op") if isinstance(threads, Mapping) else threads
+        again = setup if setup.source else resolved(setup, target.parent, progress)
+        if manifest.get("weights_sha256") != again.weights_sha256:
+            raise BackendError("it was made from other weights")
+        again = replace(_with(again, feed=str(feed)), threads=count or setup.threads, repeat=1)
+        interpreter = reference.interpreter if name in TORCH_BACKENDS else sys.executable
+        return run_backend(Backend(name, "", interpreter), again, target, progress)
+
+    return run
 
 
 def _with(setup: Setup, **extra: Any) -> Setup:
@@ -261,27 +289,42 @@ def _with(setup: Setup, **extra: Any) -> Setup:
 
 
 def _noise_runs(
-    backend: Backend, setup: Setup, folder: Path, noise: str, progress: Progress
+    backend: Backend, setup: Setup, feed: Path, folder: Path, noise: str, interpreter: str, progress: Progress
 ) -> tuple[list[TraceLike], list[str]]:
-    """Further runs of the reference that show its own noise; failures are notes, as they only loosen
-    nothing."""
-    if noise == "none" or backend.recorded:
-        return [], [
-            "the reference's noise was not measured" if noise != "none" else "noise runs switched off"
-        ]
-    other = 1 if setup.threads != 1 else 2
-    jobs = [("threads", replace(setup, threads=other, repeat=1))]
-    if noise == "truth" and setup.profile != "semantic":
-        precise = replace(setup, profile="semantic", repeat=1)
-        jobs.append(("truth", _with(precise, feed=str(folder / "reference.h5"))))
-    paths: list[TraceLike] = []
+    """Further runs that limits follow from: a float64 one of the reference, or, where that is not wanted or not
+    possible, one with another thread count. A recording cannot run, but torch or detectron2 can in its place.
+    Failures are notes, as such runs only loosen nothing."""
     notes: list[str] = []
-    for label, job in jobs:
+    if noise == "none":
+        return [], ["noise runs switched off"]
+    if noise == "truth" and setup.profile != "semantic":
+        precise = _with(replace(setup, profile="semantic", repeat=1), feed=str(feed.resolve()))
         try:
-            paths.append(str(run_backend(backend, job, folder / f"noise_{label}.h5", progress)))
+            exact = precise_backend(backend, interpreter)
+            if exact is not None:
+                precise = precise if precise.source else resolved(precise, folder, progress)
+                return [str(run_backend(exact, precise, folder / "noise_truth.h5", progress))], notes
+            notes.append("no float64 run, since a recording cannot run and torch is not installed")
         except BackendError as error:
-            notes.append(f"noise run {label} failed, so static limits apply there: {error}")
-    return paths, notes
+            notes.append(f"the float64 run failed, so limits are estimates: {error}")
+    if backend.recorded:
+        return [], notes or ["the reference's noise was not measured"]
+    other = replace(setup, threads=1 if setup.threads != 1 else 2, repeat=1)
+    try:
+        return [str(run_backend(backend, other, folder / "noise_threads.h5", progress))], notes
+    except BackendError as error:
+        return [], [*notes, f"noise run failed, so static limits apply: {error}"]
+
+
+def precise_backend(reference: Backend, interpreter: str) -> Backend | None:
+    """What gives the float64 run beside a reference: itself, or for a recording detectron2 or torch; None where
+    neither is installed."""
+    if not reference.recorded:
+        return reference
+    for name in ("detectron2", "torch"):
+        if _can_import(interpreter, name):
+            return Backend(name, "", interpreter)
+    return None
 
 
 def _error(reference: str, candidate: str, setup: Setup, message: str, name: str) -> Comparison:

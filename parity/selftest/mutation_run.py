@@ -134,7 +134,7 @@ def _family(
     truth = run_backend(torch, precise, folder / "truth.h5", progress)
     begin = time.monotonic()
     control = Mutation(CONTROLS[0], family, (), f"the reference with {again.threads} threads")
-    outcomes = [_outcome(control, compare(reference, noise)[0], begin, progress)]
+    outcomes = [_outcome(control, compare(reference, noise, noise=[truth])[0], begin, progress)]
     table = {m.name: m for m in bugs}
     table[CONTROLS[1]] = Mutation(CONTROLS[1], family, (), "the TensorFlow model without a bug")
 

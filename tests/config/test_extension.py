@@ -4,6 +4,7 @@ import os
 import sys
 from dataclasses import dataclass
 from importlib import metadata
+from typing import ClassVar
 
 import pytest
 
@@ -48,7 +49,7 @@ def restored(monkeypatch):
 
 def test_a_file_named_by_the_environment(tmp_path, monkeypatch):
     opts = ["MODEL.MASK_ON", True, "MODEL.ROI_MASK_HEAD.NAME", "MyMaskHead"]
-    with pytest.raises(ConfigError, match="MyMaskHead.*MaskRCNNConvUpsampleHead.*tf_d2.extend"):
+    with pytest.raises(ConfigError, match=r"MyMaskHead.*MaskRCNNConvUpsampleHead.*tf_d2.extend"):
         load_config(FPN, opts)
     file = tmp_path / "mine.py"
     file.write_text(HEAD)
@@ -57,7 +58,7 @@ def test_a_file_named_by_the_environment(tmp_path, monkeypatch):
     assert config.roi_heads.mask_head.width == 160
     assert load_config(FPN, opts).roi_heads.mask_head.width == 400
     assert "MODEL.MINE." in OPTIONAL
-    with pytest.raises(ConfigError, match="MODEL.MINE.WIDTH = str"):
+    with pytest.raises(ConfigError, match=r"MODEL.MINE.WIDTH = str"):
         load_config(FPN, [*opts, "MODEL.MINE.WIDTH", "wide"])
 
 
@@ -107,7 +108,7 @@ class Thawed:
 
 @dataclass(frozen=True)
 class Clashes(Good):
-    NEW_KEYS = {"MODEL.RPN.NMS_THRESH": 0.5}
+    NEW_KEYS: ClassVar = {"MODEL.RPN.NMS_THRESH": 0.5}
 
 
 def test_what_is_refused():

@@ -100,8 +100,8 @@ def test_dumps_of_detectron2_in_every_style():
         assert load_config_text(text) == load_config(name)
 
 
-def test_a_dump_of_the_defaults_is_what_an_empty_file_means():
-    assert load_config_text(yaml.dump(nested(KEYS))) == load_config_text("")
+def test_a_dump_of_the_defaults_is_what_a_file_that_sets_nothing_means():
+    assert load_config_text(yaml.dump(nested(KEYS))) == load_config_text("VERSION: 2")
 
 
 @pytest.mark.parametrize("form", ["{}", "{}.yaml", "configs/{}.yaml", "configs/{}"])

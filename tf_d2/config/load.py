@@ -45,13 +45,13 @@ class _Lazy:
         return to_yaml(flat) if flat else dump(self.data, self.options)
 
 
-def _resolve(config: str | Path, opts: Sequence) -> _Yacs | _Lazy:
+def _resolve(config: str | Path, opts: Sequence, ignore: Sequence[str] = ()) -> _Yacs | _Lazy:
     load_extensions()
     path = Path(config)
     if isinstance(config, str) and not exists(path):
         name = zoo_name(config)
         if name is not None:
-            return _Yacs(merge_opts(zoo_values(name), opts))
+            return _Yacs(merge_opts(zoo_values(name), opts, ignore))
         hint = did_you_mean(config.removesuffix(".yaml"), zoo_models())
         raise ConfigError(f"{config}: no such file, and not the name of a published model{hint}")
     if path.suffix == ".py":
@@ -59,36 +59,42 @@ def _resolve(config: str | Path, opts: Sequence) -> _Yacs | _Lazy:
             f"{path}: is Python code, which is not run; give the config.yaml that training wrote from it, or "
             "save one with detectron2's LazyConfig.save(cfg, 'config.yaml')"
         )
-    return _merge(read_with_bases(path), opts, str(path))
+    return _merge(read_with_bases(path), opts, str(path), ignore)
 
 
-def load_config(config: str | Path, opts: Sequence = ()) -> ModelConfig:
+def load_config(config: str | Path, opts: Sequence = (), *, ignore_keys: Sequence[str] = ()) -> ModelConfig:
     """Read a detectron2 configuration.
 
     Args:
         config: a YAML file (with ``_BASE_`` files, or the full dump a training run wrote), or the name of a
             published model such as ``"COCO-Detection/faster_rcnn_R_50_FPN_3x"``. An existing file wins.
-        opts: ``["KEY", value, ...]`` overrides, as in detectron2.
+        opts: ``["KEY", value, ...]`` overrides, as in detectron2; for a LazyConfig also its arguments,
+            ``["model.roi_heads.num_classes", 3]``.
+        ignore_keys: keys, sections or patterns (``"MODEL.MY_*"``) that detectron2 does not have and that you know to
+            change nothing at inference. Those that cannot (training, data sets, sections of your own, what nothing in
+            the model reads) are left out without it, and a `ConfigNotice` (a warning) names them.
 
     Raises:
-        ConfigError: unreadable, not data, an unknown key, or a setting that is not supported.
+        ConfigError: unreadable, not data, unknown keys, or a setting that is not supported.
     """
-    return _named(str(config), lambda: _resolve(config, opts).model())
+    return _named(str(config), lambda: _resolve(config, opts, ignore_keys).model())
 
 
-def load_config_text(text: str, opts: Sequence = (), source: str = "configuration") -> ModelConfig:
+def load_config_text(
+    text: str, opts: Sequence = (), source: str = "configuration", *, ignore_keys: Sequence[str] = ()
+) -> ModelConfig:
     """`load_config` for YAML text; it cannot name a ``_BASE_``. ``source`` names it in errors."""
-    return _named(source, lambda: _resolve_text(text, opts, source).model())
+    return _named(source, lambda: _resolve_text(text, opts, source, ignore_keys).model())
 
 
-def _resolve_text(text: str, opts: Sequence, source: str) -> _Yacs | _Lazy:
+def _resolve_text(text: str, opts: Sequence, source: str, ignore: Sequence[str] = ()) -> _Yacs | _Lazy:
     load_extensions()
-    return _merge(parse_yaml(text, source), opts, source)
+    return _merge(parse_yaml(text, source), opts, source, ignore)
 
 
-def _merge(data: dict, opts: Sequence, source: str) -> _Yacs | _Lazy:
+def _merge(data: dict, opts: Sequence, source: str, ignore: Sequence[str]) -> _Yacs | _Lazy:
     if not is_lazy(data):
-        return _Yacs(merge_opts(merge_file(data, source), opts))
+        return _Yacs(merge_opts(merge_file(data, source, ignore), opts, ignore))
     if isinstance(opts, str) or len(opts) % 2:
         raise ConfigError(f"options must be pairs of KEY and VALUE, got {list(opts)!r}")
     yacs: list[Any] = [word for pair in _saved_options(data).items() for word in pair]
@@ -97,7 +103,7 @@ def _merge(data: dict, opts: Sequence, source: str) -> _Yacs | _Lazy:
             set_path(data, str(key), literal(value))
         else:
             yacs += [key, value]
-    return _Lazy(data, merge_opts({}, yacs))
+    return _Lazy(data, merge_opts({}, yacs, ignore))
 
 
 def _saved_options(data: dict) -> dict:
@@ -115,21 +121,23 @@ def _named(source: str, build: Any) -> Any:
         raise error if text.startswith((source, "option")) else ConfigError(f"{source}: {text}") from None
 
 
-def resolve_yaml(config: str | Path, opts: Sequence = ()) -> str:
+def resolve_yaml(config: str | Path, opts: Sequence = (), *, ignore_keys: Sequence[str] = ()) -> str:
     """The resolved configuration as detectron2-style YAML: every key inference reads, and VERSION.
 
     A LazyConfig model that these keys cannot say is written as a LazyConfig dump, with references resolved.
     `load_config_text` reads either back to an equal `ModelConfig`. detectron2 reads them too, unless keys of this
     project are among them (`OPTIONAL`).
     """
-    load_config(config, opts)  # what is refused is not written either
-    return _named(str(config), lambda: _resolve(config, opts).yaml())
+    load_config(config, opts, ignore_keys=ignore_keys)  # what is refused is not written either
+    return _named(str(config), lambda: _resolve(config, opts, ignore_keys).yaml())
 
 
-def resolve_yaml_text(text: str, opts: Sequence = (), source: str = "configuration") -> str:
+def resolve_yaml_text(
+    text: str, opts: Sequence = (), source: str = "configuration", *, ignore_keys: Sequence[str] = ()
+) -> str:
     """`resolve_yaml` for YAML text, as `load_config_text` reads it."""
-    load_config_text(text, opts, source)
-    return _named(source, lambda: _resolve_text(text, opts, source).yaml())
+    load_config_text(text, opts, source, ignore_keys=ignore_keys)
+    return _named(source, lambda: _resolve_text(text, opts, source, ignore_keys).yaml())
 
 
 def to_yaml(flat: Flat) -> str:

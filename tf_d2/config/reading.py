@@ -14,6 +14,7 @@ from typing import Any
 
 from tf_d2.config.defaults import Flat
 from tf_d2.config.errors import ConfigError, did_you_mean
+from tf_d2.config.safe_yaml import Unread
 
 Floats = tuple[float, ...]
 
@@ -48,6 +49,8 @@ _NORM_CLASSES = {
 
 def refusal(where: str, value: Any, expected: str) -> ConfigError:
     """``where = value is not supported: expected``, with the project it belongs to where that is known."""
+    if isinstance(value, Unread):
+        return ConfigError(f"{where}: {value.refusal()}")
     project = next((name for start, name in ELSEWHERE.items() if str(value).startswith(start)), None)
     note = f" (a setting of {project})" if project else ""
     if isinstance(value, str) and value.startswith("python:"):
@@ -86,8 +89,8 @@ def layer_norm_eps(where: str, value: Any) -> float:
     """
     if value is None or _is_layer_norm(value):
         return TORCH_LAYER_NORM_EPS
-    data = getattr(value, "data", None)  # an object that is not evaluated: its tag and what stands behind it
-    if getattr(value, "tag", "").endswith("functools.partial") and isinstance(data, dict):
+    data = value.data if isinstance(value, Unread) and value.tag.endswith("functools.partial") else None
+    if isinstance(data, dict):
         state = [*(data.get("state") or ()), None, None, None]
         arguments = state[2] if isinstance(state[2], dict) else {}
         if _is_layer_norm(next(iter(data.get("args") or ()), None)) and set(arguments) <= {"eps"}:

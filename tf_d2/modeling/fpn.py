@@ -63,7 +63,7 @@ class FPN(Backbone):
         strides = [bottom_up.strides[f] for f in config.in_features]
         self.size_divisibility = strides[-1]
         self.levels = [int(math.log2(s)) for s in strides]
-        bias = config.norm == ""
+        bias, norm = config.norm == "", config.norm or ""  # with None there is neither, as in detectron2
         with self.scope():
             for level, feature in zip(self.levels, config.in_features, strict=True):
                 lateral = f"fpn_lateral{level}"
@@ -72,7 +72,7 @@ class FPN(Backbone):
                 setattr(
                     self,
                     lateral,
-                    Conv2d(channels, config.out_channels, 1, lateral, bias=bias, norm=config.norm),
+                    Conv2d(channels, config.out_channels, 1, lateral, bias=bias, norm=norm),
                 )
                 setattr(
                     self,
@@ -84,7 +84,7 @@ class FPN(Backbone):
                         output,
                         padding=1,
                         bias=bias,
-                        norm=config.norm,
+                        norm=norm,
                     ),
                 )
             self.top_block = None

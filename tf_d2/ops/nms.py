@@ -109,9 +109,12 @@ def _nms_per_group(
     boxes: tf.Tensor, ranks: tf.Tensor, groups: tf.Tensor, iou_threshold: float, limit: tf.Tensor
 ) -> tf.Tensor:
     order = tf.argsort(groups, stable=True)  # [N] group-major, file order inside
-    counts = tf.math.bincount(tf.cast(groups, tf.int32))
-    counts = tf.boolean_mask(counts, counts > 0)  # [G]
-    starts = tf.cumsum(counts, exclusive=True)
+    # Not tf.math.bincount: on a GPU it has no deterministic kernel, and TensorFlow refuses it where determinism is on.
+    by_group = tf.gather(groups, order)
+    number_of_boxes = tf.shape(order)[0]
+    begins = tf.concat([[True], by_group[1:] != by_group[:-1]], axis=0)[:number_of_boxes]
+    starts = tf.cast(tf.where(begins)[:, 0], tf.int32)  # [G]
+    counts = tf.concat([starts[1:], [number_of_boxes]], axis=0)[: tf.shape(starts)[0]] - starts
 
     def one_group(i: tf.Tensor, kept: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
         members = order[starts[i] : starts[i] + counts[i]]

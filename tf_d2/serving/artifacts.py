@@ -240,22 +240,23 @@ TensorFlow Serving 2.19 or newer. {size}; on the machine that exported it: loade
 
 ```sh
 docker run --rm -p 8500:8500 -p 8501:8501 -v "$PWD:/models/{name}:ro" -e MODEL_NAME={name} \\
-  -e TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1 tensorflow/serving:2.20.0
+  -e TF_ENABLE_ONEDNN_OPTS=1 -e TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1 tensorflow/serving:2.20.0
 
 # with labels, metrics and batching
 docker run --rm -p 8500:8500 -p 8501:8501 -v "$PWD:/models/{name}:ro" \\
-  -e TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1 tensorflow/serving:2.20.0 \\
+  -e TF_ENABLE_ONEDNN_OPTS=1 -e TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1 tensorflow/serving:2.20.0 \\
   --model_config_file=/models/{name}/models.config --allow_version_labels_for_unavailable_models \\
   --enable_batching --batching_parameters_file=/models/{name}/batching_parameters.txt \\
   --monitoring_config_file=/models/{name}/monitoring.config --rest_api_timeout_in_ms=60000
 
 # without docker
-export TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1
+export TF_ENABLE_ONEDNN_OPTS=1 TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1
 tensorflow_model_server --port=8500 --rest_api_port=8501 --model_name={name} --model_base_path="$PWD"
 ```
 
-`TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1` lets the CPU kernels lay the weights out once instead of in every request: faster,
-for a second copy of the weights in memory. The answers are the same without it, up to rounding.
+`TF_ENABLE_ONEDNN_OPTS=1` chooses the faster CPU kernels also on processors where TensorFlow would not by itself (those
+without AVX512_VNNI), and `TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1` lets them lay the weights out once instead of in every
+request, for a second copy of the weights in memory: set both or neither. The answers are the same, up to rounding.
 The server warms up with `{version}/assets.extra/tf_serving_warmup_requests` before it answers.
 
 ## Call

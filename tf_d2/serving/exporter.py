@@ -71,11 +71,12 @@ def export(
     opts: Sequence[Any] = (),
     ema: bool = False,
     allow_nonfinite: bool = False,
+    ignore_keys: Sequence[str] = (),
 ) -> ExportReport:
     """Write ``output/<version>/`` (a SavedModel) and, beside it, what a server needs. Whole or not at all.
 
     Args:
-        config, weights, opts, ema, allow_nonfinite: as for :func:`tf_d2.load_model`.
+        config, weights, opts, ema, allow_nonfinite, ignore_keys: as for :func:`tf_d2.load_model`.
         output: folder of the model; further versions may be exported into it.
         version: a positive integer that ``output`` does not have yet.
         name: the model's name on the server; default: the name of the folder.
@@ -105,7 +106,7 @@ def export(
     output = Path(output).absolute()
     name = output.name if name is None else name
     _check_target(output, version, name)
-    parsed, weights_file = resolve_model(config, weights, opts)
+    parsed, weights_file = resolve_model(config, weights, opts, ignore_keys)
     options = _options(
         parsed,
         max_detections,
@@ -120,7 +121,13 @@ def export(
     scratch = _scratch_beside(output)
     try:
         model = load_model(
-            config, weights, dtype=precision, opts=opts, ema=ema, allow_nonfinite=allow_nonfinite
+            config,
+            weights,
+            dtype=precision,
+            opts=opts,
+            ema=ema,
+            allow_nonfinite=allow_nonfinite,
+            ignore_keys=ignore_keys,
         )
         model.fold_norms(release=True)
         folder = scratch / str(version)
@@ -128,7 +135,7 @@ def export(
         ops = check_ops(folder / "saved_model.pb")
         warmup.write_warmup(folder, warmup.warmup_requests(name, parsed.needs_proposals))
         source = {
-            "config": model_yaml(config, opts),
+            "config": model_yaml(config, opts, ignore_keys),
             "weights_name": weights_file.name,
             "weights_sha256": _sha256(weights_file),
             "precision": precision,

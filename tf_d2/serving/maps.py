@@ -167,7 +167,9 @@ def _area(mask: tf.Tensor) -> tf.Tensor:
 
 def _bincount(values: tf.Tensor, length: int) -> tf.Tensor:
     """Occurrences of 0 .. length - 1: int32 ``[length]``."""
-    counts = tf.math.bincount(tf.reshape(values, [-1]), minlength=length, maxlength=length)
+    # On a GPU this operation has no deterministic kernel: TensorFlow refuses it where determinism is on.
+    with tf.device("/CPU:0"):
+        counts = tf.math.bincount(tf.reshape(values, [-1]), minlength=length, maxlength=length)
     return tf.ensure_shape(counts, [length])
 
 

@@ -48,14 +48,14 @@ class Model(nn.Module):
         self.backbone = make_backbone(node)
         self.shapes = feature_shapes(self.backbone)
         ops = {unit.op for unit in self.units}
-        if "rpn_head" in ops:
+        if "rpn_proposals" in ops:
             self.proposal_generator = nn.Module()
             self.proposal_generator.rpn_head = self._rpn_head(node)
         if "detect" in ops:
             self.roi_heads = ROIHeads(node, self.shapes)
         if "sem_seg" in ops:
             self.sem_seg_head = SemSegHead(node["SEM_SEG_HEAD"], self.shapes)
-        if "retinanet_head" in ops:
+        if "retinanet_out" in ops:
             self.head = self._retinanet_head(node)
 
     def _rpn_head(self, node: Mapping[str, Any]) -> RPNHead:
@@ -131,7 +131,9 @@ def predict(
     the picture.
     """
     values, segments = run_free(model, image, proposals)
-    arrays = {name: value.cpu().numpy() for name, value in values.items()}
+    # On a GPU copying every stage would take longer than computing them.
+    wanted = [name for name in values if record is not None or name.startswith("output/")]
+    arrays = {name: values[name].cpu().numpy() for name in wanted}
     if record is not None:
         record.update(arrays)
     result: dict[str, Any] = {}

@@ -25,6 +25,14 @@ from .regnet import RegNet
 
 Function = Callable[[Any, Unit, Sequence[Tensor]], Sequence[Tensor]]
 
+OPS: dict[str, Function] = {}  # by name; see `op`
+
+
+def op(function: Function) -> Function:
+    """Makes a function (model, unit, inputs) -> outputs the op of its name, less the underscore."""
+    OPS[function.__name__.removeprefix("_")] = function
+    return function
+
 
 def run_unit(
     model: Any, unit: Unit, inputs: Sequence[Tensor]
@@ -42,12 +50,30 @@ def run_unit(
         if unit.op == "panoptic":
             result, segments = _panoptic(model, cast)
             return {unit.outputs[0]: result}, segments
-        outputs = _FUNCTIONS[unit.op](model, unit, cast)
+        outputs = OPS[unit.op](model, unit, cast)
     if len(outputs) != len(unit.outputs):
         raise AssertionError(
             f"unit {unit.name} returned {len(outputs)} arrays for {len(unit.outputs)} stages"
         )
     return dict(zip(unit.outputs, outputs, strict=True)), []
+
+
+@op
+def _module(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    return flat(model.get_submodule(unit.args[0])(inputs[0]))
+
+
+@op
+def _module_of_list(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    return flat(model.get_submodule(unit.args[0])(list(inputs)))
+
+
+def flat(value: Any) -> list[Tensor]:
+    """Tensors inside nested lists and dicts, in order."""
+    if isinstance(value, Tensor):
+        return [value]
+    items = value.values() if isinstance(value, Mapping) else value
+    return [tensor for item in items for tensor in flat(item)]
 
 
 # ------------------------------------------------------------------------------------------------- image
@@ -69,6 +95,7 @@ def network_size(size: tuple[int, int], shortest: int, longest: int) -> tuple[in
     return int(new[0] + 0.5), int(new[1] + 0.5)
 
 
+@op
 def _resize(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     config = model.config["INPUT"]
     image = inputs[0].cpu().numpy()
@@ -86,6 +113,7 @@ def _resize(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor
     return [torch.from_numpy(np.array(image)).to(inputs[0].device)]
 
 
+@op
 def _normalize(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     node, x = model.config["MODEL"], inputs[0].permute(2, 0, 1).float()
     mean, std = (
@@ -113,10 +141,7 @@ def _bottom_up(model: Any) -> ResNet | RegNet:
     return model.backbone.bottom_up if isinstance(model.backbone, FPN) else model.backbone
 
 
-def _stem(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    return [_bottom_up(model).stem(inputs[0])]
-
-
+@op
 def _res(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     x = inputs[0]
     for name in unit.args:
@@ -129,17 +154,13 @@ def _named(unit: Unit, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
     return {name.rsplit("/", 1)[-1]: x for name, x in zip(unit.inputs, inputs, strict=True)}
 
 
+@op
 def _fpn(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     pyramid = model.backbone(_named(unit, inputs))
     return [pyramid[name] for name in unit.args]
 
 
 # --------------------------------------------------------------------------------------------------- RPN
-
-
-def _rpn_head(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    logits, deltas = model.proposal_generator.rpn_head(inputs)
-    return [*logits, *deltas]
 
 
 def _anchors(model: Any, features: Sequence[str], maps: Sequence[Tensor]) -> list[Tensor]:
@@ -150,6 +171,7 @@ def _anchors(model: Any, features: Sequence[str], maps: Sequence[Tensor]) -> lis
     ]
 
 
+@op
 def _rpn_proposals(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     node, count = model.config["MODEL"], (len(inputs) - 1) // 2
     logits, deltas = inputs[:count], inputs[count : 2 * count]
@@ -167,6 +189,7 @@ _POOLERS = {
 }
 
 
+@op
 def _roi_pool(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     node = model.config["MODEL"]
     strides = [model.shapes[name][1] for name in node["ROI_HEADS"]["IN_FEATURES"]]
@@ -180,27 +203,24 @@ def _box_weights(model: Any, stage: int) -> Sequence[float]:
     return node["ROI_BOX_HEAD"]["BBOX_REG_WEIGHTS"]
 
 
+@op
 def _cascade_boxes(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     deltas, boxes, image = inputs
     moved = box_ops.decode(deltas, boxes, _box_weights(model, unit.args[0] - 1))
     return [box_ops.clip(moved, _size(image))]
 
 
+@op
 def _res5(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     return [model.roi_heads.res5(inputs[0])]
 
 
-def _box_head(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    return [model.roi_heads.get_submodule(unit.args[0])(inputs[0])]
-
-
+@op
 def _box_predictor(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    x = inputs[0]
-    if model.config["MODEL"]["ROI_HEADS"]["NAME"] == "Res5ROIHeads":
-        x = x.mean(dim=[2, 3])
-    return model.roi_heads.get_submodule(unit.args[0])(x)
+    return model.roi_heads.get_submodule(unit.args[0])(inputs[0].mean(dim=[2, 3]))
 
 
+@op
 def _detect(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     node, count = model.config["MODEL"], unit.args[0]
     deltas, boxes, image = inputs[count:]
@@ -212,10 +232,12 @@ def _detect(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor
     return selection.detections(mean, moved, _size(image), node, limit)
 
 
+@op
 def _mask_logits(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     return [model.roi_heads.mask_head(inputs[0])]
 
 
+@op
 def _mask_select(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     logits, classes = inputs
     if logits.shape[1] == 1:
@@ -224,14 +246,17 @@ def _mask_select(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[T
     return [logits[rows, classes[: len(logits)]][:, None].sigmoid()]
 
 
+@op
 def _keypoint_lowres(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     return [model.roi_heads.keypoint_head(inputs[0])]
 
 
+@op
 def _keypoint_up(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     return [functional.interpolate(inputs[0], scale_factor=2, mode="bilinear", align_corners=False)]
 
 
+@op
 def _keypoints(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     return [selection.keypoints(inputs[0], inputs[1][: len(inputs[0])])]
 
@@ -239,11 +264,7 @@ def _keypoints(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Ten
 # ------------------------------------------------------------------------------- other heads and results
 
 
-def _retinanet_head(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    logits, deltas = model.head(inputs)
-    return [*logits, *deltas]
-
-
+@op
 def _retinanet_out(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     node, count = model.config["MODEL"], (len(inputs) - 2) // 2
     logits, deltas = inputs[:count], inputs[count : 2 * count]
@@ -255,10 +276,12 @@ def _retinanet_out(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence
     return list(selection.instances_to_image(fields, _size(inputs[-2]), _size(inputs[-1])).values())
 
 
+@op
 def _sem_seg(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     return model.sem_seg_head(_named(unit, inputs))
 
 
+@op
 def _sem_seg_out(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     logits, network, image = inputs
     height, width = _size(network)
@@ -266,6 +289,7 @@ def _sem_seg_out(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[T
     return [functional.interpolate(logits, size=_size(image), mode="bilinear", align_corners=False)[0]]
 
 
+@op
 def _postprocess(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     # A recorded trace may hold the first rows of the masks only; then only those detections come out.
     rows = min(len(x) for x in inputs[:-2])
@@ -274,6 +298,7 @@ def _postprocess(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[T
     return [result[name] for name in unit.args]
 
 
+@op
 def _proposals_out(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     logits, boxes, network, image = inputs
     boxes, keep = selection.rescale(boxes, _size(network), _size(image))
@@ -284,31 +309,3 @@ def _panoptic(model: Any, inputs: Sequence[Tensor]) -> tuple[Tensor, list[dict[s
     semantic, scores, classes, masks = inputs
     combine: Mapping[str, Any] = model.config["MODEL"]["PANOPTIC_FPN"]["COMBINE"]
     return selection.panoptic(semantic, masks, scores, classes, combine)
-
-
-_FUNCTIONS: dict[str, Function] = {
-    "resize": _resize,
-    "normalize": _normalize,
-    "stem": _stem,
-    "res": _res,
-    "fpn": _fpn,
-    "rpn_head": _rpn_head,
-    "rpn_proposals": _rpn_proposals,
-    "roi_pool": _roi_pool,
-    "cascade_boxes": _cascade_boxes,
-    "res5": _res5,
-    "box_head": _box_head,
-    "box_predictor": _box_predictor,
-    "detect": _detect,
-    "mask_logits": _mask_logits,
-    "mask_select": _mask_select,
-    "keypoint_lowres": _keypoint_lowres,
-    "keypoint_up": _keypoint_up,
-    "keypoints": _keypoints,
-    "retinanet_head": _retinanet_head,
-    "retinanet_out": _retinanet_out,
-    "sem_seg": _sem_seg,
-    "sem_seg_out": _sem_seg_out,
-    "postprocess": _postprocess,
-    "proposals_out": _proposals_out,
-}

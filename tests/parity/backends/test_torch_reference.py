@@ -631,3 +631,11 @@ def test_embedded_model_fed_with_the_recording(demo):
         np.testing.assert_allclose(
             forced[f"output/instances/{name}"], recorded[f"output/instances/{name}"][:rows], atol=1e-6
         )
+
+
+def test_the_reference_and_detectron2_have_every_op():
+    from parity.backends import detectron2_units
+    from parity.core.units import OPS
+
+    own = {"panoptic"}  # also returns the segments, so that it is called by name
+    assert set(run.OPS) | own == set(OPS) and set(detectron2_units.OPS) | own == set(OPS)

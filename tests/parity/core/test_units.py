@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from parity.core.units import GIVEN, forced_name, stages, units
+from parity.core.units import GIVEN, OPS, array_of, forced_name, stages, units
 
 FPN = {"NAME": "build_resnet_fpn_backbone"}
 
@@ -147,3 +147,49 @@ def test_kinds_and_shortened_features():
 def test_what_the_table_does_not_cover_is_named(changes, key):
     with pytest.raises(ValueError, match=f"MODEL.{key}"):
         units(config(**changes))
+
+
+def test_rows_and_judges_of_the_table():
+    table = {stage.name: stage for stage in stages(FAMILIES["c4"])}
+    rows = {name: stage.array.rows for name, stage in table.items()}
+    assert rows["steps/roi_heads.res5"] == "proposals" and rows["steps/roi_heads.res5#1"] == "detections"
+    assert rows["steps/roi_heads.box_predictor/1"] == "proposals" and rows["steps/backbone/res4"] == ""
+    assert rows["output/instances/pred_masks"] == "results"
+    judges = {stage.name: stage.array.judge for stage in stages(FAMILIES["panoptic"])}
+    drawn = {name: judge for name, judge in judges.items() if judge != "values"}
+    assert drawn == {
+        "output/instances/pred_masks": "masks",
+        "output/sem_seg": "sem_seg",
+        "output/panoptic_seg": "panoptic",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("steps/roi_heads.mask_head.mask_fcn1", "detections"),  # a module inside a unit
+        ("steps/roi_heads.res5.0.conv1", "proposals"),
+        ("steps/roi_heads.res5.0.conv1#1", "detections"),  # in its second call
+        ("steps/roi_heads.box_head.2.fc1", "proposals"),
+        ("steps/backbone.bottom_up.res2.0.conv1", ""),
+        ("output/instances/pred_boxes", "results"),
+        ("output/instances/tracks", "results"),  # a field nobody knows
+        ("steps/roi_heads/0/0/tracks", "detections"),
+        ("output/sem_seg", ""),
+        ("steps/head/0/0", ""),
+        ("input/image", ""),
+    ],
+)
+def test_rows_of_arrays_without_a_table(name, rows):
+    assert array_of(name).rows == rows
+    assert array_of(name).name == name
+
+
+def test_what_is_decoded_is_judged_as_keypoints_without_a_table():
+    assert array_of("output/instances/pred_keypoints").judge == "keypoints"
+    assert array_of("output/panoptic_seg").judge == "panoptic"
+
+
+def test_every_op_of_a_table_is_in_the_vocabulary_and_the_other_way_round():
+    used = {unit.op for family in FAMILIES.values() for unit in units(family)}
+    assert used == set(OPS)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import parity
+from parity.core.feed import Fed, Inputs, array_sha256, hashes
 from parity.core.metrics import measure
 from parity.core.profiles import SEMANTIC, STRICT, limit
 from parity.core.results import Comparison, StageResult
@@ -17,7 +18,8 @@ from parity.core.status import Status
 from parity.core.trace import Trace
 from parity.core.units import Stage
 from parity.judge.comparator import Context, compare_image, verdict_of
-from parity.judge.judge import Side, Waiver, _fed_by_another, note_skipped
+from parity.judge.judge import Side, Waiver, note_skipped
+from parity.judge.truth import Truth
 
 BACKBONE = "steps/backbone/p2"
 BOXES = "output/instances/pred_boxes"
@@ -298,8 +300,10 @@ def test_another_box_in_the_float64_run_is_not_taken_for_rounding():
 def test_the_limit_on_the_same_input_rises_only_with_noise_on_the_same_input(given, status):
     table = {BACKBONE: Stage(BACKBONE, ("input/image",), "continuous", "x", False, False)}
     candidate = trace() | {"forced/backbone/p2": trace()[BACKBONE] * np.float32(1 + 3e-6)}
-    context = Context(trace(), candidate, STRICT, table=table, noise={BACKBONE: 1e-4}, truth=True)
-    context.forced_noise = {BACKBONE: 1e-6} if given else {}
+    exact = trace()[BACKBONE].astype(np.float64)
+    arrays = {BACKBONE: exact * (1 + 1e-4), "forced/backbone/p2": exact * (1 + 1e-6)}
+    truth = Truth(arrays, FED if given else Fed({"input/image": "another"}))
+    context = Context(trace(), candidate, STRICT, table=table, noise={BACKBONE: 1e-4}, truth=truth, fed=FED)
     result = next(s for s in compare_image(context) if s.name == BACKBONE)
     assert result.forced_status is status and result.status is Status.PASS
 
@@ -317,7 +321,9 @@ def test_scores_behind_float32_proposals_are_at_float32_precision_in_the_semanti
     assert next(s for s in compare_image(context) if s.name == "output/instances").status is status
     for name in (BOXES, SCORES, CLASSES):
         candidate[name.replace("output", "forced/output")] = candidate[name]
-    context = Context(trace(), candidate, SEMANTIC, table={s.name: s for s in stages})
+    fed = Fed(hashes({source: trace()[BACKBONE]}))
+    context = Context(trace() | {source: trace()[BACKBONE]}, candidate, SEMANTIC, fed=fed)
+    context.table = {s.name: s for s in stages}
     replayed = next(s for s in compare_image(context) if s.name == "output/instances")
     assert replayed.forced_status is Status.FAIL, "the replay on the same input has no such excuse"
 
@@ -502,7 +508,7 @@ def test_arrays_that_were_not_computed_on_the_references_input_are_named():
         for n in (BACKBONE, "steps/sem_seg_head/0")
     }
     for given, text in (({}, "no stage was"), ({"forced/backbone/p2": b[BACKBONE]}, "steps/sem_seg_head/0")):
-        context = Context(a, {**b, **given}, STRICT, table=table)
+        context = Context(a, {**b, **given}, STRICT, table=table, fed=FED)
         comparison = Comparison("a", "b", "strict", stages=compare_image(context))
         note_skipped(comparison, context)
         assert any("reference's input" in n and text in n for n in comparison.notes)
@@ -525,22 +531,68 @@ def test_a_shortened_recording_of_given_proposals_is_compared_row_by_row(tmp_pat
     assert ("first 20 of 25 rows" in result.message) == (rows == 25)
 
 
-@pytest.mark.parametrize(
-    ("feed", "another"),
-    [(["torch", "now"], False), (["torch", "before"], True), (["recorded", None], True), (None, False)],
-)
-def test_noise_on_the_same_input_counts_only_for_stages_fed_by_this_reference(feed, another):
-    """The demo compares one TensorFlow run with two references, of which one gave the inputs."""
-    reference = Side("torch", [], {"backend": "torch", "written": "now"})
-    candidate = Side("tf", [], {"backend": "tf", "forced": {"feed": feed, "derived": []}})
-    assert _fed_by_another(candidate, reference) is another
+FED = Fed(hashes({"input/image": trace()["input/image"]}), "the trace of torch of yesterday")
+
+
+def fed_stage(fed: Fed, reference: dict[str, np.ndarray] | None = None) -> StageResult:
+    """A feature map that is right end to end, and that the candidate computed from ``fed``, too."""
+    table = {BACKBONE: Stage(BACKBONE, ("input/image",), "continuous", "x", False, False)}
+    candidate = trace() | {"forced/backbone/p2": trace()[BACKBONE]}
+    context = Context(reference or trace(), candidate, STRICT, table=table, fed=fed)
+    return next(s for s in compare_image(context) if s.name == BACKBONE)
+
+
+def test_the_same_input_is_said_only_where_every_bit_of_it_is_the_same() -> None:
+    """The demo compared one TensorFlow run with two references, of which another one had given the inputs."""
+    assert fed_stage(FED).overall is Status.PASS
+    other = trace()
+    other["input/image"][0, 0, 0] ^= 1
+    result = fed_stage(Fed(hashes({"input/image": other["input/image"]}), FED.source))
+    assert result.forced_status is Status.NOT_COMPARED and result.bad
+    assert "input/image of the trace of torch of yesterday" in result.forced_message
+
+
+@pytest.mark.parametrize("known", [None, {}])
+def test_an_input_that_a_trace_does_not_state_is_not_the_same(known: dict[str, str] | None) -> None:
+    result = fed_stage(Fed(known))
+    assert result.forced_status is Status.NOT_COMPARED and "does not say" in result.forced_message
+
+
+def test_what_was_computed_from_the_references_arrays_stands_on_them() -> None:
+    """A recording has no network input; the worker computes it, and what it was computed from must be the same."""
+    inputs = Inputs(
+        trace(),
+        {
+            BACKBONE: Stage(BACKBONE, ("steps/input",), "continuous", "x", False, False),
+            "steps/input": Stage("steps/input", ("input/image",), "continuous", "y", False, False),
+        },
+    )
+    assert inputs.problem(FED, BACKBONE) == ""
+    changed = Fed({"input/image": array_sha256(trace()["input/image"][:, :, ::-1])})
+    assert "not bit for bit" in inputs.problem(changed, BACKBONE)
+    alike = Fed({"input/image": array_sha256(trace()["input/image"].astype(np.int16))})
+    assert "not bit for bit" in inputs.problem(alike, BACKBONE)
+
+
+def test_a_candidate_fed_by_another_reference_is_not_said_to_agree_on_the_same_input() -> None:
+    """The guard works for every backend that wrote the candidate, since all of them state their feed alike."""
+    manifest = {"backend": "torch", "forced": {"feed": {}, "inputs": [FED.hashes], "derived": [{}]}}
+    candidate = Side("torch", [trace() | {"forced/backbone/p2": trace()[BACKBONE]}], manifest)
+    (found,) = parity.compare(trace(), candidate)
+    assert found.exit_code == 0
+    other = trace()
+    other["input/image"][0, 0, 0] ^= 1
+    candidate = Side("torch", [other | {"forced/backbone/p2": trace()[BACKBONE]}], manifest)
+    (found,) = parity.compare(other, candidate)
+    assert found.exit_code == 2 and stage(found, BACKBONE).forced_status is Status.NOT_COMPARED
 
 
 def caveat(candidate, noise=(), forced=None, repeat=2):
     """What is said beside the verdict on a candidate with another feature map or other boxes."""
     reference = Side("torch", [trace()], {"dtype": "float32", "repeat": {"runs": repeat}})
     more = {} if forced is None else {"forced/backbone/p2": forced}
-    (found,) = parity.compare(reference, side(candidate | more), noise=noise)
+    given = Side("tf", [candidate | more], {"dtype": "float32", "forced": {"inputs": [FED.hashes]}})
+    (found,) = parity.compare(reference, given, noise=noise)
     assert found.exit_code == 1
     return found.caveat
 

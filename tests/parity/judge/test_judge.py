@@ -1,5 +1,6 @@
 """What a candidate of a given scope must answer, and which precision a profile can be judged at."""
 
+import json
 from pathlib import Path
 
 import h5py
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 import parity
+from parity.core.feed import hashes
 from parity.core.trace import TraceWriter
 
 HEAT = "output/instances/pred_keypoint_heatmaps"
@@ -75,7 +77,8 @@ def make_candidate(path: Path, exact: dict[str, np.ndarray], changes: dict[str, 
         for name, array in {**arrays, **changes}.items():
             if array is not None:
                 writer.put(name, array)
-        forced = {"feed": ["recorded", None]}
+        fed = {n: arrays[n] for n in ("input/resized",)}
+        forced = {"feed": {"backend": "recorded", "written": None}, "inputs": [hashes(fed)], "derived": [{}]}
         writer.finish({"backend": "tf", "dtype": "float64", "profile": "semantic", "forced": forced}, "{}")
     return path
 
@@ -120,6 +123,8 @@ def test_float64_steps_are_compared_only_with_stages_fed_by_that_recording(tmp_p
     exact = make_recording(tmp_path / "r.h5", float64=True)
     candidate = make_candidate(tmp_path / "c.h5", exact, {})
     with h5py.File(candidate, "r+") as file:
-        file.attrs["manifest"] = str(file.attrs["manifest"]).replace('["recorded", null]', '["torch", "now"]')
+        manifest = json.loads(str(file.attrs["manifest"]))
+        manifest["forced"]["inputs"] = [hashes({"input/resized": np.ones((4, 6, 3), np.uint8)})]
+        file.attrs["manifest"] = json.dumps(manifest)
     with pytest.raises(ValueError, match="fed by another trace"):
         parity.compare(tmp_path / "r.h5", candidate, profile="semantic")

@@ -9,7 +9,7 @@ from tf_d2.config.defaults import Flat
 from tf_d2.config.errors import ConfigError
 from tf_d2.config.keys import Keys
 from tf_d2.config.lazy import REQUIRED, Node
-from tf_d2.config.reading import Fields, refusal
+from tf_d2.config.reading import NORMS, Fields, refusal
 
 # yacs name of a pyramid -> the network below it and the levels on top of it
 BUILDERS = {
@@ -50,7 +50,7 @@ class FPNConfig:
     bottom_up: Any  # a part of kind "backbone"
     in_features: tuple[str, ...]
     out_channels: int
-    norm: str
+    norm: str | None  # null in the YAML (None) is no norm and no bias; "" is no norm but a bias
     fuse_type: str  # "sum" or "avg"
     top_block: TopBlockConfig | None
     square_pad: int = field(default=0)
@@ -77,7 +77,7 @@ class FPNConfig:
             bottom_up=bottom_up,
             in_features=fields.pyramid("in_features", strides),
             out_channels=fields.integer("out_channels", 1),
-            norm=fields.norm("norm"),
+            norm=fields.choice("norm", (*NORMS, None)),
             fuse_type=fields.choice("fuse_type", ("sum", "avg")),
             top_block=top_block,
             square_pad=fields.integer("square_pad", 0),
@@ -113,6 +113,8 @@ class FPNConfig:
             {"in_features": REQUIRED, "out_channels": REQUIRED, "fuse_type": "sum", "square_pad": 0}
         )
         node.put_norm(fields, "norm", "norm", "")
+        if node.take("norm", "") is None:
+            fields.put("norm", f"{node.name}.norm", None)
         node.done()
         return cls._checked(node.overridden(fields, cls.KEYS), bottom_up, top_block)
 
