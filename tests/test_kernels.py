@@ -5,6 +5,7 @@ import os
 import pytest
 import tensorflow as tf
 
+import tf_d2
 from tf_d2 import kernels
 from tf_d2.commands.options import choose_kernels
 
@@ -80,3 +81,16 @@ def test_command_line_chooses(machine, environment, chosen):
     machine(None, **environment)
     choose_kernels()
     assert tuple(os.environ.get(name) for name in (kernels.ONEDNN, kernels.FROZEN_WEIGHTS)) == chosen
+
+
+def test_bfloat16_is_refused_where_it_does_not_run(monkeypatch):
+    """ONEDNN_MAX_CPU_ISA=AVX2 on a processor with AVX-512 is such a setting."""
+
+    def fail(*arguments):
+        raise tf.errors.AbortedError(None, None, "could not create a primitive descriptor")
+
+    kernels.bfloat16_runs.cache_clear()
+    monkeypatch.setattr(tf.nn, "conv2d", fail)
+    with pytest.raises(ValueError, match="ONEDNN_MAX_CPU_ISA"):
+        tf_d2.load_model("COCO-Detection/faster_rcnn_R_50_FPN_1x", dtype="bfloat16")
+    kernels.bfloat16_runs.cache_clear()

@@ -13,7 +13,7 @@ from importlib.metadata import entry_points
 
 import typer
 
-COMMANDS = ("predict", "convert", "inspect", "export", "zoo")
+COMMANDS = ("predict", "batch", "convert", "inspect", "export", "zoo")
 LIST_OPTIONS = (
     "--candidate",
     "--ignore-keys",

@@ -23,6 +23,32 @@ def onednn_enabled() -> bool | None:
     return bool(_pywrap_util_port.IsMklEnabled())
 
 
+@cache
+def bfloat16_runs() -> bool:
+    """Whether TensorFlow can convolve in bfloat16 here.
+
+    It cannot where ONEDNN_MAX_CPU_ISA forbids oneDNN the AVX-512 of a processor that has it: TensorFlow looks at the
+    processor and leaves bfloat16 to oneDNN, which then has no kernel. (Without AVX-512 TensorFlow's own kernels do it.)
+    """
+    import tensorflow as tf
+
+    one = tf.ones([1, 1, 1, 1], tf.bfloat16)
+    try:
+        tf.nn.conv2d(one, one, 1, "VALID")
+    except (tf.errors.AbortedError, tf.errors.UnimplementedError):
+        return False
+    return True
+
+
+def check_bfloat16() -> None:
+    """Raise ValueError where :func:`bfloat16_runs` says no."""
+    if not bfloat16_runs():
+        raise ValueError(
+            "TensorFlow has no bfloat16 kernels under these settings: unset ONEDNN_MAX_CPU_ISA (it keeps oneDNN from "
+            "AVX-512), or set TF_ENABLE_ONEDNN_OPTS=0, before TensorFlow is imported; or compute in float32"
+        )
+
+
 def advice() -> str | None:
     """The environment variables that would make a model faster in a process like this, or None.
 

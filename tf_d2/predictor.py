@@ -67,7 +67,10 @@ def load_model(
     Raises:
         tf_d2.config.ConfigError: the configuration cannot be read or asks for something unsupported.
         weights.WeightsError: the checkpoint cannot be read or does not belong to the configuration.
+        ValueError: TensorFlow cannot compute in bfloat16 here.
     """
+    if dtype == "bfloat16":
+        kernels.check_bfloat16()
     parsed, path = resolve_model(config, weights, opts, ignore_keys)
     with unfilled():
         model = build_model(parsed, dtype)
