@@ -16,7 +16,7 @@ from typing import Any, Literal
 import tensorflow as tf
 
 from tf_d2.config import ModelConfig
-from tf_d2.predictor import load_model, model_yaml, resolve_model
+from tf_d2.loading import load_model, model_yaml, resolve_model
 from tf_d2.serving import artifacts, warmup
 from tf_d2.serving.graph import (
     STEP_PIXELS,
