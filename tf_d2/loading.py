@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 import weights as checkpoints
 from tf_d2 import kernels
@@ -19,6 +21,7 @@ from tf_d2.config import (
     resolve_yaml_text,
 )
 from tf_d2.config.zoo import zoo_name
+from tf_d2.densepose import vertex_embeddings
 from tf_d2.layers.base import unfilled
 from tf_d2.modeling import D2Model, build_model
 
@@ -153,7 +156,24 @@ def load_weights(
         ignore=ignore_tensors,
     )
     model.assign(arrays, checkpoints.touched)
+    model.vertex_embeddings = _vertex_embeddings(model.config, state, path)
     return checkpoint
+
+
+def _vertex_embeddings(
+    config: ModelConfig, state: Mapping[str, np.ndarray], path: str | Path
+) -> dict[str, np.ndarray]:
+    """Embeddings of the vertices of the meshes that the configuration and the file of a CSE model have."""
+    head = getattr(config.roi_heads, "densepose", None)
+    if head is None or head.predictor.embed_size is None:
+        return {}
+    for one in head.embedders:
+        for key, shape in one.shapes(head.predictor.embed_size).items():
+            if key in state and state[key].shape != shape:
+                raise checkpoints.ConversionError(
+                    f"{path}: {key} has shape {state[key].shape}; MODEL.ROI_DENSEPOSE_HEAD.CSE says {shape}"
+                )
+    return vertex_embeddings(state)
 
 
 def model_yaml(config: str | Path, opts: Sequence[Any] = (), ignore_keys: Sequence[str] = ()) -> str:

@@ -49,6 +49,10 @@ HARMLESS = (
     (re.compile(r"^roi_heads\.keypoint_head\.score\."), "Detectron's fixed bilinear upsampling"),
     (re.compile(r"(^|\.)fed_loss_cls_weights$"), "weights of a training loss"),
     (re.compile(r"(^|\.)relative_position_index$"), "computed from the window size"),
+    (
+        re.compile(r"^roi_heads\.embedder\."),
+        "embeddings of a mesh's vertices, compared with what was detected",
+    ),
 )
 
 

@@ -37,6 +37,7 @@ class D2Model(keras.Model):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(name="model", autocast=False)
         self.config = config
+        self.vertex_embeddings: dict[str, np.ndarray] = {}  # by mesh, for DensePose's CSE
         channels = len(config.input.pixel_mean)
         self.backbone: Backbone = make_layer("backbone", config.backbone, channels, "backbone")
         self.build_heads()
