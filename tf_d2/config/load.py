@@ -150,7 +150,7 @@ def to_yaml(flat: Flat) -> str:
             node = tree
             for section in sections:
                 node = node.setdefault(section, {})
-            node[leaf] = flat[key]
+            node[leaf] = _scalar(flat[key])  # text, also of a mapping (which is a leaf with keys of its own)
     return "\n".join(_lines(tree, "")) + "\n"
 
 
@@ -160,7 +160,7 @@ def _lines(tree: dict[str, Any], indent: str) -> Iterator[str]:
             yield f"{indent}{name}:"
             yield from _lines(value, indent + "  ")
         else:
-            yield f"{indent}{name}: {_scalar(value)}"
+            yield f"{indent}{name}: {value}"
 
 
 def _is_default(flat: Flat, start: str) -> bool:

@@ -23,8 +23,6 @@ POOLERS = ("ROIAlignV2", "ROIAlign", "ROIPool", "ROIAlignRotated")
 
 # What a name elsewhere in detectron2's own tree or its projects would need, for a message that helps.
 ELSEWHERE = {
-    "PointRend": "PointRend",
-    "ImplicitPointRend": "PointRend",
     "TridentNet": "TridentNet",
     "TridentRes5": "TridentNet",
     "TridentStandard": "TridentNet",
@@ -33,7 +31,6 @@ ELSEWHERE = {
     "PanopticDeepLab": "Panoptic-DeepLab",
     "DeepLab": "DeepLab",
     "build_resnet_deeplab": "DeepLab",
-    "DensePose": "DensePose",
     "build_hrfpn": "DensePose",
     "FCOS": "FCOS",
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from tf_d2.config.defaults import KEYS, Flat
 from tf_d2.config.safe_yaml import anchor_sizes
+from tf_d2.config.zoo_densepose import densepose_rows, point_rend_rows
 
 _RES_2_TO_5 = ("res2", "res3", "res4", "res5")
 _RETINANET_SIZES = "[[x, x * 2**(1.0/3), x * 2**(2.0/3)] for x in [32, 64, 128, 256, 512]]"
@@ -279,6 +280,9 @@ _ROWS: dict[str, tuple[Flat, ...]] = {
     },
 }
 
+_BASES = {"FPN": _FPN, "R_50": _R50, "R_101": _R101, "X_101_32x8d": _X101}
+_ROWS |= point_rend_rows(_BASES) | densepose_rows(_BASES)
+
 # What makes a family of `zoo_table` need code this version lacks: the setting `build_config` will refuse.
 _FAMILIES: dict[str, tuple[Flat, ...]] = {
     "Mask R-CNN (ViTDet)": (_FPN, _MASK, {"MODEL.BACKBONE.NAME": "SimpleFeaturePyramid(ViT)"}),
@@ -286,21 +290,11 @@ _FAMILIES: dict[str, tuple[Flat, ...]] = {
     "Mask R-CNN (MViTv2)": (_FPN, _MASK, {"MODEL.BACKBONE.NAME": "FPN(MViT)"}),
     "Cascade Mask R-CNN (MViTv2)": (_FPN, _MASK, {"MODEL.BACKBONE.NAME": "FPN(MViT)"}),
     "Cascade Mask R-CNN (Swin)": (_FPN, _MASK, {"MODEL.BACKBONE.NAME": "FPN(SwinTransformer)"}),
-    "PointRend Mask R-CNN": (_FPN, _MASK, {"MODEL.ROI_MASK_HEAD.NAME": "PointRendMaskHead"}),
-    "PointRend Semantic FPN": (
-        _FPN,
-        {
-            "MODEL.META_ARCHITECTURE": "SemanticSegmentor",
-            "MODEL.SEM_SEG_HEAD.NAME": "PointRendSemSegHead",
-        },
-    ),
     "DeepLabV3": ({"MODEL.BACKBONE.NAME": "build_resnet_deeplab_backbone"},),
     "DeepLabV3+": ({"MODEL.BACKBONE.NAME": "build_resnet_deeplab_backbone"},),
     "Panoptic-DeepLab": ({"MODEL.META_ARCHITECTURE": "PanopticDeepLab"},),
     "TensorMask": ({"MODEL.META_ARCHITECTURE": "TensorMask"},),
     "TridentNet Faster R-CNN": ({"MODEL.BACKBONE.NAME": "build_trident_resnet_backbone"},),
-    "DensePose IUV R-CNN": (_FPN, {"MODEL.ROI_HEADS.NAME": "DensePoseROIHeads"}),
-    "DensePose CSE R-CNN": (_FPN, {"MODEL.ROI_HEADS.NAME": "DensePoseROIHeads"}),
 }
 
 

@@ -19,12 +19,14 @@ BATCH_NORMS = ("BN", "SyncBN", "FrozenBN", "nnSyncBN", "naiveSyncBN", "naiveSync
 class BatchNorm(Module):
     """``(x - moving_mean) * gamma / sqrt(moving_variance + eps) + beta`` per channel of ``[..., C]``.
 
-    Serves BN, SyncBN and FrozenBN, which differ in training only.
+    Serves BN, SyncBN and FrozenBN, which differ in training only; old files fold the statistics of a ``frozen`` one
+    into its weight and bias.
     Source: detectron2/layers/batch_norm.py.
     """
 
-    def __init__(self, channels: int, name: str = "norm") -> None:
+    def __init__(self, channels: int, name: str = "norm", frozen: bool = False) -> None:
         super().__init__(name)
+        self.frozen = frozen
         self.gamma = self.parameter("gamma", (channels,))
         self.beta = self.parameter("beta", (channels,))
         self.moving_mean = self.parameter("moving_mean", (channels,), trainable=False)
@@ -134,7 +136,7 @@ def get_norm(norm: str, channels: int, name: str = "norm") -> Module | None:
     if norm == "":
         return None
     if norm in BATCH_NORMS:
-        return BatchNorm(channels, name)
+        return BatchNorm(channels, name, frozen=norm == "FrozenBN")
     if norm == "GN":
         return GroupNorm(channels, name)
     if norm == "LN":
