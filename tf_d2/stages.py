@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_d2.config.schema import PanopticConfig
+from tf_d2.config import PanopticConfig
 from tf_d2.instances import Instances
 from tf_d2.modeling.batches import Proposals
 from tf_d2.modeling.mask_head import mask_inference
-from tf_d2.modeling.meta_arch import D2Model
+from tf_d2.modeling.model import D2Model
 from tf_d2.modeling.postprocess import paste, resize_sem_seg, to_image
 from tf_d2.ops.keypoints import decode_keypoints
 from tf_d2.ops.panoptic import combine_semantic_and_instance_outputs

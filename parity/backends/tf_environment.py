@@ -45,12 +45,22 @@ def set_flags(job: Job) -> dict[str, Any]:
     flags = {
         "tf32_allowed": tf.config.experimental.tensor_float_32_execution_enabled(),
         "determinism": profile != "production",
-        "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "default"),
+        "onednn": onednn_in_use(),
         "devices": [d.name for d in gpus] if device == "gpu" else ["CPU"],
         "gpu": [tf.config.experimental.get_device_details(d).get("device_name", "") for d in gpus],
     }
     canaries = {"matmul_error": rounding, "reduced_precision": rounding > 2.0**-14}
     return {"flags": flags, "canaries": canaries}
+
+
+def onednn_in_use() -> bool | None:
+    """Whether TensorFlow computes with oneDNN, by its own choice or as TF_ENABLE_ONEDNN_OPTS says; None where this
+    version does not tell."""
+    try:
+        from tensorflow.python.util import _pywrap_util_port as port
+    except ImportError:
+        return None
+    return bool(port.IsMklEnabled())
 
 
 def _matmul_rounding() -> float:

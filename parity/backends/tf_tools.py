@@ -81,7 +81,7 @@ def write_config(job: Job) -> None:
 def resolve(job: Job) -> None:
     """Write the full configuration, and the state dict beside it as ``<output>.npz``."""
     import weights
-    from tf_d2.predictor import model_yaml, resolve_model
+    from tf_d2.loading import model_yaml, resolve_model
 
     os.chdir(job.folder)  # where a relative MODEL.WEIGHTS is looked for
     _, path = resolve_model(job.config_yaml, job.weights or None, job.opts)

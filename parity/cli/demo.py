@@ -19,6 +19,7 @@ from rich.markup import escape
 from parity.cli.parity import finish
 from parity.core.results import Comparison, overall_exit_code
 from parity.report import terminal
+from parity.report.environment import environment_lines
 from parity.running.runner import BackendError, run
 
 console = Console()
@@ -72,6 +73,8 @@ def demo(
     console.rule()
     verdict = "[green]the same detections as detectron2" if same else "[bold red]NOT the same as detectron2"
     console.print(f"{verdict}[/] ({time.monotonic() - started:.0f} s). Results in {escape(str(output))}/")
+    for line in environment_lines(comparisons):
+        console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(overall_exit_code(comparisons))
 
 

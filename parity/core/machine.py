@@ -9,11 +9,36 @@ import sys
 from pathlib import Path
 from typing import Any
 
+# Instructions that decide which kernels a framework takes, the oldest first (x86, then ARM).
+_INSTRUCTIONS = (
+    *(
+        "sse4_1",
+        "avx",
+        "f16c",
+        "fma",
+        "avx2",
+        "avx512f",
+        "avx512_vnni",
+        "avx_vnni",
+        "avx512_bf16",
+        "avx512_fp16",
+    ),
+    *("amx_tile", "asimd", "asimddp", "bf16", "sve"),
+)
+# Variables of the environment that change which kernels compute.
+_SETTINGS = (
+    *("TF_ENABLE_ONEDNN_OPTS", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY"),
+    *("MKL_ENABLE_INSTRUCTIONS", "NVIDIA_TF32_OVERRIDE"),
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"),
+)
+
 
 def facts() -> dict[str, Any]:
-    """Processor, cores, memory, operating system and Python of this machine."""
+    """Processor, its instruction sets, settings, cores, memory, operating system and Python of this machine."""
     return {
         "cpu": _cpu_name(),
+        "instructions": instructions(),
+        "settings": {name: os.environ[name] for name in _SETTINGS if name in os.environ},
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": round(_total_memory() / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",
@@ -52,6 +77,18 @@ def _status_kib(field: str) -> int | None:
     except OSError:
         return None
     return next((int(line.split()[1]) for line in lines if line.startswith(field + ":")), None)
+
+
+def instructions() -> list[str]:
+    """The processor's instruction sets that frameworks choose kernels by; empty where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return []
+    held = next(
+        (line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))), []
+    )
+    return [name for name in _INSTRUCTIONS if name in held]
 
 
 def _cpu_name() -> str:

@@ -1,27 +1,34 @@
-"""The three numeric profiles and the tolerance rule.
+"""The three numeric profiles and the rules that limits follow from.
 
-A limit is ``min(ceiling, NOISE_FACTOR * noise + floor)``: the noise is the reference's own (its error
-against a float64 run, or its difference from a second run with another thread count), the floor covers
-rounding where the reference happens to repeat itself bit for bit, and the ceiling is the most that a stage
-may differ. A noisy reference therefore never excuses a candidate beyond the ceiling.
+Where a float64 run of the reference exists, a limit follows from it and from nothing else that was measured: the
+candidate may be NOISE_FACTOR times as far from that run as the reference itself is, in the same metric, and the floor.
+The floor is what the dtype rounds in a sum of some thousand terms, where the reference happens to add them up in a
+better order: ROUNDINGS machine epsilons in the mean, LARGEST times as many in a single element or channel (measured: a
+right convolution of 2304 terms is up to 16 off, one that adds in blocks 4; boxes, which are decoded in several steps:
+BOX_ROUNDINGS units in the last place of the largest coordinate). Both sides are run on this machine, so
+that such a verdict does not depend on the processor. The two sides may then be apart by their two distances together,
+and never by more than the ceiling (TRUTH_FACTOR times as high as without that run): where the reference itself is
+nothing but rounding, nothing can be proved.
 
-Badly conditioned weights (random ones, for instance) enlarge rounding beyond every fixed number: there the
-reference in float32 is itself farther than the ceiling from the reference in float64. Only where such a
-float64 run says so, the ceiling is TRUTH_FACTOR times as high; the limit is still NOISE_FACTOR times the
-reference's own error.
-
-Without a float64 run a limit is an estimate. A second run with another thread count adds up almost everything in
-the same order, so it shows a small part of the rounding only (in one channel of the embedded model 3.7e-7, where
-detectron2 is 1.5e-5 from its float64 run) and yet lowers the limit towards the floor. `parity.judge.judge` says so
-beside a difference that is small enough.
+Without a float64 run a limit is an estimate: ``min(ceiling, NOISE_FACTOR * noise + floor)`` on the difference of the
+two sides. The noise is the reference's difference from a second run with another thread count. Such a run adds up
+almost everything in the same order, so it shows a small part of the rounding only (in one channel of the embedded
+model 3.7e-7, where detectron2 is 1.5e-5 from its float64 run) and yet lowers the limit towards the floor. The verdict
+says that its limits are estimates.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from parity.core.metrics import Metrics
+
 NOISE_FACTOR = 3.0
 TRUTH_FACTOR = 30.0
+EPSILON = 2.0**-23  # of float32
+ROUNDINGS = 8.0
+LARGEST = 4.0  # the largest of many errors is about four standard deviations
+BOX_ROUNDINGS = 8.0
 PEAK_FACTOR = (
     10.0  # a single element may differ by more than the RMS does: limit of max|d|/max|r| and per channel
 )
@@ -50,6 +57,7 @@ class Profile:
     probability: float
     keypoint_px: float
     borderline_share: float
+    exact: bool = True  # nothing but rounding separates two right sides: floors of the dtype's rounding alone
 
 
 # detectron2 decodes, clips, ranks and suppresses boxes in float32 even in a float64 model: at those steps a few
@@ -95,6 +103,7 @@ PRODUCTION = Profile(
     probability=5e-2,
     keypoint_px=1.0,
     borderline_share=0.25,
+    exact=False,
 )
 PROFILES = {p.name: p for p in (SEMANTIC, STRICT, PRODUCTION)}
 
@@ -108,28 +117,51 @@ def get_profile(name: str) -> Profile:
 
 @dataclass(frozen=True)
 class Limit:
-    """A tolerance with its origin, for printing: ``noise`` is None where it was not measured."""
+    """A tolerance with its origin, for printing: ``noise`` is None where it was not measured.
+
+    ``value`` bounds a relative L2: with ``peak`` and ``channel`` (those of the largest element and of the worst
+    channel) the candidate's distance from the float64 run, without them the difference of the two sides.
+    """
 
     value: float
     noise: float | None
     floor: float
     ceiling: float
+    peak: float | None = None
+    channel: float | None = None
 
 
-def limit(profile: Profile, noise: float | None, forced: bool, truth: bool = False) -> Limit:
-    """Relative L2 limit of a continuous stage. Without measured noise the static ceiling decides alone.
-    ``truth``: the noise is the reference's error against a float64 run of itself."""
-    floor = profile.forced_floor if forced else profile.free_floor
-    ceiling = profile.forced_ceiling if forced else profile.free_ceiling
-    return _bounded(noise, floor, ceiling, truth)
+def limit(profile: Profile, noise: float | None, forced: bool) -> Limit:
+    """Relative L2 limit of a continuous stage without a float64 run. Without measured noise the static ceiling
+    decides alone."""
+    floor, ceiling = _static(profile, forced)
+    return Limit(
+        ceiling if noise is None else min(ceiling, NOISE_FACTOR * noise + floor), noise, floor, ceiling
+    )
 
 
-def value_limit(static: float, noise: float | None, truth: bool) -> float:
-    """The same rule for pixels and scores, whose floor is a tenth of their static limit."""
-    return _bounded(noise, 0.1 * static, static, truth).value
+def truth_limit(profile: Profile, error: Metrics, forced: bool, own: bool = True) -> Limit:
+    """Limits of a candidate's distance from a float64 run from which the reference is ``error``. ``own``: that run is
+    one of the reference itself, and not of another implementation of the model, which must not raise a ceiling."""
+    static, ceiling = _static(profile, forced)
+    floor = ROUNDINGS * EPSILON if profile.exact else static
+    peak_floor = floor * (LARGEST if profile.exact else PEAK_FACTOR)
+    return Limit(
+        NOISE_FACTOR * error.rel_l2 + floor,
+        error.rel_l2,
+        floor,
+        ceiling * (TRUTH_FACTOR if own else 1.0),
+        NOISE_FACTOR * error.max_rel + peak_floor,
+        NOISE_FACTOR * error.channel_rel_l2 + peak_floor,
+    )
 
 
-def _bounded(noise: float | None, floor: float, ceiling: float, truth: bool) -> Limit:
-    highest = ceiling * TRUTH_FACTOR if truth else ceiling
-    value = ceiling if noise is None else min(highest, NOISE_FACTOR * noise + floor)
-    return Limit(value, noise, floor, highest)
+def _static(profile: Profile, forced: bool) -> tuple[float, float]:
+    if forced:
+        return profile.forced_floor, profile.forced_ceiling
+    return profile.free_floor, profile.free_ceiling
+
+
+def value_limit(static: float, noise: float | None) -> float:
+    """The estimate for pixels and scores, whose floor is a tenth of their static limit."""
+    return static if noise is None else min(static, NOISE_FACTOR * noise + 0.1 * static)

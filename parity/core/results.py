@@ -21,13 +21,23 @@ SCHEMA = "tf-d2-parity/1"
 RUNGS = ("manifest", "weights", "preprocessing", "ops", "backbone", "heads", "detections", "dataset")
 
 
+@dataclass(frozen=True)
+class Errors:
+    """How far the reference and the candidate are from a float64 run of the reference."""
+
+    reference: Metrics
+    candidate: Metrics
+
+
 @dataclass
 class StageResult:
     """One compared array or set.
 
     ``kind`` is continuous, exact (integers and booleans), set (detections, proposals) or pixels. ``limit``
-    is a relative L2 for continuous stages. The ``forced_*`` fields are the same comparison with the
-    candidate fed the reference's input. ``factor`` is free-running error over the largest incoming error.
+    is a relative L2 for continuous stages. ``metrics`` are of the candidate's difference from the reference,
+    ``errors`` of both sides' distance from the float64 run, where there is one. The ``forced_*`` fields are the same
+    comparison with the candidate fed the reference's input. ``factor`` is free-running error over the largest
+    incoming error.
     """
 
     name: str
@@ -36,10 +46,12 @@ class StageResult:
     status: Status
     message: str = ""
     metrics: Metrics | None = None
+    errors: Errors | None = None
     limit: Limit | None = None
     forced_status: Status | None = None
     forced_message: str = ""
     forced_metrics: Metrics | None = None
+    forced_errors: Errors | None = None
     forced_limit: Limit | None = None
     verdict: Verdict = Verdict.NONE
     factor: float | None = None
@@ -82,6 +94,7 @@ class Comparison:
     notes: list[str] = field(default_factory=list)
     caveat: str = ""  # what speaks against the verdict that a difference is real, where something does
     noise_source: str = "not measured; static limits apply"
+    estimated: bool = False  # without a float64 run the limits are estimates
     index: int = 0  # of the image in the traces
     traces: tuple[str, ...] = ()  # files of the reference and the candidate, where there are any; not in JSON
 
@@ -118,15 +131,19 @@ def headline(comparison: Comparison) -> str:
         return f"NOT DETERMINISTIC: repeated runs differ at {names}; differences cannot be attributed"
     if comparison.status in (Status.PASS, Status.BORDERLINE):
         extra = f", {counts['BORDERLINE']} explained by margins" if counts["BORDERLINE"] else ""
-        return (
-            f"SAME: {total} of {total} checks agree{extra} ({comparison.scope}, {comparison.profile} profile)"
-        )
+        where = f"{comparison.scope}, {comparison.profile} profile{_doubt(comparison)}"
+        return f"SAME: {total} of {total} checks agree{extra} ({where})"
     first = comparison.first_bad
     where = f"first at {first.name}" if first else "nothing was compared"
     where += f" ({first.verdict})" if first and first.verdict is not Verdict.NONE else ""
     word = {Status.FAIL: "DIFFERENT", Status.NOT_COMPARED: "NOT COMPARED", Status.ERROR: "ERROR"}
     bad = sum(1 for s in comparison.stages if s.bad)
-    return f"{word[comparison.status]}: {bad} of {total} checks do not agree, {where}"
+    doubt = _doubt(comparison) if comparison.status is Status.FAIL else ""
+    return f"{word[comparison.status]}: {bad} of {total} checks do not agree, {where}{doubt}"
+
+
+def _doubt(comparison: Comparison) -> str:
+    return "; limits are estimates" if comparison.estimated else ""
 
 
 def to_json(comparisons: list[Comparison]) -> dict[str, Any]:
@@ -185,6 +202,11 @@ def _stage_from(data: dict[str, Any]) -> StageResult:
     values = {k: v for k, v in data.items() if k in StageResult.__dataclass_fields__}
     for key in ("metrics", "forced_metrics"):
         values[key] = Metrics(**_numbers(values[key])) if values[key] else None
+    for key in ("errors", "forced_errors"):
+        sides = values.get(key)
+        values[key] = (
+            Errors(*(Metrics(**_numbers(sides[k])) for k in ("reference", "candidate"))) if sides else None
+        )
     for key in ("limit", "forced_limit"):
         values[key] = Limit(**values[key]) if values[key] else None
     values["status"] = Status(values["status"])

@@ -10,14 +10,28 @@ by guessing.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from parity.core.feed import Fed, Inputs
-from parity.core.metrics import measure
-from parity.core.profiles import PEAK_FACTOR, STRICT, Limit, Profile, limit, value_limit
+from parity.core.metrics import Metrics, measure
+from parity.core.profiles import (
+    BOX_ROUNDINGS,
+    EPSILON,
+    LARGEST,
+    NOISE_FACTOR,
+    PEAK_FACTOR,
+    ROUNDINGS,
+    STRICT,
+    TRUTH_FACTOR,
+    Limit,
+    Profile,
+    limit,
+    truth_limit,
+    value_limit,
+)
 from parity.core.results import StageResult
 from parity.core.status import Status, Verdict, worst
 from parity.core.units import Stage, array_of, forced_name, row_owners, stages
@@ -35,6 +49,7 @@ from parity.core.units.table import (
 )
 from parity.judge import detections, pixels, provenance
 from parity.judge.detections import Items, MatchReport, Noise, Rules
+from parity.judge.truth import Lined, Truth, forced_errors, free_errors, mask_noise, probability_noise
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -80,7 +95,7 @@ class Context:
     noise: Mapping[str, float] = field(default_factory=dict)
     forced_noise: Mapping[str, float] = field(default_factory=dict)  # measured on the reference's own input
     set_noise: Mapping[str, Noise] = field(default_factory=dict)  # of each set of detections
-    truth: bool = False  # the noise is the reference's error against a float64 run of itself
+    truth: Truth | None = None  # a float64 run of the reference on the same picture
     table: dict[str, Stage] = field(default_factory=dict)
     matches: dict[str, MatchReport] = field(default_factory=dict)
     explained: np.ndarray | None = None  # pixels (H, W) whose mask or class decision was within noise
@@ -120,14 +135,14 @@ def compare_image(context: Context, only: Sequence[str] | None = None) -> list[S
     """
     if not context.table:
         context.table = stage_table(context.config)
-    names = _names(context, only)
+    names = _compared(context, only)
     done = {s.name: _one(context, s.name) for s in SETS if s.name in names}
     results = [done[n] if n in done else _one(context, n) for n in names]
     _judge_origins(results)
     return results
 
 
-def _names(context: Context, only: Sequence[str] | None) -> list[str]:
+def _compared(context: Context, only: Sequence[str] | None) -> list[str]:
     """Stage and set names in order; arrays outside the table follow in the reference's order."""
     both = dict.fromkeys([*context.reference, *context.candidate])
     known = [n for n in context.table if n in both]
@@ -190,19 +205,21 @@ def _array(context: Context, name: str) -> StageResult:
         return result
     reference, candidate = context.reference[name], context.candidate[name]
     result.shape, result.dtype = reference.shape, str(reference.dtype)
-    reference, candidate, notes, problem = _line_up(context, name, reference, candidate)
+    lined, notes, problem = _line_up(context, name, reference, candidate)
+    reference, candidate = lined.reference, lined.candidate
     problem = problem or _unlike(reference, candidate)
     if problem:
         result.status, result.message = problem
     else:
-        _judge_array(context, result, reference, candidate)
+        _judge_array(context, result, lined)
     result.message = "; ".join(t for t in (result.message, *notes) if t)
     _judge_forced(context, result, name)
     return result
 
 
-def _judge_array(context: Context, result: StageResult, reference: np.ndarray, candidate: np.ndarray) -> None:
+def _judge_array(context: Context, result: StageResult, lined: Lined) -> None:
     """As the unit table says."""
+    reference, candidate = lined.reference, lined.candidate
     how: Judge = array_of(result.name, context.table).judge
     if how == "panoptic":
         _judge_panoptic(context, result, reference, candidate)
@@ -211,7 +228,7 @@ def _judge_array(context: Context, result: StageResult, reference: np.ndarray, c
     elif how == "keypoints":
         _judge_keypoints(context, result, reference, candidate)
     else:
-        _judge_values(context, result, result.name, reference, candidate)
+        _judge_values(context, result, result.name, lined)
         if how == "sem_seg" and result.status is Status.PASS:
             _judge_argmax(context, result, reference, candidate)
 
@@ -254,36 +271,37 @@ def _rows(trace: Arrays, name: str) -> int:
 
 def _line_up(
     context: Context, name: str, reference: np.ndarray, candidate: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, list[str], tuple[Status, str] | None]:
+) -> tuple[Lined, list[str], tuple[Status, str] | None]:
     """Rows of proposals and detections side by side, as their sets were matched, within the recorded rows."""
     owners = row_owners(name, context.table)
-    report = next((context.matches[o.name] for o in owners if o.name in context.matches), None)
+    owner = next((o.name for o in owners if o.name in context.matches), "")
+    report, whole = context.matches.get(owner), Lined(reference, candidate)
     total_r, total_c = _rows(context.reference, name), _rows(context.candidate, name)
     if report is None and any(o.boxes in context.reference for o in owners):
         text = f"its rows follow {owners[0].name}, which could not be matched"
-        return reference, candidate, [], (Status.NOT_COMPARED, text)
+        return whole, [], (Status.NOT_COMPARED, text)
     if report is None or reference.ndim == 0:
         held = min(len(reference), len(candidate)) if owners and reference.ndim and candidate.ndim else 0
         if held and total_r == total_c and held < total_r:
             # Rows of the proposals that both sides were given; a recording keeps the first of them.
             notes = [f"first {held} of {total_r} rows are recorded and compared"]
-            return reference[:held], candidate[:held], notes, None
-        return reference, candidate, [], None
+            return Lined(reference[:held], candidate[:held]), notes, None
+        return whole, [], None
     counts = report.reference_count, report.candidate_count
     totals = (
         _recorded_rows(total_r, len(reference), counts[0]),
         _recorded_rows(total_c, len(candidate), counts[1]),
     )
     if totals != counts:
-        return reference, candidate, [], (Status.FAIL, f"{totals} rows do not belong to {counts} items")
+        return whole, [], (Status.FAIL, f"{totals} rows do not belong to {counts} items")
     pairs = [(i, j) for i, j in report.pairs if i < len(reference) and j < len(candidate)]
     notes = []
     if len(pairs) < len(report.pairs):
         notes.append(f"first {len(pairs)} of {len(report.pairs)} matched rows are recorded and compared")
     if not pairs and report.pairs:
-        return reference, candidate, notes, (Status.NOT_COMPARED, "no matched row is recorded on both sides")
+        return whole, notes, (Status.NOT_COMPARED, "no matched row is recorded on both sides")
     rows, cols = (np.array([p[k] for p in pairs], int) for k in (0, 1))
-    return reference[rows], candidate[cols], notes, None
+    return Lined(reference[rows], candidate[cols], rows, owner), notes, None
 
 
 def _recorded_rows(total: int, held: int, count: int) -> int:
@@ -295,13 +313,16 @@ def _recorded_rows(total: int, held: int, count: int) -> int:
 RECORDED_ROI_ROWS = 20
 
 
-def _judge_values(
-    context: Context, result: StageResult, name: str, reference: np.ndarray, candidate: np.ndarray
-) -> None:
+def _judge_values(context: Context, result: StageResult, name: str, lined: Lined) -> None:
+    reference, candidate = lined.reference, lined.candidate
     if reference.dtype.kind != "f":
         _judge_exact(result, reference, candidate)
         return
-    bound = limit(_free_profile(context, name), context.noise.get(name), forced=False, truth=context.truth)
+    result.errors = free_errors(context.truth, name, lined, context.profile)
+    if result.errors is not None and context.truth is not None:
+        bound = truth_limit(context.profile, result.errors.reference, forced=False, own=context.truth.own)
+    else:
+        bound = limit(_free_profile(context, name), context.noise.get(name), forced=False)
     result.limit = bound
     result.metrics = measure(reference, candidate)
     result.status, result.message = verdict_of(result, bound)
@@ -323,15 +344,33 @@ def _judge_exact(result: StageResult, reference: np.ndarray, candidate: np.ndarr
 
 def verdict_of(result: StageResult, bound: Limit, forced: bool = False) -> tuple[Status, str]:
     """PASS or FAIL of a continuous stage, and the metric that decided."""
-    metrics = result.forced_metrics if forced else result.metrics
+    metrics, errors = result.metrics, result.errors
+    if forced:
+        metrics, errors = result.forced_metrics, result.forced_errors
     assert metrics is not None
-    checks = (
-        ("relative L2", metrics.rel_l2, bound.value),
-        ("largest difference over largest value", metrics.max_rel, PEAK_FACTOR * bound.value),
-        (f"channel {metrics.worst_channel} relative L2", metrics.channel_rel_l2, PEAK_FACTOR * bound.value),
-    )
-    broken = [f"{what} {value:.2e} > {most:.2e}" for what, value, most in checks if not value <= most]
+    checks: list[tuple[str, float, float, str]] = []
+    own, most = (0.0, 0.0, 0.0), (bound.value, PEAK_FACTOR * bound.value, PEAK_FACTOR * bound.value)
+    if errors is not None and bound.peak is not None and bound.channel is not None:
+        own, most = _three(errors.reference), (bound.value, bound.peak, bound.channel)
+        far = zip(_names(errors.candidate.worst_channel), _three(errors.candidate), most, own, strict=True)
+        checks = [(f"{what} from float64", v, top, f" (the reference's: {r:.2e})") for what, v, top, r in far]
+    highest = (bound.ceiling, PEAK_FACTOR * bound.ceiling, PEAK_FACTOR * bound.ceiling)
+    # Two sides that are both near the truth are not farther apart than their distances from it together.
+    apart = [min(high, top + r) for high, top, r in zip(highest, most, own, strict=True)]
+    named = zip(_names(metrics.worst_channel), _three(metrics), apart, strict=True)
+    checks += [(what, value, top, "") for what, value, top in named]
+    broken = [
+        f"{what} {value:.2e} > {top:.2e}{more}" for what, value, top, more in checks if not value <= top
+    ]
     return (Status.FAIL, "; ".join(broken)) if broken else (Status.PASS, "")
+
+
+def _three(metrics: Metrics) -> tuple[float, float, float]:
+    return metrics.rel_l2, metrics.max_rel, metrics.channel_rel_l2
+
+
+def _names(channel: int) -> tuple[str, str, str]:
+    return "relative L2", "largest difference over largest value", f"channel {channel} relative L2"
 
 
 def _free_profile(context: Context, name: str) -> Profile:
@@ -371,17 +410,27 @@ def _judge_forced(context: Context, result: StageResult, name: str) -> None:
         return
     if reference.dtype.kind != "f":
         probe = StageResult(name, result.rung, "exact", Status.PASS)
-        _judge_exact(probe, reference, candidate)
+        if result.kind == "pixels" and reference.dtype == bool:
+            _judge_pasted(context, probe, reference, candidate)
+        else:
+            _judge_exact(probe, reference, candidate)
         result.forced_status, result.forced_message = probe.status, probe.message
         return
     if array_of(name, context.table).judge == "keypoints":
         flips, worst = _keypoint_flips(context, name, reference, candidate, None)
-        fine = flips.unexplained == 0 and worst <= context.profile.logit
+        fine = flips.unexplained == 0 and worst <= keypoint_limits(context, name)[1]
         result.forced_status = Status.PASS if fine else Status.FAIL
         moved = f"{flips.flipped} of {flips.compared} keypoints moved, {flips.unexplained} unexplained"
         result.forced_message = f"{moved}; scores to {worst:.1e}"
         return
-    bound = forced_limit(context, name)
+    assert context.inputs is not None
+    result.forced_errors = forced_errors(context.truth, context.inputs, name, reference, candidate)
+    if result.forced_errors is not None and context.truth is not None:
+        bound = truth_limit(
+            context.profile, result.forced_errors.reference, forced=True, own=context.truth.own
+        )
+    else:
+        bound = forced_limit(context, name)
     result.forced_limit, result.forced_metrics = bound, measure(reference, candidate)
     result.forced_status, result.forced_message = verdict_of(result, bound, forced=True)
 
@@ -390,7 +439,7 @@ def forced_limit(context: Context, name: str) -> Limit:
     """The limit of a stage on the reference's input. Noise that was measured end to end holds what came in as
     well, so that only noise measured on the same input may raise the ceiling."""
     if name in context.forced_noise:
-        return limit(context.profile, context.forced_noise[name], forced=True, truth=context.truth)
+        return limit(context.profile, context.forced_noise[name], forced=True)
     return limit(context.profile, context.noise.get(name), forced=True)
 
 
@@ -457,7 +506,7 @@ def _set(context: Context, spec: SetSpec) -> StageResult:
     if problem:
         result.status, result.message = problem
         return result
-    reference, candidate = _items(context.reference, spec), _items(context.candidate, spec)
+    reference, candidate = items_of(context.reference, spec), items_of(context.candidate, spec)
     if len(reference) == 0 and len(candidate) == 0:
         result.status, result.message = Status.NOT_COMPARED, "no items on either side: nothing was compared"
         context.matches[spec.name] = detections.compare_sets(reference, candidate, Rules(), Noise(0.0, 0.0))
@@ -469,7 +518,7 @@ def _set(context: Context, spec: SetSpec) -> StageResult:
         reference, candidate, rules, noise, explain, _origins(context, spec, noise)
     )
     context.matches[spec.name] = report
-    _judge_set(context, result, report, set_limits(context, spec))
+    _judge_set(context, result, report, spec)
     _judge_forced_set(context, result, spec)
     return result
 
@@ -485,7 +534,8 @@ def _malformed(context: Context, name: str) -> tuple[Status, str] | None:
     return None
 
 
-def _items(trace: Arrays, spec: SetSpec, rename: Any = None) -> Items:
+def items_of(trace: Arrays, spec: SetSpec, rename: Any = None) -> Items:
+    """One set of a trace; ``rename`` gives the names of its arrays there."""
     get = (lambda n: trace[rename(n)]) if rename else (lambda n: trace[n])
     return Items(get(spec.boxes), get(spec.scores), get(spec.classes) if spec.classes else None)
 
@@ -503,23 +553,81 @@ def static_noise(context: Context, spec: SetSpec, forced: bool = False) -> Noise
 
 
 def decision_noise(context: Context, spec: SetSpec) -> Noise:
-    """How far corners and scores may move: the profile's limits, or what the reference's own noise in this
-    set allows where it was measured."""
+    """How far the two sides' corners and scores may be apart, as far as decisions go: what the reference's own
+    error or noise in this set allows where it was measured, else the profile's limits."""
+    bounds = set_bounds(context, spec)
+    if bounds is not None:
+        return bounds.apart
     static, measured = static_noise(context, spec), context.set_noise.get(spec.name)
     if measured is None:
         return static
-    return Noise(
-        value_limit(static.box_px, measured.box_px, context.truth),
-        value_limit(static.score, measured.score, context.truth),
-    )
+    return Noise(value_limit(static.box_px, measured.box_px), value_limit(static.score, measured.score))
 
 
 def set_limits(context: Context, spec: SetSpec) -> Noise:
-    """The most that matched boxes and scores may differ. Little noise in one picture's few detections does
-    not tighten the profile's limits; logits of a thousand proposals do."""
+    """The most that matched boxes and scores may differ. Without a float64 run little noise in one picture's few
+    detections does not tighten the profile's limits; logits of a thousand proposals do."""
+    bounds = set_bounds(context, spec)
+    if bounds is not None:
+        return bounds.apart
     static, noise = static_noise(context, spec), decision_noise(context, spec)
     score = noise.score if spec.rules == "rpn" else max(static.score, noise.score)
     return Noise(max(static.box_px, noise.box_px), score)
+
+
+@dataclass(frozen=True)
+class SetBounds:
+    """Limits of a set that a float64 run gives: ``own`` is the reference's distance from it, ``far`` what the
+    candidate's may be, ``apart`` the two sides' distance from each other."""
+
+    own: Noise
+    far: Noise
+    apart: Noise
+
+
+def set_bounds(context: Context, spec: SetSpec) -> SetBounds | None:
+    """The limits of a set by the reference's own error; None where that was not measured.
+
+    A picture has few detections, so that theirs may be right by chance: the scores' error is the one of every class
+    probability, the boxes' one is that of the proposals, too.
+    """
+    truth = context.truth
+    if truth is None or spec.name not in truth.noise:
+        return None
+    static, own = static_noise(context, spec), truth.noise[spec.name]
+    if spec.rules == "detect":
+        most = TRUTH_FACTOR * static.score
+        score = probability_noise(truth, context.reference, PROPOSALS.name, most)
+        proposed = truth.noise.get(PROPOSALS.name, own).box_px * _enlarged(context, spec)
+        own = Noise(max(own.box_px, proposed), max(own.score, score))
+    floor = set_floor(context, spec)
+    far = Noise(NOISE_FACTOR * own.box_px + floor.box_px, NOISE_FACTOR * own.score + floor.score)
+    highest = TRUTH_FACTOR if truth.own else 1.0
+    apart = Noise(
+        min(highest * static.box_px, far.box_px + own.box_px),
+        min(highest * static.score, far.score + own.score),
+    )
+    return SetBounds(own, far, apart)
+
+
+def set_floor(context: Context, spec: SetSpec) -> Noise:
+    """What float32 rounds where boxes are decoded (pixels) and scores computed."""
+    static = static_noise(context, spec)
+    if not context.profile.exact:
+        return Noise(0.1 * static.box_px, 0.1 * static.score)
+    largest = float(np.abs(context.reference[spec.boxes]).max(initial=1.0))
+    score = ROUNDINGS * EPSILON
+    if spec.rules == "rpn":  # logits, each of them a sum of its own
+        score *= LARGEST * float(np.abs(context.reference[spec.scores]).max(initial=0.0))
+    return Noise(BOX_ROUNDINGS * float(np.spacing(np.float32(largest))), score)
+
+
+def _enlarged(context: Context, spec: SetSpec) -> float:
+    """Pixels of the picture per pixel of the network input, for sets in the picture's pixels."""
+    if spec is not RESULTS or any(f"input/{n}" not in context.reference for n in ("image", "resized")):
+        return 1.0
+    image, network = (context.reference[f"input/{n}"].shape for n in ("image", "resized"))
+    return max(image[0] / network[0], image[1] / network[1])
 
 
 def rules_of(config: Mapping[str, Any] | None, kind: str) -> Rules:
@@ -536,14 +644,23 @@ def rules_of(config: Mapping[str, Any] | None, kind: str) -> Rules:
         return Rules()
 
 
-def _judge_set(context: Context, result: StageResult, report: MatchReport, most: Noise) -> None:
-    profile = context.profile
+def _judge_set(context: Context, result: StageResult, report: MatchReport, spec: SetSpec) -> None:
+    profile, most = context.profile, set_limits(context, spec)
     px, score = (float(np.abs(a).max(initial=0.0)) for a in (report.box_px, report.score_difference))
     problems, explained = [], [c for c in report.certificates if c.certified]
     if not px <= most.box_px:
         problems.append(f"boxes differ by {px:.2e} px > {most.box_px:.1e}")
     if not score <= most.score:
         problems.append(f"scores differ by {score:.2e} > {most.score:.1e}")
+    far = _set_errors(context, spec, report)
+    bounds = set_bounds(context, spec) if far is not None else None
+    if far is not None and bounds is not None:
+        if not far.box_px <= bounds.far.box_px:
+            text = f"(the reference's: {bounds.own.box_px:.1e})"
+            problems.append(f"boxes are {far.box_px:.2e} px from float64 > {bounds.far.box_px:.1e} {text}")
+        if not far.score <= bounds.far.score:
+            text = f"(the reference's: {bounds.own.score:.1e})"
+            problems.append(f"scores are {far.score:.2e} from float64 > {bounds.far.score:.1e} {text}")
     problems += [c.text for c in report.uncertified[:5]]
     budget = detections.limit_budget(report, profile.borderline_share)
     lonely = sum(1 for c in explained if c.reason != "order")
@@ -556,6 +673,12 @@ def _judge_set(context: Context, result: StageResult, report: MatchReport, most:
     summary = f"{len(report.pairs)} matched of {report.reference_count} and {report.candidate_count}"
     own = context.set_noise.get(result.name)
     beside = f" (noise {own.box_px:.1e} px, {own.score:.1e} score)" if own is not None else ""
+    if far is not None and bounds is not None:
+        own = bounds.own
+        beside = (
+            f"; from float64 {far.box_px:.1e} px, {far.score:.1e} score "
+            f"(the reference {own.box_px:.1e} px, {own.score:.1e})"
+        )
     result.message = "; ".join(
         [*problems, f"{summary}, worst {px:.1e} px, {score:.1e} score{beside}{ties}"]
         + ([f"{len(explained)} explained by margins"] if explained else [])
@@ -563,6 +686,22 @@ def _judge_set(context: Context, result: StageResult, report: MatchReport, most:
     result.details = _set_details(report, px, score) | {"box_limit": most.box_px, "score_limit": most.score}
     if own is not None:
         result.details |= {"box_noise": own.box_px, "score_noise": own.score}
+    if far is not None:
+        result.details |= {"box_error": far.box_px, "score_error": far.score}
+
+
+def _set_errors(context: Context, spec: SetSpec, report: MatchReport) -> Noise | None:
+    """How far the candidate's matched items are from the float64 run; None where that holds none of them."""
+    rows = context.truth.rows.get(spec.name, {}) if context.truth else {}
+    known = [(j, rows[i]) for i, j in report.pairs if i in rows]
+    if not known or context.truth is None:
+        return None
+    own, exact = [j for j, _ in known], [t for _, t in known]
+    gaps = [
+        np.abs(context.candidate[n][own].astype(np.float64) - context.truth.arrays[n][exact])
+        for n in (spec.boxes, spec.scores)
+    ]
+    return Noise(float(gaps[0].max(initial=0.0)), float(gaps[1].max(initial=0.0)))
 
 
 def _set_details(report: MatchReport, px: float, score: float) -> dict[str, Any]:
@@ -606,21 +745,30 @@ def _judge_forced_set(context: Context, result: StageResult, spec: SetSpec) -> N
     if another := context.other_input(spec.boxes):
         result.forced_status, result.forced_message = Status.NOT_COMPARED, another
         return
-    reference, candidate = _items(context.reference, spec), _items(context.candidate, spec, forced_name)
+    reference, candidate = items_of(context.reference, spec), items_of(context.candidate, spec, forced_name)
     bad = [
         n for n in names if not np.isfinite(np.asarray(context.candidate[forced_name(n)], np.float64)).all()
     ]
-    if bad or len(reference) != len(candidate) or len(reference) == 0:
-        result.forced_status = Status.FAIL if bad or len(reference) != len(candidate) else Status.NOT_COMPARED
+    if bad or not len(reference) or not len(candidate):
+        empty = len(reference) == len(candidate) == 0 and not bad
+        result.forced_status = Status.NOT_COMPARED if empty else Status.FAIL
         result.forced_message = f"replayed on the same input: {len(reference)} items against {len(candidate)}"
         return
-    most = static_noise(context, spec, forced=True)
-    report = detections.compare_sets(reference, candidate, Rules(), Noise(most.box_px, 0.0))
+    # Where limits are measured a replay, which is float32 in every run, differs by the roundings of its own steps.
+    measured = context.truth is not None and spec.name in context.truth.noise
+    most = set_floor(context, spec) if measured else static_noise(context, spec, forced=True)
+    # Boxes that are decoded a rounding apart may overlap by a rounding more or less than NMS allows.
+    rules = replace(rules_of(context.config, spec.rules), score_threshold=None)
+    rounding = Noise(set_floor(context, spec).box_px, 0.0)
+    report = detections.compare_sets(reference, candidate, rules, rounding)
     px, score = (float(np.abs(a).max(initial=0.0)) for a in (report.box_px, report.score_difference))
-    fine = not report.certificates and px <= most.box_px and score <= most.score
-    result.forced_status = Status.PASS if fine else Status.FAIL
+    fine = not report.uncertified and px <= most.box_px and score <= most.score
+    fine &= len(report.certificates) <= detections.limit_budget(report, context.profile.borderline_share)
+    kept = len(reference) == len(candidate) and not report.certificates
+    result.forced_status = (Status.PASS if kept else Status.BORDERLINE) if fine else Status.FAIL
     others = f", {len(report.certificates)} items differ" if report.certificates else ""
-    result.forced_message = f"replayed: worst {px:.1e} px, {score:.1e} score{others}"
+    counts = "" if len(reference) == len(candidate) else f", {len(reference)} items against {len(candidate)}"
+    result.forced_message = f"replayed: worst {px:.1e} px, {score:.1e} score{others}{counts}"
 
 
 def _explain_with_traces(context: Context, spec: SetSpec, noise: Noise) -> detections.Explain:
@@ -664,7 +812,7 @@ def _from_source(
 ) -> detections.Certificate | None:
     """The item was computed from a proposal that is itself only on this side, with a certificate."""
     proposals = context.matches.get(PROPOSALS.name)
-    row = provenance.source_row(trace, _items(trace, spec), index) if proposals else None
+    row = provenance.source_row(trace, items_of(trace, spec), index) if proposals else None
     for proof in proposals.certificates if proposals else ():
         if proof.side == side and proof.index == row and proof.certified and proof.reason != "order":
             text = f"comes from proposal {row}, which is borderline itself: {proof.text}"
@@ -680,7 +828,7 @@ def _origins(context: Context, spec: SetSpec, noise: Noise) -> detections.Origin
 
     def origin(side: str, index: int) -> Hashable | None:
         own, other = cached[side], cached["candidate" if side == "reference" else "reference"]
-        items = _items(own, spec)
+        items = items_of(own, spec)
         if spec.rules == "rpn":
             head = RPN_HEAD
             return provenance.dense_origin(own, other, head, items, index, noise.score, delta)
@@ -721,11 +869,14 @@ def _finish_pixels(result: StageResult, report: pixels.FlipReport, what: str) ->
 def _judge_masks(context: Context, result: StageResult, reference: np.ndarray, candidate: np.ndarray) -> None:
     report = context.matches[RESULTS.name]
     boxes = context.reference[RESULTS.boxes][[p[0] for p in report.pairs]]
-    probabilities = [_mask_probability(context, i, j) for i, j in report.pairs]
+    probabilities = []
+    for i, j in report.pairs:
+        own = _mask_probability(context.reference, i)
+        probabilities.append(_mask_probability(context.candidate, j) if own is None else own)
     # A misplaced box is a fault of its own; it must not excuse its mask.
     shift = np.minimum(report.box_px, set_limits(context, RESULTS).box_px)
     flips = pixels.compare_masks(
-        reference, candidate, boxes, shift, probabilities, context.profile.probability
+        reference, candidate, boxes, shift, probabilities, probability_limit(context)
     )
     if flips.unexplained == 0:
         context.explained = (reference != candidate).any(axis=0)
@@ -733,18 +884,48 @@ def _judge_masks(context: Context, result: StageResult, reference: np.ndarray, c
     result.message += f"; worst mask IoU {flips.worst_iou:.6f}"
 
 
-def _mask_probability(context: Context, i: int, j: int) -> np.ndarray | None:
-    """Probability map (M, M) behind output mask i of the reference, or else behind mask j of the
-    candidate."""
-    name = MASK_LOGITS
-    for trace, index in ((context.reference, i), (context.candidate, j)):
-        if name not in trace:
-            continue
-        logits, row = trace[name], _network_row(trace, index)
-        if row is not None and row < len(logits):
-            label = int(trace[str(RESULTS.classes)][index]) if logits.shape[1] > 1 else 0
-            return pixels.sigmoid(logits[row, label])
-    return None
+def _judge_pasted(context: Context, probe: StageResult, reference: np.ndarray, candidate: np.ndarray) -> None:
+    """Masks pasted from the same probabilities into the same boxes: a pixel may differ only where its probability is
+    a rounding away from the threshold."""
+    if np.array_equal(reference, candidate):
+        probe.message = "equal"
+        return
+    count = len(reference)
+    boxes = context.reference[RESULTS.boxes][:count]
+    behind = [_mask_probability(context.reference, k) for k in range(count)]
+    flips = pixels.compare_masks(reference, candidate, boxes, np.zeros(count), behind, ROUNDINGS * EPSILON)
+    _finish_pixels(probe, flips, "mask pixels")
+
+
+def probability_limit(context: Context) -> float:
+    """How far from its threshold the probability of a flipped mask pixel may lie."""
+    static, name = context.profile.probability, MASK_LOGITS
+    if context.truth is None or name not in context.reference:
+        return static
+
+    def lined() -> Lined | None:
+        owner = next((o.name for o in row_owners(name, context.table) if o.name in context.truth.rows), "")  # pyright: ignore
+        logits = context.reference[name]
+        return Lined(logits, logits, np.arange(len(logits)), owner) if owner else None
+
+    own = mask_noise(context.truth, name, lined, context.profile)
+    if own is None:
+        return static
+    # A probability moves by at most a quarter of its logit.
+    largest = max(1.0, float(np.abs(context.reference[name]).max(initial=0.0)) * LARGEST / 4)
+    floor = ROUNDINGS * EPSILON * largest if context.profile.exact else 0.1 * static
+    return min((TRUTH_FACTOR if context.truth.own else 1.0) * static, (NOISE_FACTOR + 1) * own + floor)
+
+
+def _mask_probability(trace: Arrays, index: int) -> np.ndarray | None:
+    """Probability map (M, M) behind an output mask; None where the trace does not hold it."""
+    if MASK_LOGITS not in trace:
+        return None
+    logits, row = trace[MASK_LOGITS], _network_row(trace, index)
+    if row is None or row >= len(logits):
+        return None
+    label = int(trace[RESULTS.classes or ""][index]) if logits.shape[1] > 1 else 0
+    return pixels.sigmoid(logits[row, label])
 
 
 def _network_row(trace: Arrays, index: int) -> int | None:
@@ -767,9 +948,31 @@ def _judge_keypoints(
     report = context.matches.get(spec.name) or context.matches[RESULTS.name]
     rows = [p[0] for p in report.pairs]
     flips, worst = _keypoint_flips(context, result.name, reference, candidate, rows)
-    if not worst <= context.profile.logit:
+    if not worst <= keypoint_limits(context, result.name)[1]:
         result.status, result.message = Status.FAIL, f"keypoint scores differ by {worst:.1e} relative"
     _finish_pixels(result, flips, "keypoints")
+
+
+def _heat_maps(name: str) -> str:
+    return f"{name}_heatmaps".replace("keypoints_", "keypoint_")
+
+
+def keypoint_limits(context: Context, name: str) -> tuple[float, float]:
+    """How far a keypoint of one heat map cell may move, in pixels, and by how much of the largest logit two cells
+    may differ that change places."""
+    profile, truth = context.profile, context.truth
+    spec, heat = RESULTS if name.startswith("output") else DETECTIONS, _heat_maps(name)
+    bounds = set_bounds(context, spec)
+    if truth is None or bounds is None or heat not in context.reference:
+        return profile.keypoint_px, profile.logit
+    maps = context.reference[heat]
+    errors = free_errors(truth, heat, Lined(maps, maps, np.arange(len(maps)), spec.name), profile)
+    if errors is None:
+        return profile.keypoint_px, profile.logit
+    bound = truth_limit(profile, errors.reference, forced=False)
+    # A cell is a bicubic mean of its neighbours, whose weights' magnitudes add up to less than two, and two of
+    # them are compared.
+    return 2 * bounds.apart.box_px, 4 * ((bound.peak or 0.0) + errors.reference.max_rel)
 
 
 def _keypoint_flips(
@@ -781,17 +984,15 @@ def _keypoint_flips(
 ) -> tuple[pixels.FlipReport, float]:
     """Moved keypoints and the largest relative score difference. ``rows``: which of the reference's
     detections the arrays belong to; None for all of them in order."""
-    final, profile = name.startswith("output"), context.profile
-    spec, heat_name = RESULTS if final else DETECTIONS, f"{name}_heatmaps".replace("keypoints_", "keypoint_")
+    final, (px, logit) = name.startswith("output"), keypoint_limits(context, name)
+    spec, heat_name = RESULTS if final else DETECTIONS, _heat_maps(name)
     heat = context.reference[heat_name] if heat_name in context.reference else None
     image, network = (context.reference[f"input/{n}"].shape for n in ("image", "resized"))
     scale = (image[1] / network[1], image[0] / network[0]) if final else (1.0, 1.0)
     chosen = slice(None) if rows is None else list(rows)
     boxes = context.reference[spec.boxes][chosen] / np.array([*scale, *scale])
     heat = None if heat is None else heat[chosen]
-    flips = pixels.compare_keypoints(
-        reference, candidate, boxes, heat, profile.keypoint_px, profile.logit, scale
-    )
+    flips = pixels.compare_keypoints(reference, candidate, boxes, heat, px, logit, scale)
     scores = [a[..., 2].astype(np.float64) for a in (reference, candidate)]
     worst = (np.abs(scores[0] - scores[1]) / (np.abs(scores[0]) + 1e-3)).max(initial=0.0)
     # A score is a quotient of exponentials: its relative error is the logits' absolute one.
@@ -802,12 +1003,20 @@ def _keypoint_flips(
 def _judge_argmax(
     context: Context, result: StageResult, reference: np.ndarray, candidate: np.ndarray
 ) -> None:
-    bound = result.limit.value if result.limit else 0.0
-    flips = pixels.compare_argmax(reference, candidate, PEAK_FACTOR * bound)
+    flips = pixels.compare_argmax(reference, candidate, _argmax_limit(result))
     changed = reference.argmax(axis=0) != candidate.argmax(axis=0)
     if flips.unexplained == 0:
         context.explained = changed if context.explained is None else context.explained | changed
     _finish_pixels(result, flips, "pixel classes")
+
+
+def _argmax_limit(result: StageResult) -> float:
+    """The gap between a pixel's two best classes, over the largest logit, that rounding may close."""
+    if result.limit is None:
+        return 0.0
+    if result.errors is None or result.limit.peak is None:
+        return PEAK_FACTOR * result.limit.value
+    return 2 * (result.limit.peak + result.errors.reference.max_rel)  # either class moves by as much
 
 
 def _judge_panoptic(
@@ -823,6 +1032,6 @@ def _judge_panoptic(
         context.reference_segments,
         context.candidate_segments,
         explained,
-        context.profile.score,
+        context.profile.score if context.truth is None else set_limits(context, RESULTS).score,
     )
     _finish_pixels(result, flips, "pixels")

@@ -29,10 +29,12 @@ from parity.judge.comparator import (
     Arrays,
     Context,
     compare_image,
+    items_of,
     stage_table,
     static_noise,
 )
 from parity.judge.detections import Noise
+from parity.judge.truth import Truth, match_rows
 
 EARLY_RUNGS = ("manifest", "weights", "preprocessing")
 
@@ -275,7 +277,7 @@ def _compare_one(job: _Job, index: int) -> Comparison:
     _waive(job, comparison)  # first: a fault that is known does not stop the search for others
     _stop_early(job, comparison)
     _repeatability(job, comparison)
-    comparison.caveat = _caveat(job, comparison, context.truth)
+    comparison.caveat = _caveat(job, comparison)
     return comparison
 
 
@@ -358,13 +360,73 @@ def _weight_stages(job: _Job, comparison: Comparison) -> list[StageResult]:
 
 
 def _measure_noise(job: _Job, index: int, context: Context, comparison: Comparison) -> None:
-    """The reference's own noise per stage: the largest difference of any noise trace from the reference."""
-    if not job.noise:
+    """What the limits follow from: a float64 run of the reference, and the differences of further runs of it."""
+    sides = [s for s in job.noise if index < len(s.images)]
+    usable = [s for s in sides if _same_model(job.reference, s, index, comparison)]
+    exact = [s for s in usable if _is_truth(job, s)]
+    if exact:
+        context.truth = _truth(job, exact[0], index, context)
+    usable = [s for s in usable if s not in exact]
+    _measure_differences(usable, index, context, comparison)
+    _say_origin(job, exact[:1], usable, comparison)
+
+
+def _say_origin(job: _Job, exact: Sequence[Side], others: Sequence[Side], comparison: Comparison) -> None:
+    """Where the limits come from, for the report."""
+    names = "; ".join(_noise_name(s) for s in [*exact, *others])
+    if exact:
+        comparison.noise_source = f"limits follow from a float64 run ({names})"
         return
+    comparison.estimated = job.profile.dtype == "float32"
+    if others:
+        more = "one more run" if len(others) == 1 else f"{len(others)} more runs"
+        comparison.noise_source = f"{more} of the reference ({names})"
+    if comparison.estimated:
+        comparison.noise_source += "; limits are estimates, for there is no float64 run"
+
+
+def _same_model(reference: Side, other: Side, index: int, comparison: Comparison) -> bool:
+    """Whether a further run is one of the same weights, configuration and picture; a note where it is not."""
+    keys = ("weights_sha256", "config_file_sha256", "images_sha256")
+    stated = [(key, reference.manifest.get(key), other.manifest.get(key)) for key in keys]
+    unlike = [key for key, a, b in stated if None not in (a, b) and a != b]
+    pictures = [side.images[index].get("input/image") for side in (reference, other)]
+    if pictures[0] is not None and pictures[1] is not None and not np.array_equal(pictures[0], pictures[1]):
+        unlike.append("input/image")
+    if unlike:
+        comparison.notes.append(
+            f"a further run ({other.name}) is of another model, and not used: {', '.join(unlike)}"
+        )
+    return not unlike
+
+
+def _is_truth(job: _Job, side: Side) -> bool:
+    """Whether a further run is the float64 run of a float32 reference."""
+    stated = job.reference.manifest.get("dtype")
+    single = stated == "float32" or (stated is None and "float32" in job.reference.precisions)
+    return single and side.manifest.get("dtype") == "float64"
+
+
+def _truth(job: _Job, side: Side, index: int, context: Context) -> Truth:
+    """The float64 run beside this image, its sets matched with the reference's."""
+    own = side.manifest.get("backend") == job.reference.manifest.get("backend")
+    truth = Truth(side.images[index], feeds.read(side.manifest, index), own)
+    for spec in SETS:
+        names = [n for n in (spec.boxes, spec.scores, spec.classes) if n]
+        if all(n in truth.arrays and n in context.reference for n in names):
+            reference, exact = (items_of(a, spec) for a in (context.reference, truth.arrays))
+            if len(reference) and len(exact):
+                found = match_rows(reference, exact, static_noise(context, spec))
+                truth.rows[spec.name], truth.noise[spec.name] = found
+    return truth
+
+
+def _measure_differences(sides: Sequence[Side], index: int, context: Context, comparison: Comparison) -> None:
+    """The reference's noise per stage without a float64 run: the largest difference of any further run."""
     noise: dict[str, float] = {}
     forced: dict[str, float] = {}
     sets: dict[str, Noise] = {}
-    for side in (s for s in job.noise if index < len(s.images)):
+    for side in sides:
         widened = _AsDtypeOf(side.images[index], context.reference)
         probe = Context(
             context.reference, widened, context.profile, context.config, table=context.table, recorded=True
@@ -381,18 +443,7 @@ def _measure_noise(job: _Job, index: int, context: Context, comparison: Comparis
         fed = feeds.read(side.manifest, index)
         for name, value in _same_input_noise(context, side.images[index], fed).items():
             forced[name] = max(forced.get(name, 0.0), value)
-    context.noise, context.forced_noise = noise, forced
-    context.set_noise = sets
-    context.truth = _has_truth(job)
-    names = "; ".join(_noise_name(s) for s in job.noise)
-    more = "one more run" if len(job.noise) == 1 else f"{len(job.noise)} more runs"
-    comparison.noise_source = f"{more} of the reference ({names})"
-
-
-def _has_truth(job: _Job) -> bool:
-    """Whether a float32 reference's noise includes its difference from float64."""
-    precise = any(s.manifest.get("dtype") == "float64" for s in job.noise)
-    return precise and job.reference.manifest.get("dtype") == "float32"
+    context.noise, context.forced_noise, context.set_noise = noise, forced, sets
 
 
 def _set_noise(probe: Context, spec: SetSpec) -> Noise:
@@ -498,16 +549,16 @@ def _repeatability(job: _Job, comparison: Comparison) -> None:
         comparison.deterministic = False
 
 
-def _caveat(job: _Job, comparison: Comparison, truth: bool) -> str:
+def _caveat(job: _Job, comparison: Comparison) -> str:
     """What to know about a difference that rounding, or a side that does not repeat itself, might have made."""
     if comparison.exit_code != EXIT_DIFFERENT:
         return ""
     told = []
     numbers = [s for s in comparison.stages if s.bad and s.kind in ("continuous", "set")]
-    if not truth and job.profile.dtype == "float32" and numbers and all(map(could_be_rounding, numbers)):
+    if comparison.estimated and numbers and all(map(could_be_rounding, numbers)):
         told.append(
             "rounding alone may make a difference of this size: without a float64 run of the reference the limits "
-            "are estimates; such a run (--noise truth, where the reference is run and not recorded) measures them"
+            "are estimates; such a run (--noise truth, with torch or detectron2 installed) measures them"
         )
     runs = [side.manifest.get("repeat") for side in (job.reference, job.candidate)]
     if any(isinstance(r, Mapping) and r.get("runs") == 1 for r in runs):

@@ -136,9 +136,13 @@ def _image(trace: Trace | None, index: int) -> Mapping[str, np.ndarray]:
 def _worst(comparison: Comparison) -> StageResult | None:
     """The continuous stage nearest to its limit."""
     stages = [s for s in comparison.stages if s.metrics and s.limit and s.limit.value > 0]
-    return max(
-        stages, key=lambda s: s.metrics.rel_l2 / s.limit.value if s.metrics and s.limit else 0, default=None
-    )
+    return max(stages, key=_used, default=None)
+
+
+def _used(stage: StageResult) -> float:
+    """The share of its limit that a stage takes."""
+    measured = stage.errors.candidate if stage.errors else stage.metrics
+    return measured.rel_l2 / stage.limit.value if measured and stage.limit else 0.0
 
 
 def cards(comparison: Comparison) -> list[tuple[str, str, str]]:
@@ -154,7 +158,7 @@ def cards(comparison: Comparison) -> list[tuple[str, str, str]]:
             out.append((f"{d['matched']}", "detections matched", f"of {total}"))
             for key, what in (("box_px", "worst box, px"), ("score", "worst score")):
                 noise = d.get(f"{key.removesuffix('_px')}_noise")
-                remark = "" if noise is None else f"its own noise: {number(noise)}"
+                remark = "" if noise is None else f"the reference's own: {number(noise)}"
                 out.append((number(d[f"worst_{key}"]) or "0", what, remark))
         if stage.name.endswith("pred_masks") and stage.details:
             out.append(

@@ -41,7 +41,7 @@ summary { cursor: pointer; }
 .tree > details { border: 0; padding: 0; margin: 0; }
 .tree summary { padding: 2px 0; list-style-position: outside; }
 .tree summary .count { color: var(--muted); font-size: 12px; margin-left: 6px; }
-.row { display: grid; grid-template-columns: 14px minmax(120px, 1fr) 74px 74px 74px 74px 220px; gap: 8px; align-items: baseline; padding: 2px 0 2px 18px; font-size: 13px; }
+.row { display: grid; grid-template-columns: 14px minmax(120px, 1fr) 74px 74px 74px 74px 74px 220px; gap: 8px; align-items: baseline; padding: 2px 0 2px 18px; font-size: 13px; }
 .row .n { font: 12px var(--mono); text-align: right; }
 .row .name { font-family: var(--mono); overflow-wrap: anywhere; }
 .row .text { grid-column: 2 / -1; color: var(--muted); font-size: 12px; overflow-wrap: anywhere; }
@@ -64,7 +64,7 @@ h2, .mono { overflow-wrap: anywhere; }
   .banner { padding: 20px; }
   .scroll > svg, .scroll > img { width: 760px; max-width: none; }
   .scroll > table { min-width: 640px; }
-  .row { grid-template-columns: 14px minmax(0, 1fr) 62px 62px; padding-left: 4px; }
+  .row { grid-template-columns: 14px minmax(0, 1fr) 62px 62px 62px; padding-left: 4px; }
   .row .opt { display: none; }
   .row .verdict { grid-column: 2 / -1; }
   .row .verdict:empty { display: none; }
@@ -84,9 +84,10 @@ h2, .mono { overflow-wrap: anywhere; }
   <span class="dot" style="background:{{ stage.overall | colour }}" title="{{ stage.overall }}"></span>
   <span class="name">{{ stage.name | leaf }}</span>
   <span class="n">{{ (stage.metrics.rel_l2 if stage.metrics else none) | number }}</span>
+  <span class="n opt">{{ (stage.forced_metrics.rel_l2 if stage.forced_metrics else none) | number }}</span>
+  <span class="n">{{ (stage.errors.candidate.rel_l2 if stage.errors else none) | number }}</span>
   <span class="n">{{ (stage.limit.value if stage.limit else none) | number }}</span>
   <span class="n opt">{{ (stage.limit.noise if stage.limit else none) | number }}</span>
-  <span class="n opt">{{ (stage.forced_metrics.rel_l2 if stage.forced_metrics else none) | number }}</span>
   <span class="verdict">{% if stage.overall != Status.PASS %}<span class="pill" style="background:{{ stage.overall | colour }}">{{ stage.overall }}</span> {% endif %}{% if stage.verdict != Verdict.NONE %}{{ stage.verdict }}{% endif %}{% if first is not none and stage.name == first.name %} <b style="color:#dc2626;white-space:nowrap">← starts here</b>{% endif %}</span>
   {% set text = [stage.message, ('same input: ' ~ stage.forced_message) if stage.forced_message else '', ('waived: ' ~ stage.waiver) if stage.waiver else ''] | select | join('; ') %}
   {% if text and (stage.overall != Status.PASS or stage.kind != 'continuous') %}<span class="text">{{ text }}</span>{% endif %}
@@ -151,7 +152,7 @@ h2, .mono { overflow-wrap: anywhere; }
 </table></div></div>
 {% endif %}
 <div class="card tree"><h2>Every stage</h2>
-<div class="row head"><span></span><span>module and array</span><span class="n">end to end</span><span class="n">limit</span><span class="n opt">noise</span><span class="n opt">same input</span><span class="opt">verdict</span></div>
+<div class="row head"><span></span><span>module and array</span><span class="n">end to end</span><span class="n opt">same input</span><span class="n" title="the candidate's distance from a float64 run of the reference; the limit is of this distance where there is such a run">from float64</span><span class="n">limit</span><span class="n opt" title="the reference's own distance from its float64 run, or without one its difference from another run of itself">reference's</span><span class="opt">verdict</span></div>
 {% for child in s.tree.children.values() %}
 <details open><summary><span class="dot" style="background:{{ child.status | colour }}"></span> <b>{{ child.name }}</b><span class="count">{{ child.all_stages | length }}</span></summary>
 {% for stage in child.stages %}{{ stage_row(stage, s.first) }}{% endfor %}

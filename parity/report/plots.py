@@ -19,6 +19,7 @@ from parity.core.status import Status
 
 INK, MUTED, GRID = "#1d2530", "#6b7785", "#e3e8ee"
 FREE, FORCED, NOISE, LIMIT, BAD = "#2563eb", "#0d9488", "#9aa5b1", "#d97706", "#dc2626"
+TRUTH = "#7c3aed"
 REFERENCE, CANDIDATE, SAME = "#2563eb", "#ea580c", "#16a34a"
 
 
@@ -76,6 +77,7 @@ def growth(comparison: Comparison) -> str:
     series = (
         ("limit", [s.limit.value if s.limit else None for s in stages], LIMIT, "--", ""),
         ("reference's own noise", [s.limit.noise if s.limit else None for s in stages], NOISE, "-", ""),
+        ("from float64", [s.errors.candidate.rel_l2 if s.errors else None for s in stages], TRUTH, "-", "^"),
         (
             "same input",
             [s.forced_metrics.rel_l2 if s.forced_metrics else None for s in stages],

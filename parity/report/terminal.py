@@ -60,9 +60,13 @@ def advice(stage: StageResult) -> str:
 
 
 def stage_lines(comparison: Comparison, full: bool) -> Iterator[str]:
-    """One line per stage: free-running error, its limit, the reference's noise, the error on the same
-    input."""
-    yield f"[dim]{'':12} {'stage':{NAME}} {'free':>8} {'limit':>8} {'noise':>8} {'same in':>8}[/]"
+    """One line per stage: difference end to end and on the same input; then how far candidate and reference are from
+    the float64 run (without one: the limit and the reference's noise)."""
+    if any(s.errors for s in comparison.stages):
+        names = ("free", "same in", "from f64", "limit", "ref's")
+    else:
+        names = ("free", "same in", "", "limit", "noise")
+    yield f"[dim]{'':12} {'stage':{NAME}} {' '.join(f'{n:>8}' for n in names)}[/]"
     first = comparison.first_bad
     passing: list[StageResult] = []
     for stage in comparison.stages:
@@ -102,9 +106,10 @@ def _lines(stage: StageResult, here: bool) -> Iterator[str]:
 def _numbers(stage: StageResult) -> str:
     cells = (
         stage.metrics.rel_l2 if stage.metrics else None,
+        stage.forced_metrics.rel_l2 if stage.forced_metrics else None,
+        stage.errors.candidate.rel_l2 if stage.errors else None,
         stage.limit.value if stage.limit else None,
         stage.limit.noise if stage.limit else None,
-        stage.forced_metrics.rel_l2 if stage.forced_metrics else None,
     )
     return " ".join(f"{number(c):>8}" for c in cells)
 

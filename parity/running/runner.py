@@ -167,7 +167,8 @@ def run(
     )
     if any(not b.recorded for b in backends):
         setup = resolved(setup, folder, progress)
-    return _run_all(setup, backends, folder, noise, waivers, early_stop, mutate, progress)
+    interpreter = torch_python or sys.executable
+    return _run_all(setup, backends, folder, noise, waivers, early_stop, mutate, interpreter, progress)
 
 
 def several(given: Paths) -> list[str]:
@@ -217,6 +218,7 @@ def _run_all(
     waivers: Sequence[Waiver],
     early_stop: bool,
     mutate: str,
+    interpreter: str,
     progress: Progress,
 ) -> list[Comparison]:
     first, *others = backends
@@ -226,7 +228,7 @@ def _run_all(
         return [
             _error(first.name, b.name, setup, f"the reference failed: {error}", first.name) for b in others
         ]
-    noise_traces, notes = _noise_runs(first, setup, folder, noise, progress)
+    noise_traces, notes = _noise_runs(first, setup, trace, folder, noise, interpreter, progress)
     out: list[Comparison] = []
     for k, backend in enumerate(others):
         target = folder / ("candidate.h5" if len(others) == 1 else f"candidate{k}.h5")
@@ -277,27 +279,42 @@ def _with(setup: Setup, **extra: Any) -> Setup:
 
 
 def _noise_runs(
-    backend: Backend, setup: Setup, folder: Path, noise: str, progress: Progress
+    backend: Backend, setup: Setup, feed: Path, folder: Path, noise: str, interpreter: str, progress: Progress
 ) -> tuple[list[TraceLike], list[str]]:
-    """Further runs of the reference that show its own noise; failures are notes, as they only loosen
-    nothing."""
-    if noise == "none" or backend.recorded:
-        return [], [
-            "the reference's noise was not measured" if noise != "none" else "noise runs switched off"
-        ]
-    other = 1 if setup.threads != 1 else 2
-    jobs = [("threads", replace(setup, threads=other, repeat=1))]
-    if noise == "truth" and setup.profile != "semantic":
-        precise = replace(setup, profile="semantic", repeat=1)
-        jobs.append(("truth", _with(precise, feed=str(folder / "reference.h5"))))
-    paths: list[TraceLike] = []
+    """Further runs that limits follow from: a float64 one of the reference, or, where that is not wanted or not
+    possible, one with another thread count. A recording cannot run, but torch or detectron2 can in its place.
+    Failures are notes, as such runs only loosen nothing."""
     notes: list[str] = []
-    for label, job in jobs:
+    if noise == "none":
+        return [], ["noise runs switched off"]
+    if noise == "truth" and setup.profile != "semantic":
+        precise = _with(replace(setup, profile="semantic", repeat=1), feed=str(feed.resolve()))
         try:
-            paths.append(str(run_backend(backend, job, folder / f"noise_{label}.h5", progress)))
+            exact = precise_backend(backend, interpreter)
+            if exact is not None:
+                precise = precise if precise.source else resolved(precise, folder, progress)
+                return [str(run_backend(exact, precise, folder / "noise_truth.h5", progress))], notes
+            notes.append("no float64 run, since a recording cannot run and torch is not installed")
         except BackendError as error:
-            notes.append(f"noise run {label} failed, so static limits apply there: {error}")
-    return paths, notes
+            notes.append(f"the float64 run failed, so limits are estimates: {error}")
+    if backend.recorded:
+        return [], notes or ["the reference's noise was not measured"]
+    other = replace(setup, threads=1 if setup.threads != 1 else 2, repeat=1)
+    try:
+        return [str(run_backend(backend, other, folder / "noise_threads.h5", progress))], notes
+    except BackendError as error:
+        return [], [*notes, f"noise run failed, so static limits apply: {error}"]
+
+
+def precise_backend(reference: Backend, interpreter: str) -> Backend | None:
+    """What gives the float64 run beside a reference: itself, or for a recording detectron2 or torch; None where
+    neither is installed."""
+    if not reference.recorded:
+        return reference
+    for name in ("detectron2", "torch"):
+        if _can_import(interpreter, name):
+            return Backend(name, "", interpreter)
+    return None
 
 
 def _error(reference: str, candidate: str, setup: Setup, message: str, name: str) -> Comparison:

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tf_d2.layers import conv as conv_layers
 from tf_d2.layers import norm as norm_layers
-from tf_d2.modeling import box_head, fpn, meta_arch, poolers, postprocess, resnet, rpn, semantic_seg
+from tf_d2.modeling import box_head, fpn, model, poolers, postprocess, resnet, rpn, semantic_seg
 from tf_d2.ops import anchors as anchor_ops
 from tf_d2.ops import boxes as box_ops
 from tf_d2.ops import interpolate, mask_paste
@@ -148,8 +148,8 @@ def _resize_floor(p: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _normalize(change: Callable[..., Any]) -> Iterator[None]:
-    old = meta_arch.normalize
-    with swapped(meta_arch, "normalize", lambda x, mean, std, *rest: change(old, x, mean, std)):
+    old = model.normalize
+    with swapped(model, "normalize", lambda x, mean, std, *rest: change(old, x, mean, std)):
         yield
 
 
@@ -194,8 +194,8 @@ def _pad_centred(p: Any) -> Iterator[None]:
 
 @planter("pad_to_64")
 def _pad_64(p: Any) -> Iterator[None]:
-    old = meta_arch.padded_size
-    with swapped(meta_arch, "padded_size", lambda h, w, divisibility, square=0: old(h, w, 64, square)):
+    old = model.padded_size
+    with swapped(model, "padded_size", lambda h, w, divisibility, square=0: old(h, w, 64, square)):
         yield
 
 
@@ -208,6 +208,22 @@ def _bn_eps(p: Any) -> Iterator[None]:
         _refold(p)
         yield
     _refold(p)
+
+
+@planter("norm_eps_1.001e-5")
+def _bn_eps_by_rounding(p: Any) -> Iterator[None]:
+    with swapped(norm_layers, "BATCH_NORM_EPS", 1.001e-5):
+        _refold(p)
+        yield
+    _refold(p)
+
+
+@planter("bias_off_1e-6")
+def _bias_off(p: Any) -> Iterator[None]:
+    """In what is computed, not in the weights, whose hashes would show it."""
+    bias = _variable(p, "fpn_lateral4/bias").numpy()
+    with _layer_output(p.model.backbone.fpn_lateral4, lambda y: y + tf.cast(1e-6 * bias, y.dtype)):
+        yield
 
 
 @planter("gamma_beta_swapped")
@@ -528,13 +544,13 @@ def _softmax_twice(p: Any) -> Iterator[None]:
 
 def _heads_setting(p: Any, **values: Any) -> Any:
     heads = p.model.roi_heads
-    return swapped(heads, "heads", replace(heads.heads, **values))
+    changed = replace(heads.heads.box_predictor, **values)
+    return swapped(heads, "heads", replace(heads.heads, box_predictor=changed))
 
 
 @planter("box_weights_of_rpn")
 def _box_weights(p: Any) -> Iterator[None]:
-    head = p.model.roi_heads.heads.box_head
-    with _heads_setting(p, box_head=replace(head, bbox_reg_weights=((1.0, 1.0, 1.0, 1.0),))):
+    with _heads_setting(p, bbox_reg_weights=((1.0, 1.0, 1.0, 1.0),)):
         yield
 
 
@@ -716,7 +732,8 @@ def _group_norm_eps(p: Any) -> Iterator[None]:
 
 
 def _panoptic_setting(p: Any, **values: Any) -> Any:
-    changed = replace(p.config, panoptic=replace(p.config.panoptic, **values))
+    combine = replace(p.config.panoptic, **values)
+    changed = replace(p.config, model=replace(p.config.model, combine=combine))
     stack = contextlib.ExitStack()
     stack.enter_context(swapped(p, "config", changed))
     stack.enter_context(swapped(p.model, "config", changed))

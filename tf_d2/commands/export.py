@@ -10,8 +10,11 @@ import typer
 
 from tf_d2.commands.options import (
     ConfigOption,
+    IgnoreKeysOption,
+    IgnoreTensorsOption,
     NonfiniteOption,
     OptsArgument,
+    PrefixOption,
     WeightsOption,
     checked_opts,
     import_tensorflow,
@@ -95,6 +98,9 @@ def export(
         typer.Option(help="Pixels of a batch that go through the network together; more pay on a GPU only."),
     ] = 2**20,
     allow_nonfinite: NonfiniteOption = False,
+    ignore_keys: IgnoreKeysOption = None,
+    ignore_tensors: IgnoreTensorsOption = None,
+    prefix: PrefixOption = None,
     opts: OptsArgument = None,
 ) -> None:
     """Write a SavedModel with everything a server needs. A failed export leaves nothing behind."""
@@ -122,6 +128,9 @@ def export(
             step_pixels=step_pixels,
             opts=words,
             allow_nonfinite=allow_nonfinite,
+            ignore_keys=ignore_keys or (),
+            ignore_tensors=ignore_tensors or (),
+            prefix=prefix,
         )
     Console().print(_table(report))
 

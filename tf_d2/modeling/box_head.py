@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from tf_d2.config.schema import BoxHeadConfig, Floats
+from tf_d2.config.parts.box_head import FastRCNNConvFCHeadConfig
+from tf_d2.config.reading import Floats
 from tf_d2.layers.base import Module
 from tf_d2.layers.conv import Conv2d, Linear
 from tf_d2.modeling.batches import Detections, Proposals, for_each_image, rows_of
@@ -20,21 +21,21 @@ from tf_d2.ops.nms import batched_nms
 
 
 class FastRCNNConvFCHead(Module):
-    """3x3 convolutions, then linear layers, ReLU after each: ``[R, P, P, C]`` -> ``[R, FC_DIM]``.
+    """3x3 convolutions, then linear layers, ReLU after each: ``[R, P, P, C]`` -> ``[R, last of fc_dims]``.
 
-    Without linear layers the result stays ``[R, P, P, CONV_DIM]``.
+    Without linear layers the result stays ``[R, P, P, last of conv_dims]``; ``size`` is P.
     """
 
-    def __init__(self, config: BoxHeadConfig, in_channels: int, name: str) -> None:
+    def __init__(self, config: FastRCNNConvFCHeadConfig, in_channels: int, size: int, name: str) -> None:
         super().__init__(name)
         bias = config.norm == ""
-        size, channels = config.pooler.resolution, in_channels
+        channels = in_channels
         self.blocks: list[Module] = []
         with self.scope():
-            for k in range(config.num_conv):
+            for k, dim in enumerate(config.conv_dims):
                 conv = Conv2d(
                     channels,
-                    config.conv_dim,
+                    dim,
                     3,
                     f"conv{k + 1}",
                     padding=1,
@@ -43,12 +44,12 @@ class FastRCNNConvFCHead(Module):
                     relu=True,
                 )
                 self.blocks.append(conv)
-                channels = config.conv_dim
+                channels = dim
             features, spatial = channels * size * size, size
-            for k in range(config.num_fc):
-                layer = Linear(features, config.fc_dim, f"fc{k + 1}", spatial=spatial or None, relu=True)
+            for k, dim in enumerate(config.fc_dims):
+                layer = Linear(features, dim, f"fc{k + 1}", spatial=spatial or None, relu=True)
                 self.blocks.append(layer)
-                features, spatial = config.fc_dim, 0
+                features, spatial = dim, 0
         self.out_features = features
         self.out_spatial = spatial
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tf_d2.config.schema import MaskHeadConfig
+from tf_d2.config.parts.mask_head import MaskHeadConfig
 from tf_d2.layers.base import Module
 from tf_d2.layers.conv import Conv2d, ConvTranspose2d
 from tf_d2.ops.conv import join_tiles
@@ -20,10 +20,11 @@ class MaskRCNNConvUpsampleHead(Module):
         channels = in_channels
         self.convs: list[Conv2d] = []
         with self.scope():
-            for k in range(config.num_conv):
+            *dims, last = config.conv_dims
+            for k, dim in enumerate(dims):
                 conv = Conv2d(
                     channels,
-                    config.conv_dim,
+                    dim,
                     3,
                     f"mask_fcn{k + 1}",
                     padding=1,
@@ -32,11 +33,9 @@ class MaskRCNNConvUpsampleHead(Module):
                     relu=True,
                 )
                 self.convs.append(conv)
-                channels = config.conv_dim
-            self.deconv = ConvTranspose2d(channels, config.conv_dim, 2, "deconv", stride=2, relu=True)
-            self.predictor = Conv2d(
-                config.conv_dim, 1 if config.cls_agnostic_mask else num_classes, 1, "predictor"
-            )
+                channels = dim
+            self.deconv = ConvTranspose2d(channels, last, 2, "deconv", stride=2, relu=True)
+            self.predictor = Conv2d(last, 1 if config.cls_agnostic_mask else num_classes, 1, "predictor")
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         for conv in self.convs:

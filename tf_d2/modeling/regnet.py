@@ -5,11 +5,10 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from tf_d2.config.regnet import RegNetStage, regnet_stages
-from tf_d2.config.schema import RegNetConfig
+from tf_d2.config.parts.regnet import RegNetConfig, RegNetStage
 from tf_d2.layers.base import Module, sequence
 from tf_d2.layers.conv import Conv2d
-from tf_d2.modeling.bottom_up import BottomUp
+from tf_d2.modeling.backbone import BottomUp
 from tf_d2.ops.elementary import sigmoid
 
 
@@ -139,7 +138,7 @@ class RegNet(BottomUp):
     """
 
     def __init__(self, config: RegNetConfig, in_channels: int, name: str) -> None:
-        stages = regnet_stages(config)
+        stages = config.stages
         super().__init__(name, tuple(stage.name for stage in stages), config.out_features)
         channels = config.stem_width
         self.strides["stem"], self.channels["stem"] = 2, channels

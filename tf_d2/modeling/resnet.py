@@ -5,10 +5,10 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from tf_d2.config.schema import ResNetConfig
+from tf_d2.config.parts.resnet import ResNetConfig
 from tf_d2.layers.base import Module
 from tf_d2.layers.conv import Conv2d, DeformConv2d
-from tf_d2.modeling.bottom_up import BottomUp, stages_up_to
+from tf_d2.modeling.backbone import BottomUp, stages_up_to
 from tf_d2.ops.conv import max_pool2d
 from tf_d2.ops.elementary import sigmoid
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tf_d2.config.schema import InputConfig
+from tf_d2.config import InputConfig
 from tf_d2.ops import exif, image_decode
 from tf_d2.ops.octets import number, octets, starts_with
 from tf_d2.ops.resize import resize_uint8, shortest_edge_size_tf

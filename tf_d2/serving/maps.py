@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from tf_d2.config.schema import PanopticConfig
+from tf_d2.config import PanopticConfig
 from tf_d2.modeling.postprocess import resize_sem_seg
 from tf_d2.ops.mask_paste import paste_mask
 

@@ -180,11 +180,12 @@ class FPN(nn.Module):
                 f"MODEL.FPN.FUSE_TYPE {fpn['FUSE_TYPE']!r} is not supported; supported: sum, avg"
             )
         self.average = fpn["FUSE_TYPE"] == "avg"
-        channels, norm = fpn["OUT_CHANNELS"], fpn["NORM"]
+        channels = fpn["OUT_CHANNELS"]
+        norms = {"norm": fpn["NORM"] or "", "bias": fpn["NORM"] == ""}  # null: neither norm nor bias
         self.levels: list[int] = [round(math.log2(bottom_up.strides[name])) for name in self.in_features]
         for level, name in zip(self.levels, self.in_features, strict=True):
-            self.add_module(f"fpn_lateral{level}", Conv(bottom_up.channels[name], channels, 1, norm=norm))
-            self.add_module(f"fpn_output{level}", Conv(channels, channels, 3, norm=norm))
+            self.add_module(f"fpn_lateral{level}", Conv(bottom_up.channels[name], channels, 1, **norms))
+            self.add_module(f"fpn_output{level}", Conv(channels, channels, 3, **norms))
         self.top_block = TopBlock(bottom_up.channels["res5"], channels) if top_block else None
         self.channels: int = channels
 

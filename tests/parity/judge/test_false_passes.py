@@ -19,6 +19,7 @@ from parity.core.trace import Trace
 from parity.core.units import Stage
 from parity.judge.comparator import Context, compare_image, verdict_of
 from parity.judge.judge import Side, Waiver, note_skipped
+from parity.judge.truth import Truth
 
 BACKBONE = "steps/backbone/p2"
 BOXES = "output/instances/pred_boxes"
@@ -299,8 +300,10 @@ def test_another_box_in_the_float64_run_is_not_taken_for_rounding():
 def test_the_limit_on_the_same_input_rises_only_with_noise_on_the_same_input(given, status):
     table = {BACKBONE: Stage(BACKBONE, ("input/image",), "continuous", "x", False, False)}
     candidate = trace() | {"forced/backbone/p2": trace()[BACKBONE] * np.float32(1 + 3e-6)}
-    context = Context(trace(), candidate, STRICT, table=table, noise={BACKBONE: 1e-4}, truth=True, fed=FED)
-    context.forced_noise = {BACKBONE: 1e-6} if given else {}
+    exact = trace()[BACKBONE].astype(np.float64)
+    arrays = {BACKBONE: exact * (1 + 1e-4), "forced/backbone/p2": exact * (1 + 1e-6)}
+    truth = Truth(arrays, FED if given else Fed({"input/image": "another"}))
+    context = Context(trace(), candidate, STRICT, table=table, noise={BACKBONE: 1e-4}, truth=truth, fed=FED)
     result = next(s for s in compare_image(context) if s.name == BACKBONE)
     assert result.forced_status is status and result.status is Status.PASS
 

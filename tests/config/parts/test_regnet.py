@@ -3,11 +3,10 @@
 import pytest
 
 from tf_d2.config import RegNetConfig
-from tf_d2.config.regnet import regnet_stages
 
 
 def stages(depth, w_a, w_0, w_m, group_width):
-    out = regnet_stages(RegNetConfig(depth, w_a, w_0, w_m, group_width, 32, 0.0, "BN", ("s1",)))
+    out = RegNetConfig(depth, w_a, w_0, w_m, group_width, 32, 0.0, "BN", ("s1",)).stages
     assert [stage.name for stage in out] == [f"s{i + 1}" for i in range(len(out))]
     assert [stage.stride for stage in out] == [2 ** (i + 2) for i in range(len(out))]
     return [(stage.blocks, stage.width, stage.groups) for stage in out]
