@@ -74,6 +74,19 @@ class Tensor(NamedTuple):
     dtype: str | None = None
 
 
+DENSEPOSE = {
+    "coarse_segm": "DensePose: scores of background and body",
+    "fine_segm": "DensePose: scores of background and parts",
+    "u": "DensePose: first coordinate on each part",
+    "v": "DensePose: second coordinate on each part",
+    "embedding": "DensePose: embedding of the surface point",
+    "sigma_2": "DensePose: raw confidence of u and v",
+    "kappa_u": "DensePose: raw confidence of u",
+    "kappa_v": "DensePose: raw confidence of v",
+    "fine_segm_confidence": "DensePose: confidence of the parts",
+    "coarse_segm_confidence": "DensePose: confidence of the body",
+}
+
 # Without `image_status`, whose values have texts of their own.
 TENSORS: dict[str, Tensor] = {
     "inputs": Tensor("RGB pixels, 0 to 255; all images of a request have the same size", "uint8"),
@@ -100,6 +113,10 @@ TENSORS: dict[str, Tensor] = {
     ),
     "detection_masks_png_bytes": Tensor("grey PNG (0 or 255) of the image's size"),
     "detection_keypoints": Tensor("x, y in pixels of the original image, and a score"),
+    **{
+        f"detection_densepose_{name}": Tensor(f"{what}, relative to the box")
+        for name, what in DENSEPOSE.items()
+    },
     "image_size": Tensor("height, width of each image, after decoding", "int32"),
     "image_status": Tensor("", "int32"),
     "sem_seg": Tensor("logits of every class, padded to the largest image of the request"),

@@ -7,13 +7,19 @@ layouts.
 from weights._files import touched
 from weights._types import Checkpoint
 from weights.checkpoint import read_checkpoint
-from weights.errors import CheckpointError, ConversionError, WeightsError
+from weights.errors import (
+    CheckpointError,
+    CheckpointNotice,
+    ConversionError,
+    WeightsError,
+)
 from weights.keras_file import KerasWeights, Progress, read_keras_h5, write_keras_h5
 from weights.legacy import match_heuristically, matched_state
 from weights.mapping import (
     class_counts,
     harmless_reason,
     initial_arrays,
+    is_ignored,
     path_to_key,
     split_harmless,
     to_keras_arrays,
@@ -24,6 +30,7 @@ from weights.writers import write_detectron2_pkl, write_pth, write_safetensors
 __all__ = [
     "Checkpoint",
     "CheckpointError",
+    "CheckpointNotice",
     "ConversionError",
     "KerasWeights",
     "Progress",
@@ -31,6 +38,7 @@ __all__ = [
     "class_counts",
     "harmless_reason",
     "initial_arrays",
+    "is_ignored",
     "match_heuristically",
     "matched_state",
     "path_to_key",

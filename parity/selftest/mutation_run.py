@@ -15,7 +15,7 @@ import numpy as np
 
 from parity.core.results import Comparison
 from parity.core.status import EXIT_SAME, Verdict
-from parity.judge.judge import compare
+from parity.judge.judge import TraceLike, compare
 from parity.running.ops import run_ops
 from parity.running.runner import Backend, BackendError, Setup, call_worker, resolved, run_backend
 from parity.selftest.mutations import MUTATIONS, Mutation
@@ -130,11 +130,13 @@ def _family(
     reference = run_backend(torch, setup, folder / "reference.h5", progress)
     again = replace(setup, threads=threads % 2 + 1)
     noise = run_backend(torch, again, folder / "noise.h5", progress)
-    precise = replace(setup, profile="semantic", extra={"feed": str(reference.resolve())})
-    truth = run_backend(torch, precise, folder / "truth.h5", progress)
+    further: list[TraceLike] = []
+    if setup.profile != "semantic":
+        precise = replace(setup, profile="semantic", extra={"feed": str(reference.resolve())})
+        further = [run_backend(torch, precise, folder / "truth.h5", progress)]
     begin = time.monotonic()
     control = Mutation(CONTROLS[0], family, (), f"the reference with {again.threads} threads")
-    outcomes = [_outcome(control, compare(reference, noise, noise=[truth])[0], begin, progress)]
+    outcomes = [_outcome(control, _judge(setup.profile, reference, noise, further), begin, progress)]
     table = {m.name: m for m in bugs}
     table[CONTROLS[1]] = Mutation(CONTROLS[1], family, (), "the TensorFlow model without a bug")
 
@@ -147,9 +149,8 @@ def _family(
             outcomes.append(Outcome(bug.name, family, bug.what, _expected(bug), 2, error=event["error"]))
         else:
             trace = Path(event["trace"])
-            outcomes.append(
-                _outcome(bug, compare(reference, trace, noise=[noise, truth])[0], begin, progress)
-            )
+            found = _judge(setup.profile, reference, trace, [noise, *further])
+            outcomes.append(_outcome(bug, found, begin, progress))
             trace.unlink()
         begin = time.monotonic()
 
@@ -160,11 +161,17 @@ def _family(
         "weights": setup.weights,
         "weights_sha256": setup.weights_sha256,
         "images": list(setup.images),
+        "profile": setup.profile,
         "threads": threads,
         "feed": str(reference.resolve()),
     }
     call_worker("parity.backends.tf_worker", sys.executable, job, folder / "mutants", timeout, on_event=judge)
     return outcomes
+
+
+def _judge(profile: str, reference: Path, candidate: Path, further: Sequence[TraceLike]) -> Comparison:
+    (found,) = compare(reference, candidate, profile=profile, noise=further)
+    return found
 
 
 def _expected(bug: Mutation) -> str:
@@ -194,9 +201,10 @@ def family_setup(
     """Configuration, weights and a picture of one family, ready to run on both sides."""
     picture = folder / "picture.npy"
     np.save(picture, sample_picture())
-    if family == "mask":
+    if family in ("mask", "semantic"):
         demo = embedded_demo()
-        setup = Setup(str(demo / "shapes.yaml"), str(demo / "shapes.pkl"), [str(picture)])
+        profile = "semantic" if family == "semantic" else "strict"
+        setup = Setup(str(demo / "shapes.yaml"), str(demo / "shapes.pkl"), [str(picture)], profile)
     else:
         name, opts = FAMILIES[family]
         config = folder / "random.yaml"

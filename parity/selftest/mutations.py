@@ -26,7 +26,8 @@ HEATMAPS = "steps/roi_heads/0/0/pred_keypoint_heatmaps"
 
 @dataclass(frozen=True)
 class Mutation:
-    """One planted bug. ``model`` is the family it shows in ("ops": in the operation rung only)."""
+    """One planted bug. ``model`` is the family it shows in ("ops": in the operation rung only, "semantic": the
+    embedded model in float64, where what is hidden by rounding in float32 shows)."""
 
     name: str
     model: str
@@ -102,6 +103,8 @@ MUTATIONS = (
     _m("retina_octaves", "retinanet", INSTANCES, "three equal anchor sizes per level"),
     _m("retina_softmax", "retinanet", INSTANCES, "softmax over classes instead of sigmoid"),
     _m("p7_without_relu", "retinanet", f"{P}7", "p7 from p6 without the ReLU between"),
+    _m("norm_eps_1.001e-5", "semantic", STEM, "batch norm with epsilon 1.001e-5 instead of 1e-5"),
+    _m("bias_off_1e-6", "semantic", P, "one lateral convolution's bias added as 1.000001 of itself"),
     _m("nms_at_threshold", "ops", "nms", "NMS drops boxes exactly at the threshold"),
     _m("level_epsilon", "ops", "assign_levels", "level of a box without the rounding that torch has"),
     _m("clamp_missing", "ops", "apply_deltas", "box growth not limited"),

@@ -210,6 +210,22 @@ def _bn_eps(p: Any) -> Iterator[None]:
     _refold(p)
 
 
+@planter("norm_eps_1.001e-5")
+def _bn_eps_by_rounding(p: Any) -> Iterator[None]:
+    with swapped(norm_layers, "BATCH_NORM_EPS", 1.001e-5):
+        _refold(p)
+        yield
+    _refold(p)
+
+
+@planter("bias_off_1e-6")
+def _bias_off(p: Any) -> Iterator[None]:
+    """In what is computed, not in the weights, whose hashes would show it."""
+    bias = _variable(p, "fpn_lateral4/bias").numpy()
+    with _layer_output(p.model.backbone.fpn_lateral4, lambda y: y + tf.cast(1e-6 * bias, y.dtype)):
+        yield
+
+
 @planter("gamma_beta_swapped")
 def _gamma_beta(p: Any) -> Iterator[None]:
     gamma, beta = (_variable(p, f"res3/0/conv2/norm/{n}") for n in ("gamma", "beta"))

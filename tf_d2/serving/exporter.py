@@ -55,12 +55,15 @@ def export(
     ema: bool = False,
     allow_nonfinite: bool = False,
     ignore_keys: Sequence[str] = (),
+    ignore_tensors: Sequence[str] = (),
+    prefix: str | None = None,
     **options: Any,
 ) -> ExportReport:
     """Write ``output/<version>/`` (a SavedModel) and, beside it, what a server needs. Whole or not at all.
 
     Args:
-        config, weights, opts, ema, allow_nonfinite, ignore_keys: as for :func:`tf_d2.load_model`.
+        config, weights, opts, ema, allow_nonfinite, ignore_keys, ignore_tensors, prefix: as for
+            :func:`tf_d2.load_model`.
         output: folder of the model; further versions may be exported into it.
         version: a positive integer that ``output`` does not have yet.
         name: the model's name on the server; default: the name of the folder.
@@ -86,6 +89,8 @@ def export(
             ema=ema,
             allow_nonfinite=allow_nonfinite,
             ignore_keys=ignore_keys,
+            ignore_tensors=ignore_tensors,
+            prefix=prefix,
         )
         model.fold_norms(release=True)
         folder = scratch / str(version)

@@ -11,7 +11,7 @@ from tf_d2.config.schema import ModelConfig
 from tf_d2.modeling import D2Model
 from tf_d2.modeling.batches import Detections
 from tf_d2.modeling.given import given_proposals
-from tf_d2.modeling.postprocess import rescale, rescale_keypoints, scales
+from tf_d2.modeling.postprocess import DENSEPOSE, rescale, rescale_keypoints, scales
 from tf_d2.modeling.recording import Unrecorded
 from tf_d2.serving import decode, maps
 from tf_d2.serving.decode import Picture, picture_from_bytes, picture_from_rgb
@@ -110,6 +110,11 @@ def row_outputs(
         side = config.roi_heads.mask_side()
         masks = tf.ensure_shape(tf.gather(raw["pred_masks"], kept), [None, side, side])
         outputs["detection_masks"] = padded(tf.cast(masks, tf.float32))
+    for name in [n for n in raw if n.startswith(DENSEPOSE)]:
+        values = tf.transpose(tf.gather(raw[name], kept), [0, 3, 1, 2])
+        side = config.roi_heads.densepose.output_side
+        values = tf.ensure_shape(values, [None, raw[name].shape[-1], side, side])
+        outputs[f"detection_densepose_{name.removeprefix(DENSEPOSE)}"] = padded(tf.cast(values, tf.float32))
     if "pred_keypoints" in raw:
         factor = tf.gather(scales(network_sizes, sizes), done.image_index)
         keypoints = rescale_keypoints(tf.gather(raw["pred_keypoints"], kept), factor)

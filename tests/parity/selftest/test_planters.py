@@ -43,9 +43,10 @@ def eagerly():
 class Model:
     """A predictor of its own (bugs change it), and everything it computes without a bug."""
 
-    def __init__(self, config, checkpoint, opts=()):
-        self.predictor = tf_d2.Predictor(config, checkpoint, opts=opts, fold_norms=False)
-        self.predictor.model.fold_norms()
+    def __init__(self, config, checkpoint, opts=(), dtype="float32"):
+        self.predictor = tf_d2.Predictor(config, checkpoint, opts=opts, dtype=dtype, fold_norms=False)
+        if dtype != "float64":
+            self.predictor.model.fold_norms()
         self.right = self.computed()
 
     def computed(self):
@@ -76,6 +77,8 @@ def models(tmp_path_factory):
 def make(family, folder):
     if family == "mask":
         return Model(embedded_demo() / "shapes.yaml", embedded_demo() / "shapes.pkl")
+    if family == "semantic":
+        return Model(embedded_demo() / "shapes.yaml", embedded_demo() / "shapes.pkl", dtype="float64")
     with h5py.File(DATA / f"{RECORDED[family]}.h5") as file:
         (folder / "config.yaml").write_text(str(file.attrs["config"]))
         group = file["weights"]
@@ -85,7 +88,7 @@ def make(family, folder):
     return Model(folder / "config.yaml", folder / "model.pkl", COMBINING if family == "panoptic" else ())
 
 
-@pytest.mark.parametrize("name", bugs("mask", *RECORDED))
+@pytest.mark.parametrize("name", bugs("mask", "semantic", *RECORDED))
 def test_a_bug_changes_the_model(models, name):
     model = models(BY_NAME[name].model)
     with plant(name, model.predictor):
