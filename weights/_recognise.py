@@ -97,13 +97,17 @@ def decoded(head: bytes) -> tuple[str, str] | None:
     """Text and encoding of a beginning that is text in UTF-8 or UTF-16, or None."""
     for mark, name in _ENCODINGS:
         if head.startswith(mark):
-            return head[: len(head) // 4 * 4].decode(name, "replace"), name
+            return _text(head[: len(head) // 4 * 4], name)
+    return _text(head, "UTF-8")
+
+
+def _text(head: bytes, encoding: str) -> tuple[str, str] | None:
     try:
-        text = head.decode("utf-8", "strict" if len(head) < _LOOKED_AT else "ignore")
+        text = head.decode(encoding, "strict" if len(head) < _LOOKED_AT else "ignore")
     except UnicodeDecodeError:
         return None
-    printable = sum(c.isprintable() or c in "\r\n\t" for c in text)
-    return (text, "UTF-8") if text.strip() and printable >= 0.97 * len(text) else None
+    printable = sum(c.isprintable() or c in "\r\n\t\ufeff" for c in text)
+    return (text, encoding) if text.strip() and printable >= 0.97 * len(text) else None
 
 
 def _kind_of_text(head: bytes) -> str | None:

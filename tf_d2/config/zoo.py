@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from tf_d2.config.build import build_config, build_lazy_config
 from tf_d2.config.defaults import Flat
-from tf_d2.config.download import fetch
+from tf_d2.config.download import fetch, split_matching
 from tf_d2.config.errors import ConfigError, DownloadError, did_you_mean
 from tf_d2.config.zoo_configs import is_complete, published_values
 from tf_d2.config.zoo_lazy import DIGESTS, LAZY
@@ -197,6 +197,10 @@ def resolve_weights(name_or_path: str | Path, *, progress: bool = True) -> Path:
     """
     name = str(name_or_path)
     path = Path(name_or_path).expanduser()
+    if path.is_file():
+        return path
+    name, _ = split_matching(name)
+    path = Path(name).expanduser()
     if path.is_file():
         return path
     url = weights_url(name) if isinstance(name_or_path, str) else None
