@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ class OnnxRuntime(OnnxFile):
     def __init__(self, job: Job, config: Mapping[str, Any]) -> None:
         super().__init__(config)
         try:
-            import onnxruntime
+            onnxruntime: Any = import_module("onnxruntime")
         except ImportError as error:
             raise JobError(
                 f"onnxruntime is not installed for {sys.executable}: pip install onnxruntime"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ class OpenVino(OnnxFile):
     def __init__(self, job: Job, config: Mapping[str, Any]) -> None:
         super().__init__(config)
         try:
-            import openvino
+            openvino: Any = import_module("openvino")
         except ImportError as error:
             raise JobError(f"openvino is not installed for {sys.executable}: pip install openvino") from error
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
