@@ -300,7 +300,7 @@ def test_broken_files_are_read_as_pillow_reads_them_or_not():
     )
     tried = 0
     for kind in kinds:
-        for _ in range(120):
+        for _ in range(60):
             data = ROUTES[kind]
             broken = bytearray(data[: rng.integers(len(data) + 1)] if rng.random() < 0.2 else data)
             for place in rng.integers(0, max(len(broken), 1), 3 if broken else 0):
@@ -316,7 +316,7 @@ def test_broken_files_are_read_as_pillow_reads_them_or_not():
                 continue
             tried += found > 0
             assert found in (0, theirs(broken)), (kind, broken)
-    assert tried > 60
+    assert tried > 30
     for data in (
         b"",
         b"\xff",

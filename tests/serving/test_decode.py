@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,43 @@ def test_animated_webp_is_refused(read) -> None:
     frames = [photo(), photo().rotate(180)]
     data = save(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
     assert read(data).status == decode.NOT_EXACT
+
+
+def test_what_used_to_be_decoded_wrongly(read) -> None:
+    cmyk = save(photo().convert("CMYK"), "JPEG", quality=95)
+    adobe = cmyk.index(b"\xff\xee")
+    behind = save(photo(), "PNG")
+    exif = b"II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\6\0\0\0\0\0\0\0"
+    chunk = len(exif).to_bytes(4, "big") + b"eXIf" + exif + zlib.crc32(b"eXIf" + exif).to_bytes(4, "big")
+    files = {
+        "bmp with a palette": save(photo().convert("P"), "BMP"),
+        "bmp, black and white": save(photo().convert("1"), "BMP"),
+        "cmyk": cmyk,
+        "cmyk without the adobe marker": cmyk[:adobe] + cmyk[adobe + 16 :],
+        "eXIf behind the pixels": behind[:-12] + chunk + behind[-12:],
+    }
+    for name, data in files.items():
+        found = read(data)
+        assert found.status == decode.OK, name
+        np.testing.assert_array_equal(found.pixels, read_image(data, "RGB"), err_msg=name)
+    assert read(files["eXIf behind the pixels"]).size.tolist() == [61, 45]
+
+
+def test_run_lengths_are_refused_by_a_status_of_their_own(read) -> None:
+    data = bytearray(save(photo().convert("P"), "BMP"))
+    data[30] = 1
+    assert read(bytes(data)).status == decode.NOT_EXACT
+
+
+def test_a_progressive_jpeg_without_its_last_scans_is_refused(read) -> None:
+    """libjpeg makes up what lacks; TensorFlow's and Pillow's do so differently."""
+    for image in (photo(), photo().convert("L"), photo().convert("CMYK")):
+        data = save(image, "JPEG", progressive=True)
+        assert read(data).status == decode.OK
+        last_tables = data.rindex(b"\xff\xc4")
+        cut = data[:last_tables] + b"\xff\xd9"
+        assert pillow(cut).shape == (45, 61, 3)
+        assert read(cut).status == decode.NOT_EXACT
 
 
 def test_every_truncation_is_noticed(read) -> None:

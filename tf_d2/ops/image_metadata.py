@@ -27,7 +27,8 @@ _LONGEST_PACKED = 1 << 16  # compressed octets of a text: unpacked at most 64 Mi
 
 class Metadata(NamedTuple):
     """``exif``: string, with or without "Exif\\0\\0" before the TIFF header, empty if there is none. ``xmp``: string.
-    ``certain``: bool, whether Pillow finds these and no others. ``layers``: int64, components of a JPEG, else 0."""
+    ``certain``: bool, whether Pillow finds these and no others, and no pixels lack. ``layers``: int64, components of a
+    JPEG, else 0."""
 
     exif: tf.Tensor
     xmp: tf.Tensor
@@ -86,6 +87,7 @@ class _Jpeg(NamedTuple):
     xmp: tf.Tensor
     certain: tf.Tensor
     layers: tf.Tensor
+    names: tf.Tensor  # int64 [4], of the components, if they come in progressive scans; -1 = none
 
 
 def _jpeg(data: tf.Tensor) -> Metadata:
@@ -108,15 +110,46 @@ def _jpeg(data: tf.Tensor) -> Metadata:
         frame = tf.logical_not(junk) & (marker >= 0xC0) & (marker < 0xD0)
         frame &= (marker != 0xC4) & (marker != 0xC8) & (marker != 0xCC)
         layers = tf.where(frame, head[9], state.layers)
+        progressive = frame & ((marker == 0xC2) | (marker == 0xCA))
+        own = tf.where(tf.range(4, dtype=tf.int64) < layers, octets(data, position + 10, 12)[::3], -1)
+        names = tf.where(progressive, own, state.names)
         app1 = tf.logical_not(junk | odd) & (marker == 0xE1)
-        state = _Jpeg(state.exif, state.xmp, state.certain & tf.logical_not(odd), layers)
+        state = _Jpeg(state.exif, state.xmp, state.certain & tf.logical_not(odd), layers, names)
         state = tf.cond(app1, lambda: _app1(data, position, size, state), lambda: state)
         after = position + tf.where(junk, passed, 2 + tf.where(alone, tf.zeros_like(size), size))
         return after, scan | odd, _Jpeg(*state)
 
     nothing = tf.constant(b"")
-    state, ended = _walk(data, 2, _Jpeg(nothing, nothing, tf.constant(True), tf.constant(0, tf.int64)), step)
-    return Metadata(state.exif, state.xmp, state.certain & ended, state.layers)
+    none = tf.constant([-1] * 4, tf.int64)
+    first = _Jpeg(nothing, nothing, tf.constant(True), tf.constant(0, tf.int64), none)
+    state, ended = _walk(data, 2, first, step)
+    complete = tf.cond(state.names[0] < 0, lambda: tf.constant(True), lambda: _all_scans(data, state.names))
+    return Metadata(state.exif, state.xmp, state.certain & ended & complete, state.layers)
+
+
+def _all_scans(data: tf.Tensor, names: tf.Tensor) -> tf.Tensor:
+    """Whether the low frequencies of every component of a progressive JPEG come with all their bits.
+
+    Where they do not, libjpeg guesses them from the neighbours, and its versions guess differently.
+    """
+    values = tf.io.decode_raw(data, tf.uint8)
+    starts = tf.where((values[:-1] == 0xFF) & (values[1:] == 0xDA))[:, 0]  # nothing else in a scan looks so
+    count = tf.shape(starts)
+    heads = tf.strings.substr(data, starts, tf.fill(count, tf.constant(16, tf.int64)))
+    heads = tf.strings.substr(tf.strings.join([heads, bytes(16)]), 0, 16)
+    heads = tf.cast(tf.ensure_shape(tf.io.decode_raw(heads, tf.uint8), [None, 16]), tf.int32)  # [S, 16]
+    members = tf.minimum(heads[:, 4:5], 4)  # [S, 1]
+    low, high, bits = (
+        tf.gather(heads, 5 + 2 * members[:, 0] + i, axis=1, batch_dims=1)[:, None] for i in range(3)
+    )
+    frequency = tf.range(1, 10)
+    final = (low <= frequency) & (frequency <= high) & (bits & 15 == 0)  # [S, 9]
+    inside = (heads[:, 5:13:2, None] == tf.cast(names, tf.int32)) & (tf.range(4) < members)[
+        :, :, None
+    ]  # [S, 4, 4]
+    inside = tf.reduce_any(inside, axis=1)
+    sent = tf.reduce_any(inside[:, :, None] & final[:, None, :], axis=0)  # [4, 9]
+    return tf.reduce_all(sent | (names < 0)[:, None])
 
 
 def _app1(data: tf.Tensor, position: tf.Tensor, size: tf.Tensor, state: _Jpeg) -> _Jpeg:
@@ -128,7 +161,7 @@ def _app1(data: tf.Tensor, position: tf.Tensor, size: tf.Tensor, state: _Jpeg) -
     exif = tf.where(named, joined, state.exif)
     packet = starts_with(content, 0, _XMP_NAME)
     xmp = tf.where(packet, part(content, len(_XMP_NAME), size), state.xmp)
-    return _Jpeg(exif, xmp, state.certain, state.layers)
+    return state._replace(exif=exif, xmp=xmp)
 
 
 # === PNG: chunks up to the pixels, and behind them unless EXIF was found before ===
