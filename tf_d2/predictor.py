@@ -437,7 +437,7 @@ def _checked_image(image: object, channels: int) -> np.ndarray:
         )
     if not np.isfinite(image).all():
         raise ImageError("the image has NaN or infinite values")
-    return image.astype(dtype.newbyteorder("="), copy=False)
+    return image.astype(image.dtype.newbyteorder("="), copy=False)
 
 
 def _array(image: object, wanted: str) -> np.ndarray:

@@ -86,5 +86,5 @@ def _upright(picture: Image.Image) -> Image.Image:
     except Exception:  # broken EXIF data: detectron2 takes the image as it is
         return picture
     # Whatever equals one of these numbers counts, a fraction or a float, too.
-    method = _UPRIGHT.get(orientation)
+    method = _UPRIGHT.get(orientation or 0)
     return picture if method is None else picture.transpose(method)

@@ -314,7 +314,7 @@ def _inflated(packed: tf.Tensor, known: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor
     # A broken stream is an error, which a data set can catch.
     unpack = tf.data.Dataset.from_tensors(harmless).map(lambda x: tf.io.decode_compressed(x, "ZLIB"))
     unpack = unpack.ignore_errors().with_options(options)
-    value, count = unpack.reduce((tf.constant(b""), 0), lambda old, new: (new, old[1] + 1))
+    value, count = unpack.reduce((tf.constant(b""), tf.constant(0)), lambda old, new: (new, old[1] + 1))
     return value, small & (count == 1) & (length(value) <= 2**20)
 
 

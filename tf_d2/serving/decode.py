@@ -9,7 +9,7 @@ becomes a status.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -163,7 +163,7 @@ def _read_other(data: tf.Tensor, max_pixels: int) -> Decoded:
     )
 
 
-def _attempt(read: Callable[..., Decoded], *data: tf.Tensor) -> Decoded:
+def _attempt(read: Callable[..., Decoded], *data: Any) -> Decoded:
     """``read(*data)``, or nothing and UNREADABLE where it fails.
 
     The data set makes its function anew for every element, so that should be as small as it can be.
@@ -171,12 +171,9 @@ def _attempt(read: Callable[..., Decoded], *data: tf.Tensor) -> Decoded:
     options = tf.data.Options()
     options.autotune.enabled = False
     options.experimental_optimization.apply_default_optimizations = False
-    dataset = (
-        tf.data.Dataset.from_tensors(data if len(data) > 1 else data[0])
-        .map(read)
-        .ignore_errors()
-        .with_options(options)
-    )
+    # One element of one tensor or of several.
+    inputs = data[0] if len(data) == 1 else data
+    dataset = tf.data.Dataset.from_tensors(inputs).map(read).ignore_errors().with_options(options)
     return dataset.reduce(_nothing(UNREADABLE), lambda _, element: element)
 
 
