@@ -6,7 +6,7 @@
     parity.assert_parity("detectron2.h5", "tensorflow.h5")                               # for tests
 
 The core needs numpy, h5py, pyyaml and scipy. Frameworks are imported only by the worker programs in
-``parity.workers``, each of which runs in a process of its own.
+``parity.backends`` and ``parity.bench``, each of which runs in a process of its own.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from parity.judge import ParityError, Waiver, assert_parity, compare
-    from parity.results import Comparison, StageResult
-    from parity.runner import run
-    from parity.status import Status, Verdict
+    from parity.core.results import Comparison, StageResult
+    from parity.core.status import Status, Verdict
+    from parity.judge.judge import ParityError, Waiver, assert_parity, compare
+    from parity.running.runner import run
 
 # Imported on first use, so that a worker in a bare interpreter needs only what it uses itself.
 _HOME = {
-    "Comparison": "parity.results",
-    "ParityError": "parity.judge",
-    "StageResult": "parity.results",
-    "Status": "parity.status",
-    "Verdict": "parity.status",
-    "Waiver": "parity.judge",
-    "assert_parity": "parity.judge",
-    "compare": "parity.judge",
-    "run": "parity.runner",
+    "Comparison": "parity.core.results",
+    "ParityError": "parity.judge.judge",
+    "StageResult": "parity.core.results",
+    "Status": "parity.core.status",
+    "Verdict": "parity.core.status",
+    "Waiver": "parity.judge.judge",
+    "assert_parity": "parity.judge.judge",
+    "compare": "parity.judge.judge",
+    "run": "parity.running.runner",
 }
 
 __all__ = [

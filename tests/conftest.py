@@ -19,6 +19,9 @@ import pytest
 # Start-up notices only; errors are still shown.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # expectations are those of the CPU
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes: each computes with one thread
+    for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+        os.environ.setdefault(name, "1")
 
 DEMO = Path(str(files("tf_d2"))) / "data" / "demo"
 

@@ -118,3 +118,21 @@ def test_files_are_whole_or_absent(tmp_path, monkeypatch):
         write_atomically(path, b"three")
     assert path.read_bytes() == b"two"
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_a_warning_is_one_line_without_a_place_in_the_code(monkeypatch):
+    import warnings
+
+    shown = []
+
+    def make_app():
+        def app(args: list[str]) -> None:
+            shown.append((args, warnings.formatwarning(UserWarning("told"), UserWarning, "code.py", 3)))  # type: ignore
+
+        return app
+
+    monkeypatch.setattr(cli, "make_app", make_app)
+    before = warnings.formatwarning
+    cli.main(["--ignore-keys", "A", "B.*"])
+    assert shown == [(["--ignore-keys=A", "--ignore-keys=B.*"], "tf-d2: note: told\n")]
+    assert warnings.formatwarning is before

@@ -52,14 +52,16 @@ def test_tf_d2_needs_neither_torch_nor_parity():
 
 def test_the_core_of_parity_needs_no_framework():
     """Everything but the workers and the torch reference, which the workers import."""
-    code = WALK + "everything('parity', ('parity.workers', 'parity.torch_reference'))"
+    programs = ("parity.backends", "parity.bench.t", "parity.bench.suite.weights", "parity.selftest.tf_")
+    code = WALK + f"everything('parity', {programs})"
     run_blocked(code, ["tensorflow", "keras", "torch", "torchvision", "detectron2", "tf_d2"])
 
 
 def test_the_torch_side_of_parity_needs_no_tensorflow():
     pytest.importorskip("torch")
     run_blocked(
-        "import parity.workers.torch_worker, parity.torch_reference", ["tensorflow", "keras", "tf_d2"]
+        "import parity.backends.torch_worker, parity.backends.torch_reference",
+        ["tensorflow", "keras", "tf_d2"],
     )
 
 

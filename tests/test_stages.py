@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from parity.stages import units
+from parity.core.units import units
 from tf_d2.stages import OPS, Trace, stage_array, to_nchw
 
 
@@ -31,7 +31,7 @@ def test_feature_maps_become_nchw_and_nothing_else_does():
 
 
 def test_an_unknown_operation_is_named(demo_predictor):
-    with pytest.raises(KeyError, match="unknown operation 'fly'; known: resize, normalize"):
+    with pytest.raises(KeyError, match="unknown operation 'fly'; known: module, module_of_list, resize"):
         demo_predictor.run_op("fly", (), [])
 
 
@@ -41,3 +41,9 @@ def test_every_operation_of_the_parity_table_exists(demo_reference):
     config = yaml.safe_load(demo_reference.config)
     used = {unit.op for unit in units(config)}
     assert used <= OPS.keys()
+
+
+def test_every_op_of_parity_is_there():
+    from parity.core.units import OPS as known
+
+    assert set(OPS) == set(known)

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tf_d2.config import ConfigError, ModelConfig, load_config
+    from tf_d2.config.extension import extend
     from tf_d2.instances import Instances
+    from tf_d2.loading import load_model
+    from tf_d2.modeling.given import transform_proposals
     from tf_d2.ops.image_io import read_image
-    from tf_d2.predictor import ImageError, Predictor, load_model, transform_proposals
+    from tf_d2.predictor import ImageError, Predictor
     from weights import WeightsError
 
 __version__ = "0.1.0"
@@ -22,10 +25,11 @@ _HOME = {
     "ModelConfig": "tf_d2.config",
     "Predictor": "tf_d2.predictor",
     "WeightsError": "weights",
+    "extend": "tf_d2.config.extension",
     "load_config": "tf_d2.config",
-    "load_model": "tf_d2.predictor",
+    "load_model": "tf_d2.loading",
     "read_image": "tf_d2.ops.image_io",
-    "transform_proposals": "tf_d2.predictor",
+    "transform_proposals": "tf_d2.modeling.given",
 }
 
 __all__ = [
@@ -35,6 +39,7 @@ __all__ = [
     "ModelConfig",
     "Predictor",
     "WeightsError",
+    "extend",
     "load_config",
     "load_model",
     "read_image",

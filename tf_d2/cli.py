@@ -7,15 +7,25 @@ from __future__ import annotations
 import io
 import os
 import sys
+import warnings
 from importlib import import_module
 from importlib.metadata import entry_points
 
 import typer
 
-COMMANDS = ("predict", "convert", "inspect", "export", "zoo")
-LIST_OPTIONS = ("--candidate", "--input", "--opts", "--proposals", "--waive")
+COMMANDS = ("predict", "batch", "convert", "inspect", "export", "zoo")
+LIST_OPTIONS = (
+    "--candidate",
+    "--ignore-keys",
+    "--ignore-tensors",
+    "--input",
+    "--opts",
+    "--proposals",
+    "--waive",
+)
 PLUGIN_GROUP = "tf_d2.commands"  # `parity` registers its commands here, since tf_d2 does not import parity
 
+_FORMAT = warnings.formatwarning
 # What a user can cause, with a message written for the user. Anything else is a defect of this program.
 USER_ERRORS = (ValueError, OSError, KeyError, MemoryError)
 
@@ -66,6 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stdout.reconfigure(
             errors="backslashreplace"
         )  # a path the terminal cannot show is no reason to stop
+    warnings.formatwarning = _note
     try:
         make_app()(args=spread_lists(sys.argv[1:] if arguments is None else arguments))
     except USER_ERRORS as error:
@@ -78,6 +89,17 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         name = type(error).__name__
         _fail(f"internal error, {name}: {error} (set TF_D2_DEBUG=1 for the traceback, and please report it)")
+    finally:
+        warnings.formatwarning = _FORMAT
+
+
+def _note(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """What the user is told beside the answer: one line, without the place in the code."""
+    if issubclass(category, UserWarning):
+        return f"tf-d2: note: {message}\n"
+    return _FORMAT(message, category, filename, lineno, line)
 
 
 def _fail(error: BaseException | str) -> None:

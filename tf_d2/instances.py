@@ -15,12 +15,12 @@ class Instances:
     float32 ``(N,)``, ``pred_classes`` int64 ``(N,)`` 0-based, ``pred_masks`` bool ``(N, H, W)``,
     ``pred_keypoints`` float32 ``(N, K, 3)`` (x, y, score), ``pred_keypoint_heatmaps`` float32 ``(N, K, S,
     S)`` logits; proposal networks have ``proposal_boxes`` ``(N, 4)`` and ``objectness_logits`` ``(N,)``.
-    Fields are attributes.
+    ``pred_densepose`` is an object of such arrays (:mod:`tf_d2.densepose`). Fields are attributes.
 
     Source: detectron2/structures/instances.py (there with torch tensors).
     """
 
-    def __init__(self, image_size: tuple[int, int], **fields: np.ndarray) -> None:
+    def __init__(self, image_size: tuple[int, int], **fields: Any) -> None:
         """``image_size`` is (height, width) in pixels. Raises ValueError if the fields differ in length."""
         if len({len(value) for value in fields.values()}) > 1:
             lengths = {name: len(value) for name, value in fields.items()}
@@ -33,7 +33,7 @@ class Instances:
         """(height, width) in pixels of the image the boxes lie in."""
         return self._image_size
 
-    def __getattr__(self, name: str) -> np.ndarray:
+    def __getattr__(self, name: str) -> Any:
         fields = self.__dict__.get("_fields", {})
         if name in fields:
             return fields[name]
@@ -43,7 +43,7 @@ class Instances:
         """Whether the model produced this field."""
         return name in self._fields
 
-    def get_fields(self) -> dict[str, np.ndarray]:
+    def get_fields(self) -> dict[str, Any]:
         """All fields by name."""
         return dict(self._fields)
 
@@ -70,5 +70,8 @@ class Instances:
 
     def __repr__(self) -> str:
         height, width = self._image_size
-        fields = ", ".join(f"{name} {value.dtype}{list(value.shape)}" for name, value in self._fields.items())
+        fields = ", ".join(
+            f"{name} {value.dtype}{list(value.shape)}" if isinstance(value, np.ndarray) else f"{name} {value}"
+            for name, value in self._fields.items()
+        )
         return f"Instances({len(self)} in {height}x{width}: {fields})"

@@ -5,133 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-import weights as checkpoints
-from tf_d2.config import (
-    ConfigError,
-    DownloadError,
-    ModelConfig,
-    load_config,
-    load_config_text,
-    resolve_weights,
-    resolve_yaml,
-    resolve_yaml_text,
-)
-from tf_d2.config.zoo import zoo_name
+from tf_d2 import kernels
+from tf_d2.config import ModelConfig
 from tf_d2.instances import Instances
-from tf_d2.layers.base import unfilled
-from tf_d2.modeling import D2Model, build_model
+from tf_d2.loading import DType, load_model, model_yaml
 from tf_d2.modeling.batches import Proposals
 from tf_d2.modeling.postprocess import paste, rescale_boxes, to_image
 from tf_d2.modeling.recording import Unrecorded
-from tf_d2.ops import boxes as box_ops
 from tf_d2.ops.resize import MAX_CHANNELS_UINT8, resize_float, resize_uint8, shortest_edge_size
 from tf_d2.stages import Trace, combine_panoptic, run_op, stage_array
-
-DType = Literal["float32", "float64", "bfloat16"]
 
 
 class ImageError(ValueError):
     """An image that detectron2's predictor could not use either. The message says why."""
-
-
-def load_model(
-    config: str | Path,
-    weights: str | Path | None = None,
-    *,
-    dtype: DType = "float32",
-    opts: Sequence[Any] = (),
-    ema: bool = False,
-    allow_nonfinite: bool = False,
-) -> D2Model:
-    """Build the Keras model of a detectron2 configuration and load a checkpoint into it.
-
-    Args:
-        config: path of a detectron2 YAML, or the name of a published model ("COCO-Detection/faster_rcnn_R_50_FPN_3x").
-            A converted ``.weights.h5`` carries its configuration: then ``config`` may be that file and ``weights``
-            None.
-        weights: path of a checkpoint (.pkl, .pth, .safetensors, .weights.h5); None = MODEL.WEIGHTS of ``opts`` or
-            of the YAML file, the converted file itself, or the published model's checkpoint.
-        dtype: dtype of variables and computation.
-        opts: ``["KEY", value, ...]``, overrides as in detectron2.
-        ema: take the averaged weights of a training checkpoint.
-        allow_nonfinite: accept NaN and infinity in the checkpoint, with a warning.
-
-    Raises:
-        tf_d2.config.ConfigError: the configuration cannot be read or asks for something unsupported.
-        weights.WeightsError: the checkpoint cannot be read or does not belong to the configuration.
-    """
-    parsed, path = resolve_model(config, weights, opts)
-    with unfilled():
-        model = build_model(parsed, dtype)
-    load_weights(model, path, ema=ema, allow_nonfinite=allow_nonfinite)
-    return model
-
-
-def resolve_model(
-    config: str | Path, weights: str | Path | None, opts: Sequence[Any] = ()
-) -> tuple[ModelConfig, Path]:
-    """The parsed configuration and the checkpoint file that :func:`load_model` would use."""
-    parsed = (
-        load_config_text(_yaml_inside(config), opts) if _holds_both(config) else load_config(config, opts)
-    )
-    override = parsed.weights if "MODEL.WEIGHTS" in list(opts)[::2] else ""
-    if weights is not None:
-        if override and override != str(weights):
-            raise ConfigError(
-                f"two checkpoints are given: {weights}, and {override} as MODEL.WEIGHTS in opts"
-            )
-        return parsed, resolve_weights(weights)
-    if override:
-        return parsed, resolve_weights(override)
-    if _holds_both(config):
-        return parsed, Path(config)
-    if zoo_name(str(config)) and not Path(config).is_file():
-        return parsed, resolve_weights(str(config))  # MODEL.WEIGHTS there is what its training started from
-    if not parsed.weights:
-        raise ConfigError(
-            f"{config}: names no checkpoint (MODEL.WEIGHTS is empty); give one as weights (--weights)"
-        )
-    return parsed, _named_weights(config, parsed.weights)
-
-
-def _named_weights(config: str | Path, name: str) -> Path:
-    try:
-        return resolve_weights(name)
-    except DownloadError as error:
-        raise DownloadError(
-            f"{config}: its MODEL.WEIGHTS cannot be used; give weights (--weights). {error}"
-        ) from None
-
-
-def _holds_both(config: str | Path) -> bool:
-    """A converted file carries its configuration."""
-    return str(config).endswith(".weights.h5")
-
-
-def _yaml_inside(path: str | Path) -> str:
-    text = checkpoints.read_checkpoint(path).config
-    if text is None:
-        raise checkpoints.CheckpointError(
-            f"{path} holds no configuration (it was not written by tf-d2): pass the YAML as config"
-        )
-    return text
-
-
-def load_weights(
-    model: D2Model, path: str | Path, *, ema: bool = False, allow_nonfinite: bool = False
-) -> checkpoints.Checkpoint:
-    """Load a checkpoint into a model, accounting for every tensor on both sides."""
-    checkpoint = checkpoints.read_checkpoint(path, ema=ema)
-    specs = model.variable_specs()
-    state = checkpoints.matched_state(checkpoint, specs)
-    arrays = checkpoints.to_keras_arrays(state, specs, allow_nonfinite=allow_nonfinite, path=checkpoint.path)
-    model.assign(arrays, checkpoints.touched)
-    return checkpoint
 
 
 class Predictor:
@@ -152,14 +43,21 @@ class Predictor:
         opts: Sequence[Any] = (),
         ema: bool = False,
         allow_nonfinite: bool = False,
+        ignore_keys: Sequence[str] = (),
         fold_norms: bool | None = None,
     ) -> None:
         """Arguments of :func:`load_model`, and ``fold_norms``: merge frozen norms into convolutions, which is faster
         and differs by rounding only (None = yes, but not in float64, where the point is to compute as written).
         The merged kernels take the place of the loaded ones in ``model``, which cannot be saved then."""
-        self.config_yaml = model_yaml(config, opts)
+        self.config_yaml = model_yaml(config, opts, ignore_keys)
         self.model = load_model(
-            config, weights, dtype=dtype, opts=opts, ema=ema, allow_nonfinite=allow_nonfinite
+            config,
+            weights,
+            dtype=dtype,
+            opts=opts,
+            ema=ema,
+            allow_nonfinite=allow_nonfinite,
+            ignore_keys=ignore_keys,
         )
         self.config: ModelConfig = self.model.config
         if fold_norms if fold_norms is not None else dtype != "float64":
@@ -175,6 +73,7 @@ class Predictor:
             ]
             for t in (tf.uint8, tf.float16, tf.float32, tf.float64)
         }
+        kernels.advise()
         # The code is graph code already; AutoGraph would only spend seconds on rewriting it.
         self._predict = {
             t: tf.function(self._run, input_signature=s, autograph=False) for t, s in spec.items()
@@ -234,7 +133,7 @@ class Predictor:
         arguments, size = self._arguments(image, proposals, proposal_logits)
         stages, outputs = self._trace[arguments[0].dtype](*arguments)
         named = {name: stage_array(name, value.numpy()) for name, value in stages.items()}
-        if self.model.config.rpn is None and self.model.config.roi_heads is not None:
+        if self.config.needs_proposals:
             named["input_proposals"] = arguments[3].numpy()
         named["input/resized"] = outputs["input/resized"].numpy()
         boxes = "proposal_generator/0/0/proposal_boxes"
@@ -271,7 +170,7 @@ class Predictor:
     ) -> tuple[list[tf.Tensor], tuple[int, int]]:
         image = _checked_image(image, len(self.config.input.pixel_mean))
         self._check_resizable(image)
-        needs = self.config.rpn is None and self.config.roi_heads is not None
+        needs = self.config.needs_proposals
         if needs and proposals is None:
             raise ValueError(
                 "this model has no proposal generator (MODEL.PROPOSAL_GENERATOR.NAME is PrecomputedProposals): "
@@ -321,7 +220,7 @@ class Predictor:
         count = tf.shape(proposal_boxes)[0]
         given = Proposals(proposal_boxes, proposal_logits, tf.zeros([count], tf.int32), count[None])
         stages["input"] = x = self.model.prepare(resized[None], None)
-        proposals = given if self.config.rpn is None else None
+        proposals = given if self.config.needs_proposals else None
         return self.model.forward(x, network_size[None], proposals, stages), resized
 
     def _run(
@@ -361,33 +260,6 @@ class Predictor:
         if self.config.panoptic is not None and labels is not None and "instances" in result:
             result["panoptic_seg"] = combine_panoptic(self.config.panoptic, result["instances"], labels)
         return result
-
-
-def transform_proposals(
-    boxes: np.ndarray, image_size: tuple[int, int], network_size: tuple[int, int], topk: int
-) -> np.ndarray:
-    """Proposals of an original image -> what a Fast R-CNN model takes.
-
-    Scale to the network input, clip, drop boxes without extent, keep the first ``topk`` in the order given.
-
-    Args:
-        boxes: ``(N, 4)`` xyxy pixels of the original image, best first.
-        image_size, network_size: (height, width) in pixels.
-
-    Source: detectron2/data/detection_utils.py ``transform_proposals``.
-    """
-    factor = np.array([network_size[1] / image_size[1], network_size[0] / image_size[0]] * 2)
-    scaled = tf.constant((np.asarray(boxes, np.float64) * factor).astype(np.float32))
-    height, width = tf.unstack(tf.constant(network_size, tf.float32))
-    clipped = box_ops.clip(scaled, height, width)
-    return tf.boolean_mask(clipped, box_ops.nonempty(clipped)).numpy()[:topk]
-
-
-def model_yaml(config: str | Path, opts: Sequence[Any] = ()) -> str:
-    """The full YAML of the configuration that :func:`load_model` would use, overrides applied."""
-    if _holds_both(config):
-        return resolve_yaml_text(_yaml_inside(config), opts, str(config))
-    return resolve_yaml(config, opts)
 
 
 def _checked_image(image: object, channels: int) -> np.ndarray:

@@ -14,17 +14,26 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_d2.config.schema import PanopticConfig
+from tf_d2.config import PanopticConfig
 from tf_d2.instances import Instances
 from tf_d2.modeling.batches import Proposals
 from tf_d2.modeling.mask_head import mask_inference
-from tf_d2.modeling.meta_arch import D2Model
+from tf_d2.modeling.model import D2Model
 from tf_d2.modeling.postprocess import paste, resize_sem_seg, to_image
 from tf_d2.ops.keypoints import decode_keypoints
 from tf_d2.ops.panoptic import combine_semantic_and_instance_outputs
 from tf_d2.ops.resize import resize_uint8, shortest_edge_size
 
 Arrays = Sequence[Any]  # numpy arrays, or eager tensors that run_op turns into arrays
+Operation = Callable[[Any, tuple[Any, ...], list[np.ndarray]], Arrays]
+
+OPS: dict[str, Operation] = {}  # by name; see `op`
+
+
+def op(function: Operation) -> Operation:
+    """Makes a function (model, args, inputs) -> outputs the operation of its name, less the underscore."""
+    OPS[function.__name__.removeprefix("_")] = function
+    return function
 
 
 def combine_panoptic(
@@ -71,11 +80,11 @@ def to_nchw(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(array, -1, 1)) if array.ndim == 4 else array
 
 
-def run_op(model: D2Model, op: str, args: Sequence[Any], inputs: Arrays) -> list[np.ndarray]:
+def run_op(model: D2Model, name: str, args: Sequence[Any], inputs: Arrays) -> list[np.ndarray]:
     """Compute one operation of a model.
 
     Args:
-        op: a name of :data:`OPS`.
+        name: of :data:`OPS`.
         args: plain values the operation needs besides its inputs.
         inputs: its input arrays in the order of the parity stage table.
 
@@ -84,9 +93,9 @@ def run_op(model: D2Model, op: str, args: Sequence[Any], inputs: Arrays) -> list
 
     Raises KeyError for an unknown operation.
     """
-    if op not in OPS:
-        raise KeyError(f"unknown operation {op!r}; known: {', '.join(OPS)}")
-    return [np.asarray(x) for x in OPS[op](model, tuple(args), list(inputs))]
+    if name not in OPS:
+        raise KeyError(f"unknown operation {name!r}; known: {', '.join(OPS)}")
+    return [np.asarray(x) for x in OPS[name](model, tuple(args), list(inputs))]
 
 
 def _maps(model: D2Model, arrays: Arrays) -> list[tf.Tensor]:
@@ -113,6 +122,42 @@ def _proposals(boxes: np.ndarray) -> Proposals:
     return Proposals(_float32(boxes), tf.zeros([n]), tf.zeros([n], tf.int32), tf.constant([n]))
 
 
+def layer_at(model: Any, path: str) -> Any:
+    """The layer at a module path of detectron2: attributes, and keys or indices where a module holds a list."""
+    for part in path.split("."):
+        if hasattr(model, part):
+            model = getattr(model, part)
+        else:
+            model = model[int(part) if isinstance(model, list | tuple) else part]
+    return model
+
+
+def _tensors(value: Any) -> list[np.ndarray]:
+    """Tensors inside nested lists and dicts, in order and in detectron2's layout."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return [array for item in value for array in _tensors(item)]
+    return [to_nchw(value.numpy())]
+
+
+def _given(model: D2Model, array: np.ndarray) -> tf.Tensor:
+    """A feature map (NCHW) or rows, as the model's layers take them."""
+    return _maps(model, [array])[0] if array.ndim == 4 else _rows(model, array)
+
+
+@op
+def _module(model: D2Model, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
+    (x,) = inputs
+    return _tensors(layer_at(model, args[0])(_given(model, x)))
+
+
+@op
+def _module_of_list(model: D2Model, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
+    return _tensors(layer_at(model, args[0])([_given(model, x) for x in inputs]))
+
+
+@op
 def _resize(model: D2Model, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
     (image,) = inputs
     config = model.config.input
@@ -122,6 +167,7 @@ def _resize(model: D2Model, args: tuple[Any, ...], inputs: list[np.ndarray]) -> 
     return [resize_uint8(tf.constant(np.ascontiguousarray(ordered)), height, width).numpy()]
 
 
+@op
 def _normalize(model: D2Model, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
     return [to_nchw(model.prepare(tf.constant(inputs[0][None]), None).numpy())]
 
@@ -130,10 +176,7 @@ def _bottom_up(model: D2Model) -> Any:
     return getattr(model.backbone, "bottom_up", model.backbone)
 
 
-def _stem(model: D2Model, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
-    return [to_nchw(_bottom_up(model).stem(_maps(model, inputs)[0]).numpy())]
-
-
+@op
 def _res(model: D2Model, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
     (x,) = _maps(model, inputs)
     for stage in args:
@@ -141,6 +184,7 @@ def _res(model: D2Model, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arr
     return [to_nchw(x.numpy())]
 
 
+@op
 def _fpn(model: D2Model, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
     backbone: Any = model.backbone
     features = dict(zip(backbone.in_features, _maps(model, inputs), strict=True))
@@ -148,11 +192,7 @@ def _fpn(model: D2Model, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arr
     return [to_nchw(pyramid[name].numpy()) for name in args]
 
 
-def _rpn_head(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
-    logits, deltas = model.proposal_generator.rpn_head(_maps(model, inputs))
-    return [to_nchw(x.numpy()) for x in (*logits, *deltas)]
-
-
+@op
 def _rpn_proposals(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
     *head, image = inputs
     maps = [tf.constant(np.moveaxis(a, 1, -1).astype(np.float32)) for a in head]
@@ -161,6 +201,7 @@ def _rpn_proposals(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) 
     return [found.logits, found.boxes]
 
 
+@op
 def _roi_pool(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
     heads = model.roi_heads
     *features, boxes = inputs
@@ -169,33 +210,23 @@ def _roi_pool(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Ar
     return [to_nchw(pooler(_maps(model, features), proposals.boxes, proposals.image_index).numpy())]
 
 
+@op
 def _cascade_boxes(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
     deltas, boxes, image = inputs
     return [model.roi_heads.refine(args[0], _float32(deltas), _proposals(boxes), _size(image)[None]).boxes]
 
 
+@op
 def _res5(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
     return [to_nchw(model.roi_heads.run_res5(_maps(model, inputs)[0]).numpy())]
 
 
-def _child(parent: Any, path: str) -> Any:
-    name, _, key = path.partition(".")
-    child = getattr(parent, name)
-    return child[key] if key else child
-
-
-def _box_head(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
-    return [to_nchw(_child(model.roi_heads, args[0])(_maps(model, inputs)[0]).numpy())]
-
-
+@op
 def _box_predictor(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
-    (x,) = inputs
-    if hasattr(model.roi_heads, "run_res5"):
-        return list(model.roi_heads.predict(_maps(model, [x])[0]))
-    rows = _maps(model, [x])[0] if x.ndim == 4 else _rows(model, x)
-    return list(_child(model.roi_heads, args[0])(rows))
+    return list(model.roi_heads.predict(_maps(model, inputs)[0]))
 
 
+@op
 def _detect(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
     *scores, deltas, boxes, image = inputs
     stage_scores = [_float32(s) for s in scores]
@@ -205,33 +236,34 @@ def _detect(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arra
     return [found.boxes, found.scores, found.classes]
 
 
+@op
 def _mask_logits(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
     return [to_nchw(model.roi_heads.mask_head(_maps(model, inputs)[0]).numpy())]
 
 
+@op
 def _mask_select(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
     logits, classes = inputs
     return [mask_inference(_maps(model, [logits])[0], tf.constant(classes))[:, None]]
 
 
+@op
 def _keypoint_lowres(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
     return [to_nchw(model.roi_heads.keypoint_head.lowres(_maps(model, inputs)[0]).numpy())]
 
 
+@op
 def _keypoint_up(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
     return [to_nchw(model.roi_heads.keypoint_head.upsample(_maps(model, inputs)[0]).numpy())]
 
 
+@op
 def _keypoints(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
     heatmaps, boxes = inputs
     return [decode_keypoints(_float32(heatmaps), _float32(boxes))]
 
 
-def _retinanet_head(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
-    logits, deltas = model.head(_maps(model, inputs))
-    return [to_nchw(x.numpy()) for x in (*logits, *deltas)]
-
-
+@op
 def _sem_seg(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
     names = model.config.sem_seg_head.in_features
     features = dict(zip(names, _maps(model, inputs), strict=True))
@@ -249,6 +281,7 @@ def _raw(boxes: np.ndarray, **fields: np.ndarray) -> dict[str, tf.Tensor]:
     }
 
 
+@op
 def _postprocess(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
     *values, network, image = inputs
     fields = dict(zip(args, values, strict=True))
@@ -263,12 +296,14 @@ def _postprocess(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) ->
     return [done[name] for name in args]
 
 
+@op
 def _proposals_out(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
     logits, boxes, network, image = inputs
     done = to_image(_raw(boxes, objectness_logits=logits), _size(network), _size(image))
     return [done["objectness_logits"], done["proposal_boxes"]]
 
 
+@op
 def _retinanet_out(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
     *head, network, image = inputs
     maps = [tf.constant(np.moveaxis(a, 1, -1).astype(np.float32)) for a in head]
@@ -278,43 +313,16 @@ def _retinanet_out(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) 
     return [done["pred_boxes"], done["scores"], done["pred_classes"]]
 
 
+@op
 def _sem_seg_out(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
     logits, network, image = inputs
     resized = resize_sem_seg(_maps(model, [logits])[0], _size(network), _size(image))
     return [np.moveaxis(resized[0].numpy(), -1, 0)]
 
 
+@op
 def _panoptic(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
     sem_seg, scores, classes, masks = inputs
     instances = Instances(masks.shape[1:], scores=scores, pred_classes=classes, pred_masks=masks)
     segments, info = combine_panoptic(model.config.panoptic, instances, sem_seg.argmax(axis=0))
     return [segments, np.array(json.dumps(info))]
-
-
-OPS: dict[str, Callable[[Any, tuple[Any, ...], list[np.ndarray]], Arrays]] = {
-    "resize": _resize,
-    "normalize": _normalize,
-    "stem": _stem,
-    "res": _res,
-    "fpn": _fpn,
-    "rpn_head": _rpn_head,
-    "rpn_proposals": _rpn_proposals,
-    "roi_pool": _roi_pool,
-    "cascade_boxes": _cascade_boxes,
-    "res5": _res5,
-    "box_head": _box_head,
-    "box_predictor": _box_predictor,
-    "detect": _detect,
-    "mask_logits": _mask_logits,
-    "mask_select": _mask_select,
-    "keypoint_lowres": _keypoint_lowres,
-    "keypoint_up": _keypoint_up,
-    "keypoints": _keypoints,
-    "retinanet_head": _retinanet_head,
-    "sem_seg": _sem_seg,
-    "postprocess": _postprocess,
-    "proposals_out": _proposals_out,
-    "retinanet_out": _retinanet_out,
-    "sem_seg_out": _sem_seg_out,
-    "panoptic": _panoptic,
-}

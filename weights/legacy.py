@@ -145,11 +145,17 @@ def match_heuristically(state: Mapping[str, np.ndarray], specs: Mapping[str, Sha
 def matched_state(checkpoint: Checkpoint, specs: Mapping[str, Shape]) -> State:
     """The state dict of ``checkpoint`` under the model's keys: matched where its names need it.
 
+    Module names with a slash (VoVNet's ``stem_1/conv``) count as two levels, as in the paths of variables.
+
     Raises:
         ConversionError: if one tensor matches several keys of the model.
     """
     if not checkpoint.matching_heuristics:
-        return checkpoint.state
+        state = checkpoint.state
+        dotted = {key: key.replace("/", ".") for key in state if "/" in key}
+        if dotted and {path_to_key(path) for path in specs} >= set(dotted.values()) - set(state):
+            return {dotted.get(key, key): value for key, value in state.items()}
+        return state
     try:
         return match_heuristically(checkpoint.state, specs)
     except ConversionError as error:

@@ -57,6 +57,7 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         "step_pixels": 2**20,
         "opts": [],
         "allow_nonfinite": False,
+        "ignore_keys": (),
     }
     for text in ("out/1", "12.3 MB", "2.25 s", "50,000,000", "2 kinds"):
         assert text in result.output

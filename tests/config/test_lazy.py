@@ -23,11 +23,11 @@ def transform(*weights) -> dict:
     return obj(f"{D2}.box_regression.Box2BoxTransform", weights=list(weights))
 
 
-def pooler(size: int) -> dict:
+def pooler(size: int, scales=(0.25, 0.125, 0.0625, 0.03125)) -> dict:
     return obj(
         f"{D2}.poolers.ROIPooler",
         output_size=size,
-        scales=[0.25, 0.125, 0.0625, 0.03125],
+        scales=list(scales),
         sampling_ratio=0,
         pooler_type="ROIAlignV2",
     )
@@ -194,7 +194,7 @@ def mask_rcnn_c4() -> dict:
         f"{D2}.roi_heads.Res5ROIHeads",
         num_classes=80,
         in_features=["res4"],
-        pooler=pooler(14),
+        pooler=pooler(14, [0.0625]),
         res5=obj(
             f"{D2}.ResNet.make_stage",
             block_class="python:detectron2.modeling.backbone.resnet.BottleneckBlock",
@@ -309,32 +309,83 @@ def test_defaults_of_constructors_differ_from_those_of_the_keys():
     del data["model"]["roi_heads"]["box_predictor"]["test_score_thresh"]
     del data["model"]["backbone"]["bottom_up"]["stages"]["stride_in_1x1"]
     config = load_config_text(yaml.dump(data))
-    assert config.anchors.offset == 0.5
-    assert config.roi_heads is not None and config.roi_heads.score_thresh_test == 0.0
-    assert config.resnet.stride_in_1x1 is False
+    assert config.rpn.anchors.offset == 0.5
+    assert config.roi_heads is not None and config.roi_heads.box_predictor.score_thresh_test == 0.0
+    assert config.backbone.bottom_up.stride_in_1x1 is False
 
 
 def test_settings_only_a_lazy_config_has(tmp_path):
     data = mask_rcnn()
     data["model"]["backbone"]["square_pad"] = 1024
     config = load_config_text(yaml.dump(data))
-    assert config.fpn is not None and config.fpn.square_pad == 1024
+    assert config.backbone.square_pad == 1024
     path = tmp_path / "a.yaml"
     path.write_text(yaml.dump(data))
     assert load_config_text(resolve_yaml(path)) == config
 
 
-def test_a_norm_that_is_a_function_needs_an_option():
-    """The LSJ baselines save a lambda: what it does cannot be known, so the user has to say it."""
+NORMS = {
+    "!!python/name:detectron2._cfg_loaderbf68.mask_rcnn_fpn.py.%3Clambda%3E ''": "naiveSyncBN_N",
+    "!!python/name:None.%3Clambda%3E ''": "naiveSyncBN_N",
+    "!!python/name:torch.nn.modules.batchnorm.BatchNorm2d ''": "BN",
+    "!!python/name:detectron2.layers.batch_norm.NaiveSyncBatchNorm ''": "naiveSyncBN",
+    "!!python/name:detectron2.layers.batch_norm.FrozenBatchNorm2d ''": "FrozenBN",
+    "'GN'": "GN",
+    "null": "",
+}
+
+
+@pytest.mark.parametrize("written", NORMS)
+def test_forms_of_a_norm(written):
+    """A name, a class, or the lambda of a configuration file, of which detectron2's own mean one thing."""
+    text = yaml.dump(mask_rcnn()).replace("conv_dims: []", f"conv_dims: []\n      conv_norm: {written}")
+    assert load_config_text(text).roi_heads.box_head.norm == NORMS[written]
+
+
+def test_a_norm_that_is_any_function_needs_an_option():
     text = yaml.dump(mask_rcnn()).replace(
-        "conv_dims: []", "conv_dims: []\n      conv_norm: !!python/name:None.%3Clambda%3E ''"
+        "conv_dims: []", "conv_dims: []\n      conv_norm: !!python/name:my.norms.make ''"
     )
-    with pytest.raises(
-        ConfigError, match=r"MODEL.ROI_BOX_HEAD.NORM = 'python:None.<lambda>'.*give its value as an option"
-    ):
+    message = r"model.roi_heads.box_head.conv_norm = 'python:my.norms.make'.*give its value as an option"
+    with pytest.raises(ConfigError, match=message):
         load_config_text(text)
-    config = load_config_text(text, ["MODEL.ROI_BOX_HEAD.NORM", "naiveSyncBN_N"])
-    assert config.roi_heads is not None and config.roi_heads.box_head.norm == "naiveSyncBN_N"
+    for key in ("MODEL.ROI_BOX_HEAD.NORM", "model.roi_heads.box_head.conv_norm"):
+        assert load_config_text(text, [key, "naiveSyncBN_N"]).roi_heads.box_head.norm == "naiveSyncBN_N"
+
+
+def test_options_in_either_vocabulary(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text(yaml.dump(mask_rcnn()))
+    opts = ["model.roi_heads.num_classes", "7", "TEST.DETECTIONS_PER_IMAGE", 5, "SOLVER.BASE_LR", 1.0]
+    opts += ["model.backbone.bottom_up.stages.depth", 101, "INPUT.MIN_SIZE_TEST", 640]
+    opts += ["MODEL.WEIGHTS", "a.pkl", "DATASETS.TEST", ["mine"]]
+    config = load_config(path, opts)
+    assert config.roi_heads.num_classes == 7 and config.roi_heads.detections_per_image == 5
+    assert config.backbone.bottom_up.depth == 101 and config.input.min_size_test == 640
+    assert (config.weights, config.dataset) == ("a.pkl", "mine")
+    assert load_config_text(resolve_yaml(path, opts)) == config
+    for bad, message in {
+        "MODEL.RETINANET.NUM_CONVS": "LazyConfig without that setting",
+        "model.roi_head.num_classes": "has no 'roi_head'",
+        "model.pixel_mean.9": "no such value",
+        "models.a": "models.a",
+    }.items():
+        with pytest.raises(ConfigError, match=f"option {bad}.*{message}|{message}"):
+            load_config(path, [bad, 3])
+
+
+def test_what_keys_cannot_say_is_written_as_a_dump(tmp_path):
+    data = mask_rcnn()
+    data["model"]["roi_heads"]["box_head"]["fc_dims"] = [1024, 512]
+    data["model"]["roi_heads"]["box_pooler"]["canonical_box_size"] = 112
+    path = tmp_path / "a.yaml"
+    path.write_text(yaml.dump(data))
+    config = load_config(path, ["MODEL.ROI_HEADS.NMS_THRESH_TEST", 0.4])
+    assert config.roi_heads.box_head.fc_dims == (1024, 512)
+    assert config.roi_heads.box_pooler.canonical_box_size == 112
+    text = resolve_yaml(path, ["MODEL.ROI_HEADS.NMS_THRESH_TEST", 0.4])
+    assert "_target_" in text and "${" not in text and "optimizer" not in text
+    assert load_config_text(text) == config
 
 
 def change(data: dict, path: str, value) -> dict:
@@ -351,20 +402,24 @@ def change(data: dict, path: str, value) -> dict:
 
 
 REFUSED = [
-    (mask_rcnn, "model._target_", "detectron2.modeling.FCOS", "model._target_ = 'FCOS'"),
-    (mask_rcnn, "model._target_", "os.system", "only detectron2's own classes"),
-    (mask_rcnn, "model._target_", 3, "only detectron2's own classes"),
+    (mask_rcnn, "model._target_", "detectron2.modeling.FCOS", "model._target_ = 'FCOS'.*tf_d2.extend"),
+    (mask_rcnn, "model._target_", "os.system", "model._target_ = 'os.system' is not supported"),
+    (mask_rcnn, "model._target_", 3, "expected the name of a class"),
     (mask_rcnn, "model.surprise", 1, "model: the argument 'surprise' of GeneralizedRCNN"),
     (mask_rcnn, "model.backbone", 3, "model.backbone = 3: expected an object"),
     (mask_rcnn, "model.backbone", None, "model.backbone is missing"),
-    (mask_rcnn, "model.backbone.bottom_up._target_", "detectron2.modeling.MViT", "'MViT'.*ResNet or RegNet"),
+    (
+        mask_rcnn,
+        "model.backbone.bottom_up._target_",
+        "detectron2.modeling.MViT",
+        "'MViT'.*ResNet or RegNet.*tf_d2.extend",
+    ),
     (regnet, "model.backbone.bottom_up.stem_class", "python:a.regnet.ResStem", "expected SimpleStem"),
     (regnet, "model.backbone.bottom_up.block_class", "python:a.VanillaBlock", "expected ResBottleneckBlock"),
     (regnet, "model.backbone.bottom_up.bottleneck_ratio", 0.5, "expected 1.0"),
     (regnet, "model.backbone.bottom_up.stride", 4, "expected 2"),
     (regnet, "model.backbone.bottom_up.w_m", None, "w_m is missing"),
     (regnet, "model.backbone.bottom_up.width", 8, "argument 'width' of RegNet"),
-    (regnet, "model.backbone.top_block._target_", "detectron2.a.LastLevelP6P7", "'LastLevelP6P7'"),
     (mask_rcnn, "model.backbone.bottom_up.num_classes", 5, "argument 'num_classes' of ResNet"),
     (mask_rcnn, "model.backbone.bottom_up.stem.norm", "GN", "different norms"),
     (mask_rcnn, "model.backbone.bottom_up.stages.num_groups", 3, "divisor of 64"),
@@ -376,13 +431,20 @@ REFUSED = [
     (mask_rcnn, "model.proposal_generator.pre_nms_topk", 1000, "expected .train, test."),
     (mask_rcnn, "model.proposal_generator.box2box_transform.scale_clamp", 9.0, "'scale_clamp'"),
     (mask_rcnn, "model.roi_heads.box_predictor.num_classes", 3, "expected that of roi_heads"),
-    (mask_rcnn, "model.roi_heads.box_head.fc_dims", [1024, 512], "list of equal widths"),
-    (mask_rcnn, "model.roi_heads.box_pooler.canonical_level", 5, "canonical_level is not supported"),
+    (mask_rcnn, "model.roi_heads.box_head.fc_dims", [1024, 0], "box_head.fc_dims = .*channel numbers"),
+    (mask_rcnn, "model.roi_heads.box_head.fc_dims", [], "NUM_CONV or NUM_FC above 0"),
+    (mask_rcnn, "model.roi_heads.box_pooler.canonical_level", 0, "canonical_level = 0.*at least 1"),
+    (mask_rcnn, "model.roi_heads.box_pooler.scales", [0.25], "expected 1 / stride of p2, p3, p4, p5"),
     (mask_rcnn, "model.roi_heads.mask_in_features", ["p2"], "expected that of box_in_features"),
     (mask_rcnn, "model.roi_heads.mask_pooler", 3, "must be objects"),
-    (mask_rcnn, "model.roi_heads.mask_head.conv_dims", [], "CONV_DIM = "),
+    (mask_rcnn, "model.roi_heads.mask_head.conv_dims", [], "mask_head.conv_dims = .*at least one"),
     (mask_rcnn, "dataloader.test.mapper.augmentations", [], "expected one ResizeShortestEdge"),
-    (mask_rcnn, "dataloader.test.mapper.augmentations.0.short_edge_length", [640, 800], "MIN_SIZE_TEST"),
+    (
+        mask_rcnn,
+        "dataloader.test.mapper.augmentations.0.short_edge_length",
+        [640, 800],
+        "short_edge_length = .*whole number",
+    ),
     (mask_rcnn, "dataloader", None, "dataloader.test.mapper.augmentations is needed"),
     (mask_rcnn_c4, "model.roi_heads.res5.norm", "GN", "the res5 of a C4 model"),
     (
@@ -400,7 +462,7 @@ REFUSED = [
     (cascade, "model.roi_heads.box_heads", [], "as many equal box_heads"),
     (cascade, "model.roi_heads.box_heads", [3], "expected a list of objects"),
     (retinanet, "model.head.conv_dims", [128] * 4, "backbone.out_channels"),
-    (retinanet, "model.backbone.top_block.in_feature", "p5", "expected 'res5'"),
+    (retinanet, "model.backbone.top_block.in_feature", "p9", "in_feature = 'p9'"),
 ]
 
 

@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from tf_d2.config import ConfigError, load_config, load_config_text
-from tf_d2.config.safe_yaml import MAX_BYTES, anchor_sizes, parse_yaml, read_with_bases
+from tf_d2.config.errors import ConfigNotice
+from tf_d2.config.safe_yaml import MAX_BYTES, Unread, anchor_sizes, parse_yaml, read_with_bases
 
 
 def bomb(levels: int) -> str:
@@ -16,32 +17,44 @@ def bomb(levels: int) -> str:
     return "\n".join(lines)
 
 
-HOSTILE = {
+TAGS = {
     "os.system": (
-        "MODEL: !!python/object/apply:os.system ['touch pwned']",
-        "python/object/apply:os.system.*not executed .line 1",
+        "!!python/object/apply:os.system ['touch pwned']",
+        "python/object/apply:os.system.*not executed .line 2",
     ),
-    "subprocess": ("A:\n B: !!python/object/new:subprocess.Popen [[touch, pwned]]", "Popen.*line 2"),
+    "subprocess": ("!!python/object/new:subprocess.Popen [[touch, pwned]]", "Popen.*line 2"),
     "eval of code": (
-        "A: !!python/object/apply:eval [\"__import__('os').mkdir('pwned')\"]",
-        "not evaluated.*line 1",
+        "!!python/object/apply:eval [\"__import__('os').mkdir('pwned')\"]",
+        "not evaluated.*line 2",
     ),
     "eval of sizes and code": (
-        "A: !!python/object/apply:eval [\"[[x, open('pwned', 'w')] for x in [32, 64]]\"]",
+        "!!python/object/apply:eval [\"[[x, open('pwned', 'w')] for x in [32, 64]]\"]",
         "not evaluated",
     ),
-    "eval of two arguments": ('A: !!python/object/apply:eval ["1", {}]', "python/object/apply:eval"),
-    "eval of a scalar": ('A: !!python/object/apply:eval "1"', "python/object/apply:eval"),
-    "module": ("A: !!python/module:antigravity ''", "python/module"),
-    "object": ("A: !!python/object:builtins.dict {}", "python/object:builtins.dict"),
-    "made-up tag": ("A: !mine 3", "'!mine'.*line 1"),
-    "tuple of a mapping": ("A: !!python/tuple {a: 1}", "python/tuple"),
+    "eval of two arguments": ('!!python/object/apply:eval ["1", {}]', "python/object/apply:eval"),
+    "eval of a scalar": ('!!python/object/apply:eval "1"', "python/object/apply:eval"),
+    "module": ("!!python/module:antigravity ''", "python/module"),
+    "object": ("!!python/object:builtins.dict {}", "python/object:builtins.dict"),
+    "made-up tag": ("!mine 3", "'!mine'.*line 2"),
+    "tuple of a mapping": ("!!python/tuple {a: 1}", "python/tuple"),
+    "partial": (
+        "!!python/object/apply:functools.partial\n   args: [!!python/name:os.system '']\n   state: [touch pwned]",
+        "functools.partial",
+    ),
+    "inside a list": (
+        "[1.0, !!python/object/apply:os.system ['touch pwned'], 1.0]",
+        "os.system.*not executed",
+    ),
+}
+HOSTILE = {
     "alias bomb": (bomb(12), "aliases expand to more than"),
     "merge bomb": ("a: &a {k: 1}\nb: &b\n  <<: [*a, *a]\n" + bomb(12), "aliases expand"),
     "recursive alias": ("A: &a [*a]", "contains itself"),
     "deep nesting": ("A: " + "[" * 200 + "]" * 200, "nested"),
     "very deep nesting": ("A: " + "[" * 50_000, "nested|not valid YAML"),
-    "duplicate key": ("MODEL:\n  MASK_ON: true\n  MASK_ON: false", "'MASK_ON' occurs twice .line 3"),
+    "nothing": ("", "is empty or holds comments only"),
+    "comments": ("# a config\n---\n# of nothing\n", "is empty or holds comments only"),
+    "null": ("null", "is empty or holds comments only"),
     "two documents": ("A: 1\n---\nB: 2", "not valid YAML"),
     "unclosed": ("A: [1, 2", "not valid YAML"),
     "tab": ("A:\n\tB: 1", "not valid YAML"),
@@ -74,10 +87,35 @@ def test_hostile_text_is_refused(name, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("name", TAGS)
+def test_python_where_inference_reads_is_refused(name, tmp_path, monkeypatch):
+    text, message = TAGS[name]
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=f"MODEL.PIXEL_MEAN: .*{message}"):
+        load_config_text(f"MODEL:\n  PIXEL_MEAN: {text}")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", TAGS)
+def test_python_where_only_training_reads_is_not_evaluated_and_does_no_harm(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plain = load_config_text("VERSION: 2")
+    assert load_config_text(f"INPUT:\n  MIN_SIZE_TRAIN: {TAGS[name][0]}") == plain
+    with pytest.warns(ConfigNotice, match="SOLVER.MINE"):
+        assert load_config_text(f"SOLVER:\n  MINE: {TAGS[name][0]}") == plain
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_whole_section_of_python_is_refused():
+    for text in ("MODEL: !!python/object/apply:os.system [ls]", "!!python/object/new:yacs.config.CfgNode {}"):
+        with pytest.raises(ConfigError, match="not executed"):
+            load_config_text(text)
+
+
 def test_hostile_text_would_have_run(tmp_path, monkeypatch):
     """The check above can fail: the unsafe loader, which detectron2 uses, does run the first file."""
     monkeypatch.chdir(tmp_path)
-    yaml.load(HOSTILE["os.system"][0], yaml.UnsafeLoader)
+    yaml.load(f"A: {TAGS['os.system'][0]}", yaml.UnsafeLoader)
     assert os.listdir(tmp_path) == ["pwned"]
 
 
@@ -86,8 +124,27 @@ def test_harmless_python_tags_are_data():
     assert parse_yaml(text, "f") == {"a": [1, 2], "b": "text", "c": "python:os.system"}
 
 
-def test_empty_file_is_the_defaults():
-    assert load_config_text("") == load_config_text("VERSION: 2")
+def test_python_of_plain_values_is_data():
+    text = "a: !!python/none ''\nb: !!python/bool true\nc: !!python/long 3\nd: !!python/dict {x: 1}"
+    assert parse_yaml(text, "f") == {"a": None, "b": True, "c": 3, "d": {"x": 1}}
+
+
+def test_what_stands_behind_a_tag_is_kept_as_data():
+    call = "!!python/object/apply:functools.partial"
+    text = f"a: {call} {{args: [!!python/name:torch.nn.LayerNorm ''], state: {{eps: 1.0e-06}}}}"
+    value = parse_yaml(text, "f")["a"]
+    assert isinstance(value, Unread)
+    assert value.tag == call
+    assert value.data == {"args": ["python:torch.nn.LayerNorm"], "state": {"eps": 1e-6}}
+
+
+def test_of_a_key_that_occurs_twice_the_last_value_wins():
+    """As in PyYAML: a section is replaced as a whole, and both lines are told."""
+    with pytest.warns(ConfigNotice, match=r"f: .*MASK_ON .line 2 and line 3."):
+        assert parse_yaml("MODEL:\n  MASK_ON: true\n  MASK_ON: false", "f") == {"MODEL": {"MASK_ON": False}}
+    text = "SOLVER:\n  STEPS: (1,)\nSOLVER:\n  MAX_ITER: 3"
+    with pytest.warns(ConfigNotice, match="SOLVER .line 1 and line 3"):
+        assert parse_yaml(text, "f") == yaml.safe_load(text) == {"SOLVER": {"MAX_ITER": 3}}
 
 
 def test_anchor_sizes_of_base_retinanet():
@@ -133,8 +190,8 @@ MODEL:
     SIZES: !!python/object/apply:eval ["[[x, x * 2**(1.0/3)] for x in [8, 16, 32, 64, 128]]"]
 """
     config = load_config_text(text)
-    assert config.anchors.sizes[1] == (16.0, 16 * 2 ** (1 / 3))
-    assert len(config.anchors.sizes) == 5
+    assert config.model.anchors.sizes[1] == (16.0, 16 * 2 ** (1 / 3))
+    assert len(config.model.anchors.sizes) == 5
 
 
 def write(path, text):

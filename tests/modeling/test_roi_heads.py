@@ -10,6 +10,7 @@ import tensorflow as tf
 from tf_d2.config import load_config_text
 from tf_d2.modeling import build_model, poolers
 from tf_d2.modeling.batches import Detections, Proposals
+from tf_d2.modeling.box_head import fast_rcnn_inference, predict_probs
 
 DATA = Path(__file__).parents[1] / "data" / "modeling"
 
@@ -67,3 +68,44 @@ def test_no_detections(heads_and_features, pooling):
     pairs += [(nothing_on_the_way[k], something_on_the_way[k]) for k in nothing_on_the_way]
     for empty, full in pairs:
         assert full.shape[0] == 3 and empty.shape == (0, *full.shape[1:])
+
+
+def detections_of(logits, boxes, score_thresh):
+    """Scores, classes and boxes of a box head that predicted these logits and (per class) boxes."""
+    graph = tf.function(
+        lambda logits, boxes: fast_rcnn_inference(
+            boxes,
+            predict_probs(logits, False),
+            Proposals(boxes[:, 0], logits[:, 0], tf.zeros_like(logits[:, 0], tf.int32), tf.shape(boxes)[:1]),
+            tf.constant([[300, 300]]),
+            1,
+            score_thresh,
+            0.5,
+            100,
+        ),
+        autograph=False,
+    )
+    found = graph(tf.constant(logits, tf.float32), tf.constant(boxes, tf.float32))
+    return found.scores.numpy(), found.classes.numpy(), found.boxes.numpy()
+
+
+@pytest.mark.parametrize("rows", [10, 16, 999])
+def test_two_saturated_boxes(rows):
+    """Both have probability 1, in any row: the first is kept, as torch does."""
+    logits, boxes = np.tile([0.0, 0, 20], (rows, 1)), np.zeros((rows, 1, 4))
+    logits[[0, -1]] = 25, 0, 0
+    boxes[:, 0] = 10, 10, 50, 50
+    boxes[-1, 0] = 12, 11, 52, 50
+    scores, classes, kept = detections_of(logits, boxes, 0.05)
+    assert scores.tolist() == [1] and classes.tolist() == [0]
+    np.testing.assert_array_equal(kept, [[10, 10, 50, 50]])
+
+
+def test_scores_below_the_smallest_normal_number():
+    """With a threshold of 0 they are detections, in their order: detectron2's numbers."""
+    logits = [[0.0, -90, -95, 5], [0, -100, -104, 0]]
+    boxes = np.array([[[0.0, 0, 10, 10]] * 3, [[20, 20, 30, 30]] * 3])
+    scores, classes, _ = detections_of(logits, boxes, 0.0)
+    right = [0.5, 0.006692850962281227, 5.484682189367334e-42, 3.783505853677006e-44, 1.961817850054744e-44]
+    np.testing.assert_allclose(scores.astype(np.float64), right, rtol=1e-6)
+    assert classes.tolist() == [0, 0, 1, 2, 1]

@@ -4,12 +4,26 @@ import itertools
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import torch
 import torch.nn.functional as F
 
 from tf_d2.ops import conv as ops
 
-TOLERANCE = {np.float32: 2e-5, np.float64: 1e-12}
+
+def assert_sum(got, expected, sizes):
+    """`got` is the sum `expected` (float64) up to the rounding of its dtype, whatever the order of its terms.
+
+    `sizes` are the same sums of the absolute terms. 8 half units in the last place of those are ten times what a few
+    hundred random terms miss the sum by.
+    """
+    assert (np.abs(got - expected) <= 4 * np.finfo(got.dtype).eps * sizes).all()
+
+
+def exact(function, x, w, b, *args):
+    """A convolution of torch in float64, and of the absolute values."""
+    doubles = [torch.from_numpy(np.asarray(t, np.float64)) for t in (nchw(x), oihw(w), b)]
+    return nhwc(function(*doubles, *args)), nhwc(function(*(t.abs() for t in doubles), *args))
 
 
 def nchw(x):
@@ -52,11 +66,38 @@ def test_conv2d(run, kind, kernel, stride, padding, dilation, groups):
     w, b = data(rng, kind, kernel, kernel, 8 // groups, 16), data(rng, kind, 16)
     for height, width in itertools.product((10, 11), (12, 13)):
         x = data(rng, kind, 2, height, width, 8)
-        expected = F.conv2d(nchw(x), oihw(w), torch.from_numpy(b), stride, padding, dilation, groups)
+        expected, sizes = exact(F.conv2d, x, w, b, stride, padding, dilation, groups)
         got = run(lambda x: ops.conv2d(x, w, b, stride=stride, padding=padding, dilation=dilation), x)
-        np.testing.assert_allclose(got, nhwc(expected), rtol=0, atol=TOLERANCE[kind])
+        assert got.dtype == kind
+        assert_sum(got, expected, sizes)
     without = run(lambda x: ops.conv2d(x, w, stride=stride, padding=padding, dilation=dilation), x)
-    np.testing.assert_allclose(without + b, got, atol=TOLERANCE[kind])
+    assert_sum(without + b, expected, sizes)
+
+
+@pytest.mark.parametrize("kind", [tf.float32, tf.float64, tf.bfloat16])
+@pytest.mark.parametrize("after", ["nothing", "relu", "sum"])
+@pytest.mark.parametrize("stride, dilation", [(1, 1), (2, 1), (1, 2), (2, 2)])
+@pytest.mark.parametrize("groups, outputs", [(1, 8), (2, 16), (8, 8), (8, 16)])
+def test_grouped_convolution_fused(kind, after, stride, dilation, groups, outputs):
+    """What the graph optimiser may fuse has a kernel, for all groups up to depthwise, with oneDNN and without."""
+    rng = np.random.default_rng(2)
+    x, w = (tf.constant(rng.normal(size=s), kind) for s in ((1, 6, 7, 8), (3, 3, 8 // groups, outputs)))
+    b = tf.Variable(rng.normal(size=outputs), dtype=kind)
+
+    def layer(x):
+        y = ops.conv2d(x, w, tf.convert_to_tensor(b), stride=stride, padding=dilation, dilation=dilation)
+        y = y + y[..., ::-1] if after == "sum" else y
+        return y if after == "nothing" else tf.nn.relu(y)
+
+    graph = tf.function(layer, input_signature=[tf.TensorSpec([None, None, None, 8], kind)], autograph=False)
+    arrays = [tf.cast(t, tf.float64).numpy() for t in (x, w, b)]
+    expected, sizes = exact(F.conv2d, *arrays, stride, dilation, dilation, groups)
+    if after == "sum":
+        expected, sizes = (t + t[..., ::-1] for t in (expected, sizes))
+    expected = expected if after == "nothing" else np.maximum(expected, 0)
+    eps = float(np.finfo(kind.as_numpy_dtype).eps) if kind != tf.bfloat16 else 2.0**-8
+    got = tf.cast(graph(x), tf.float64).numpy()
+    assert (np.abs(got - expected) <= 4 * eps * sizes).all()
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
@@ -69,9 +110,9 @@ def test_conv_transpose2d(run, kind, kernel, stride, padding):
     for height, width in ((1, 1), (4, 7)):
         x = data(rng, kind, 3, height, width, 6)
         # torch keeps (in, out, kh, kw): the same (2, 3, 1, 0) transpose as for a convolution, and no flip.
-        expected = F.conv_transpose2d(nchw(x), oihw(w), torch.from_numpy(b), stride, padding)
+        expected, sizes = exact(F.conv_transpose2d, x, w, b, stride, padding)
         got = run(lambda x: ops.conv_transpose2d(x, w, b, stride=stride, padding=padding), x)
-        np.testing.assert_allclose(got, nhwc(expected), rtol=0, atol=TOLERANCE[kind])
+        assert_sum(got, expected, sizes)
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
@@ -81,12 +122,12 @@ def test_tiles_of_a_transposed_convolution(run, kind, size):
     w, b = data(rng, kind, size, size, 5, 6), data(rng, kind, 5)
     for height, width in ((1, 1), (4, 7)):
         x = data(rng, kind, 3, height, width, 6)
-        expected = F.conv_transpose2d(nchw(x), oihw(w), torch.from_numpy(b), size)
+        expected, sizes = exact(F.conv_transpose2d, x, w, b, size)
         for bias in (b, None):
             tiles = run(lambda x, bias=bias: ops.conv_transpose_tiles(x, w, bias), x)
             assert tiles.shape == (3, height, width, size * size * 5)
             got = run(lambda t: ops.join_tiles(t, size), tiles) + (0 if bias is not None else b)
-            np.testing.assert_allclose(got, nhwc(expected), rtol=0, atol=TOLERANCE[kind])
+            assert_sum(got, expected, sizes)
 
 
 def test_conv_transpose_recorded(run):

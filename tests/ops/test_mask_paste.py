@@ -12,7 +12,7 @@ import tensorflow as tf
 import torch
 import torch.nn.functional as F
 
-from parity import machine
+from parity.core import machine
 from tf_d2.ops import mask_paste_numpy
 from tf_d2.ops.mask_paste import paste_mask, paste_masks
 from tf_d2.ops.mask_paste_numpy import paste_masks_numpy

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tf_d2.ops import nms as ops
 
@@ -203,3 +204,14 @@ def test_the_trick_rounds_like_float32(run):
     pairs = [nms_oracle(boxes[i : i + 2], scores[i : i + 2], 0.5) for i in range(0, 1000, 2)]
     exact = sum(len(kept) for kept in pairs)
     assert exact != len(expected)  # otherwise this test shows nothing
+
+
+def test_nothing_that_a_gpu_computes_without_determinism() -> None:
+    """TensorFlow has no deterministic GPU kernel for Bincount and refuses to run it where determinism is on, as the
+    strict profile of parity has it (seen on an H100)."""
+    specs = [tf.TensorSpec([None, 4]), tf.TensorSpec([None]), tf.TensorSpec([None], tf.int64)]
+    traced = tf.function(lambda b, s, g: ops.batched_nms(b, s, g, 0.5, 100)).get_concrete_function(*specs)
+    graph = traced.graph.as_graph_def()
+    kinds = {n.op for n in graph.node} | {n.op for f in graph.library.function for n in f.node_def}
+    assert "NonMaxSuppressionV3" in kinds or any("NonMaxSuppression" in k for k in kinds)
+    assert not [k for k in kinds if "Bincount" in k]

@@ -13,8 +13,9 @@ sys.meta_path.insert(0, Refuse())
 import parity
 for name in parity.__all__:
     getattr(parity, name)
-import parity.bench, parity.bisect, parity.cli, parity.mutation_run, parity.ops, parity.report, parity.stages
-import parity.workers.tf_ops, parity.workers.tf_served, parity.workers.tf_worker, parity.workers.bench_tf
+import parity.bench.bench, parity.running.bisect, parity.cli.parity, parity.selftest.mutation_run, parity.running.ops
+import parity.report.html, parity.core.units
+import parity.backends.tf_ops, parity.backends.tf_served, parity.backends.tf_worker, parity.bench.tf_worker
 """
 
 

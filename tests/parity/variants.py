@@ -237,9 +237,9 @@ def fingerprint(array):
 
 def record(path):
     """Run detectron2 on every variant and store what it computes."""
-    from parity.job import Job
-    from parity.trace import Trace
-    from parity.workers import detectron2_worker, torch_run
+    from parity.backends import detectron2_worker, torch_run
+    from parity.core.job import Job
+    from parity.core.trace import Trace
 
     found = {}
     with tempfile.TemporaryDirectory() as folder:

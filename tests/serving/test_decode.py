@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tf_d2.config.schema import InputConfig
+from tf_d2.config import InputConfig
 from tf_d2.ops.image_io import read_image
 from tf_d2.serving import decode
 

@@ -15,7 +15,13 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 import weights
-from tf_d2.commands.options import OptsArgument, checked_opts, import_tensorflow, terminated_by_exception
+from tf_d2.commands.options import (
+    IgnoreKeysOption,
+    OptsArgument,
+    checked_opts,
+    import_tensorflow,
+    terminated_by_exception,
+)
 from weights import Checkpoint, WeightsError
 
 SUFFIXES = (".weights.h5", ".pkl", ".pth", ".safetensors")
@@ -38,6 +44,7 @@ def convert(
     allow_nonfinite: Annotated[
         bool, typer.Option("--allow-nonfinite", help="Convert NaN and infinite values, with a warning.")
     ] = False,
+    ignore_keys: IgnoreKeysOption = None,
     opts: OptsArgument = None,
 ) -> None:
     """Convert a checkpoint; the suffix of the output decides the direction.
@@ -48,7 +55,15 @@ def convert(
     """
     words = checked_opts(opts)
     with terminated_by_exception():
-        count = run(checkpoint, output, config, words, ema=ema, allow_nonfinite=allow_nonfinite)
+        count = run(
+            checkpoint,
+            output,
+            config,
+            words,
+            ema=ema,
+            allow_nonfinite=allow_nonfinite,
+            ignore_keys=ignore_keys or (),
+        )
     typer.echo(f"{output}: {count} tensors, read back and equal bit by bit")
 
 
@@ -60,6 +75,7 @@ def run(
     *,
     ema: bool = False,
     allow_nonfinite: bool = False,
+    ignore_keys: Sequence[str] = (),
 ) -> int:
     """Convert ``source`` into ``output``; returns the number of tensors of the model.
 
@@ -77,7 +93,7 @@ def run(
     if output.exists() and output.samefile(path):
         raise WeightsError(f"{output}: the output would replace the input")
     checkpoint = weights.read_checkpoint(path, ema=ema)
-    config_yaml = _config_yaml(checkpoint, config, opts)
+    config_yaml = _config_yaml(checkpoint, config, opts, ignore_keys)
     if not output.name.endswith(".weights.h5"):
         return _to_detectron2(checkpoint, output, config_yaml, allow_nonfinite)
     if config_yaml is None:
@@ -87,12 +103,14 @@ def run(
         return _to_keras(checkpoint, output, config_yaml, provenance, allow_nonfinite)
 
 
-def _config_yaml(checkpoint: Checkpoint, config: str | None, opts: Sequence[str]) -> str | None:
+def _config_yaml(
+    checkpoint: Checkpoint, config: str | None, opts: Sequence[str], ignore_keys: Sequence[str]
+) -> str | None:
     """The config as YAML text: the one given, or the one that travels in the file."""
     from tf_d2.config import resolve_yaml, resolve_yaml_text
 
     if config is not None:
-        return resolve_yaml(config, opts)
+        return resolve_yaml(config, opts, ignore_keys=ignore_keys)
     if opts and checkpoint.config is None:
         raise WeightsError("--opts changes a config; give it with --config-file")
     return resolve_yaml_text(checkpoint.config, opts) if opts and checkpoint.config else checkpoint.config

@@ -10,6 +10,7 @@ import typer
 
 from tf_d2.commands.options import (
     ConfigOption,
+    IgnoreKeysOption,
     NonfiniteOption,
     OptsArgument,
     WeightsOption,
@@ -95,6 +96,7 @@ def export(
         typer.Option(help="Pixels of a batch that go through the network together; more pay on a GPU only."),
     ] = 2**20,
     allow_nonfinite: NonfiniteOption = False,
+    ignore_keys: IgnoreKeysOption = None,
     opts: OptsArgument = None,
 ) -> None:
     """Write a SavedModel with everything a server needs. A failed export leaves nothing behind."""
@@ -122,6 +124,7 @@ def export(
             step_pixels=step_pixels,
             opts=words,
             allow_nonfinite=allow_nonfinite,
+            ignore_keys=ignore_keys or (),
         )
     Console().print(_table(report))
 

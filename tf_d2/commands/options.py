@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import sys
 import tempfile
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from tf_d2.kernels import FROZEN_WEIGHTS, ONEDNN, X86_64
 
 ConfigOption = Annotated[
     str,
@@ -34,6 +37,15 @@ NonfiniteOption = Annotated[
 OptsArgument = Annotated[
     list[str] | None,
     typer.Option("--opts", help="Overrides: --opts KEY VALUE [KEY VALUE ...], as in detectron2."),
+]
+
+IgnoreKeysOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--ignore-keys",
+        help="Keys of the configuration that detectron2 does not have and that you know to change nothing: "
+        "--ignore-keys KEY [KEY ...]; a section or a pattern (MODEL.MY_*) covers all below it.",
+    ),
 ]
 
 
@@ -78,6 +90,18 @@ def terminated_by_exception() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def choose_kernels() -> None:
+    """Ask TensorFlow for its fastest CPU kernels, for a process that runs one model whose weights never change, as a
+    graph. Before TensorFlow is imported; what the user's environment says stays.
+
+    oneDNN may lay the weights out once. With that it is faster than TensorFlow's own kernels also on processors where
+    TensorFlow would not take it by itself (those without AVX512_VNNI), and without that slower.
+    """
+    os.environ.setdefault(FROZEN_WEIGHTS, "1")
+    if os.environ[FROZEN_WEIGHTS].lower() in ("1", "true") and platform.machine() in X86_64:
+        os.environ.setdefault(ONEDNN, "1")
 
 
 def import_tensorflow() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,10 +12,12 @@ import typer
 
 from tf_d2.commands.options import (
     ConfigOption,
+    IgnoreKeysOption,
     NonfiniteOption,
     OptsArgument,
     WeightsOption,
     checked_opts,
+    choose_kernels,
     import_tensorflow,
     native_notices_hidden,
     write_atomically,
@@ -40,6 +41,7 @@ def predict(
     ] = None,
     draw: Annotated[bool, typer.Option(help="Also draw each result.")] = True,
     allow_nonfinite: NonfiniteOption = False,
+    ignore_keys: IgnoreKeysOption = None,
     opts: OptsArgument = None,
 ) -> None:
     """Detect on images and write, for each NAME.EXT:
@@ -54,15 +56,20 @@ def predict(
     names = _read_names(class_names)
     if not any(path.exists() for path in input):  # said before the model is loaded
         raise ValueError("; ".join(f"{path}: no such file" for path in input))
-    # This process runs one model whose weights never change, and only as a graph: oneDNN may lay them out once.
-    os.environ.setdefault("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", "1")
+    choose_kernels()
     import_tensorflow()
     from tf_d2.ops.image_io import read_image
     from tf_d2.predictor import Predictor
 
     stems = unique_stems(input)
     console = Console()
-    predictor = Predictor(config_file, weights, opts=checked_opts(opts), allow_nonfinite=allow_nonfinite)
+    predictor = Predictor(
+        config_file,
+        weights,
+        opts=checked_opts(opts),
+        allow_nonfinite=allow_nonfinite,
+        ignore_keys=ignore_keys or (),
+    )
     output.mkdir(parents=True, exist_ok=True)
     failed = []
     pairs = list(zip(input, stems, strict=True))

@@ -113,7 +113,7 @@ def _dataset(name: str) -> tuple[tuple[str, ...], tuple[int, ...], tuple[str, ..
 
 def num_classes(config: ModelConfig) -> int:
     """Number of foreground classes of the detector; 0 for models without one."""
-    head = config.roi_heads or config.retinanet
+    head = config.detector
     return head.num_classes if head else 0
 
 

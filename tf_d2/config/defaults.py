@@ -6,18 +6,17 @@ Sequences are tuples throughout; a YAML list merges into them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 Flat = dict[str, Any]
 
 _CASCADE_WEIGHTS = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0, 15.0, 15.0))
 
-# Not keys of detectron2's YAML: arguments only its LazyConfig can set; a key, or all keys that start so. Written
-# only where one of them is not the default.
-# MODEL.REGNETS.* (arguments of `RegNet`) belong to MODEL.BACKBONE.NAME build_regnet_backbone and
-# build_regnet_fpn_backbone, names of this project too; with any other backbone they are refused, as
-# MODEL.RESNETS.* are with these. A depth or width of 0 is "not given".
-LAZY_ONLY = ("MODEL.FPN.SQUARE_PAD", "MODEL.REGNETS.")
+# Not keys of detectron2's own YAML: a key, or all keys that start so. They are written only where one of them is
+# not the default. MODEL.REGNETS.* and MODEL.FPN.SQUARE_PAD are names of this project for arguments only LazyConfig
+# can set; a depth or width of 0 is "not given". `add_keys` adds those of projects and of a user's own parts.
+OPTIONAL = ["MODEL.FPN.SQUARE_PAD", "MODEL.REGNETS."]
 
 # Keys that decide what a trained model computes, in the order `resolve_yaml` writes them.
 INFERENCE: Flat = {
@@ -237,16 +236,35 @@ KEYS: Flat = {**INFERENCE, **IGNORED}
 IGNORED_SECTIONS = ("SOLVER.", "DATALOADER.")
 
 
-def _sections() -> frozenset[str]:
+def _sections(keys: Iterable[str]) -> set[str]:
     names = set()
-    for key in KEYS:
+    for key in keys:
         parts = key.split(".")
         names.update(".".join(parts[:i]) for i in range(1, len(parts)))
-    return frozenset(names)
+    return names
 
 
-SECTIONS = _sections()
+SECTIONS = _sections(KEYS)
 """Every key that holds other keys, e.g. ``MODEL`` and ``MODEL.RPN``."""
+
+
+def add_keys(inference: Flat, ignored: Flat) -> None:
+    """Make keys of a part known, with their defaults; twice the same is fine.
+
+    Raises:
+        ValueError: a key has another default already, or holds other keys.
+    """
+    for table, new in ((INFERENCE, inference), (IGNORED, ignored)):
+        for key, value in new.items():
+            if (key in KEYS and KEYS[key] != value) or key in SECTIONS:
+                raise ValueError(f"{key} is a key already, with another default or with keys below it")
+            section = key.rpartition(".")[0]
+            start = key if section in SECTIONS else f"{section}."
+            if key not in KEYS and not key.startswith(tuple(OPTIONAL)):
+                OPTIONAL.append(start)
+            table[key] = KEYS[key] = value
+    SECTIONS.update(_sections([*inference, *ignored]))
+
 
 PROJECTS: dict[str, str] = {
     "MODEL.POINT_HEAD": "PointRend",

@@ -1,4 +1,4 @@
-"""The one exception of this package."""
+"""The exceptions and the warning of this package."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from difflib import get_close_matches
 
 class ConfigError(ValueError):
     """A configuration that cannot be read, or that this version cannot reproduce exactly."""
+
+
+class ConfigNotice(UserWarning):
+    """Something in a configuration that was passed over; the message says what and why."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -3,26 +3,55 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tf_d2.config.build import build_config
-from tf_d2.config.defaults import INFERENCE, LAZY_ONLY, Flat
+from tf_d2.config.build import build_config, build_lazy_config, to_keys
+from tf_d2.config.defaults import INFERENCE, OPTIONAL, Flat
 from tf_d2.config.errors import ConfigError, did_you_mean
-from tf_d2.config.lazy import is_lazy, lazy_values
-from tf_d2.config.merge import coerce_all, merge_file, merge_opts
+from tf_d2.config.extension import load_extensions
+from tf_d2.config.lazy import OPTIONS, dump, is_lazy, set_path
+from tf_d2.config.merge import literal, merge_file, merge_opts
 from tf_d2.config.safe_yaml import exists, parse_yaml, read_with_bases
 from tf_d2.config.schema import ModelConfig
 from tf_d2.config.zoo import zoo_models, zoo_name, zoo_values
 
 
-def _resolve(config: str | Path, opts: Sequence) -> Flat:
+class _Yacs:
+    """Merged yacs keys."""
+
+    def __init__(self, flat: Flat) -> None:
+        self.flat = flat
+
+    def model(self) -> ModelConfig:
+        return build_config(self.flat)
+
+    def yaml(self) -> str:
+        return to_yaml(self.flat)
+
+
+class _Lazy:
+    """A LazyConfig dump, and yacs keys given as overrides."""
+
+    def __init__(self, data: dict, options: Flat) -> None:
+        self.data, self.options = data, options
+
+    def model(self) -> ModelConfig:
+        return build_lazy_config(self.data, self.options)
+
+    def yaml(self) -> str:
+        flat = to_keys(self.model())
+        return to_yaml(flat) if flat else dump(self.data, self.options)
+
+
+def _resolve(config: str | Path, opts: Sequence, ignore: Sequence[str] = ()) -> _Yacs | _Lazy:
+    load_extensions()
     path = Path(config)
     if isinstance(config, str) and not exists(path):
         name = zoo_name(config)
         if name is not None:
-            return merge_opts(zoo_values(name), opts)
+            return _Yacs(merge_opts(zoo_values(name), opts, ignore))
         hint = did_you_mean(config.removesuffix(".yaml"), zoo_models())
         raise ConfigError(f"{config}: no such file, and not the name of a published model{hint}")
     if path.suffix == ".py":
@@ -30,35 +59,57 @@ def _resolve(config: str | Path, opts: Sequence) -> Flat:
             f"{path}: is Python code, which is not run; give the config.yaml that training wrote from it, or "
             "save one with detectron2's LazyConfig.save(cfg, 'config.yaml')"
         )
-    return _merge(read_with_bases(path), opts, str(path))
+    return _merge(read_with_bases(path), opts, str(path), ignore)
 
 
-def load_config(config: str | Path, opts: Sequence = ()) -> ModelConfig:
+def load_config(config: str | Path, opts: Sequence = (), *, ignore_keys: Sequence[str] = ()) -> ModelConfig:
     """Read a detectron2 configuration.
 
     Args:
         config: a YAML file (with ``_BASE_`` files, or the full dump a training run wrote), or the name of a
             published model such as ``"COCO-Detection/faster_rcnn_R_50_FPN_3x"``. An existing file wins.
-        opts: ``["KEY", value, ...]`` overrides, as in detectron2.
+        opts: ``["KEY", value, ...]`` overrides, as in detectron2; for a LazyConfig also its arguments,
+            ``["model.roi_heads.num_classes", 3]``.
+        ignore_keys: keys, sections or patterns (``"MODEL.MY_*"``) that detectron2 does not have and that you know to
+            change nothing at inference. Those that cannot (training, data sets, sections of your own, what nothing in
+            the model reads) are left out without it, and a `ConfigNotice` (a warning) names them.
 
     Raises:
-        ConfigError: unreadable, not data, an unknown key, or a setting that is not supported.
+        ConfigError: unreadable, not data, unknown keys, or a setting that is not supported.
     """
-    return _named(str(config), lambda: build_config(_resolve(config, opts)))
+    return _named(str(config), lambda: _resolve(config, opts, ignore_keys).model())
 
 
-def load_config_text(text: str, opts: Sequence = (), source: str = "configuration") -> ModelConfig:
+def load_config_text(
+    text: str, opts: Sequence = (), source: str = "configuration", *, ignore_keys: Sequence[str] = ()
+) -> ModelConfig:
     """`load_config` for YAML text; it cannot name a ``_BASE_``. ``source`` names it in errors."""
-    return _named(source, lambda: build_config(_resolve_text(text, opts, source)))
+    return _named(source, lambda: _resolve_text(text, opts, source, ignore_keys).model())
 
 
-def _resolve_text(text: str, opts: Sequence, source: str) -> Flat:
-    return _merge(parse_yaml(text, source), opts, source)
+def _resolve_text(text: str, opts: Sequence, source: str, ignore: Sequence[str] = ()) -> _Yacs | _Lazy:
+    load_extensions()
+    return _merge(parse_yaml(text, source), opts, source, ignore)
 
 
-def _merge(data: dict, opts: Sequence, source: str) -> Flat:
-    flat = coerce_all(lazy_values(data)) if is_lazy(data) else merge_file(data, source)
-    return merge_opts(flat, opts)
+def _merge(data: dict, opts: Sequence, source: str, ignore: Sequence[str]) -> _Yacs | _Lazy:
+    if not is_lazy(data):
+        return _Yacs(merge_opts(merge_file(data, source, ignore), opts, ignore))
+    if isinstance(opts, str) or len(opts) % 2:
+        raise ConfigError(f"options must be pairs of KEY and VALUE, got {list(opts)!r}")
+    yacs: list[Any] = [word for pair in _saved_options(data).items() for word in pair]
+    for key, value in zip(opts[0::2], opts[1::2], strict=True):
+        if str(key).partition(".")[0] in data:  # an argument, as in model.roi_heads.num_classes
+            set_path(data, str(key), literal(value))
+        else:
+            yacs += [key, value]
+    return _Lazy(data, merge_opts({}, yacs, ignore))
+
+
+def _saved_options(data: dict) -> dict:
+    """The overrides that `resolve_yaml` wrote beside the model."""
+    options = data.pop(OPTIONS, None)
+    return options if isinstance(options, dict) else {}
 
 
 def _named(source: str, build: Any) -> Any:
@@ -70,38 +121,46 @@ def _named(source: str, build: Any) -> Any:
         raise error if text.startswith((source, "option")) else ConfigError(f"{source}: {text}") from None
 
 
-def resolve_yaml(config: str | Path, opts: Sequence = ()) -> str:
+def resolve_yaml(config: str | Path, opts: Sequence = (), *, ignore_keys: Sequence[str] = ()) -> str:
     """The resolved configuration as detectron2-style YAML: every key inference reads, and VERSION.
 
-    `load_config_text` reads it back to an equal `ModelConfig`. detectron2 reads it too, unless the model has
-    a setting that only its LazyConfig can express (`LAZY_ONLY`).
+    A LazyConfig model that these keys cannot say is written as a LazyConfig dump, with references resolved.
+    `load_config_text` reads either back to an equal `ModelConfig`. detectron2 reads them too, unless keys of this
+    project are among them (`OPTIONAL`).
     """
-    load_config(config, opts)  # what is refused is not written either
-    return to_yaml(_named(str(config), lambda: _resolve(config, opts)))
+    load_config(config, opts, ignore_keys=ignore_keys)  # what is refused is not written either
+    return _named(str(config), lambda: _resolve(config, opts, ignore_keys).yaml())
 
 
-def resolve_yaml_text(text: str, opts: Sequence = (), source: str = "configuration") -> str:
+def resolve_yaml_text(
+    text: str, opts: Sequence = (), source: str = "configuration", *, ignore_keys: Sequence[str] = ()
+) -> str:
     """`resolve_yaml` for YAML text, as `load_config_text` reads it."""
-    load_config_text(text, opts, source)
-    return to_yaml(_named(source, lambda: _resolve_text(text, opts, source)))
+    load_config_text(text, opts, source, ignore_keys=ignore_keys)
+    return _named(source, lambda: _resolve_text(text, opts, source, ignore_keys).yaml())
 
 
 def to_yaml(flat: Flat) -> str:
     """Nested block YAML of the inference keys, in the order of the table; leaves in JSON-like flow style."""
-    lines: list[str] = []
-    open_sections: list[str] = []
-    unset = tuple(start for start in LAZY_ONLY if _is_default(flat, start))
+    unset = tuple(start for start in OPTIONAL if _is_default(flat, start))
+    tree: dict[str, Any] = {}
     for key in INFERENCE:
-        if key.startswith(unset):
-            continue
-        *sections, leaf = key.split(".")
-        common = 0
-        while common < min(len(sections), len(open_sections)) and sections[common] == open_sections[common]:
-            common += 1
-        lines += [f"{'  ' * depth}{sections[depth]}:" for depth in range(common, len(sections))]
-        open_sections = sections
-        lines.append(f"{'  ' * len(sections)}{leaf}: {_scalar(flat[key])}")
-    return "\n".join(lines) + "\n"
+        if not key.startswith(unset):
+            *sections, leaf = key.split(".")
+            node = tree
+            for section in sections:
+                node = node.setdefault(section, {})
+            node[leaf] = flat[key]
+    return "\n".join(_lines(tree, "")) + "\n"
+
+
+def _lines(tree: dict[str, Any], indent: str) -> Iterator[str]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield f"{indent}{name}:"
+            yield from _lines(value, indent + "  ")
+        else:
+            yield f"{indent}{name}: {_scalar(value)}"
 
 
 def _is_default(flat: Flat, start: str) -> bool:

@@ -11,8 +11,10 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from tf_d2.config.defaults import IGNORED, IGNORED_SECTIONS, INFERENCE, KEYS, PROJECTS, SECTIONS, Flat
+from tf_d2.config.defaults import IGNORED, INFERENCE, KEYS, SECTIONS, Flat
 from tf_d2.config.errors import ConfigError, did_you_mean
+from tf_d2.config.safe_yaml import Unread
+from tf_d2.config.unknown import is_ignored, leave_out
 
 _MAX_LITERAL = 20_000
 
@@ -39,6 +41,7 @@ _RENAMED_V2 = {
     "TEST.AUG_MAX_SIZE": "TEST.AUG.MAX_SIZE",
     "TEST.AUG_FLIP": "TEST.AUG.FLIP",
 }
+_NULL: Flat = {"MODEL.FPN.NORM": None, "DATASETS.TRAIN": (), "DATASETS.TEST": ()}
 _ANCHOR_KEYS = ("ANCHOR_SIZES", "ANCHOR_ASPECT_RATIOS")
 _VERSION = INFERENCE["VERSION"]
 
@@ -65,21 +68,35 @@ def _kind(value: Any) -> str:
 
 
 def coerce(key: str, value: Any) -> Any:
-    """``value`` as the type of the default of ``key``: same type, list for tuple, int for float, null for "".
+    """``value`` as the type of the default of ``key``: same type, list for tuple, int for float.
 
-    Keys that inference ignores take any value.
+    null is what Python's None does in detectron2: false for a switch, no name for a name, no data sets; for
+    ``MODEL.FPN.NORM`` it stays None, which is no norm *and* no bias there. Keys that inference ignores take any value.
     """
     value = as_tuples(literal(value))
     if key in IGNORED:
         return value
+    if (unread := _unread(value)) is not None:
+        raise ConfigError(f"{key}: {unread.refusal()}")
     default = INFERENCE[key]
     if type(value) is type(default):
         return value
     if isinstance(default, float) and type(value) is int:
         return float(value)
-    if value is None and isinstance(default, str):
-        return ""
+    if value is None and key in _NULL:
+        return _NULL[key]
+    if value is None and isinstance(default, (str, bool)):
+        return type(default)()
     raise ConfigError(f"{key} = {_kind(value)}: expected a value like its default, {_kind(default)}")
+
+
+def _unread(value: Any) -> Unread | None:
+    """The first part of a value that is Python and was not evaluated."""
+    if isinstance(value, Unread):
+        return value
+    if isinstance(value, tuple):
+        return next((found for v in value if (found := _unread(v)) is not None), None)
+    return None
 
 
 def coerce_all(flat: Flat) -> Flat:
@@ -88,9 +105,6 @@ def coerce_all(flat: Flat) -> Flat:
 
 
 def _unknown(key: str) -> str:
-    for prefix, project in PROJECTS.items():
-        if key == prefix or key.startswith(prefix + "."):
-            return f"{key} belongs to {project}, which is not supported: only detectron2's own models are"
     return f"{key} is not a key of detectron2{did_you_mean(key, KEYS)}"
 
 
@@ -98,9 +112,9 @@ def flatten(data: dict, source: str, prefix: str = "") -> Flat:
     """``{"A": {"B": 1}}`` -> ``{"A.B": 1}``, leaving lists as they are."""
     flat: Flat = {}
     for key, value in data.items():
-        if not isinstance(key, str):
+        if not isinstance(key, str) and (not prefix or prefix[:-1] in SECTIONS):
             raise ConfigError(f"{source}: the key {prefix}{key!r} is not a string")
-        name = prefix + key
+        name = f"{prefix}{key}"
         if isinstance(value, dict) and name not in KEYS:
             flat.update(flatten(value, source, name + "."))
         else:
@@ -139,13 +153,17 @@ def upgrade(flat: Flat, source: str) -> Flat:
     return flat
 
 
-def merge_file(data: dict, source: str) -> Flat:
+def merge_file(data: dict, source: str, ignore: Sequence[str] = ()) -> Flat:
     """All keys with their defaults, overridden by the nested mapping of a file.
 
+    Keys detectron2 does not have are left out, with a `ConfigNotice`, where they cannot touch inference or
+    ``ignore`` (keys, sections, patterns) covers them.
+
     Raises:
-        ConfigError: naming the key that is unknown, of a project, or of the wrong type.
+        ConfigError: naming the keys that are unknown or of the wrong type.
     """
     merged = dict(KEYS)
+    unknown: Flat = {}
     for key, value in upgrade(flatten(data, source), source).items():
         if key in KEYS:
             try:
@@ -153,18 +171,32 @@ def merge_file(data: dict, source: str) -> Flat:
             except ConfigError as error:
                 raise ConfigError(f"{source}: {error}") from error
         elif key in SECTIONS:
-            raise ConfigError(f"{source}: {key} = {value!r}: expected a section with keys below it")
-        elif not key.startswith(IGNORED_SECTIONS):
-            raise ConfigError(f"{source}: {_unknown(key)}")
+            if isinstance(value, Unread):
+                raise ConfigError(f"{source}: {key}: {value.refusal()}")
+            if value is not None or any(known.startswith(key + ".") for known in INFERENCE):
+                raise ConfigError(f"{source}: {key} = {value!r}: expected a section with keys below it")
+        else:
+            unknown[key] = value
+    if data and not any(str(name) in SECTIONS or str(name) in KEYS for name in data):
+        names = ", ".join(map(str, list(data)[:5]))
+        raise ConfigError(
+            f"{source}: is no configuration of detectron2: of its keys ({names}) none is detectron2's"
+        )
+    leave_out(unknown, merged, ignore, source)
     return merged
 
 
-def merge_opts(flat: Flat, opts: Sequence) -> Flat:
-    """``flat`` overridden by ``["KEY", value, "KEY", value, ...]``; string values are read as literals."""
+def merge_opts(flat: Flat, opts: Sequence, ignore: Sequence[str] = ()) -> Flat:
+    """``flat`` overridden by ``["KEY", value, "KEY", value, ...]``; string values are read as literals.
+
+    Options that detectron2 does not have are an error, as there, unless ``ignore`` covers them.
+    """
     if isinstance(opts, str) or len(opts) % 2:
         raise ConfigError(f"options must be pairs of KEY and VALUE, got {list(opts)!r}")
     merged = dict(flat)
     for key, value in zip(opts[0::2], opts[1::2], strict=True):
+        if isinstance(key, str) and key not in KEYS and is_ignored(key, ignore):
+            continue
         if not isinstance(key, str) or key not in KEYS:
             known = f"{key} is a section" if key in SECTIONS else _unknown(str(key))
             raise ConfigError(f"option {key}: {known}")

@@ -7,12 +7,14 @@ does. The limits are far above real files (a full training dump has about 10 kB,
 from __future__ import annotations
 
 import re
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tf_d2.config.errors import ConfigError
+from tf_d2.config.errors import ConfigError, ConfigNotice
 
 MAX_BYTES = 1 << 18
 MAX_VALUES = 20_000
@@ -35,13 +37,37 @@ _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _EVAL_TAG = "tag:yaml.org,2002:python/object/apply:eval"
 
 
+@dataclass(frozen=True, eq=False)
+class Unread:
+    """A value that asks for more than data (a Python object, an expression). Nothing was evaluated.
+
+    Whoever needs the value raises `refusal`; in a place that only training reads it does no harm.
+
+    Attributes:
+        tag: what was asked for, ``"!!python/object/apply:functools.partial"``.
+        data: what stands behind the tag, as plain lists, mappings and values.
+    """
+
+    tag: str
+    data: Any
+    why: str
+
+    def refusal(self) -> str:
+        """The sentence that refuses the value, with the line it stands in."""
+        return self.why
+
+    def __repr__(self) -> str:
+        return f"<{self.tag[:100]}, not evaluated>"
+
+
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader that counts as it reads, refuses duplicate keys and reads harmless Python tags."""
+    """PyYAML's safe loader that counts as it reads, tells duplicate keys and reads harmless Python tags."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.values = 0
         self.depth = 0
+        self.twice: list[str] = []
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         self.values += 1
@@ -55,12 +81,12 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen: set[str] = set()
+        seen: dict[str, str] = {}
         for key_node, _ in node.value:
             if isinstance(key_node, yaml.ScalarNode) and key_node.tag != "tag:yaml.org,2002:merge":
                 if key_node.value in seen:
-                    raise ConfigError(f"the key {key_node.value!r} occurs twice ({_where(key_node)})")
-                seen.add(key_node.value)
+                    self.twice.append(f"{key_node.value} ({seen[key_node.value]} and {_where(key_node)})")
+                seen[key_node.value] = _where(key_node)
         return super().construct_mapping(node, deep)
 
 
@@ -101,20 +127,26 @@ def anchor_sizes(expression: str) -> list[list[int | float]]:
         ) from error
 
 
-def _construct_eval(loader: _Loader, node: yaml.Node) -> list:
+def _construct_eval(loader: _Loader, node: yaml.Node) -> list | Unread:
     args = loader.construct_sequence(node) if isinstance(node, yaml.SequenceNode) else []
     if len(args) != 1 or not isinstance(args[0], str):
-        return _refuse(loader, node)
+        return _unread(loader, node)
     try:
         return anchor_sizes(args[0])
     except ConfigError as error:
-        raise ConfigError(f"{error} ({_where(node)})") from error
+        return Unread(_tag(node), args, f"{error} ({_where(node)})")
 
 
-def _construct_tuple(loader: _Loader, node: yaml.Node) -> list:
+def _construct_list(loader: _Loader, node: yaml.Node) -> list | Unread:
     if not isinstance(node, yaml.SequenceNode):
-        return _refuse(loader, node)
+        return _unread(loader, node)
     return loader.construct_sequence(node, deep=True)
+
+
+def _construct_dict(loader: _Loader, node: yaml.Node) -> dict | Unread:
+    if not isinstance(node, yaml.MappingNode):
+        return _unread(loader, node)
+    return loader.construct_mapping(node, deep=True)
 
 
 def _construct_text(loader: _Loader, node: yaml.Node) -> str:
@@ -135,23 +167,43 @@ def _construct_name(loader: _Loader, suffix: str, node: yaml.Node) -> str:
     return f"python:{suffix}"
 
 
-def _refuse(loader: yaml.SafeLoader, node: yaml.Node) -> list:
-    tag = node.tag.replace("tag:yaml.org,2002:", "!!")
-    raise ConfigError(
-        f"the tag {tag[:100]!r} asks for more than data and is not executed ({_where(node)}); "
-        "write the plain value instead"
-    )
+def _tag(node: yaml.Node) -> str:
+    return node.tag.replace("tag:yaml.org,2002:", "!!")
 
 
+def _unread(loader: _Loader, node: yaml.Node) -> Unread:
+    """Any other tag: what stands behind it stays data, and whoever needs the value refuses it."""
+    tag = _tag(node)
+    advice = "write the plain value instead"
+    if tag.endswith(".CfgNode"):
+        advice = "this is yaml.dump(cfg); write the file with cfg.dump() instead"
+    why = f"the tag {tag[:100]!r} asks for more than data and is not executed ({_where(node)}); {advice}"
+    if isinstance(node, yaml.MappingNode):
+        return Unread(tag, loader.construct_mapping(node, deep=True), why)
+    if isinstance(node, yaml.SequenceNode):
+        return Unread(tag, loader.construct_sequence(node, deep=True), why)
+    return Unread(tag, loader.construct_scalar(node), why)  # type: ignore[arg-type]
+
+
+_PYTHON = "tag:yaml.org,2002:python/"
 _Loader.add_constructor(_EVAL_TAG, _construct_eval)
-_Loader.add_constructor("tag:yaml.org,2002:python/tuple", _construct_tuple)
-_Loader.add_constructor("tag:yaml.org,2002:python/str", _construct_text)
-_Loader.add_constructor("tag:yaml.org,2002:python/unicode", _construct_text)
-_Loader.add_constructor(
-    "tag:yaml.org,2002:python/object:detectron2.layers.shape_spec.ShapeSpec", _construct_shape
-)
-_Loader.add_multi_constructor("tag:yaml.org,2002:python/name:", _construct_name)
-_Loader.add_constructor(None, _refuse)  # type: ignore[arg-type]  # None: every other tag
+for _name, _construct in {
+    "tuple": _construct_list,
+    "list": _construct_list,
+    "dict": _construct_dict,
+    "str": _construct_text,
+    "unicode": _construct_text,
+    "none": yaml.SafeLoader.construct_yaml_null,
+    "bool": yaml.SafeLoader.construct_yaml_bool,
+    "int": yaml.SafeLoader.construct_yaml_int,
+    "long": yaml.SafeLoader.construct_yaml_int,
+    "float": yaml.SafeLoader.construct_yaml_float,
+    "object:detectron2.layers.shape_spec.ShapeSpec": _construct_shape,
+    "object:detectron2.layers.ShapeSpec": _construct_shape,
+}.items():
+    _Loader.add_constructor(_PYTHON + _name, _construct)
+_Loader.add_multi_constructor(_PYTHON + "name:", _construct_name)
+_Loader.add_constructor(None, _unread)  # type: ignore[arg-type]  # None: every other tag
 
 
 def _check_size(node: yaml.Node, sizes: dict[int, int | None]) -> int:
@@ -179,18 +231,22 @@ def _check_size(node: yaml.Node, sizes: dict[int, int | None]) -> int:
 def parse_yaml(text: str, source: str) -> dict[str, Any]:
     """The mapping in ``text``; ``source`` names it in errors. Never executes anything.
 
+    Values that ask for more than data come as `Unread`. Of a key that occurs twice the last value wins, as in
+    PyYAML, and a `ConfigNotice` says so.
+
     Raises:
-        ConfigError: not YAML, not a mapping, an unknown tag, a duplicate key, or over the limits.
+        ConfigError: not YAML, empty, not a mapping, or over the limits.
     """
     if len(text) > MAX_BYTES:
         raise ConfigError(f"{source}: larger than {MAX_BYTES} bytes, which no configuration is")
-    loader = None
+    loader, twice = None, []
     try:
         loader = _Loader(text)
+        twice = loader.twice
         node = loader.get_single_node()
         if node is not None:
             _check_size(node, {})
-        data = {} if node is None else loader.construct_document(node)
+        data = None if node is None else loader.construct_document(node)
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from error
     except (yaml.YAMLError, *_PYYAML_BUGS) as error:
@@ -200,8 +256,18 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
     finally:
         if loader is not None:
             loader.dispose()
+    if isinstance(data, Unread):
+        raise ConfigError(f"{source}: {data.refusal()}")
+    if data is None:
+        raise ConfigError(
+            f"{source}: is empty or holds comments only, so it is no configuration; detectron2's defaults alone would "
+            "be a Faster R-CNN R50-C4 of 80 classes"
+        )
     if not isinstance(data, dict):
         raise ConfigError(f"{source}: holds a {type(data).__name__}, not the mapping of a configuration")
+    if twice:
+        text = f"{source}: of a key that occurs twice the last value is taken: {', '.join(twice[:5])}"
+        warnings.warn(text, ConfigNotice, stacklevel=2)
     return data
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_d2.layers.base import Module, sequence
+from tf_d2.ops.elementary import rsqrt, sqrt
 
 BATCH_NORM_EPS = 1e-5  # torch's default, also FrozenBN and GroupNorm; Keras would use 1e-3
 LAYER_NORM_EPS = 1e-6  # detectron2's channel-first LayerNorm
@@ -39,7 +40,7 @@ class BatchNorm(Module):
         return scale, beta - mean * scale
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        scale = self.value(self.gamma) * tf.math.rsqrt(self.value(self.moving_variance) + BATCH_NORM_EPS)
+        scale = self.value(self.gamma) * rsqrt(self.value(self.moving_variance) + BATCH_NORM_EPS)
         return x * scale + (self.value(self.beta) - self.value(self.moving_mean) * scale)
 
 
@@ -60,7 +61,7 @@ class GroupNorm(Module):
         mean = self._over_group(wide)  # [N, 1, 1, C], equal within a group
         centred = wide - mean
         variance = self._over_group(tf.square(centred))
-        scale = tf.cast(self.value(self.gamma), accurate) * tf.math.rsqrt(variance + BATCH_NORM_EPS)
+        scale = tf.cast(self.value(self.gamma), accurate) * rsqrt(variance + BATCH_NORM_EPS)
         y = tf.cast(centred * scale + tf.cast(self.value(self.beta), accurate), x.dtype)
         return tf.ensure_shape(y, [x.shape[0], x.shape[1], x.shape[2], channels])
 
@@ -87,7 +88,7 @@ class LayerNorm(Module):
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         mean, variance = tf.nn.moments(x, [-1], keepdims=True)
-        normalised = (x - mean) / tf.sqrt(variance + LAYER_NORM_EPS)
+        normalised = (x - mean) / sqrt(variance + LAYER_NORM_EPS)
         return self.value(self.gamma) * normalised + self.value(self.beta)
 
 
@@ -108,7 +109,7 @@ class CycleBatchNorm(Module):
     def call(self, x: tf.Tensor, level: int) -> tf.Tensor:
         stats: BatchStatistics = getattr(self, f"level{level}")
         mean, variance = self.value(stats.moving_mean), self.value(stats.moving_variance)
-        scale = self.value(self.gamma) * tf.math.rsqrt(variance + BATCH_NORM_EPS)
+        scale = self.value(self.gamma) * rsqrt(variance + BATCH_NORM_EPS)
         return x * scale + (self.value(self.beta) - mean * scale)
 
 
@@ -122,7 +123,7 @@ class BatchStatistics(Module):
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         mean, variance = self.value(self.moving_mean), self.value(self.moving_variance)
-        return (x - mean) * tf.math.rsqrt(variance + BATCH_NORM_EPS)
+        return (x - mean) * rsqrt(variance + BATCH_NORM_EPS)
 
 
 def get_norm(norm: str, channels: int, name: str = "norm") -> Module | None:

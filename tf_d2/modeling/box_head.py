@@ -7,33 +7,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import tensorflow as tf
 
-from tf_d2.config.schema import BoxHeadConfig, Floats
+from tf_d2.config.parts.box_head import FastRCNNConvFCHeadConfig
+from tf_d2.config.reading import Floats
 from tf_d2.layers.base import Module
 from tf_d2.layers.conv import Conv2d, Linear
 from tf_d2.modeling.batches import Detections, Proposals, for_each_image, rows_of
 from tf_d2.ops import boxes as box_ops
-from tf_d2.ops import rotated
+from tf_d2.ops import elementary, rotated
 from tf_d2.ops.nms import batched_nms
 
 
 class FastRCNNConvFCHead(Module):
-    """3x3 convolutions, then linear layers, ReLU after each: ``[R, P, P, C]`` -> ``[R, FC_DIM]``.
+    """3x3 convolutions, then linear layers, ReLU after each: ``[R, P, P, C]`` -> ``[R, last of fc_dims]``.
 
-    Without linear layers the result stays ``[R, P, P, CONV_DIM]``.
+    Without linear layers the result stays ``[R, P, P, last of conv_dims]``; ``size`` is P.
     """
 
-    def __init__(self, config: BoxHeadConfig, in_channels: int, name: str) -> None:
+    def __init__(self, config: FastRCNNConvFCHeadConfig, in_channels: int, size: int, name: str) -> None:
         super().__init__(name)
         bias = config.norm == ""
-        size, channels = config.pooler.resolution, in_channels
+        channels = in_channels
         self.blocks: list[Module] = []
         with self.scope():
-            for k in range(config.num_conv):
+            for k, dim in enumerate(config.conv_dims):
                 conv = Conv2d(
                     channels,
-                    config.conv_dim,
+                    dim,
                     3,
                     f"conv{k + 1}",
                     padding=1,
@@ -42,12 +44,12 @@ class FastRCNNConvFCHead(Module):
                     relu=True,
                 )
                 self.blocks.append(conv)
-                channels = config.conv_dim
+                channels = dim
             features, spatial = channels * size * size, size
-            for k in range(config.num_fc):
-                layer = Linear(features, config.fc_dim, f"fc{k + 1}", spatial=spatial or None, relu=True)
+            for k, dim in enumerate(config.fc_dims):
+                layer = Linear(features, dim, f"fc{k + 1}", spatial=spatial or None, relu=True)
                 self.blocks.append(layer)
-                features, spatial = config.fc_dim, 0
+                features, spatial = dim, 0
         self.out_features = features
         self.out_spatial = spatial
 
@@ -83,7 +85,7 @@ class FastRCNNOutputLayers(Module):
 def predict_probs(scores: tf.Tensor, sigmoid: bool) -> tf.Tensor:
     """Class logits ``[R, K + 1]`` -> float32 probabilities."""
     scores = tf.cast(scores, tf.float32)
-    return tf.sigmoid(scores) if sigmoid else tf.nn.softmax(scores)
+    return elementary.sigmoid(scores) if sigmoid else elementary.softmax(scores)
 
 
 def predict_boxes(
@@ -145,7 +147,7 @@ def _detect(
     is_rotated = boxes.shape[-1] == 5
     finite = tf.reduce_all(tf.math.is_finite(boxes), [1, 2]) & tf.reduce_all(tf.math.is_finite(probs), 1)
     # A Python threshold meets float32 scores as a float32, in torch as here.
-    candidate = (probs[:, :-1] > score_thresh) & finite[:, None]
+    candidate = elementary.above(probs[:, :-1], score_thresh) & finite[:, None]
     index = tf.where(candidate)  # [n, 2] (region, class), region-major
     region, classes = index[:, 0], index[:, 1]
     box_class = tf.zeros_like(classes) if boxes.shape[1] == 1 else classes
@@ -159,7 +161,7 @@ def _detect(
 
 def average_probs(stage_probs: Sequence[tf.Tensor]) -> tf.Tensor:
     """The cascade's probabilities: the sum over stages times 1 / stages (a product, as detectron2 computes it)."""
-    total = stage_probs[0]
+    total = elementary.widen(stage_probs[0])
     for probs in stage_probs[1:]:
-        total = total + probs
-    return total * (1.0 / len(stage_probs))
+        total = elementary.widen(elementary.narrow(total + elementary.widen(probs)))
+    return elementary.narrow(total * float(np.float32(1.0 / len(stage_probs))))

@@ -6,10 +6,12 @@ import math
 
 import tensorflow as tf
 
-from tf_d2.config.schema import FPNConfig
+from tf_d2.config.parts.fpn import FPNConfig, TopBlockConfig
 from tf_d2.layers.base import Module
 from tf_d2.layers.conv import Conv2d
-from tf_d2.modeling.bottom_up import BottomUp
+from tf_d2.modeling.backbone import Backbone
+from tf_d2.modeling.model import make_layer
+from tf_d2.modeling.recording import Stages
 from tf_d2.ops.interpolate import add_nearest2x
 
 
@@ -38,11 +40,22 @@ class LastLevelP6P7(Module):
         return [p6, self.p7(tf.nn.relu(p6))]
 
 
-class FPN(Module):
+def make_top_block(
+    config: TopBlockConfig, in_channels: int, out_channels: int
+) -> LastLevelMaxPool | LastLevelP6P7:
+    """The levels on top, under the name ``top_block``; only P6P7 has variables."""
+    if config.name == "LastLevelMaxPool":
+        return LastLevelMaxPool("top_block")
+    return LastLevelP6P7(in_channels, out_channels, "top_block")
+
+
+class FPN(Backbone):
     """Pyramid over a bottom-up network; features are named "p" + log2(stride)."""
 
-    def __init__(self, config: FPNConfig, bottom_up: BottomUp, name: str) -> None:
+    def __init__(self, config: FPNConfig, in_channels: int, name: str) -> None:
         super().__init__(name)
+        with self.scope():
+            bottom_up: Backbone = make_layer("backbone", config.bottom_up, in_channels, "bottom_up")
         self.bottom_up = bottom_up
         self.in_features = config.in_features
         self.average = config.fuse_type == "avg"
@@ -50,7 +63,7 @@ class FPN(Module):
         strides = [bottom_up.strides[f] for f in config.in_features]
         self.size_divisibility = strides[-1]
         self.levels = [int(math.log2(s)) for s in strides]
-        bias = config.norm == ""
+        bias, norm = config.norm == "", config.norm or ""  # with None there is neither, as in detectron2
         with self.scope():
             for level, feature in zip(self.levels, config.in_features, strict=True):
                 lateral = f"fpn_lateral{level}"
@@ -59,7 +72,7 @@ class FPN(Module):
                 setattr(
                     self,
                     lateral,
-                    Conv2d(channels, config.out_channels, 1, lateral, bias=bias, norm=config.norm),
+                    Conv2d(channels, config.out_channels, 1, lateral, bias=bias, norm=norm),
                 )
                 setattr(
                     self,
@@ -71,25 +84,19 @@ class FPN(Module):
                         output,
                         padding=1,
                         bias=bias,
-                        norm=config.norm,
+                        norm=norm,
                     ),
                 )
-            self.top_block = self._make_top_block(config)
+            self.top_block = None
+            if config.top_block is not None:
+                self.top_feature = config.top_block.in_feature
+                channels = bottom_up.channels.get(self.top_feature, config.out_channels)
+                self.top_block = make_top_block(config.top_block, channels, config.out_channels)
         extra = self.top_block.num_levels if self.top_block is not None else 0
         names = self.levels + [self.levels[-1] + i + 1 for i in range(extra)]
         self.strides = {f"p{level}": 2**level for level in names}
         self.channels = {name: config.out_channels for name in self.strides}
         self.out_features = tuple(self.strides)
-
-    def _make_top_block(self, config: FPNConfig) -> LastLevelMaxPool | LastLevelP6P7 | None:
-        if config.top_block is None:
-            return None
-        if config.top_block == "LastLevelMaxPool":
-            self.top_feature = f"p{self.levels[-1]}"
-            return LastLevelMaxPool("top_block")
-        self.top_feature = config.top_block_in_feature
-        channels = self.bottom_up.channels.get(self.top_feature, config.out_channels)
-        return LastLevelP6P7(channels, config.out_channels, "top_block")
 
     def top_down(self, bottom_up: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Pyramid features, finest first, from the bottom-up features by name."""
@@ -111,5 +118,7 @@ class FPN(Module):
                 results[f"p{self.levels[-1] + i + 1}"] = feature
         return results
 
-    def call(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
-        return self.top_down(self.bottom_up(x))
+    def forward(self, x: tf.Tensor, stages: Stages, path: str) -> dict[str, tf.Tensor]:
+        features = self.top_down(self.bottom_up.forward(x, stages, f"{path}.bottom_up"))
+        stages.update({f"{path}/{name}": feature for name, feature in features.items()})
+        return features

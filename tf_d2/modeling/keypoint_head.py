@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tf_d2.config.schema import KeypointHeadConfig
+from tf_d2.config.parts.keypoint_head import KeypointHeadConfig
 from tf_d2.layers.base import Module
 from tf_d2.layers.conv import Conv2d, ConvTranspose2d
 from tf_d2.ops.interpolate import bilinear

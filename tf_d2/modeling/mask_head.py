@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tf_d2.config.schema import MaskHeadConfig
+from tf_d2.config.parts.mask_head import MaskHeadConfig
 from tf_d2.layers.base import Module
 from tf_d2.layers.conv import Conv2d, ConvTranspose2d
 from tf_d2.ops.conv import join_tiles
+from tf_d2.ops.elementary import sigmoid
 
 
 class MaskRCNNConvUpsampleHead(Module):
@@ -19,10 +20,11 @@ class MaskRCNNConvUpsampleHead(Module):
         channels = in_channels
         self.convs: list[Conv2d] = []
         with self.scope():
-            for k in range(config.num_conv):
+            *dims, last = config.conv_dims
+            for k, dim in enumerate(dims):
                 conv = Conv2d(
                     channels,
-                    config.conv_dim,
+                    dim,
                     3,
                     f"mask_fcn{k + 1}",
                     padding=1,
@@ -31,11 +33,9 @@ class MaskRCNNConvUpsampleHead(Module):
                     relu=True,
                 )
                 self.convs.append(conv)
-                channels = config.conv_dim
-            self.deconv = ConvTranspose2d(channels, config.conv_dim, 2, "deconv", stride=2, relu=True)
-            self.predictor = Conv2d(
-                config.conv_dim, 1 if config.cls_agnostic_mask else num_classes, 1, "predictor"
-            )
+                channels = dim
+            self.deconv = ConvTranspose2d(channels, last, 2, "deconv", stride=2, relu=True)
+            self.predictor = Conv2d(last, 1 if config.cls_agnostic_mask else num_classes, 1, "predictor")
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         for conv in self.convs:
@@ -62,4 +62,4 @@ def mask_inference(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
         pixels = tf.range(tf.reduce_prod(shape[:3])) * shape[3]
         index = tf.reshape(pixels, shape[:3]) + tf.cast(classes, tf.int64)[:, None, None]
         chosen = tf.gather(tf.reshape(logits, [-1]), index)
-    return tf.sigmoid(chosen if chosen.dtype == tf.float64 else tf.cast(chosen, tf.float32))
+    return sigmoid(chosen if chosen.dtype == tf.float64 else tf.cast(chosen, tf.float32))

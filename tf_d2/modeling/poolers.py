@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
-from tf_d2.config.schema import PoolerConfig
+from tf_d2.config.parts.poolers import PoolerConfig
 from tf_d2.ops import rotated
 from tf_d2.ops.boxes import assign_levels
 from tf_d2.ops.roi_align import Pooled, Regions
@@ -95,4 +95,5 @@ class ROIPooler:
             # The area of a rotated box is w * h, whatever its angle.
             zero = tf.zeros_like(boxes[:, :2])
             boxes = tf.concat([zero, boxes[:, 2:4]], axis=1)
-        return assign_levels(boxes, lowest, highest)
+        size, level = float(self.config.canonical_box_size), self.config.canonical_level
+        return assign_levels(boxes, lowest, highest, size, level)

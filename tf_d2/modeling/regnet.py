@@ -5,11 +5,11 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from tf_d2.config.regnet import RegNetStage, regnet_stages
-from tf_d2.config.schema import RegNetConfig
+from tf_d2.config.parts.regnet import RegNetConfig, RegNetStage
 from tf_d2.layers.base import Module, sequence
 from tf_d2.layers.conv import Conv2d
-from tf_d2.modeling.bottom_up import BottomUp
+from tf_d2.modeling.backbone import BottomUp
+from tf_d2.ops.elementary import sigmoid
 
 
 class SimpleStem(Module):
@@ -41,7 +41,7 @@ class SqueezeExcitation(Module):
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         means = tf.reduce_mean(x, axis=[1, 2], keepdims=True)  # [N, 1, 1, C]
-        return x * tf.sigmoid(self.f_ex["2"](self.f_ex["0"](means)))
+        return x * sigmoid(self.f_ex["2"](self.f_ex["0"](means)))
 
 
 class BottleneckTransform(Module):
@@ -138,7 +138,7 @@ class RegNet(BottomUp):
     """
 
     def __init__(self, config: RegNetConfig, in_channels: int, name: str) -> None:
-        stages = regnet_stages(config)
+        stages = config.stages
         super().__init__(name, tuple(stage.name for stage in stages), config.out_features)
         channels = config.stem_width
         self.strides["stem"], self.channels["stem"] = 2, channels

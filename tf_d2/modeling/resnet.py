@@ -5,11 +5,12 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from tf_d2.config.schema import ResNetConfig
+from tf_d2.config.parts.resnet import ResNetConfig
 from tf_d2.layers.base import Module
 from tf_d2.layers.conv import Conv2d, DeformConv2d
-from tf_d2.modeling.bottom_up import BottomUp, stages_up_to
+from tf_d2.modeling.backbone import BottomUp, stages_up_to
 from tf_d2.ops.conv import max_pool2d
+from tf_d2.ops.elementary import sigmoid
 
 BLOCKS_PER_STAGE = {
     18: (2, 2, 2, 2),
@@ -163,7 +164,7 @@ class DeformBottleneckBlock(BottleneckBlock):
         if not self.modulated:
             return self.conv2(x, offset)
         taps = 18 * self.deform_groups
-        return self.conv2(x, offset[..., :taps], tf.sigmoid(offset[..., taps:]))
+        return self.conv2(x, offset[..., :taps], sigmoid(offset[..., taps:]))
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int, norm: str) -> Conv2d | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from tf_d2.config.schema import AnchorConfig, RetinaNetConfig
+from tf_d2.config.parts.retinanet import RetinaNetConfig
 from tf_d2.layers.base import Module, on_levels, sequence
 from tf_d2.layers.conv import Conv2d
 from tf_d2.layers.norm import CycleBatchNorm, get_norm
@@ -14,6 +15,7 @@ from tf_d2.modeling.batches import Detections, for_each_image, static_batch
 from tf_d2.modeling.rpn import level_cell_anchors
 from tf_d2.ops import anchors as anchor_ops
 from tf_d2.ops import boxes as box_ops
+from tf_d2.ops.elementary import above, rank_key, sigmoid
 from tf_d2.ops.nms import batched_nms
 
 
@@ -78,9 +80,9 @@ def _run_tower(tower: dict[str, Module], x: tf.Tensor, level: int) -> tf.Tensor:
 class RetinaNetDecoder:
     """Turns head outputs into detections. Holds the anchors; has no variables."""
 
-    def __init__(self, config: RetinaNetConfig, anchors: AnchorConfig, strides: Sequence[int]) -> None:
-        self.config, self.strides, self.offset = config, list(strides), anchors.offset
-        self.cells = level_cell_anchors(anchors, len(self.strides))
+    def __init__(self, config: RetinaNetConfig, strides: Sequence[int]) -> None:
+        self.config, self.strides, self.offset = config, list(strides), config.anchors.offset
+        self.cells = level_cell_anchors(config.anchors, len(self.strides))
 
     def __call__(self, logits: Sequence[tf.Tensor], deltas: Sequence[tf.Tensor]) -> Detections:
         """Score threshold and top k per level, decoding, per-class NMS over all levels, best of the image.
@@ -116,12 +118,15 @@ class RetinaNetDecoder:
         """Candidates of one level of one image: logits ``[H, W, A * K]``, deltas ``[H, W, A * 4]``."""
         shape = tf.shape(logits)
         num_classes = self.config.num_classes
-        scores = tf.sigmoid(tf.cast(tf.reshape(logits, [-1]), tf.float32))  # [H * W * A * K]
-        candidates = tf.where(scores > self.config.score_thresh_test)[:, 0]
-        candidate_scores = tf.gather(scores, candidates)
+        threshold = self.config.score_thresh_test
+        flat_logits = tf.reshape(logits, [-1])  # [H * W * A * K]
+        likely = tf.where(flat_logits >= _surely_below(threshold))[:, 0]
+        likely_scores = sigmoid(tf.cast(tf.gather(flat_logits, likely), tf.float32))
+        passed = tf.where(above(likely_scores, threshold))[:, 0]
+        candidates, scores = tf.gather(likely, passed), tf.gather(likely_scores, passed)
         k = tf.minimum(self.config.topk_candidates_test, tf.shape(candidates)[0])
-        best, order = tf.math.top_k(candidate_scores, k)
-        chosen = tf.gather(candidates, order)  # int64 [k]
+        _, order = tf.math.top_k(rank_key(scores), k)
+        chosen, best = tf.gather(candidates, order), tf.gather(scores, order)  # int64 and float32 [k]
         anchor_index, classes = chosen // num_classes, chosen % num_classes
         anchors = anchor_ops.grid_anchors(
             self.cells[level], shape[0], shape[1], self.strides[level], self.offset
@@ -131,3 +136,12 @@ class RetinaNetDecoder:
             tf.gather(flat, anchor_index), tf.gather(anchors, anchor_index), self.config.bbox_reg_weights
         )
         return boxes, best, classes
+
+
+def _surely_below(threshold: float) -> float:
+    """A logit below which no score is above ``threshold``: most of the millions need no sigmoid."""
+    if threshold <= 0:
+        return -math.inf  # NaN is below that, too
+    # Scores within a few units in the last place of the threshold are a hundredth of a logit around it at most.
+    threshold = min(threshold, 1 - 1e-4)
+    return math.log(threshold / (1 - threshold)) - 0.05

@@ -9,24 +9,24 @@ write what they compute into ``stages``, under detectron2's module names.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import tensorflow as tf
 
-from tf_d2.config.schema import ModelConfig, PoolerConfig, ROIHeadsConfig
+from tf_d2.config.parts.poolers import PoolerConfig
+from tf_d2.config.parts.roi_heads import Res5ROIHeadsConfig, StandardROIHeadsConfig
 from tf_d2.layers.base import Module, sequence
+from tf_d2.modeling.backbone import Backbone
 from tf_d2.modeling.batches import Detections, Proposals
 from tf_d2.modeling.box_head import (
-    FastRCNNConvFCHead,
     FastRCNNOutputLayers,
     average_probs,
     fast_rcnn_inference,
     predict_boxes,
     predict_probs,
 )
-from tf_d2.modeling.keypoint_head import KRCNNConvDeconvUpsampleHead
-from tf_d2.modeling.mask_head import MaskRCNNConvUpsampleHead, mask_inference
+from tf_d2.modeling.mask_head import mask_inference
+from tf_d2.modeling.model import make_layer
 from tf_d2.modeling.poolers import ROIPooler
 from tf_d2.modeling.recording import Stages, is_recorded
 from tf_d2.modeling.resnet import make_stage
@@ -37,25 +37,17 @@ Features = Mapping[str, tf.Tensor]
 PREFIX = "roi_heads"
 
 
-class Backbone(Protocol):
-    """What the heads need to know of a backbone."""
-
-    strides: dict[str, int]
-    channels: dict[str, int]
-
-
 class StandardROIHeads(Module):
     """Box head on pooled features; mask and keypoint heads on the detections. Also RROIHeads (rotated boxes)."""
 
-    def __init__(self, config: ModelConfig, backbone: Backbone) -> None:
+    def __init__(self, config: StandardROIHeadsConfig, backbone: Backbone) -> None:
         super().__init__(PREFIX)
-        assert config.roi_heads is not None
-        self.heads: ROIHeadsConfig = config.roi_heads
-        self.rotated = self.heads.name == "RROIHeads"
+        self.heads = config
+        self.rotated = config.rotated
         self.feature_names = self.heads.in_features
         self.strides = tuple(backbone.strides[f] for f in self.feature_names)
         self.channels = backbone.channels[self.feature_names[0]]
-        self.box_pooler = self.make_pooler(self.heads.box_head.pooler)
+        self.box_pooler = self.make_pooler(self.heads.box_pooler)
         with self.scope():
             self.make_box_heads()
             self._make_instance_heads()
@@ -64,14 +56,18 @@ class StandardROIHeads(Module):
         return ROIPooler(config, self.strides)
 
     def make_box_heads(self) -> None:
-        self.box_head = FastRCNNConvFCHead(self.heads.box_head, self.channels, "box_head")
+        self.box_head = self.make_box_head("box_head")
         self.box_predictor = self.make_predictor(self.box_head, "box_predictor")
 
-    def make_predictor(self, head: FastRCNNConvFCHead, name: str) -> FastRCNNOutputLayers:
+    def make_box_head(self, name: str) -> Any:
+        size = self.heads.box_pooler.resolution
+        return make_layer("box_head", self.heads.box_head, self.channels, size, name)
+
+    def make_predictor(self, head: Any, name: str) -> FastRCNNOutputLayers:
         return FastRCNNOutputLayers(
             head.out_features,
             self.heads.num_classes,
-            self.heads.box_head.cls_agnostic_bbox_reg,
+            self.heads.box_predictor.cls_agnostic_bbox_reg,
             name,
             spatial=head.out_spatial,
             box_dim=5 if self.rotated else 4,
@@ -81,13 +77,14 @@ class StandardROIHeads(Module):
         mask, keypoint = self.heads.mask_head, self.heads.keypoint_head
         self.mask_head = self.keypoint_head = None
         if mask is not None:
-            self.mask_pooler = self.make_pooler(mask.pooler)
-            self.mask_head = MaskRCNNConvUpsampleHead(
-                mask, self.channels, self.heads.num_classes, "mask_head"
-            )
+            if self.heads.mask_pooler is not None:
+                self.mask_pooler = self.make_pooler(self.heads.mask_pooler)
+            classes = self.heads.num_classes
+            self.mask_head = make_layer("mask_head", mask, self.channels, classes, "mask_head")
         if keypoint is not None:
-            self.keypoint_pooler = self.make_pooler(keypoint.pooler)
-            self.keypoint_head = KRCNNConvDeconvUpsampleHead(keypoint, self.channels, "keypoint_head")
+            assert self.heads.keypoint_pooler is not None
+            self.keypoint_pooler = self.make_pooler(self.heads.keypoint_pooler)
+            self.keypoint_head = make_layer("keypoint_head", keypoint, self.channels, "keypoint_head")
 
     def on_regions(
         self,
@@ -167,9 +164,9 @@ class StandardROIHeads(Module):
         batch_size: int | tf.Tensor,
     ) -> Detections:
         """Detections from the class logits of every box stage, and the deltas and pooled boxes of the last."""
-        head = self.heads.box_head
-        probs = average_probs([predict_probs(scores, head.use_sigmoid_ce) for scores in stage_scores])
-        weights = head.bbox_reg_weights[len(stage_scores) - 1]
+        predictor = self.heads.box_predictor
+        probs = average_probs([predict_probs(scores, predictor.use_sigmoid_ce) for scores in stage_scores])
+        weights = predictor.bbox_reg_weights[len(stage_scores) - 1]
         decoded = predict_boxes(deltas, proposals.boxes, weights, self.rotated)
         return fast_rcnn_inference(
             decoded,
@@ -177,9 +174,9 @@ class StandardROIHeads(Module):
             proposals,
             image_sizes,
             batch_size,
-            self.heads.score_thresh_test,
-            self.heads.nms_thresh_test,
-            self.heads.detections_per_image,
+            predictor.score_thresh_test,
+            predictor.nms_thresh_test,
+            predictor.detections_per_image,
         )
 
     def per_instance(
@@ -228,10 +225,8 @@ class CascadeROIHeads(StandardROIHeads):
     """Box stages in a row, each pooling the boxes the one before it predicted."""
 
     def make_box_heads(self) -> None:
-        config = self.heads.box_head
-        keys = [str(k) for k in range(len(config.bbox_reg_weights))]
-        make_head = {key: lambda name: FastRCNNConvFCHead(config, self.channels, name) for key in keys}
-        self.box_head = sequence("box_head", make_head)
+        keys = [str(k) for k in range(len(self.heads.box_predictor.bbox_reg_weights))]
+        self.box_head = sequence("box_head", dict.fromkeys(keys, self.make_box_head))
         heads = self.box_head
         make_predictor = {key: (lambda name, key=key: self.make_predictor(heads[key], name)) for key in keys}
         self.box_predictor = sequence("box_predictor", make_predictor)
@@ -262,7 +257,8 @@ class CascadeROIHeads(StandardROIHeads):
         self, stage: int, deltas: tf.Tensor, proposals: Proposals, image_sizes: tf.Tensor
     ) -> Proposals:
         """What stage ``stage`` pools: the boxes of the stage before, decoded and clipped, none dropped."""
-        boxes = box_ops.apply_deltas(deltas, proposals.boxes, self.heads.box_head.bbox_reg_weights[stage - 1])
+        weights = self.heads.box_predictor.bbox_reg_weights[stage - 1]
+        boxes = box_ops.apply_deltas(deltas, proposals.boxes, weights)
         sizes = tf.gather(image_sizes, proposals.image_index)
         return proposals._replace(boxes=box_ops.clip(boxes, sizes[:, 0], sizes[:, 1]))
 
@@ -270,20 +266,14 @@ class CascadeROIHeads(StandardROIHeads):
 class Res5ROIHeads(StandardROIHeads):
     """The C4 heads: boxes and masks share the last ResNet stage, run on every pooled region."""
 
-    def __init__(self, config: ModelConfig, backbone: Backbone) -> None:
-        assert config.resnet is not None, "Res5ROIHeads is the last stage of a ResNet"
-        self._resnet = config.resnet
-        super().__init__(config, backbone)
-
     def make_box_heads(self) -> None:
-        # Always three plain bottlenecks with stride 2, whatever the backbone's depth, dilation or deformation.
-        plain = replace(self._resnet, depth=50, res5_dilation=1, deform_on_per_stage=(False,) * 4)
-        self.res5 = make_stage(plain, 3, "res5")
-        self.channels = self._resnet.res2_out_channels * 8
+        assert isinstance(self.heads, Res5ROIHeadsConfig) and self.heads.res5 is not None
+        self.res5 = make_stage(self.heads.res5, 3, "res5")
+        self.channels = self.heads.res5.res2_out_channels * 8
         self.box_predictor = FastRCNNOutputLayers(
             self.channels,
             self.heads.num_classes,
-            self.heads.box_head.cls_agnostic_bbox_reg,
+            self.heads.box_predictor.cls_agnostic_bbox_reg,
             "box_predictor",
         )
 
@@ -320,11 +310,3 @@ class Res5ROIHeads(StandardROIHeads):
             ["mask_head.predictor"],
         )
         return mask_inference(logits, detections.classes)
-
-
-ROI_HEADS = {
-    "StandardROIHeads": StandardROIHeads,
-    "RROIHeads": StandardROIHeads,
-    "CascadeROIHeads": CascadeROIHeads,
-    "Res5ROIHeads": Res5ROIHeads,
-}

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from tf_d2.config.schema import AnchorConfig, RPNConfig
+from tf_d2.config.parts.anchors import ROTATED, AnchorConfig
+from tf_d2.config.parts.rpn import RPNConfig
 from tf_d2.layers.base import Module, on_levels, sequence
 from tf_d2.layers.conv import Conv2d
 from tf_d2.modeling.batches import Proposals, for_each_image, static_batch
@@ -22,7 +23,7 @@ def level_cell_anchors(config: AnchorConfig, levels: int) -> list[np.ndarray]:
     per_level = []
     for i in range(levels):
         sizes, ratios = _of_level(config.sizes, i), _of_level(config.aspect_ratios, i)
-        if config.name == "RotatedAnchorGenerator":
+        if config.name == ROTATED:
             angles = _of_level(config.angles, i)
             per_level.append(anchor_ops.rotated_cell_anchors(sizes, ratios, angles))
         else:
@@ -76,14 +77,12 @@ class StandardRPNHead(Module):
 class RPN(Module):
     """Head, anchors and the selection of proposals; ``RRPN`` when the anchors are rotated."""
 
-    def __init__(
-        self, config: RPNConfig, anchors: AnchorConfig, channels: int, strides: Sequence[int], name: str
-    ) -> None:
+    def __init__(self, config: RPNConfig, channels: int, strides: Sequence[int], name: str) -> None:
         super().__init__(name)
         self.rpn = config
-        self.strides, self.offset = list(strides), anchors.offset
-        self.rotated = config.name == "RRPN"
-        self.cells = level_cell_anchors(anchors, len(self.strides))
+        self.strides, self.offset = list(strides), config.anchors.offset
+        self.rotated = config.rotated
+        self.cells = level_cell_anchors(config.anchors, len(self.strides))
         with self.scope():
             self.rpn_head = StandardRPNHead(
                 channels, len(self.cells[0]), 5 if self.rotated else 4, config.conv_dims, "rpn_head"

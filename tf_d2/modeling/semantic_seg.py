@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
-from tf_d2.config.schema import SemSegHeadConfig
+from tf_d2.config.parts.sem_seg import SemSegHeadConfig
 from tf_d2.layers.base import Module, sequence
 from tf_d2.layers.conv import Conv2d
+from tf_d2.modeling.backbone import Backbone
 from tf_d2.ops.interpolate import bilinear
 
 
@@ -20,10 +21,9 @@ class SemSegFPNHead(Module):
     already has the common stride, bilinear doubling).
     """
 
-    def __init__(
-        self, config: SemSegHeadConfig, strides: Mapping[str, int], channels: Mapping[str, int], name: str
-    ) -> None:
+    def __init__(self, config: SemSegHeadConfig, backbone: Backbone, name: str) -> None:
         super().__init__(name)
+        strides, channels = backbone.strides, backbone.channels
         self.common_stride = config.common_stride
         self.feature_names = sorted(config.in_features, key=lambda f: strides[f])
         self.doubles = {f: strides[f] != config.common_stride for f in self.feature_names}

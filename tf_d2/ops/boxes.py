@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from tf_d2.ops.elementary import exp
 from tf_d2.ops.exact import exact_constant
 
 # detectron2 limits the growth of a box to 1000 / 16 times its anchor, so that a wild delta cannot overflow
@@ -48,7 +49,7 @@ def apply_deltas(deltas: tf.Tensor, boxes: tf.Tensor, weights: Sequence[float]) 
     dx, dy = dx / wx, dy / wy
     dw, dh = _clamp_above(dw / ww, DEFAULT_SCALE_CLAMP), _clamp_above(dh / wh, DEFAULT_SCALE_CLAMP)
     new_x, new_y = dx * width + centre_x, dy * height + centre_y
-    half_w, half_h = 0.5 * (tf.exp(dw) * width), 0.5 * (tf.exp(dh) * height)
+    half_w, half_h = 0.5 * (exp(dw) * width), 0.5 * (exp(dh) * height)
     decoded = tf.stack([new_x - half_w, new_y - half_h, new_x + half_w, new_y + half_h], axis=-1)
     return tf.reshape(decoded, shape)
 

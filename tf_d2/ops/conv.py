@@ -37,7 +37,13 @@ def conv2d(
     """
     pads: Any = _conv_padding(kernel, stride, padding, dilation)
     y = tf.nn.conv2d(x, kernel, stride, pads, dilations=dilation)
-    return y if bias is None else tf.nn.bias_add(y, bias)
+    if bias is None:
+        return y
+    # Without oneDNN (TF_ENABLE_ONEDNN_OPTS=0, and by default on processors without AVX512_VNNI) the graph optimiser
+    # makes one op of a convolution and a BiasAdd, also of grouped ones, for which that op has no kernel. A plain sum
+    # it leaves alone there, and with oneDNN, which has the kernel, it fuses both.
+    grouped = kernel.shape[2] != x.shape[-1]
+    return y + bias if grouped else tf.nn.bias_add(y, bias)
 
 
 def _conv_padding(kernel: tf.Tensor, stride: int, padding: int, dilation: int) -> str | list[list[int]]:

@@ -14,6 +14,7 @@ Source: detectron2/structures/keypoints.py `heatmaps_to_keypoints` at 02b5c4e2.
 
 import tensorflow as tf
 
+from tf_d2.ops.elementary import exp, reciprocal
 from tf_d2.ops.interpolate import cubic_taps
 
 _CHUNK_ELEMENTS = 1 << 18  # stretched values per piece of rows: 1 MB of float32
@@ -63,7 +64,8 @@ def _decode_one(maps: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
     row = ((terms[0] + terms[1]) + terms[2]) + terms[3]
     ix = tf.argmax(row, axis=1, output_type=tf.int32)
     highest = tf.reduce_max(row, axis=1)
-    score = 1.0 / tf.reduce_sum(tf.exp(maps - highest[:, tf.newaxis, tf.newaxis]), axis=[1, 2])
+    powers = exp(maps - highest[:, tf.newaxis, tf.newaxis])
+    score = reciprocal(tf.cast(tf.reduce_sum(tf.cast(powers, tf.float64), axis=[1, 2]), tf.float32))
     cell = tf.cast(tf.stack([ix, iy], axis=1), tf.float32)
     position = (cell + 0.5) * (size / grid) + box[:2]
     return tf.concat([position, score[:, tf.newaxis]], axis=1)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+from tf_d2.ops.elementary import rank_key
+
 # torchvision's batched_nms on CPU loops over classes above this many boxes (4000 coordinates) and shifts the
 # boxes of each class apart below it. The two differ by rounding and, for negative coordinates, by more.
 COORDINATE_TRICK_MAX_BOXES = 1000
@@ -46,11 +48,19 @@ def nms(
     Source: torchvision/csrc/ops/cpu/nms_kernel.cpp.
     """
     limit = tf.shape(boxes)[0] if max_output_size is None else max_output_size
+    return _suppress(tf.cast(boxes, tf.float32), _by_rank(scores), iou_threshold, limit)
+
+
+def _suppress(boxes: tf.Tensor, ranks: tf.Tensor, iou_threshold: float, limit: tf.Tensor | int) -> tf.Tensor:
     if iou_threshold > 1:  # tf.image refuses it
-        return tf.argsort(scores, direction="DESCENDING", stable=True)[:limit]
-    return tf.image.non_max_suppression(
-        tf.cast(boxes, tf.float32), tf.cast(scores, tf.float32), limit, float32_threshold(iou_threshold)
-    )
+        return tf.argsort(ranks, direction="DESCENDING", stable=True)[:limit]
+    return tf.image.non_max_suppression(boxes, ranks, limit, float32_threshold(iou_threshold))
+
+
+def _by_rank(scores: tf.Tensor) -> tf.Tensor:
+    """Float32 ``[N]`` in the order of ``scores`` (equal ones: first is highest) that no kernel takes for 0."""
+    order = tf.argsort(rank_key(tf.cast(scores, tf.float32)), direction="DESCENDING", stable=True)
+    return -tf.cast(tf.math.invert_permutation(order), tf.float32)
 
 
 def batched_nms(
@@ -77,41 +87,44 @@ def batched_nms(
 
     Source: detectron2/layers/nms.py, torchvision/ops/boxes.py ``batched_nms``.
     """
-    boxes, scores = tf.cast(boxes, tf.float32), tf.cast(scores, tf.float32)
+    boxes, ranks = tf.cast(boxes, tf.float32), _by_rank(scores)
     count = tf.shape(boxes)[0]
     limit = count if max_output_size is None else tf.minimum(max_output_size, count)
     return tf.cond(
         count > COORDINATE_TRICK_MAX_BOXES,
-        lambda: _nms_per_group(boxes, scores, groups, iou_threshold, limit),
-        lambda: _nms_moved_apart(boxes, scores, groups, iou_threshold, limit),
+        lambda: _nms_per_group(boxes, ranks, groups, iou_threshold, limit),
+        lambda: _nms_moved_apart(boxes, ranks, groups, iou_threshold, limit),
     )
 
 
 def _nms_moved_apart(
-    boxes: tf.Tensor, scores: tf.Tensor, groups: tf.Tensor, iou_threshold: float, limit: tf.Tensor
+    boxes: tf.Tensor, ranks: tf.Tensor, groups: tf.Tensor, iou_threshold: float, limit: tf.Tensor
 ) -> tf.Tensor:
     # reduce_max of nothing is -inf; with no boxes the value is never used.
     offsets = tf.cast(groups, tf.float32) * (tf.reduce_max(boxes) + 1.0)
-    return nms(boxes + offsets[:, None], scores, iou_threshold, limit)
+    return _suppress(boxes + offsets[:, None], ranks, iou_threshold, limit)
 
 
 def _nms_per_group(
-    boxes: tf.Tensor, scores: tf.Tensor, groups: tf.Tensor, iou_threshold: float, limit: tf.Tensor
+    boxes: tf.Tensor, ranks: tf.Tensor, groups: tf.Tensor, iou_threshold: float, limit: tf.Tensor
 ) -> tf.Tensor:
     order = tf.argsort(groups, stable=True)  # [N] group-major, file order inside
-    counts = tf.math.bincount(tf.cast(groups, tf.int32))
-    counts = tf.boolean_mask(counts, counts > 0)  # [G]
-    starts = tf.cumsum(counts, exclusive=True)
+    # Not tf.math.bincount: on a GPU it has no deterministic kernel, and TensorFlow refuses it where determinism is on.
+    by_group = tf.gather(groups, order)
+    number_of_boxes = tf.shape(order)[0]
+    begins = tf.concat([[True], by_group[1:] != by_group[:-1]], axis=0)[:number_of_boxes]
+    starts = tf.cast(tf.where(begins)[:, 0], tf.int32)  # [G]
+    counts = tf.concat([starts[1:], [number_of_boxes]], axis=0)[: tf.shape(starts)[0]] - starts
 
     def one_group(i: tf.Tensor, kept: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
         members = order[starts[i] : starts[i] + counts[i]]
         # A group cannot contribute more than `limit` boxes to the best `limit` of all groups.
-        chosen = nms(tf.gather(boxes, members), tf.gather(scores, members), iou_threshold, limit)
+        chosen = _suppress(tf.gather(boxes, members), tf.gather(ranks, members), iou_threshold, limit)
         return i + 1, kept.write(i, tf.gather(members, chosen))
 
     number = tf.shape(counts)[0]
     array = tf.TensorArray(tf.int32, number, infer_shape=False, element_shape=[None])
     _, array = tf.while_loop(lambda i, _: i < number, one_group, (0, array))
-    kept = tf.sort(array.concat())  # lower index first among equal scores
-    best = tf.argsort(tf.gather(scores, kept), direction="DESCENDING", stable=True)
+    kept = array.concat()
+    best = tf.argsort(tf.gather(ranks, kept), direction="DESCENDING")
     return tf.gather(kept, best[:limit])

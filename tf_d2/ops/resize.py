@@ -13,6 +13,7 @@ import math
 
 import tensorflow as tf
 
+from tf_d2.ops.elementary import reciprocal
 from tf_d2.ops.exact import exact_constant
 from tf_d2.ops.interpolate import bilinear
 
@@ -207,10 +208,10 @@ def _taps(n_in: tf.Tensor, n_out: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     first = tf.maximum(tf.cast(centre - support + 0.5, tf.int32), 0)
     stop = tf.minimum(tf.cast(centre + support + 0.5, tf.int32), n_in)
     index = first[:, tf.newaxis] + tf.range(tf.reduce_max(stop - first))  # [n_out,K]
-    distance = (tf.cast(index, tf.float64) - centre[:, tf.newaxis] + 0.5) * (1.0 / support)
+    distance = (tf.cast(index, tf.float64) - centre[:, tf.newaxis] + 0.5) * reciprocal(support)
     weight = tf.maximum(1.0 - tf.abs(distance), 0.0)
     weight = tf.where(index < stop[:, tf.newaxis], weight, tf.zeros_like(weight))
-    weight = weight * (1.0 / tf.reduce_sum(weight, axis=1, keepdims=True))
+    weight = weight * reciprocal(tf.reduce_sum(weight, axis=1, keepdims=True))
     quantised = tf.floor(weight * 2.0**_WEIGHT_BITS + 0.5) * 2.0**-_WEIGHT_BITS
     return tf.minimum(index, n_in - 1), quantised[:, tf.newaxis]
 

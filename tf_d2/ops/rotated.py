@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from tf_d2.ops.elementary import cos, exp, rank_key, sin
 from tf_d2.ops.exact import exact_constant
 
 DEFAULT_SCALE_CLAMP = math.log(1000.0 / 16)
@@ -44,8 +45,8 @@ def apply_deltas(deltas: tf.Tensor, boxes: tf.Tensor, weights: Sequence[float]) 
     decoded = [
         dx * width + centre_x,
         dy * height + centre_y,
-        tf.exp(tf.where(dw > limit, limit, dw)) * width,  # a NaN stays one
-        tf.exp(tf.where(dh > limit, limit, dh)) * height,
+        exp(tf.where(dw > limit, limit, dw)) * width,  # a NaN stays one
+        exp(tf.where(dh > limit, limit, dh)) * height,
         wrap_angle(degrees + angle),
     ]
     return tf.ensure_shape(tf.reshape(tf.stack(decoded, axis=-1), shape), deltas.shape)
@@ -100,13 +101,13 @@ def scale(boxes: tf.Tensor, scale_x: tf.Tensor | float, scale_y: tf.Tensor | flo
     centre_x, centre_y, width, height, angle = tf.unstack(boxes, axis=-1)
     pi, half_turn = exact_constant(math.pi, boxes.dtype), exact_constant(180.0, boxes.dtype)
     theta = angle * pi / half_turn
-    cos, sin = tf.cos(theta), tf.sin(theta)
+    cosine, sine = cos(theta), sin(theta)
     scaled = [
         centre_x * scale_x,
         centre_y * scale_y,
-        width * tf.sqrt(tf.square(scale_x * cos) + tf.square(scale_y * sin)),
-        height * tf.sqrt(tf.square(scale_x * sin) + tf.square(scale_y * cos)),
-        tf.atan2(scale_x * sin, scale_y * cos) * half_turn / pi,
+        width * tf.sqrt(tf.square(scale_x * cosine) + tf.square(scale_y * sine)),
+        height * tf.sqrt(tf.square(scale_x * sine) + tf.square(scale_y * cosine)),
+        tf.atan2(scale_x * sine, scale_y * cosine) * half_turn / pi,
     ]
     return tf.stack(scaled, axis=-1)
 
@@ -141,9 +142,11 @@ def _corners(boxes: tf.Tensor) -> Points:
     """Corners of [M,5] boxes in order around the box: x and y [M,4]."""
     centre_x, centre_y, width, height, angle = tf.unstack(boxes, axis=1)
     # detectron2 rounds the cosine and sine to float32 before it uses them.
-    cos, sin = (tf.cast(tf.cast(f(angle * _RADIANS), tf.float32), tf.float64) * 0.5 for f in (tf.cos, tf.sin))
-    x0, y0 = centre_x + sin * height + cos * width, centre_y + cos * height - sin * width
-    x1, y1 = centre_x - sin * height + cos * width, centre_y - cos * height - sin * width
+    cosine, sine = (
+        tf.cast(tf.cast(f(angle * _RADIANS), tf.float32), tf.float64) * 0.5 for f in (tf.cos, tf.sin)
+    )
+    x0, y0 = centre_x + sine * height + cosine * width, centre_y + cosine * height - sine * width
+    x1, y1 = centre_x - sine * height + cosine * width, centre_y - cosine * height - sine * width
     x = tf.stack([x0, x1, 2 * centre_x - x0, 2 * centre_x - x1], axis=1)
     y = tf.stack([y0, y1, 2 * centre_y - y0, 2 * centre_y - y1], axis=1)
     return x, y
@@ -213,7 +216,7 @@ def nms_rotated(
     """
     count = tf.shape(boxes)[0]
     limit = count if max_output_size is None else tf.minimum(max_output_size, count)
-    order = tf.argsort(scores, direction="DESCENDING", stable=True)
+    order = tf.argsort(rank_key(scores), direction="DESCENDING", stable=True)
     boxes = tf.gather(tf.cast(boxes, tf.float32), order)
     centre = boxes[:, :2]
     reach = tf.norm(boxes[:, 2:4], axis=1) / 2 * 1.0001 + 1e-3  # half diagonal: farther boxes cannot overlap
@@ -311,14 +314,14 @@ def _rotated_grid(
     """Map positions y, x [P*gh,P*gw] of the samples of one box [5], and (gh, gw)."""
     centre, size = box[:2] * spatial_scale - 0.5, box[2:4] * spatial_scale  # (x, y)
     theta = tf.cast(tf.cast(box[4], tf.float64) * (math.pi / 180), box.dtype)
-    cos, sin = tf.cos(theta), tf.sin(theta)
+    cosine, sine = cos(theta), sin(theta)
     bin_size = size / exact_constant(bins, box.dtype)
     grid = tf.cast(tf.math.ceil(bin_size), tf.int32)
     if sampling_ratio > 0:
         grid = tf.fill([2], sampling_ratio)
     u, v = (_bin_positions(size[a], bin_size[a], grid[a], bins) for a in (0, 1))  # along width and height
     u, v = u[tf.newaxis, :], v[:, tf.newaxis]
-    return v * cos - u * sin + centre[1], v * sin + u * cos + centre[0], (grid[1], grid[0])
+    return v * cosine - u * sine + centre[1], v * sine + u * cosine + centre[0], (grid[1], grid[0])
 
 
 def _bin_positions(size: tf.Tensor, bin_size: tf.Tensor, grid: tf.Tensor, bins: int) -> tf.Tensor:

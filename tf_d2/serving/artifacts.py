@@ -13,7 +13,7 @@ import tensorflow as tf
 import tf_d2
 from tf_d2.config import ModelConfig, category_ids, class_names, keypoint_names, stuff_names
 from tf_d2.serving.decode import DECODED, STATUS_TEXT
-from tf_d2.serving.graph import GraphOptions, needs_proposals
+from tf_d2.serving.graph import GraphOptions
 from tf_d2.serving.saved_model import read_saved_model
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def readme(folder: Path, config: ModelConfig, options: GraphOptions, report: Exp
             "by about a pixel and scores by about 0.01; weak objects may appear or vanish. Check it on your pictures."
         )
     photo, argument, setup = '{\\"b64\\": \\"$(base64 -w0 photo.jpg)\\"}', "", ""
-    if needs_proposals(config):
+    if config.needs_proposals:
         box = "[[10, 20, 200, 150]]"
         argument, setup = ", boxes", f"boxes = {box}   # x1 y1 x2 y2 in pixels of the photo, best first\n"
         photo = f'{{\\"image_bytes\\": {photo}, \\"proposal_boxes\\": {box}, \\"num_proposals\\": 1}}'
@@ -226,22 +226,23 @@ TensorFlow Serving 2.19 or newer. {size}; on the machine that exported it: loade
 
 ```sh
 docker run --rm -p 8500:8500 -p 8501:8501 -v "$PWD:/models/{name}:ro" -e MODEL_NAME={name} \\
-  -e TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1 tensorflow/serving:2.20.0
+  -e TF_ENABLE_ONEDNN_OPTS=1 -e TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1 tensorflow/serving:2.20.0
 
 # with labels, metrics and batching
 docker run --rm -p 8500:8500 -p 8501:8501 -v "$PWD:/models/{name}:ro" \\
-  -e TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1 tensorflow/serving:2.20.0 \\
+  -e TF_ENABLE_ONEDNN_OPTS=1 -e TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1 tensorflow/serving:2.20.0 \\
   --model_config_file=/models/{name}/models.config --allow_version_labels_for_unavailable_models \\
   --enable_batching --batching_parameters_file=/models/{name}/batching_parameters.txt \\
   --monitoring_config_file=/models/{name}/monitoring.config --rest_api_timeout_in_ms=60000
 
 # without docker
-export TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1
+export TF_ENABLE_ONEDNN_OPTS=1 TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1
 tensorflow_model_server --port=8500 --rest_api_port=8501 --model_name={name} --model_base_path="$PWD"
 ```
 
-`TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1` lets the CPU kernels lay the weights out once instead of in every request: faster,
-for a second copy of the weights in memory. The answers are the same without it, up to rounding.
+`TF_ENABLE_ONEDNN_OPTS=1` chooses the faster CPU kernels also on processors where TensorFlow would not by itself (those
+without AVX512_VNNI), and `TF_ONEDNN_ASSUME_FROZEN_WEIGHTS=1` lets them lay the weights out once instead of in every
+request, for a second copy of the weights in memory: set both or neither. The answers are the same, up to rounding.
 The server warms up with `{version}/assets.extra/tf_serving_warmup_requests` before it answers.
 
 ## Call

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tf_d2.config.schema import InputConfig
+from tf_d2.config import InputConfig
 from tf_d2.ops import bmp, cmyk_jpeg, exif, image_decode
 from tf_d2.ops.image_metadata import PNG, is_jpeg, metadata
 from tf_d2.ops.octets import number, octets, starts_with

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import tensorflow as tf
 
 from tf_d2.config import ModelConfig
-from tf_d2.predictor import load_model, model_yaml, resolve_model
+from tf_d2.loading import load_model, model_yaml, resolve_model
 from tf_d2.serving import artifacts, warmup
 from tf_d2.serving.graph import (
     STEP_PIXELS,
@@ -27,7 +27,6 @@ from tf_d2.serving.graph import (
     SemSeg,
     core_function,
     core_specs,
-    needs_proposals,
 )
 from tf_d2.serving.saved_model import ExportError, check_ops, traced
 
@@ -72,11 +71,12 @@ def export(
     opts: Sequence[Any] = (),
     ema: bool = False,
     allow_nonfinite: bool = False,
+    ignore_keys: Sequence[str] = (),
 ) -> ExportReport:
     """Write ``output/<version>/`` (a SavedModel) and, beside it, what a server needs. Whole or not at all.
 
     Args:
-        config, weights, opts, ema, allow_nonfinite: as for :func:`tf_d2.load_model`.
+        config, weights, opts, ema, allow_nonfinite, ignore_keys: as for :func:`tf_d2.load_model`.
         output: folder of the model; further versions may be exported into it.
         version: a positive integer that ``output`` does not have yet.
         name: the model's name on the server; default: the name of the folder.
@@ -106,7 +106,7 @@ def export(
     output = Path(output).absolute()
     name = output.name if name is None else name
     _check_target(output, version, name)
-    parsed, weights_file = resolve_model(config, weights, opts)
+    parsed, weights_file = resolve_model(config, weights, opts, ignore_keys)
     options = _options(
         parsed,
         max_detections,
@@ -121,21 +121,27 @@ def export(
     scratch = _scratch_beside(output)
     try:
         model = load_model(
-            config, weights, dtype=precision, opts=opts, ema=ema, allow_nonfinite=allow_nonfinite
+            config,
+            weights,
+            dtype=precision,
+            opts=opts,
+            ema=ema,
+            allow_nonfinite=allow_nonfinite,
+            ignore_keys=ignore_keys,
         )
         model.fold_norms(release=True)
         folder = scratch / str(version)
         _save(folder, parsed, options, model)
         ops = check_ops(folder / "saved_model.pb")
-        warmup.write_warmup(folder, warmup.warmup_requests(name, needs_proposals(parsed)))
+        warmup.write_warmup(folder, warmup.warmup_requests(name, parsed.needs_proposals))
         source = {
-            "config": model_yaml(config, opts),
+            "config": model_yaml(config, opts, ignore_keys),
             "weights_name": weights_file.name,
             "weights_sha256": _sha256(weights_file),
             "precision": precision,
         }
         artifacts.write_assets(folder, parsed, source, asdict(options))
-        load, first, second = measure(folder, needs_proposals(parsed))
+        load, first, second = measure(folder, parsed.needs_proposals)
         size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
         report = ExportReport(
             output / str(version),
@@ -209,7 +215,7 @@ def _options(
     for what, asked, there, name in (
         (f"masks={masks!r}", masks in ("full", "png"), heads and heads.mask_head, "masks"),
         (f"sem_seg={sem_seg!r}", sem_seg == "logits", config.sem_seg_head, "semantic segmentation"),
-        (f"box_format={box_format!r}", box_format == "tf", heads or config.retinanet, "detections"),
+        (f"box_format={box_format!r}", box_format == "tf", config.detector, "detections"),
     ):
         if asked and not there:
             raise ExportError(f"{what}: the model has no {name}; leave the option out")
@@ -233,8 +239,7 @@ def detections_per_image(config: ModelConfig) -> int:
     if config.meta_architecture == "ProposalNetwork":
         assert config.rpn is not None
         return config.rpn.post_nms_topk
-    head = config.roi_heads or config.retinanet
-    return max(head.detections_per_image, 0) if head else 0
+    return max(config.detector.detections_per_image, 0) if config.detector else 0
 
 
 def default_max_pixels(config: ModelConfig, rows: int, masks: Masks, sem_seg: SemSeg) -> int:
@@ -254,7 +259,7 @@ def _save(folder: Path, config: ModelConfig, options: GraphOptions, model: Any) 
     core, variables = traced(core_function(model, options), core_specs(config, options))
     requests = Requests(config, options, core)
     extra = []
-    if needs_proposals(config):
+    if config.needs_proposals:
         extra = [
             tf.TensorSpec([None, None, 4], tf.float32, "proposal_boxes"),
             tf.TensorSpec([None], tf.int32, "num_proposals"),

@@ -10,10 +10,10 @@ import tensorflow as tf
 
 from tf_d2.config.schema import ModelConfig
 from tf_d2.modeling import D2Model
-from tf_d2.modeling.batches import Detections, Proposals
+from tf_d2.modeling.batches import Detections
+from tf_d2.modeling.given import given_proposals
 from tf_d2.modeling.postprocess import rescale, rescale_keypoints, scales
 from tf_d2.modeling.recording import Unrecorded
-from tf_d2.ops import boxes as box_ops
 from tf_d2.serving import decode, maps
 from tf_d2.serving.decode import Picture, picture_from_bytes, picture_from_rgb
 
@@ -52,11 +52,6 @@ class GraphOptions:
     step_pixels: int = STEP_PIXELS
 
 
-def needs_proposals(config: ModelConfig) -> bool:
-    """Whether the model has no proposal generator of its own (Fast R-CNN)."""
-    return config.rpn is None and config.roi_heads is not None
-
-
 def core_specs(config: ModelConfig, options: GraphOptions) -> list[tf.TensorSpec]:
     """Arguments of the core: canvas, network sizes, original sizes, size of maps, proposals if needed."""
     n = 1 if options.pad_independent else None
@@ -66,7 +61,7 @@ def core_specs(config: ModelConfig, options: GraphOptions) -> list[tf.TensorSpec
         tf.TensorSpec([n, 2], tf.int32, "sizes"),
         tf.TensorSpec([2], tf.int32, "map_size"),
     ]
-    if needs_proposals(config):
+    if config.needs_proposals:
         specs += [
             tf.TensorSpec([n, None, 4], tf.float32, "proposal_boxes"),
             tf.TensorSpec([n], tf.int32, "num_proposals"),
@@ -102,26 +97,6 @@ def core_function(model: D2Model, options: GraphOptions) -> Callable[..., Output
     return core
 
 
-def given_proposals(
-    boxes: tf.Tensor, counts: tf.Tensor, network_sizes: tf.Tensor, sizes: tf.Tensor, topk: int
-) -> Proposals:
-    """Proposals in original pixels ``[n, P, 4]``, best first -> what Fast R-CNN pools.
-
-    Scaled to the network input, clipped, those without extent dropped, the first ``topk`` of each image kept.
-    Source: detectron2/data/detection_utils.py ``transform_proposals``.
-    """
-    factor = tf.cast(network_sizes, tf.float64) / tf.cast(sizes, tf.float64)  # [n, 2] (y, x)
-    factor = tf.gather(factor, [1, 0, 1, 0], axis=1)[:, None, :]
-    scaled = tf.cast(tf.cast(boxes, tf.float64) * factor, tf.float32)
-    clipped = box_ops.clip(scaled, network_sizes[:, 0, None], network_sizes[:, 1, None])
-    usable = tf.sequence_mask(counts, tf.shape(boxes)[1]) & box_ops.nonempty(clipped)
-    usable &= tf.cumsum(tf.cast(usable, tf.int32), axis=1) <= topk
-    rows = tf.cast(tf.where(usable), tf.int32)  # [R, 2], image by image
-    kept = tf.gather_nd(clipped, rows)
-    per_image = tf.math.count_nonzero(usable, axis=1, dtype=tf.int32)
-    return Proposals(kept, tf.zeros_like(kept[:, 0]), rows[:, 0], per_image)
-
-
 def row_outputs(
     config: ModelConfig, raw: Outputs, network_sizes: tf.Tensor, sizes: tf.Tensor, options: GraphOptions
 ) -> Outputs:
@@ -151,7 +126,7 @@ def row_outputs(
         "num_detections": count,
     }
     if "pred_masks" in raw:
-        side = mask_side(config)
+        side = config.roi_heads.mask_side()
         masks = tf.ensure_shape(tf.gather(raw["pred_masks"], kept), [None, side, side])
         outputs["detection_masks"] = padded(tf.cast(masks, tf.float32))
     if "pred_keypoints" in raw:
@@ -159,14 +134,6 @@ def row_outputs(
         keypoints = rescale_keypoints(tf.gather(raw["pred_keypoints"], kept), factor)
         outputs["detection_keypoints"] = padded(keypoints)
     return outputs
-
-
-def mask_side(config: ModelConfig) -> int:
-    """Cells per side of a ROI mask: twice those of the features the mask head sees."""
-    assert config.roi_heads is not None and config.roi_heads.mask_head is not None
-    if config.roi_heads.name == "Res5ROIHeads":  # res5 halves what was pooled
-        return 2 * ((config.roi_heads.box_head.pooler.resolution + 1) // 2)
-    return 2 * config.roi_heads.mask_head.pooler.resolution
 
 
 def pad_rows(rows: tf.Tensor, image_index: tf.Tensor, counts: tf.Tensor, limit: int) -> tf.Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from tf_d2.config.schema import PanopticConfig
+from tf_d2.config import PanopticConfig
 from tf_d2.modeling.postprocess import resize_sem_seg
 from tf_d2.ops.mask_paste import paste_mask
 
@@ -167,7 +167,9 @@ def _area(mask: tf.Tensor) -> tf.Tensor:
 
 def _bincount(values: tf.Tensor, length: int) -> tf.Tensor:
     """Occurrences of 0 .. length - 1: int32 ``[length]``."""
-    counts = tf.math.bincount(tf.reshape(values, [-1]), minlength=length, maxlength=length)
+    # On a GPU this operation has no deterministic kernel: TensorFlow refuses it where determinism is on.
+    with tf.device("/CPU:0"):
+        counts = tf.math.bincount(tf.reshape(values, [-1]), minlength=length, maxlength=length)
     return tf.ensure_shape(counts, [length])
 
 

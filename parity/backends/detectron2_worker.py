@@ -1,0 +1,257 @@
+"""Runs the real detectron2 on a job and writes its trace; for an interpreter that has detectron2.
+
+`python -m parity.backends.detectron2_worker --job job.json`, see `parity.core.job`. Progress and errors are JSON
+lines on standard output. Exit status: 0 written, 2 failed. PARITY_TRACEBACK=1 in the environment shows
+where it failed.
+
+In the float32 profiles the model is called as a user calls it, and forward hooks record what its modules
+return. In the semantic profile and for teacher-forced stages detectron2's own modules and functions are
+called one unit of `parity.core.units` at a time, since detectron2 as a whole does not run in float64 (its NMS
+wants boxes and scores of one dtype) and has no door to put a stage's input in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.metadata
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor, nn
+
+from parity.backends.detectron2_units import OPS, panoptic, size
+from parity.backends.torch_run import Arrays, flatten, recorder, serve
+from parity.core import job as jobs
+from parity.core.extensions import load_extensions
+from parity.core.job import Job, JobError
+from parity.core.units import Unit, is_harmless
+from parity.core.units import units as units_of
+
+
+def library() -> SimpleNamespace:
+    """The parts of detectron2 that are used. Raises JobError where detectron2 cannot be imported."""
+    names = {
+        "layers": "detectron2.layers",
+        "modeling": "detectron2.modeling",
+        "postprocessing": "detectron2.modeling.postprocessing",
+        "fast_rcnn": "detectron2.modeling.roi_heads.fast_rcnn",
+        "mask_head": "detectron2.modeling.roi_heads.mask_head",
+        "panoptic": "detectron2.modeling.meta_arch.panoptic_fpn",
+        "structures": "detectron2.structures",
+        "keypoints": "detectron2.structures.keypoints",
+        "transforms": "detectron2.data.transforms",
+        "config": "detectron2.config",
+    }
+    try:
+        return SimpleNamespace(**{key: importlib.import_module(name) for key, name in names.items()})
+    except ImportError as error:
+        raise JobError(f"detectron2 cannot be imported by {sys.executable}: {error}") from error
+
+
+def read_config(library: SimpleNamespace, path: str) -> Any:
+    """detectron2's configuration of a resolved YAML file."""
+    cfg = library.config.get_cfg()
+    if "REGNETS" in yaml.safe_load(Path(path).read_text(encoding="utf-8"))["MODEL"]:
+        importlib.import_module("parity.backends.detectron2_regnet").add_regnet(cfg)
+    for extension in load_extensions():
+        getattr(extension, "prepare", lambda _: None)(cfg)
+    cfg.merge_from_file(path)
+    return cfg
+
+
+class Detectron2:
+    """The real model as a backend of `parity.backends.torch_run`."""
+
+    name = "detectron2"
+
+    def __init__(self, job: Job, config: Mapping[str, Any], device: torch.device) -> None:
+        self.library = library()
+        cfg = read_config(self.library, job.config_yaml)
+        cfg.MODEL.DEVICE = str(device)
+        cfg.MODEL.WEIGHTS = ""
+        self.module: nn.Module = self.library.modeling.build_model(cfg).eval().requires_grad_(False)
+        self.model: Any = self.module
+        load_state(self.module, jobs.read_state(job.weights))
+        self.config: Mapping[str, Any] = config
+        for module in self.module.modules():
+            if type(module).__name__ == "RoIPool":  # unlike ROIAlign it does not cast the boxes itself
+                module.register_forward_pre_hook(_cast_boxes)
+        self.units = units_of(config)
+        self.semantic = job.profile == "semantic"
+        self.device = device
+        # Normalisation happens in float32 in every profile, but the module is cast as a whole.
+        self.pixels = (self.model.pixel_mean.clone(), self.model.pixel_std.clone())
+        packages = ("detectron2", "torchvision", "fvcore", "pillow")
+        self.versions: Mapping[str, Any] = {name: _version(name) for name in packages}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the continuous units."""
+        return torch.float64 if self.semantic else torch.float32
+
+    def run(self, image: np.ndarray, proposals: np.ndarray | None) -> tuple[Arrays, list[dict[str, Any]]]:
+        """Every stage of one image by name, and its panoptic segments."""
+        with torch.inference_mode():
+            if self.semantic:
+                return self._run_units(image, proposals)
+            return self._run_model(image, proposals)
+
+    def _run_model(
+        self, image: np.ndarray, proposals: np.ndarray | None
+    ) -> tuple[Arrays, list[dict[str, Any]]]:
+        resized = OPS["resize"](self, _GIVEN, [torch.from_numpy(image)])[0]
+        given = {
+            "image": resized.permute(2, 0, 1).float(),
+            "height": image.shape[0],
+            "width": image.shape[1],
+        }
+        arrays: Arrays = {"input/image": image, "input/resized": resized.numpy()}
+        if proposals is not None:
+            limit = self.config["DATASETS"]["PRECOMPUTED_PROPOSAL_TOPK_TEST"]
+            boxes = torch.from_numpy(proposals[:limit].astype(np.float32))
+            given["proposals"] = self.instances(resized, proposal_boxes=boxes)
+            arrays["steps/input_proposals"] = boxes.numpy()
+        with self._hooks(arrays):
+            (result,) = self.module([given])
+        panoptic, segments = result.pop("panoptic_seg", (None, []))
+        result |= {} if panoptic is None else {"panoptic_seg": panoptic}
+        arrays |= {f"output{suffix}": value.cpu().numpy() for suffix, value in flatten(result)}
+        wanted = {name for unit in self.units for name in (*unit.inputs, *unit.outputs)}
+        return {name: array for name, array in arrays.items() if name in wanted}, segments
+
+    @contextlib.contextmanager
+    def _hooks(self, into: Arrays) -> Iterator[None]:
+        """Record the outputs of the modules that the stage table names, the network input, and the boxes that
+        the later stages of a cascade pool."""
+        names = {
+            stage.removeprefix("steps/").split("/")[0].split("#")[0]
+            for unit in self.units
+            for stage in unit.outputs
+            if stage.startswith("steps/") and stage != "steps/input"
+        }
+        modules = dict(self.module.named_modules())
+        handles = [modules[name].register_forward_hook(recorder(name, into)) for name in sorted(names)]
+
+        def network_input(module: nn.Module, inputs: Any) -> None:
+            into["steps/input"] = inputs[0].cpu().numpy().copy()
+
+        handles.append(modules["backbone"].register_forward_pre_hook(network_input))
+        if "roi_heads.box_pooler" in modules:
+            handles.append(modules["roi_heads.box_pooler"].register_forward_pre_hook(_box_recorder(into)))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _run_units(
+        self, image: np.ndarray, proposals: np.ndarray | None
+    ) -> tuple[Arrays, list[dict[str, Any]]]:
+        values = {"input/image": torch.from_numpy(image)}
+        if proposals is not None:
+            limit = self.config["DATASETS"]["PRECOMPUTED_PROPOSAL_TOPK_TEST"]
+            values["steps/input_proposals"] = torch.from_numpy(proposals[:limit].astype(np.float32))
+        segments: list[dict[str, Any]] = []
+        for unit in self.units:
+            outputs, found = self._unit(unit, [values[name] for name in unit.inputs])
+            values |= outputs
+            segments = found or segments
+        return {name: value.cpu().numpy() for name, value in values.items()}, segments
+
+    def forced(self, feed: Mapping[str, np.ndarray]) -> tuple[Arrays, dict[str, list[str]]]:
+        """Stages computed from another trace's arrays; and which inputs that trace lacked and were
+        computed."""
+        computed: dict[str, Tensor] = {}
+        derived: dict[str, list[str]] = {}
+        with torch.inference_mode():
+            for unit in self.units:
+                known = {name: torch.from_numpy(np.array(feed[name])) for name in unit.inputs if name in feed}
+                lacking = [name for name in unit.inputs if name not in feed]
+                if any(name not in computed for name in lacking):
+                    continue
+                inputs = [known[name] if name in known else computed[name] for name in unit.inputs]
+                outputs, _ = self._unit(unit, inputs)
+                computed |= outputs
+                derived |= {name: lacking for name in outputs if lacking}
+        return {name: value.cpu().numpy() for name, value in computed.items()}, derived
+
+    def _unit(self, unit: Unit, inputs: Sequence[Tensor]) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+        """One unit by detectron2's modules and functions; inputs cast as the unit's kind says."""
+        dtype = self.dtype if unit.kind == "continuous" else torch.float32
+        cast = [x.to(dtype) if x.is_floating_point() else x for x in inputs]
+        if unit.op == "roi_pool":
+            cast[-1] = inputs[-1].float()
+        # Copies, because detectron2 changes some of what it is given.
+        cast = [x.to(self.device, copy=True) for x in cast]
+        if unit.op == "panoptic":
+            result, segments = panoptic(self, cast)
+            return {unit.outputs[0]: result}, segments
+        outputs = OPS[unit.op](self, unit, cast)
+        return {name: x.clone() for name, x in zip(unit.outputs, outputs, strict=True)}, []
+
+    def instances(self, resized: Tensor, **fields: Tensor) -> Any:
+        """detectron2's Instances in network pixels; fields whose name ends in `boxes` become Boxes."""
+        structures = self.library.structures
+        made = {k: structures.Boxes(v) if k.endswith("boxes") else v for k, v in fields.items()}
+        return structures.Instances(size(resized), **made)
+
+
+_GIVEN = Unit("resize", "resize", (), (), "discrete")
+
+
+def load_state(module: nn.Module, state: Mapping[str, np.ndarray]) -> None:
+    """Copy every array into the real model. Raises JobError listing missing, unexpected and misshapen
+    entries."""
+    given = {key: torch.from_numpy(np.array(value)) for key, value in state.items() if not is_harmless(key)}
+    held = {key: value for key, value in module.state_dict().items() if not is_harmless(key)}
+    problems = [f"missing {key}" for key in held if key not in given]
+    problems += [f"unexpected {key}" for key in given if key not in held]
+    problems += [
+        f"shape of {key} is {tuple(given[key].shape)}, the model has {tuple(held[key].shape)}"
+        for key in held
+        if key in given and given[key].shape != held[key].shape
+    ]
+    if problems:
+        raise JobError("the state dict does not fit the configuration:\n  " + "\n  ".join(sorted(problems)))
+    module.load_state_dict(given, strict=False)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cast_boxes(module: nn.Module, inputs: Any) -> Any:
+    features, boxes = inputs
+    return features, boxes.to(features.dtype)
+
+
+def _box_recorder(into: Arrays) -> Callable[[nn.Module, Any], None]:
+    """A hook on the box pooler that records what its second and later calls pool."""
+    calls = 0
+
+    def hook(module: nn.Module, inputs: Any) -> None:
+        nonlocal calls
+        if calls:
+            into[f"steps/roi_heads/cascade_boxes/{calls}"] = inputs[1][0].tensor.cpu().numpy().copy()
+        calls += 1
+
+    return hook
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line entry; returns the exit status."""
+    return serve(Detectron2, arguments, deterministic_or_error=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Time and memory of PyTorch and TensorFlow, side by side in one run."""

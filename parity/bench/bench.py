@@ -1,0 +1,457 @@
+"""``tf-d2 bench``: time and memory of PyTorch and TensorFlow on the same input, in interleaved runs.
+
+Every side lives in a process of its own and runs when it is told to. One round runs each side once, in an
+order that rotates, so that drift and neighbours on the machine touch all sides alike. Ratios are taken
+within rounds. What each side detected is compared with what the first one did.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from statistics import median
+from typing import IO, Any
+
+import numpy as np
+
+from parity.core import machine
+from parity.running.runner import BackendError, Setup, absolute_path, call_worker, import_root, resolved
+
+Progress = Callable[[str], None]
+
+TORCH, TF = "parity.bench.torch_worker", "parity.bench.tf_worker"
+MODULES = {
+    "torch": TORCH,
+    "detectron2": TORCH,
+    "torchscript": TORCH,
+    "onnx": TORCH,
+    "compile": TORCH,
+    "tf": TF,
+    "tf-bfloat16": TF,
+    "savedmodel": TF,
+}
+NAMES = {
+    "torch": "PyTorch reference, eager",
+    "detectron2": "detectron2, eager",
+    "torchscript": "detectron2, TorchScript export",
+    "onnx": "detectron2, ONNX Runtime",
+    "compile": "detectron2, backbone compiled",
+    "tf": "TensorFlow, tf.function",
+    "tf-bfloat16": "TensorFlow, bfloat16",
+    "savedmodel": "TensorFlow, SavedModel",
+}
+EXPORT_SECONDS = 1800.0
+
+
+@dataclass
+class Agreement:
+    """A side's detections against the first side's: pairs of the same class, and how far the worst are apart."""
+
+    reference: int
+    found: int
+    matched: int
+    worst_px: float
+    worst_score: float
+
+
+@dataclass
+class Side:
+    """One competitor: what it said about itself and its runs. Peaks are resident memory: since the process
+    started, and (``steady_mib``) in the rounds that count."""
+
+    name: str
+    load_seconds: float = 0.0
+    first_seconds: float = 0.0
+    base_mib: float = 0.0
+    peak_mib: float = 0.0
+    detections: int = 0
+    version: str = ""
+    seconds: list[float] = field(default_factory=list)
+    error: str = ""
+    steady_mib: float = 0.0
+    accelerator: str = ""
+    agreement: Agreement | None = None
+
+    @property
+    def median(self) -> float:
+        """Median seconds of a run after the first."""
+        return median(self.seconds) if self.seconds else float("nan")
+
+
+@dataclass
+class Bench:
+    """Interleaved runs of several sides. ``seconds[k]`` of all sides belong to the same round."""
+
+    sides: list[Side]
+    title: str = ""
+    threads: int = 0
+    device: str = "cpu"
+    machine: dict[str, Any] = field(default_factory=dict)
+    command: str = ""
+
+    def ratios(self, side: Side) -> list[float]:
+        """Seconds of ``side`` over those of the first side, round by round."""
+        return [a / b for a, b in zip(side.seconds, self.sides[0].seconds, strict=True)]
+
+
+@dataclass(frozen=True)
+class Model:
+    """What all sides load and run: a full configuration, a checkpoint, pictures, and a folder for exports.
+    ``state`` is the checkpoint as a plain state dict where detectron2's side cannot read the user's file."""
+
+    config: str
+    weights: str
+    images: Sequence[str]
+    folder: Path
+    state: str = ""
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run. ``threads`` 0 leaves the frameworks' choice; ``tf32`` None too."""
+
+    rounds: int = 10
+    warmup: int = 2
+    threads: int = 0
+    device: str = "cpu"
+    torch_python: str | None = None
+    tf32: bool | None = None
+    inter_threads: int = 0
+    progress: Progress = lambda text: None
+
+    @property
+    def interpreter(self) -> str:
+        """The one that has torch or detectron2."""
+        return self.torch_python or sys.executable
+
+
+class Worker:
+    """A side's process and the two pipes to it."""
+
+    def __init__(self, process: subprocess.Popen[str], commands: IO[str], answers: IO[str]) -> None:
+        self.process, self.commands, self.answers = process, commands, answers
+
+    def next_event(self) -> dict[str, Any]:
+        """The next event. Raises BackendError when the process reports an error or ends."""
+        for line in self.answers:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue  # some library printed something
+            if isinstance(event, dict) and "event" in event:
+                if event["event"] == "error":
+                    raise BackendError(str(event["message"]))
+                return event
+        raise BackendError(f"the process ended with status {self.process.wait()}")
+
+    def ask(self, what: str, **arguments: Any) -> dict[str, Any]:
+        """Let the worker do one thing; its answer. Raises BackendError where it cannot."""
+        line = json.dumps({"do": what, **arguments}) if arguments else what
+        try:
+            self.commands.write(line + "\n")
+            self.commands.flush()
+        except BrokenPipeError as error:
+            raise BackendError(f"the process ended with status {self.process.wait()}") from error
+        return self.next_event()
+
+
+@contextlib.contextmanager
+def started(module: str, interpreter: str, job: Mapping[str, Any], log: Path) -> Iterator[Worker]:
+    """A worker that has loaded its model."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="bench-") as scratch, open(log, "w") as errors:
+        path = Path(scratch) / "job.json"
+        path.write_text(json.dumps(job))
+        environment = os.environ | {"PYTHONPATH": import_root(Path(scratch)), "PYTHONUNBUFFERED": "1"}
+        if job["threads"]:
+            environment |= {"OMP_NUM_THREADS": str(job["threads"])}
+        process = subprocess.Popen(
+            [interpreter, "-m", module, "--job", str(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=environment,
+            cwd=scratch,
+        )
+        assert process.stdin is not None and process.stdout is not None
+        with process.stdin as commands, process.stdout as answers:
+            try:
+                yield Worker(process, commands, answers)
+            finally:
+                with contextlib.suppress(BrokenPipeError):
+                    commands.close()
+                try:
+                    process.wait(timeout=20)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+
+
+def run_bench(
+    config: str,
+    weights: str | None,
+    image: str,
+    *,
+    output: Path,
+    backends: Sequence[str] = ("torch", "tf"),
+    options: Options = Options(),
+    opts: Sequence[Any] = (),
+    title: str = "",
+) -> Bench:
+    """Bench a user's model: resolve configuration and weights, then :func:`run_sides`."""
+    _check_names(backends)
+    output.mkdir(parents=True, exist_ok=True)
+    output = output.resolve()
+    checkpoint = None if weights is None else absolute_path(weights)
+    setup = Setup(absolute_path(config), checkpoint, [image], opts=opts)
+    setup = resolved(setup, output, options.progress)
+    picture = str(Path(image).resolve())
+    model = Model(
+        setup.config, setup.weights or "", [picture], output, setup.state, title or Path(config).stem
+    )
+    return run_sides(model, backends, options)
+
+
+def _check_names(backends: Sequence[str]) -> None:
+    unknown = [b for b in backends if b.partition(":")[0] not in MODULES]
+    if unknown or not backends:
+        raise ValueError(
+            f"no bench side is called {', '.join(unknown) or '(none)'}; known: {', '.join(MODULES)}"
+        )
+
+
+def run_sides(model: Model, backends: Sequence[str], options: Options) -> Bench:
+    """Run ``options.rounds`` interleaved rounds after the warm-up. Names in ``backends`` may carry a file:
+    ``savedmodel:DIR``, ``onnx:FILE``, ``torchscript:FILE`` (left out: exported first). The first is what ratios
+    refer to. A side that cannot run is listed with its error; the others still run. Raises ValueError for unknown
+    names."""
+    _check_names(backends)
+    bench = Bench([], model.title, options.threads, options.device, machine.facts())
+    with contextlib.ExitStack() as stack:
+        workers: list[Worker] = []
+        failed: list[Side] = []
+        for text in backends:
+            side = Side(NAMES[text.partition(":")[0]])
+            try:
+                worker = start(stack, text, model, options, side)
+            except (BackendError, OSError) as error:
+                side.error = str(error)
+                failed.append(side)
+                continue
+            workers.append(worker)
+            bench.sides.append(side)
+        if workers:
+            _rounds(bench, workers, options, failed)
+            _compare(bench, workers, model.folder)
+        bench.sides += failed
+    return bench
+
+
+def start(
+    stack: contextlib.ExitStack, text: str, model: Model, options: Options, side: Side | None = None
+) -> Worker:
+    """Start one side, which ends with ``stack``, and note what it says about itself. Raises BackendError."""
+    name, _, target = text.partition(":")
+    options.progress(f"{model.title}: loading {NAMES[name]}")
+    target = target or exported(name, model, options)
+    job = {
+        "backend": name.partition("-")[0] if name.startswith("tf") else name,
+        "dtype": "bfloat16" if name == "tf-bfloat16" else "",
+        "config_yaml": model.config,
+        "weights": model.weights,
+        "state": model.state,
+        "images": list(model.images),
+        "threads": options.threads,
+        "inter_threads": options.inter_threads,
+        "device": options.device,
+        "tf32": options.tf32,
+        "target": str(Path(target).resolve()) if target else "",
+    }
+    log = model.folder / f"bench_{name}.log"
+    worker = stack.enter_context(started(MODULES[name], _interpreter(name, options), job, log))
+    ready = worker.next_event()
+    if side is not None:
+        for key in ("load_seconds", "base_mib", "version", "accelerator"):
+            setattr(side, key, ready.get(key, getattr(side, key)))
+    return worker
+
+
+def _interpreter(name: str, options: Options) -> str:
+    return options.interpreter if MODULES[name] == TORCH else sys.executable
+
+
+def exported(name: str, model: Model, options: Options) -> str:
+    """The file or folder a side loads, made where it is missing: detectron2's exports of these weights stay the
+    same, ours is written anew every time. "" for sides that need none. Raises BackendError."""
+    if name == "savedmodel":
+        folder = model.folder / "export"
+        shutil.rmtree(folder, ignore_errors=True)
+        job = {
+            "mode": "export",
+            "config_yaml": model.config,
+            "weights": model.weights,
+            "images": list(model.images),
+        }
+        call_worker("parity.backends.tf_worker", sys.executable, job, folder, EXPORT_SECONDS)
+        return str(folder)
+    if name not in ("onnx", "torchscript"):
+        return ""
+    path = model.folder / f"detectron2.{name}"
+    sources = (Path(model.weights), Path(model.config), Path(model.images[0]))
+    if not path.exists() or path.stat().st_mtime < max(p.stat().st_mtime for p in sources):
+        job = {
+            "format": name,
+            "config_yaml": model.config,
+            "weights": model.weights,
+            "state": model.state,
+            "image": model.images[0],
+        }
+        call_worker("parity.bench.torch_export", options.interpreter, job, path, EXPORT_SECONDS)
+    return str(path)
+
+
+def _rounds(bench: Bench, workers: list[Worker], options: Options, failed: list[Side]) -> None:
+    """Warm up, then run every side once per round, each round starting with the next side. A side that fails on
+    the way leaves the bench."""
+    for k in range(options.warmup + options.rounds):
+        counted = k >= options.warmup
+        options.progress(
+            f"{bench.title}: round {k - options.warmup + 1} of {options.rounds}"
+            if counted
+            else f"{bench.title}: warming up"
+        )
+        count = len(workers)
+        for index in [(k + place) % count for place in range(count)]:
+            try:
+                _one_run(bench.sides[index], workers[index], k, options.warmup)
+            except BackendError as error:
+                bench.sides[index].error, bench.sides[index].seconds = str(error), []
+        for index in reversed(range(count)):
+            if bench.sides[index].error:
+                failed.append(bench.sides.pop(index))
+                workers.pop(index)
+
+
+def _one_run(side: Side, worker: Worker, k: int, warmup: int) -> None:
+    if k == warmup:
+        side.peak_mib = max(side.peak_mib, worker.ask("settle").get("since_start_mib", 0.0))
+    answer = worker.ask("run")
+    if k == 0:
+        side.first_seconds = answer["seconds"]
+    if k >= warmup:
+        side.seconds.append(answer["seconds"])
+        side.steady_mib = answer["peak_mib"]
+    side.peak_mib = max(side.peak_mib, answer["peak_mib"])
+    side.detections = answer["detections"]
+
+
+def _compare(bench: Bench, workers: Sequence[Worker], folder: Path) -> None:
+    """Match what every side detected in its last run with what the first side did."""
+    first: dict[str, np.ndarray] | None = None
+    for k, (side, worker) in enumerate(zip(bench.sides, workers, strict=True)):
+        path = folder / f"found_{k}.npz"
+        try:
+            worker.ask("keep", path=str(path))
+        except BackendError:
+            continue  # a model without detections
+        if path.exists():
+            found = dict(np.load(path))
+            first = found if k == 0 else first
+            side.agreement = agreement(first, found) if first is not None else None
+
+
+def agreement(reference: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]) -> Agreement:
+    """Detections {"boxes", "scores", "classes"} of two sides, matched one to one within classes."""
+    from parity.judge.detections import Items, match
+
+    a, b = (Items(d["boxes"], d["scores"], d["classes"]) for d in (reference, found))
+    pairs = match(a, b)
+    rows, columns = ([p[k] for p in pairs] for k in (0, 1))
+    px = np.abs(a.boxes[rows].astype(np.float64) - b.boxes[columns]).max(initial=0.0)
+    score = np.abs(a.scores[rows].astype(np.float64) - b.scores[columns]).max(initial=0.0)
+    return Agreement(len(a), len(b), len(pairs), float(px), float(score))
+
+
+COLUMNS = (
+    "side|ratio|median s|spread s|first s|load s|peak MiB|peak ratio|running MiB|same objects|worst px|"
+    "worst score"
+)
+
+
+def table(bench: Bench) -> str:
+    """The result in Markdown, ratios first."""
+    first, facts, columns = bench.sides[0], bench.machine, COLUMNS.split("|")
+    threads = bench.threads or facts.get("cores")
+    lines = [
+        f"## {bench.title}",
+        "",
+        f"{len(first.seconds)} interleaved rounds, batch 1, {threads} threads, {bench.device}; "
+        f"{facts.get('cpu')}. Ratios are medians over rounds of seconds over those of {first.name}.",
+        "",
+        f"| {' | '.join(columns)} |",
+        "| --- |" + " ---: |" * (len(columns) - 1),
+    ]
+    return "\n".join([*lines, *(_row(bench, s) for s in bench.sides)]) + "\n"
+
+
+def _row(bench: Bench, side: Side) -> str:
+    if not side.seconds:
+        return f"| {side.name} | n/a: {side.error} |" + " |" * (len(COLUMNS.split("|")) - 2)
+    first, same = bench.sides[0], side.agreement
+    cells = [
+        f"{side.name} ({side.version})",
+        f"**{median(bench.ratios(side)):.2f}**",
+        f"{side.median:.3f}",
+        f"{min(side.seconds):.3f} to {max(side.seconds):.3f}",
+        f"{side.first_seconds:.2f}",
+        f"{side.load_seconds:.1f}",
+        f"{side.peak_mib:.0f}",
+        f"{side.peak_mib / first.peak_mib:.2f}" if first.peak_mib else "",
+        f"{side.steady_mib:.0f}",
+        f"{same.matched} of {same.reference}" if same else f"found {side.detections}",
+        f"{same.worst_px:.1e}" if same else "",
+        f"{same.worst_score:.1e}" if same else "",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def to_json(bench: Bench) -> dict[str, Any]:
+    """Plain data with everything measured."""
+    body = asdict(bench)
+    for entry, side in zip(body["sides"], bench.sides, strict=True):
+        entry["median"] = side.median if side.seconds else None
+        entry["ratio"] = median(bench.ratios(side)) if side.seconds else None
+    return {"schema": "tf-d2-bench/1", **body}
+
+
+def from_json(body: Mapping[str, Any]) -> Bench:
+    """The inverse of :func:`to_json`."""
+    sides = []
+    for entry in body["sides"]:
+        values = {k: v for k, v in entry.items() if k not in ("median", "ratio")}
+        same = values.get("agreement")
+        sides.append(Side(**{**values, "agreement": Agreement(**same) if same else None}))
+    known = {f.name for f in fields(Bench)} - {"sides"}
+    return Bench(sides, **{k: v for k, v in body.items() if k in known})
+
+
+def write_results(benches: Sequence[Bench], output: Path) -> Path:
+    """Write ``bench.md``, ``bench.json`` and ``bench.svg`` and return the first."""
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "bench.json").write_text(json.dumps([to_json(b) for b in benches], indent=1) + "\n")
+    path = output / "bench.md"
+    path.write_text("# Time and memory, side by side\n\n" + "\n".join(table(b) for b in benches))
+    from parity.report.plots import bench_plot
+
+    (output / "bench.svg").write_text(bench_plot(benches))
+    return path

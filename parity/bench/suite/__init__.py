@@ -1,0 +1,1 @@
+"""Measures the tables of this repository (`parity/results/bench`)."""

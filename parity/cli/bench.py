@@ -1,0 +1,216 @@
+"""``tf-d2 bench``: a user's model on both frameworks, or everything that the committed tables show."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from parity.core.status import EXIT_NOT_COMPARABLE
+
+if TYPE_CHECKING:
+    from parity.bench.bench import Options
+    from parity.bench.suite.suite import Suite
+
+HELP = """Time and memory of PyTorch and TensorFlow on the same input, in interleaved runs.
+
+Without --all or --only: one model (left out: the embedded one) on the sides named by --backend. With --all, or
+--only main,families,...: published configurations with made weights; every part is written to the output folder
+as JSON, and tables and plots are made again from all parts that are there.
+
+Examples:
+
+  tf-d2 bench --config-file mask_rcnn.yaml --weights model.pkl --output bench
+
+  tf-d2 bench --all --torch-python PYTHON_WITH_DETECTRON2 --output parity/results/bench
+
+  tf-d2 bench --prepare --torch-python PYTHON_WITH_DETECTRON2 --output parity/results/bench   (before --all, if the
+  machine is to be quiet for as short as possible)
+
+  tf-d2 bench --render --output parity/results/bench
+"""
+
+console = Console(stderr=False)
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``bench`` to a command line application."""
+    app.command("bench", help=HELP)(bench)
+
+
+def bench(
+    output: Annotated[Path, typer.Option(help="Folder for tables, plots and numbers.")],
+    everything: Annotated[bool, typer.Option("--all", help="Every part of the committed results.")] = False,
+    only: Annotated[
+        str,
+        typer.Option(
+            help="Parts, with commas: main, families, endtoend, batch, curves, startup, profile, gpu."
+        ),
+    ] = "",
+    render: Annotated[
+        bool, typer.Option("--render", help="Make tables and plots from the stored numbers; run nothing.")
+    ] = False,
+    prepare: Annotated[
+        bool,
+        typer.Option("--prepare", help="Only make what --all needs and keeps: models, pictures, exports."),
+    ] = False,
+    config_file: Annotated[
+        str | None, typer.Option("--config-file", help="detectron2 YAML; left out: the embedded checkpoint.")
+    ] = None,
+    weights: Annotated[str | None, typer.Option(help="Checkpoint of the configuration.")] = None,
+    input: Annotated[str | None, typer.Option("--input", help="Picture; left out: a drawn one.")] = None,
+    backend: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="torch, detectron2, torchscript, onnx[:FILE], compile, tf, tf-bfloat16, savedmodel[:DIR]; may be "
+            "repeated. Ratios refer to the first."
+        ),
+    ] = None,
+    rounds: Annotated[
+        int, typer.Option(help="Interleaved rounds that count (with --all: of the main table).")
+    ] = 10,
+    warmup: Annotated[int, typer.Option(help="Rounds before them that do not.")] = 2,
+    threads: Annotated[
+        int, typer.Option(help="Threads per side; 0 = the framework's choice, with --all one per core.")
+    ] = 0,
+    device: Annotated[str, typer.Option(help="cpu or gpu, for all sides.")] = "cpu",
+    torch_python: Annotated[
+        str | None, typer.Option("--torch-python", help="Python interpreter that has torch or detectron2.")
+    ] = None,
+    opts: Annotated[list[str] | None, typer.Option("--opts", help="Override KEY VALUE.")] = None,
+    size: Annotated[str, typer.Option(help="--all: picture and network input, HEIGHTxWIDTH.")] = "800x1216",
+    scale: Annotated[float, typer.Option(help="--all: scale of the curves' ranges, for trials.")] = 1.0,
+    families: Annotated[
+        str, typer.Option(help="--all: only families whose name has one of these words.")
+    ] = "",
+    compiled: Annotated[
+        bool, typer.Option("--compiled", help="--all: also detectron2 with its backbone compiled.")
+    ] = False,
+    work: Annotated[
+        Path | None, typer.Option(help="--all: folder for models and exports, kept; left out: the cache.")
+    ] = None,
+) -> None:
+    from parity.bench.bench import Options
+    from parity.running.runner import BackendError
+
+    options = Options(
+        rounds,
+        warmup,
+        threads,
+        device,
+        torch_python,
+        progress=lambda t: console.print(t, style="dim", markup=False),
+    )
+    try:
+        if everything or only or render or prepare:
+            suite = _make_suite(output, options, size, scale, families, compiled, work)
+            failed = _prepare(suite) if prepare else _measure(suite, everything, only)
+        else:
+            failed = _single(output, options, config_file, weights, input, backend, opts)
+    except (BackendError, ValueError, OSError) as error:
+        print(f"tf-d2 bench: {error}", file=sys.stderr)
+        raise typer.Exit(EXIT_NOT_COMPARABLE) from error
+    raise typer.Exit(EXIT_NOT_COMPARABLE if failed else 0)
+
+
+def _make_suite(
+    output: Path,
+    options: Options,
+    size: str,
+    scale: float,
+    families: str,
+    compiled: bool,
+    work: Path | None,
+) -> Suite:
+    from dataclasses import replace
+
+    from parity.bench.suite import suite as bench_suite
+
+    height, _, width = size.partition("x")
+    if not (height.isdigit() and width.isdigit()):
+        raise ValueError(f"--size {size} is not like 800x1216")
+    return bench_suite.Suite(
+        output.resolve(),
+        (work or bench_suite.default_work()).resolve(),
+        replace(options, threads=options.threads or len(os.sched_getaffinity(0))),
+        (int(height), int(width)),
+        compiled,
+        tuple(w for w in families.split(",") if w),
+        scale,
+        public_command(sys.argv[1:]),
+    )
+
+
+def _prepare(suite: Suite) -> bool:
+    from parity.bench.suite import suite as bench_suite
+
+    bench_suite.prepare_all(suite)
+    console.print(f"ready: {suite.work}", markup=False)
+    return False
+
+
+def _measure(suite: Suite, everything: bool, only: str) -> bool:
+    """Measure the parts asked for, make tables and plots; whether a part failed."""
+    from parity.bench.suite import render as bench_render
+    from parity.bench.suite import suite as bench_suite
+
+    names = list(bench_suite.PARTS) if everything else [n.strip() for n in only.split(",") if n.strip()]
+    bench_suite.run_parts(suite, names)
+    parts = bench_render.read_parts(suite.output)
+    console.print(f"results: {bench_render.write_page(parts, suite.output)}", markup=False)
+    return any(parts[n]["error"] for n in names)
+
+
+HIDDEN = {"--torch-python": "PYTHON_WITH_DETECTRON2", "--work": "FOLDER", "--output": "FOLDER"}
+
+
+def public_command(arguments: Sequence[str]) -> str:
+    """The command line without this machine's paths."""
+    words, hidden = ["tf-d2"], ""
+    for word in arguments:
+        option, equals, _ = word.partition("=")
+        words.append(hidden or (f"{option}={HIDDEN[option]}" if equals and option in HIDDEN else word))
+        hidden = HIDDEN.get(word, "")
+    return " ".join(words)
+
+
+def _single(
+    output: Path,
+    options: Options,
+    config_file: str | None,
+    weights: str | None,
+    input: str | None,
+    backend: list[str] | None,
+    opts: list[str] | None,
+) -> bool:
+    """One model on several sides; whether one of them failed."""
+    import numpy as np
+
+    from parity.bench.bench import run_bench, table, write_results
+    from parity.running.runner import auto_reference
+    from parity.selftest.mutation_run import embedded_demo, sample_picture
+
+    if opts and len(opts) % 2:
+        raise ValueError(f"--opts takes pairs KEY VALUE, got {len(opts)} words: {' '.join(opts)}")
+    output.mkdir(parents=True, exist_ok=True)
+    demo = embedded_demo()
+    if input is None:
+        input = str(output / "picture.npy")
+        np.save(input, sample_picture())
+    result = run_bench(
+        config_file or str(demo / "shapes.yaml"),
+        weights if config_file else str(demo / "shapes.pkl"),
+        input,
+        output=output,
+        backends=backend or [auto_reference(options.interpreter).name, "tf", "savedmodel"],
+        options=options,
+        opts=opts or [],
+    )
+    console.print(table(result), highlight=False, markup=False, soft_wrap=True)
+    console.print(f"results: {write_results([result], output)}", markup=False)
+    return any(s.error for s in result.sides)

@@ -1,0 +1,91 @@
+"""Units of the backbones: from the network input to the features that heads read (`steps/backbone/<feature>`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from parity.core.units.table import Unit, arrays
+
+
+def feature_name(feature: str) -> str:
+    """The array that holds a backbone output, `p2` -> `steps/backbone/p2`."""
+    return f"steps/backbone/{feature}"
+
+
+@dataclass(frozen=True)
+class _Residual:
+    """A network of a stem and numbered residual stages: section of its keys, prefix of the stages' names, number
+    of the first one (which has stride 4), and how many levels the FPN adds above the last (None: no FPN)."""
+
+    section: str
+    prefix: str
+    first: int
+    extra: int | None
+
+
+def backbone_units(model: Mapping[str, Any]) -> list[Unit]:
+    """The backbone's units.
+
+    model: the MODEL node. Raises ValueError for a backbone without units.
+    """
+    name = model["BACKBONE"]["NAME"]
+    if name not in BACKBONES:
+        raise ValueError(
+            f"MODEL.BACKBONE.NAME {name!r} has no stage table; supported: {', '.join(BACKBONES)}"
+        )
+    return BACKBONES[name](model)
+
+
+def residual_units(
+    section: str, prefix: str, first: int, extra_levels: int | None = None
+) -> Callable[[Mapping[str, Any]], list[Unit]]:
+    """The units of a network of a stem and numbered stages, as a function of the MODEL node.
+
+    section: of the keys, with OUT_FEATURES. prefix: of the stages' names. first: number of the first stage, which has
+    stride 4. extra_levels: how many levels the FPN adds above the last; None: no FPN.
+    """
+    return partial(_residual_units, _Residual(section, prefix, first, extra_levels))
+
+
+def _residual_units(kind: _Residual, model: Mapping[str, Any]) -> list[Unit]:
+    levels = _pyramid_levels(kind, model)
+    module = "backbone.bottom_up" if levels else "backbone"
+    stem = f"steps/{module}.stem"
+    built = [Unit("stem", "module", ("steps/input",), (stem,), "continuous", (f"{module}.stem",))]
+    source, pending = stem, []
+    wanted = {int(name.removeprefix(kind.prefix)) for name in model[kind.section]["OUT_FEATURES"]}
+    for number in range(kind.first, max(wanted) + 1):
+        pending.append(f"{kind.prefix}{number}")
+        if number in wanted:
+            target = f"steps/{module}/{pending[-1]}"
+            inner = f"{module}.{pending[-1]}"
+            stages = tuple(pending)
+            built.append(Unit(pending[-1], "res", (source,), (target,), "continuous", stages, module=inner))
+            source, pending = target, []
+    if levels:
+        inputs = tuple(f"steps/{module}/{feature}" for feature in model["FPN"]["IN_FEATURES"])
+        outputs = arrays(*map(feature_name, levels))
+        built.append(Unit("fpn", "fpn", inputs, outputs, "continuous", levels))
+    return built
+
+
+def _pyramid_levels(kind: _Residual, model: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the FPN's outputs, finest first, or () for a backbone without FPN."""
+    if kind.extra is None:
+        return ()
+    features = model["FPN"]["IN_FEATURES"]
+    numbers = [int(feature.removeprefix(kind.prefix)) + 2 - kind.first for feature in features]
+    numbers += [numbers[-1] + 1 + k for k in range(kind.extra)]
+    return tuple(f"p{number}" for number in numbers)
+
+
+BACKBONES: dict[str, Callable[[Mapping[str, Any]], list[Unit]]] = {
+    "build_resnet_backbone": residual_units("RESNETS", "res", 2),
+    "build_resnet_fpn_backbone": residual_units("RESNETS", "res", 2, 1),
+    "build_retinanet_resnet_fpn_backbone": residual_units("RESNETS", "res", 2, 2),
+    "build_regnet_backbone": residual_units("REGNETS", "s", 1),
+    "build_regnet_fpn_backbone": residual_units("REGNETS", "s", 1, 1),
+}

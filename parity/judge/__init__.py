@@ -1,0 +1,1 @@
+"""Judges two traces: which arrays agree, which do not, and where it starts."""

@@ -1,0 +1,1 @@
+"""What a person or a CI system reads: HTML page, plots, terminal, JUnit."""

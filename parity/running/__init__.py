@@ -1,0 +1,1 @@
+"""Runs backends in processes of their own and hands their traces to the judge."""

@@ -1,0 +1,278 @@
+"""The same answer on every machine: models under every setting of the kernels, and under several TensorFlows.
+
+`python -m parity.selftest.matrix --output DIR` compares each model with the PyTorch reference under each setting that
+the processor has, one process a cell, and writes DIR/matrix.json (after each cell; a second start goes on from there)
+and DIR/matrix.md. `--tensorflow NAME=PYTHON` adds an interpreter that has another TensorFlow; it needs h5py, Pillow,
+PyYAML, scipy and pycocotools, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from parity.core.results import Comparison
+from parity.judge.judge import compare
+from parity.running.runner import Backend, BackendError, Setup, call_worker, resolved, run_backend
+from parity.selftest.mutation_run import embedded_demo, sample_picture
+
+# Environments of the TensorFlow side. oneDNN takes no more of the processor than it has.
+SETTINGS: dict[str, Mapping[str, str]] = {
+    "oneDNN off": {"TF_ENABLE_ONEDNN_OPTS": "0"},
+    "oneDNN off, 2 threads": {"TF_ENABLE_ONEDNN_OPTS": "0", "THREADS": "2"},
+    "oneDNN SSE41": {"TF_ENABLE_ONEDNN_OPTS": "1", "ONEDNN_MAX_CPU_ISA": "SSE41"},
+    "oneDNN AVX2": {"TF_ENABLE_ONEDNN_OPTS": "1", "ONEDNN_MAX_CPU_ISA": "AVX2"},
+    "oneDNN AVX512_CORE": {"TF_ENABLE_ONEDNN_OPTS": "1", "ONEDNN_MAX_CPU_ISA": "AVX512_CORE"},
+    "oneDNN": {"TF_ENABLE_ONEDNN_OPTS": "1"},
+    "oneDNN, 2 threads": {"TF_ENABLE_ONEDNN_OPTS": "1", "THREADS": "2"},
+}
+# Environments of the reference: what PyTorch's own kernels may use.
+CAPABILITIES = ("default", "avx2", "avx512")
+
+# Published configurations at a width that a small machine runs in seconds; weights are random.
+SMALL = {
+    **{"RESNETS.STEM_OUT_CHANNELS": 8, "RESNETS.RES2_OUT_CHANNELS": 32, "FPN.OUT_CHANNELS": 32},
+    **{"ROI_BOX_HEAD.FC_DIM": 64, "ROI_BOX_HEAD.CONV_DIM": 32, "ROI_MASK_HEAD.CONV_DIM": 32},
+    **{"RPN.PRE_NMS_TOPK_TEST": 200, "RPN.POST_NMS_TOPK_TEST": 100, "SEM_SEG_HEAD.CONVS_DIM": 64},
+    "ROI_KEYPOINT_HEAD.CONV_DIMS": "(32, 32)",
+}
+SMALL_INPUT = (
+    "INPUT.MIN_SIZE_TEST",
+    "160",
+    "INPUT.MAX_SIZE_TEST",
+    "280",
+    "TEST.DETECTIONS_PER_IMAGE",
+    "20",
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model under one setting. ``exit_code`` as of `tf-d2 parity`; 2 with ``error`` where it did not run."""
+
+    model: str
+    setting: str
+    tensorflow: str
+    capability: str
+    exit_code: int
+    worst_px: float | None = None
+    worst_score: float | None = None
+    first_bad: str = ""
+    error: str = ""
+    seconds: float = 0.0
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        return self.model, self.setting, self.tensorflow, self.capability
+
+
+def run_matrix(
+    output: Path,
+    models: Sequence[str],
+    settings: Sequence[str],
+    tensorflows: Mapping[str, str],
+    capabilities: Sequence[str],
+    timeout: float = 1800.0,
+) -> list[Cell]:
+    """Run the cells that ``output`` does not hold yet; a cell that cannot run is one with an error."""
+    output = output.resolve()
+    output.mkdir(parents=True, exist_ok=True)
+    table = output / "matrix.json"
+    cells = [Cell(**row) for row in json.loads(table.read_text())] if table.is_file() else []
+    for model in models:
+        wanted = [
+            (model, setting, name, capability)
+            for capability in capabilities
+            for name in tensorflows
+            for setting in settings
+            # Other kernels of PyTorch are tried against one setting, other TensorFlows against two.
+            if capability == capabilities[-1] or setting == settings[0]
+        ]
+        missing = [key for key in wanted if key not in {cell.key for cell in cells}]
+        if not missing:
+            continue
+        folder = output / "work" / model.replace("/", "_")
+        folder.mkdir(parents=True, exist_ok=True)
+        for key in missing:
+            cells.append(_cell(key, folder, tensorflows[key[2]], timeout))
+            table.write_text(json.dumps([asdict(cell) for cell in cells], indent=1) + "\n")
+            (output / "matrix.md").write_text(render(cells))
+            print(
+                f"{' / '.join(key)}: {cells[-1].exit_code} {cells[-1].first_bad or cells[-1].error}",
+                flush=True,
+            )
+    return cells
+
+
+def _cell(key: tuple[str, str, str, str], folder: Path, python: str, timeout: float) -> Cell:
+    model, setting, _, capability = key
+    begin = time.monotonic()
+    try:
+        setup = _setup(model, folder, timeout)
+        with environment(ATEN_CPU_CAPABILITY=capability):
+            runs = _references(setup, folder, capability)
+        variables = dict(SETTINGS[setting])
+        threads = int(variables.pop("THREADS", "1"))
+        trace = folder / "candidate.h5"
+        fed = replace(setup, threads=threads, extra={"feed": str(runs[0].resolve())})
+        with environment(**variables):
+            run_backend(Backend("tf", "", python), fed, trace)
+        comparison, _ = compare(runs[0], trace, noise=runs[1:])
+    except (BackendError, ValueError, OSError) as error:
+        return Cell(*key, 2, error=str(error)[:300], seconds=round(time.monotonic() - begin, 1))
+    return _judged(key, comparison, time.monotonic() - begin)
+
+
+def _judged(key: tuple[str, str, str, str], comparison: Comparison, seconds: float) -> Cell:
+    def worst(name: str) -> float | None:
+        found = [s.details[name] for s in comparison.stages if isinstance(s.details.get(name), float)]
+        return max(found) if found else None
+
+    first = comparison.first_bad
+    return Cell(
+        *key,
+        comparison.exit_code,
+        worst("worst_box_px"),
+        worst("worst_score"),
+        first.name if first else "",
+        seconds=round(seconds, 1),
+    )
+
+
+def _setup(model: str, folder: Path, timeout: float) -> Setup:
+    """Files of a model: the embedded one, or a published configuration made narrow, with random weights."""
+    picture = folder / "picture.npy"
+    np.save(picture, sample_picture())
+    if model == "demo":
+        demo = embedded_demo()
+        setup = Setup(str(demo / "shapes.yaml"), str(demo / "shapes.pkl"), [str(picture)])
+    else:
+        config, weights = folder / "random.yaml", folder / "random.safetensors"
+        if not weights.is_file():
+            job: dict[str, Any] = {"mode": "config", "config_yaml": model, "weights": "", "images": ["none"]}
+            call_worker(
+                "parity.backends.tf_worker", sys.executable, job | {"opts": narrow(model)}, config, timeout
+            )
+            random_job = {"config_yaml": str(config.resolve()), "seed": 7}
+            call_worker("parity.backends.torch_random", sys.executable, random_job, weights, timeout)
+        setup = Setup(str(config), str(weights), [str(picture)])
+    proposals = folder / "proposals.npy"
+    np.save(proposals, np.array([[30, 40, 160, 140], [100, 20, 250, 150], [0, 0, 60, 60]], np.float32))
+    given = (str(proposals),) if "fast_rcnn" in model else ()
+    setup = replace(setup, threads=1, repeat=1, timeout=timeout, proposals=given)
+    return resolved(setup, folder, lambda text: None)
+
+
+def narrow(model: str) -> list[str]:
+    """Overrides that make a published configuration small; groups stay, their width shrinks."""
+    words = [*SMALL_INPUT]
+    regnet = "regnet" in model.lower()
+    for key, value in SMALL.items():
+        if not (regnet and key.startswith("RESNETS.")):
+            words += [f"MODEL.{key}", str(value)]
+    grouped = "X_101" in model or "X_152" in model
+    return words if regnet else [*words, "MODEL.RESNETS.WIDTH_PER_GROUP", "1" if grouped else "8"]
+
+
+def _references(setup: Setup, folder: Path, capability: str) -> list[Path]:
+    """The reference with these kernels of PyTorch, its float64 run on the same input: run once."""
+    torch = Backend("torch", "", sys.executable)
+    reference, truth = folder / f"reference_{capability}.h5", folder / f"truth_{capability}.h5"
+    if not (reference.is_file() and truth.is_file()):
+        run_backend(torch, setup, reference)
+        run_backend(
+            torch, replace(setup, profile="semantic", extra={"feed": str(reference.resolve())}), truth
+        )
+    return [reference, truth]
+
+
+@contextmanager
+def environment(**variables: str) -> Iterator[None]:
+    """Environment variables for the processes that are started inside; those of :data:`SETTINGS` not named are
+    unset."""
+    names = {name for setting in SETTINGS.values() for name in setting} | set(variables)
+    before = {name: os.environ.pop(name, None) for name in names}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def render(cells: Sequence[Cell]) -> str:
+    """The table in Markdown: a row for each model and pair of programs, a column for each setting."""
+    settings = [name for name in SETTINGS if any(cell.setting == name for cell in cells)]
+    same = sum(cell.exit_code == 0 for cell in cells)
+    lines = [
+        "# Models under every setting",
+        "",
+        f"{same} of {len(cells)} runs agree with PyTorch. Each entry: exit status of the comparison (0 = the "
+        "same), worst box corner in px, worst score; first stage that differs, where one does.",
+        "",
+        "Regenerate with `python -m parity.selftest.matrix --output DIR`.",
+        "",
+        f"| model | TensorFlow | PyTorch kernels | {' | '.join(settings)} |",
+        f"| --- | --- | --- | {' | '.join('---' for _ in settings)} |",
+    ]
+    table = {cell.key: cell for cell in cells}
+    for row in dict.fromkeys((c.model, c.tensorflow, c.capability) for c in cells):
+        model, name, capability = row
+        entries = [_entry(table.get((model, setting, name, capability))) for setting in settings]
+        lines.append(f"| {model} | {name} | {capability} | {' | '.join(entries)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _entry(cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    if cell.error:
+        return f"**{cell.exit_code}** {cell.error.splitlines()[0][:80]}"
+    px, score = ("-" if v is None else f"{v:.1e}" for v in (cell.worst_px, cell.worst_score))
+    numbers = f"{px} {score}"
+    return f"0 {numbers}" if cell.exit_code == 0 else f"**{cell.exit_code}** {numbers} {cell.first_bad}"
+
+
+def zoo_models() -> list[str]:
+    """The published models that this version runs; of those that differ in training only, the first."""
+    from tf_d2.config.zoo import unsupported_reason
+    from tf_d2.config.zoo import zoo_models as published
+
+    names = [row.name for row in published().values() if unsupported_reason(row) is None]
+    return list({re.sub(r"_(\dx|\d+ep)(?=_|$)", "", name): name for name in reversed(names)}.values())[::-1]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder of the table")
+    parser.add_argument("--models", nargs="+", help="demo or names of published models; default: all")
+    parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
+    parser.add_argument("--capabilities", nargs="+", choices=CAPABILITIES, default=["avx2"])
+    parser.add_argument("--tensorflow", nargs="+", default=[], metavar="NAME=PYTHON")
+    options = parser.parse_args(arguments)
+    if find_spec("torch") is None:
+        parser.error("needs torch: pip install -e '.[test]'")
+    tensorflows = dict(pair.split("=", 1) for pair in options.tensorflow) or {"installed": sys.executable}
+    models = options.models or ["demo", *zoo_models()]
+    cells = run_matrix(options.output, models, options.settings, tensorflows, options.capabilities)
+    return max((cell.exit_code for cell in cells), default=0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,301 @@
+"""Running every planted bug and writing the kill table: is each one found, and blamed on the right stage?"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from parity.core.results import Comparison
+from parity.core.status import EXIT_SAME, Verdict
+from parity.judge.judge import TraceLike, compare
+from parity.running.ops import run_ops
+from parity.running.runner import Backend, BackendError, Setup, call_worker, resolved, run_backend
+from parity.selftest.mutations import MUTATIONS, Mutation
+
+Progress = Callable[[str], None]
+
+_SMALL = (
+    "MODEL.RESNETS.STEM_OUT_CHANNELS 8 MODEL.RESNETS.RES2_OUT_CHANNELS 32 MODEL.RESNETS.WIDTH_PER_GROUP 8 "
+    "MODEL.FPN.OUT_CHANNELS 32 INPUT.MIN_SIZE_TEST 160 INPUT.MAX_SIZE_TEST 280 TEST.DETECTIONS_PER_IMAGE 20 "
+).split()
+_HEADS = (
+    "MODEL.RPN.POST_NMS_TOPK_TEST 100 MODEL.RPN.PRE_NMS_TOPK_TEST 200 MODEL.ROI_BOX_HEAD.FC_DIM 64 "
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST 0.05 "
+).split()
+
+# Families beside the embedded checkpoint: published configurations at reduced width, with random weights.
+FAMILIES: dict[str, tuple[str, Sequence[str]]] = {
+    "keypoint": (
+        "COCO-Keypoints/keypoint_rcnn_R_50_FPN_3x",
+        [*_SMALL, *_HEADS, "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS", "(32, 32)"],
+    ),
+    "panoptic": (
+        "COCO-PanopticSegmentation/panoptic_fpn_R_50_3x",
+        [
+            *_SMALL,
+            *_HEADS,
+            *("MODEL.ROI_MASK_HEAD.CONV_DIM", "32", "MODEL.SEM_SEG_HEAD.CONVS_DIM", "64"),
+            *("MODEL.PANOPTIC_FPN.COMBINE.STUFF_AREA_LIMIT", "200"),
+            *("MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH", "0.1"),
+        ],
+    ),
+    "retinanet": ("COCO-Detection/retinanet_R_50_FPN_3x", _SMALL),
+}
+
+
+CONTROLS = ("self-noise", "identity")  # runs without a bug, per family; they must pass
+
+
+@dataclass
+class Outcome:
+    """What became of one planted bug (or of a run without one, where ``expected`` is "the same")."""
+
+    name: str
+    model: str
+    what: str
+    expected: str
+    exit_code: int
+    first_bad: str = ""
+    verdict: str = ""
+    error: str = ""
+    seconds: float = 0.0
+
+    @property
+    def caught(self) -> bool:
+        """Found at all (runs without a bug: rightly found to be the same)."""
+        return self.exit_code == (EXIT_SAME if self.expected == "the same" else 1)
+
+    @property
+    def blamed(self) -> bool:
+        """Found, and the first bad stage is where the bug was planted."""
+        if self.expected == "the same":
+            return self.caught
+        return self.caught and any(self.first_bad.startswith(b) for b in self.expected.split(" or "))
+
+
+def run_mutations(
+    output: Path,
+    names: Sequence[str] = (),
+    torch_python: str | None = None,
+    threads: int = 1,
+    timeout: float = 7200.0,
+    progress: Progress = lambda text: None,
+) -> list[Outcome]:
+    """Run the bugs called ``names`` (default: all), family by family, and the runs without a bug. Raises
+    ValueError for unknown names and BackendError when a family cannot run at all."""
+    unknown = sorted(set(names) - {m.name for m in MUTATIONS})
+    if unknown:
+        raise ValueError(f"no planted bug is called {', '.join(unknown)}; see: tf-d2 parity list-mutations")
+    output.mkdir(parents=True, exist_ok=True)
+    chosen = [m for m in MUTATIONS if not names or m.name in names]
+    outcomes: list[Outcome] = []
+    for family in dict.fromkeys(m.model for m in chosen):
+        bugs = [m for m in chosen if m.model == family]
+        if family == "ops":
+            outcomes += [_op_outcome(m, torch_python, timeout, progress) for m in bugs]
+            continue
+        outcomes += _family(family, bugs, output / family, torch_python, threads, timeout, progress)
+    return outcomes
+
+
+def _op_outcome(bug: Mutation, torch_python: str | None, timeout: float, progress: Progress) -> Outcome:
+    begin = time.monotonic()
+    comparison = run_ops(
+        None, torch_python, dtypes=("float32",), mutate=bug.name, only=bug.blame, timeout=timeout
+    )
+    return _outcome(bug, comparison, begin, progress)
+
+
+def _family(
+    family: str,
+    bugs: Sequence[Mutation],
+    folder: Path,
+    torch_python: str | None,
+    threads: int,
+    timeout: float,
+    progress: Progress,
+) -> list[Outcome]:
+    """The bugs of one model family against one reference run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    setup = family_setup(family, folder, torch_python, timeout, threads, progress)
+    torch = Backend("torch", "", torch_python or sys.executable)
+    reference = run_backend(torch, setup, folder / "reference.h5", progress)
+    again = replace(setup, threads=threads % 2 + 1)
+    noise = run_backend(torch, again, folder / "noise.h5", progress)
+    further: list[TraceLike] = []
+    if setup.profile != "semantic":
+        precise = replace(setup, profile="semantic", extra={"feed": str(reference.resolve())})
+        further = [run_backend(torch, precise, folder / "truth.h5", progress)]
+    begin = time.monotonic()
+    control = Mutation(CONTROLS[0], family, (), f"the reference with {again.threads} threads")
+    outcomes = [_outcome(control, _judge(setup.profile, reference, noise, further), begin, progress)]
+    table = {m.name: m for m in bugs}
+    table[CONTROLS[1]] = Mutation(CONTROLS[1], family, (), "the TensorFlow model without a bug")
+
+    def judge(event: dict[str, Any]) -> None:
+        nonlocal begin
+        if event["event"] != "mutant":
+            return
+        bug = table[event["name"]]
+        if "error" in event:
+            outcomes.append(Outcome(bug.name, family, bug.what, _expected(bug), 2, error=event["error"]))
+        else:
+            trace = Path(event["trace"])
+            found = _judge(setup.profile, reference, trace, [noise, *further])
+            outcomes.append(_outcome(bug, found, begin, progress))
+            trace.unlink()
+        begin = time.monotonic()
+
+    job = {
+        "mode": "mutations",
+        "mutations": [CONTROLS[1], *(m.name for m in bugs)],
+        "config_yaml": setup.config,
+        "weights": setup.weights,
+        "weights_sha256": setup.weights_sha256,
+        "images": list(setup.images),
+        "profile": setup.profile,
+        "threads": threads,
+        "feed": str(reference.resolve()),
+    }
+    call_worker("parity.backends.tf_worker", sys.executable, job, folder / "mutants", timeout, on_event=judge)
+    return outcomes
+
+
+def _judge(profile: str, reference: Path, candidate: Path, further: Sequence[TraceLike]) -> Comparison:
+    (found,) = compare(reference, candidate, profile=profile, noise=further)
+    return found
+
+
+def _expected(bug: Mutation) -> str:
+    return " or ".join(bug.blame) or "the same"
+
+
+def _outcome(bug: Mutation, comparison: Comparison, begin: float, progress: Progress) -> Outcome:
+    first = comparison.first_bad
+    outcome = Outcome(
+        bug.name,
+        bug.model,
+        bug.what,
+        _expected(bug),
+        comparison.exit_code,
+        first.name if first else "",
+        str(first.verdict) if first and first.verdict is not Verdict.NONE else "",
+        seconds=round(time.monotonic() - begin, 1),
+    )
+    state = "found where it is" if outcome.blamed else "found elsewhere" if outcome.caught else "NOT FOUND"
+    progress(f"{bug.name}: {state if bug.blame else outcome.exit_code} {outcome.first_bad} {outcome.verdict}")
+    return outcome
+
+
+def family_setup(
+    family: str, folder: Path, torch_python: str | None, timeout: float, threads: int, progress: Progress
+) -> Setup:
+    """Configuration, weights and a picture of one family, ready to run on both sides."""
+    picture = folder / "picture.npy"
+    np.save(picture, sample_picture())
+    if family in ("mask", "semantic"):
+        demo = embedded_demo()
+        profile = "semantic" if family == "semantic" else "strict"
+        setup = Setup(str(demo / "shapes.yaml"), str(demo / "shapes.pkl"), [str(picture)], profile)
+    else:
+        name, opts = FAMILIES[family]
+        config = folder / "random.yaml"
+        job = {"mode": "config", "config_yaml": name, "weights": "", "opts": opts, "images": ["none"]}
+        call_worker("parity.backends.tf_worker", sys.executable, job, config, timeout, progress)
+        weights = folder / "random.safetensors"
+        random_job = {"config_yaml": str(config.resolve()), "seed": 7}
+        python = torch_python or sys.executable
+        call_worker("parity.backends.torch_random", python, random_job, weights, timeout, progress)
+        setup = Setup(str(config), str(weights), [str(picture)])
+    return resolved(replace(setup, threads=threads, repeat=1, timeout=timeout), folder, progress)
+
+
+def embedded_demo() -> Path:
+    """The checkpoint that comes with the tf_d2 package (found without importing it)."""
+    spec = find_spec("tf_d2")
+    if spec is None or spec.origin is None:
+        raise BackendError("the tf_d2 package with its embedded checkpoint is not installed")
+    return Path(spec.origin).parent / "data" / "demo"
+
+
+def sample_picture() -> np.ndarray:
+    """A picture (331, 477, 3) of overlapping coloured shapes on texture; its sides need rounding and
+    padding."""
+    rng = np.random.default_rng(3)
+    yy, xx = np.mgrid[:331, :477]
+    base = 120 + 40 * np.sin(xx / 23.0) * np.cos(yy / 31.0)
+    image = np.stack([base + 20, base, base - 25], axis=-1) + rng.normal(0, 6, (331, 477, 3))
+    for k in range(14):
+        colour, size = rng.integers(0, 256, 3), rng.integers(18, 90)
+        cy, cx = rng.integers(10, 320), rng.integers(10, 465)
+        round_shape = (yy - cy) ** 2 + (xx - cx) ** 2 < size**2 / 2
+        square = (abs(yy - cy) < size / 2) & (abs(xx - cx) < size * 0.7)
+        image[round_shape if k % 2 else square] = colour
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def kill_table(outcomes: Sequence[Outcome]) -> str:
+    """The table in Markdown, with the rates first."""
+    bugs = [o for o in outcomes if o.expected != "the same"]
+    controls = [o for o in outcomes if o.expected == "the same"]
+    caught, blamed = (sum(getattr(o, k) for o in bugs) for k in ("caught", "blamed"))
+    passed = sum(o.caught for o in controls)
+    lines = [
+        "# Planted bugs",
+        "",
+        f"{caught} of {len(bugs)} planted bugs are found, {blamed} of them named at the stage where they "
+        f"were planted; {passed} of {len(controls)} runs without a bug pass.",
+        "",
+        "Regenerate with `tf-d2 parity mutations --output DIR`; with `--only NAME` a folder's table is updated.",
+        "",
+        "| bug | model | what was planted | found | first bad stage named | verdict |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for o in [*controls, *bugs]:
+        found = ("passes" if o.caught else "FAILS") if o in controls else "yes" if o.caught else "**no**"
+        where = o.first_bad or o.error
+        mark = "" if o.blamed or o in controls else " (expected " + o.expected + ")"
+        lines.append(f"| {o.name} | {o.model} | {o.what} | {found} | {where}{mark} | {o.verdict} |")
+    return "\n".join(lines) + "\n"
+
+
+def write_results(outcomes: Sequence[Outcome], output: Path) -> Path:
+    """Write ``mutations.md`` and ``mutations.json`` and return the former. Runs that the folder's table holds
+    from before are kept where ``outcomes`` does not have them."""
+    table = output / "mutations.json"
+    merged = updated(_read_results(table) if table.is_file() else [], outcomes)
+    rows = [_row(o) for o in merged]
+    table.write_text(json.dumps(rows, indent=1) + "\n")
+    path = output / "mutations.md"
+    path.write_text(kill_table(merged))
+    return path
+
+
+def _row(outcome: Outcome) -> dict[str, Any]:
+    """One run in JSON, without its time, so that the file only changes where a finding does."""
+    row = asdict(outcome) | {"caught": outcome.caught, "blamed": outcome.blamed}
+    del row["seconds"]
+    return row
+
+
+def _read_results(table: Path) -> list[Outcome]:
+    known = {f.name for f in fields(Outcome)}
+    return [Outcome(**{k: v for k, v in row.items() if k in known}) for row in json.loads(table.read_text())]
+
+
+def updated(before: Sequence[Outcome], outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """``outcomes`` and those of ``before`` they do not replace, in the order of the table of bugs; a bug that
+    is no longer planted is left out."""
+    order: dict[tuple[str, str], float] = {(m.model, m.name): k for k, m in enumerate(MUTATIONS)}
+    first = {m.model: k for k, m in reversed(list(enumerate(MUTATIONS)))}
+    order |= {(family, c): k - 0.5 for family, k in first.items() for c in CONTROLS}
+    merged = {(o.model, o.name): o for o in (*before, *outcomes)}
+    return sorted((o for key, o in merged.items() if key in order), key=lambda o: order[o.model, o.name])

@@ -1,0 +1,115 @@
+"""Bugs that ports of detectron2 really have, planted to see whether the harness finds them where they are.
+
+This is the table; ``parity.selftest.tf_mutations`` plants them in the TensorFlow model,
+``parity.selftest.mutation_run`` runs them all. ``blame`` lists the stages that may be named as the first bad one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PROPOSALS = "steps/proposal_generator/0/0"
+DETECTIONS = "steps/roi_heads/0/0"
+INSTANCES = "output/instances"
+MASKS = "output/instances/pred_masks"
+RESIZED, INPUT = "input/resized", "steps/input"
+STEM = "steps/backbone.bottom_up.stem"
+RES = "steps/backbone.bottom_up/res"
+P = "steps/backbone/p"
+RPN = "steps/proposal_generator.rpn_head"
+POOLER, HEAD = "steps/roi_heads.box_pooler", "steps/roi_heads.box_head"
+PREDICTOR = "steps/roi_heads.box_predictor"
+MASK_POOLER, MASK_HEAD = "steps/roi_heads.mask_pooler", "steps/roi_heads.mask_head.predictor"
+SEM_SEG, KEYPOINTS = "steps/sem_seg_head/0", "steps/roi_heads/0/0/pred_keypoints"
+HEATMAPS = "steps/roi_heads/0/0/pred_keypoint_heatmaps"
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One planted bug. ``model`` is the family it shows in ("ops": in the operation rung only, "semantic": the
+    embedded model in float64, where what is hidden by rounding in float32 shows)."""
+
+    name: str
+    model: str
+    blame: tuple[str, ...]
+    what: str
+
+
+def _m(name: str, model: str, blame: str | tuple[str, ...], what: str) -> Mutation:
+    return Mutation(name, model, (blame,) if isinstance(blame, str) else blame, what)
+
+
+MUTATIONS = (
+    _m("rgb_for_bgr", "mask", RESIZED, "channels of the picture reversed"),
+    _m("resize_not_antialiased", "mask", RESIZED, "bilinear resize without Pillow's widening filter"),
+    _m("resize_floor", "mask", RESIZED, "network size rounded down instead of half up"),
+    _m("resize_float", "mask", RESIZED, "resize rounded once at the end, not after each pass"),
+    _m("mean_reversed", "mask", INPUT, "pixel mean in RGB order"),
+    _m("scaled_to_one", "mask", INPUT, "picture divided by 255"),
+    _m("pad_before_mean", "mask", INPUT, "padding with black instead of the mean colour"),
+    _m("pad_centred", "mask", INPUT, "padding on both sides instead of bottom and right"),
+    _m("pad_to_64", "mask", INPUT, "padding to multiples of 64"),
+    _m("bn_eps_1e-3", "mask", STEM, "batch norm with Keras' epsilon"),
+    _m("gamma_beta_swapped", "mask", "weights", "gamma and beta of one norm exchanged"),
+    _m("mean_variance_swapped", "mask", "weights", "moving mean and variance of one norm exchanged"),
+    _m("kernel_rows_columns_swapped", "mask", "weights", "kernel height and width exchanged in one layer"),
+    _m("fc_height_width_swapped", "mask", "weights", "fc1 permuted as W, H, C instead of H, W, C"),
+    _m("bias_dropped", "mask", "weights", "one lateral convolution without its bias"),
+    _m("class_rows_rolled", "mask", "weights", "background class first in the class scores"),
+    _m("same_padding", "mask", STEM, "SAME padding in strided convolutions"),
+    _m("max_pool_valid", "mask", STEM, "stem pooling without padding on the left and top"),
+    _m("stride_in_3x3", "mask", f"{RES}3", "stride on the 3x3 instead of the 1x1 convolution"),
+    _m("no_relu_after_sum", "mask", f"{RES}2", "residual sum without its ReLU"),
+    _m("dead_channel", "mask", f"{RES}4", "one output channel of a block always zero"),
+    _m("nan_in_res5", "mask", f"{RES}5", "a NaN from an unguarded division"),
+    _m("bilinear_top_down", "mask", f"{P}2", "bilinear instead of nearest upsampling in the pyramid"),
+    _m("average_fusion", "mask", f"{P}2", "pyramid levels averaged instead of summed"),
+    _m("p6_by_average", "mask", f"{P}6", "p6 by average pooling"),
+    _m("rpn_relu_missing", "mask", f"{RPN}/0/0", "RPN convolution without its ReLU"),
+    _m("anchor_half_offset", "mask", PROPOSALS, "anchors shifted by half a stride"),
+    _m("anchor_ratio_inverted", "mask", PROPOSALS, "aspect ratio as width over height"),
+    _m("anchor_xy_swapped", "mask", PROPOSALS, "anchor grid walked column by column"),
+    _m("width_plus_one", "mask", PROPOSALS, "boxes one pixel wider, the Detectron convention"),
+    _m("deltas_yx", "mask", PROPOSALS, "dy before dx in box deltas"),
+    _m("proposals_not_clipped", "mask", PROPOSALS, "proposals not clipped to the image"),
+    _m("post_nms_topk_999", "mask", PROPOSALS, "one proposal too few"),
+    _m("rpn_nms_0.65", "mask", PROPOSALS, "another NMS threshold in the RPN"),
+    _m("rpn_nms_across_levels", "mask", PROPOSALS, "proposals of all levels suppressed together"),
+    _m("rpn_sigmoid", "mask", PROPOSALS, "objectness as probability"),
+    _m("roi_align_unaligned", "mask", POOLER, "ROIAlign without the half pixel"),
+    _m("roi_align_2x2", "mask", POOLER, "always 2x2 samples per bin"),
+    _m("roi_level_shifted", "mask", POOLER, "boxes pooled from one level too coarse"),
+    _m("roi_transposed", "mask", POOLER, "rows and columns of pooled regions exchanged"),
+    _m("fc_relu_missing", "mask", HEAD, "fully connected layers without ReLU"),
+    _m("softmax_twice", "mask", DETECTIONS, "softmax applied twice"),
+    _m("box_weights_of_rpn", "mask", DETECTIONS, "box deltas not divided by 10, 10, 5, 5"),
+    _m("stale_score_threshold", "mask", DETECTIONS, "score threshold 0.5 left from a demo"),
+    _m("class_agnostic_nms", "mask", DETECTIONS, "classes suppress one another"),
+    _m("one_detection_less", "mask", DETECTIONS, "one detection too few"),
+    _m("class_off_by_one", "mask", DETECTIONS, "classes counted from one"),
+    _m("scale_xy_swapped", "mask", INSTANCES, "scales of x and y exchanged on the way to the picture"),
+    _m("mask_of_next_class", "mask", f"{DETECTIONS}/pred_masks", "mask channel of another class"),
+    _m("mask_deconv_flipped", "mask", MASK_HEAD, "transposed convolution with a flipped kernel"),
+    _m("mask_threshold_0.6", "mask", MASKS, "masks cut at another probability"),
+    _m("mask_paste_shifted", "mask", MASKS, "mask cells sampled half a cell off"),
+    _m("heatmap_align_corners", "keypoint", HEATMAPS, "heat maps enlarged with aligned corners"),
+    _m("keypoint_no_half", "keypoint", KEYPOINTS, "keypoints at cell corners instead of centres"),
+    _m("keypoint_bicubic_half", "keypoint", KEYPOINTS, "bicubic filter with a = -0.5"),
+    _m("sem_seg_align_corners", "panoptic", SEM_SEG, "logits enlarged with aligned corners"),
+    _m("group_norm_16", "panoptic", SEM_SEG, "16 instead of 32 groups"),
+    _m("group_norm_eps", "panoptic", SEM_SEG, "group norm with Keras' epsilon"),
+    _m("panoptic_overlap", "panoptic", "output/panoptic_seg", "instances dropped at any overlap"),
+    _m("stuff_limit", "panoptic", "output/panoptic_seg", "no smallest area for stuff"),
+    _m("retina_octaves", "retinanet", INSTANCES, "three equal anchor sizes per level"),
+    _m("retina_softmax", "retinanet", INSTANCES, "softmax over classes instead of sigmoid"),
+    _m("p7_without_relu", "retinanet", f"{P}7", "p7 from p6 without the ReLU between"),
+    _m("norm_eps_1.001e-5", "semantic", STEM, "batch norm with epsilon 1.001e-5 instead of 1e-5"),
+    _m("bias_off_1e-6", "semantic", P, "one lateral convolution's bias added as 1.000001 of itself"),
+    _m("nms_at_threshold", "ops", "nms", "NMS drops boxes exactly at the threshold"),
+    _m("level_epsilon", "ops", "assign_levels", "level of a box without the rounding that torch has"),
+    _m("clamp_missing", "ops", "apply_deltas", "box growth not limited"),
+    _m("max_pool_zero_padding", "ops", "max_pool2d", "pooling padded with zeros"),
+    _m("paste_strict_threshold", "ops", "paste_masks", "mask pixels exactly at the threshold left out"),
+)
+
+BY_NAME = {m.name: m for m in MUTATIONS}

@@ -1,0 +1,195 @@
+"""The stage table: closed under its inputs, and the names that detectron2's recording has."""
+
+import copy
+
+import pytest
+
+from parity.core.units import GIVEN, OPS, array_of, forced_name, stages, units
+
+FPN = {"NAME": "build_resnet_fpn_backbone"}
+
+
+def config(meta="GeneralizedRCNN", **changes):
+    """The keys the table reads, for Mask R-CNN with an FPN unless changed."""
+    model = {
+        "META_ARCHITECTURE": meta,
+        "BACKBONE": FPN,
+        "FPN": {"IN_FEATURES": ["res2", "res3", "res4", "res5"]},
+        "RESNETS": {"OUT_FEATURES": ["res2", "res3", "res4", "res5"]},
+        "RPN": {"IN_FEATURES": ["p2", "p3", "p4", "p5", "p6"]},
+        "PROPOSAL_GENERATOR": {"NAME": "RPN"},
+        "ROI_HEADS": {"NAME": "StandardROIHeads", "IN_FEATURES": ["p2", "p3", "p4", "p5"]},
+        "ROI_BOX_CASCADE_HEAD": {"BBOX_REG_WEIGHTS": [[1] * 4] * 3},
+        "SEM_SEG_HEAD": {"IN_FEATURES": ["p2", "p3", "p4", "p5"]},
+        "RETINANET": {"IN_FEATURES": ["p3", "p4", "p5", "p6", "p7"]},
+        "MASK_ON": True,
+        "KEYPOINT_ON": False,
+    }
+    model |= copy.deepcopy(changes)
+    return {"MODEL": model}
+
+
+C4 = {
+    "BACKBONE": {"NAME": "build_resnet_backbone"},
+    "RESNETS": {"OUT_FEATURES": ["res4"]},
+    "RPN": {"IN_FEATURES": ["res4"]},
+    "ROI_HEADS": {"NAME": "Res5ROIHeads", "IN_FEATURES": ["res4"]},
+}
+RETINA = {
+    "BACKBONE": {"NAME": "build_retinanet_resnet_fpn_backbone"},
+    "FPN": {"IN_FEATURES": ["res3", "res4", "res5"]},
+    "RESNETS": {"OUT_FEATURES": ["res3", "res4", "res5"]},
+}
+REGNET = {
+    "BACKBONE": {"NAME": "build_regnet_fpn_backbone"},
+    "FPN": {"IN_FEATURES": ["s2", "s3", "s4"]},
+    "REGNETS": {"OUT_FEATURES": ["s2", "s3", "s4"]},
+    "RETINANET": {"IN_FEATURES": ["p3", "p4", "p5", "p6"]},
+}
+FAMILIES = {
+    "mask": config(),
+    "regnet": config("RetinaNet", **REGNET),
+    "keypoint": config(MASK_ON=False, KEYPOINT_ON=True),
+    "cascade": config(ROI_HEADS={"NAME": "CascadeROIHeads", "IN_FEATURES": ["p2", "p3", "p4", "p5"]}),
+    "c4": config(**C4),
+    "fast": config(PROPOSAL_GENERATOR={"NAME": "PrecomputedProposals"}),
+    "rpn": config("ProposalNetwork"),
+    "retinanet": config("RetinaNet", **RETINA),
+    "semantic": config("SemanticSegmentor"),
+    "panoptic": config("PanopticFPN"),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_input_is_given_or_computed_before(family):
+    known = set(GIVEN)
+    for unit in units(FAMILIES[family]):
+        assert set(unit.inputs) <= known, unit.name
+        known |= set(unit.outputs)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_names_are_unique_and_no_array_is_also_a_folder(family):
+    for names in (
+        [stage.name for stage in stages(FAMILIES[family])],
+        [forced_name(stage.name) for stage in stages(FAMILIES[family])],
+    ):
+        assert len(set(names)) == len(names)
+        assert not [(a, b) for a in names for b in names if b.startswith(a + "/")]
+
+
+def test_mask_rcnn_in_order():
+    assert [unit.name for unit in units(FAMILIES["mask"])] == (
+        "resize normalize stem res2 res3 res4 res5 fpn rpn_head rpn_proposals box_pooler box_head "
+        "box_predictor detect mask_pooler mask_head mask_select postprocess"
+    ).split()
+
+
+def test_stages_between_recorded_ones_belong_to_one_unit():
+    unit = {unit.name: unit for unit in units(FAMILIES["c4"])}["res4"]
+    assert unit.args == ("res2", "res3", "res4") and unit.inputs == ("steps/backbone.stem",)
+    assert unit.outputs == ("steps/backbone/res4",)
+
+
+def test_pyramid_levels():
+    outputs = {unit.name: unit.outputs for unit in units(FAMILIES["retinanet"])}
+    assert outputs["fpn"] == tuple(f"steps/backbone/p{level}" for level in range(3, 8))
+    assert outputs["res3"] == ("steps/backbone.bottom_up/res3",)  # res2 is not an output of its own
+
+
+def test_stages_of_a_regnet():
+    table = {unit.name: unit for unit in units(FAMILIES["regnet"])}
+    assert table["s2"].inputs == ("steps/backbone.bottom_up.stem",)
+    assert table["s2"].args == ("s1", "s2") and table["s2"].outputs == ("steps/backbone.bottom_up/s2",)
+    assert table["fpn"].inputs[-1] == "steps/backbone.bottom_up/s4"
+    assert table["fpn"].outputs == tuple(f"steps/backbone/p{level}" for level in range(3, 7))
+    alone = config("RetinaNet", **(REGNET | {"BACKBONE": {"NAME": "build_regnet_backbone"}}))
+    assert {unit.name: unit for unit in units(alone)}["s4"].outputs == ("steps/backbone/s4",)
+
+
+def test_a_cascade_pools_what_the_stage_before_decoded():
+    table = {unit.name: unit for unit in units(FAMILIES["cascade"])}
+    assert table["cascade_boxes.2"].inputs[:2] == (
+        "steps/roi_heads.box_predictor.1/1",
+        "steps/roi_heads/cascade_boxes/1",
+    )
+    assert table["box_pooler#2"].inputs[-1] == "steps/roi_heads/cascade_boxes/2"
+    assert table["detect"].inputs == (
+        *(f"steps/roi_heads.box_predictor.{k}/0" for k in range(3)),
+        "steps/roi_heads.box_predictor.2/1",
+        "steps/roi_heads/cascade_boxes/2",
+        "input/resized",
+    )
+
+
+def test_kinds_and_shortened_features():
+    table = {stage.name: stage for stage in stages(FAMILIES["mask"])}
+    assert table["steps/backbone/p2"].kind == "continuous"
+    assert table["output/instances/pred_boxes"].kind == "discrete"
+    short = {stage.name for stage in table.values() if stage.roi_features}
+    assert short == {
+        f"steps/roi_heads.{name}" for name in ("box_pooler", "mask_pooler", "mask_head.predictor")
+    }
+    c4 = {stage.name for stage in stages(FAMILIES["c4"]) if stage.roi_features}
+    assert {"steps/roi_heads.res5#1", "steps/roi_heads.pooler"} <= c4
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"META_ARCHITECTURE": "PanopticDeepLab"}, "META_ARCHITECTURE"),
+        ({"BACKBONE": {"NAME": "build_vit"}}, "BACKBONE.NAME"),
+        ({"PROPOSAL_GENERATOR": {"NAME": "RRPN"}}, "PROPOSAL_GENERATOR.NAME"),
+        ({"ROI_HEADS": {"NAME": "RROIHeads"}}, "ROI_HEADS.NAME"),
+        ({**C4, "KEYPOINT_ON": True}, "KEYPOINT_ON"),
+    ],
+)
+def test_what_the_table_does_not_cover_is_named(changes, key):
+    with pytest.raises(ValueError, match=f"MODEL.{key}"):
+        units(config(**changes))
+
+
+def test_rows_and_judges_of_the_table():
+    table = {stage.name: stage for stage in stages(FAMILIES["c4"])}
+    rows = {name: stage.array.rows for name, stage in table.items()}
+    assert rows["steps/roi_heads.res5"] == "proposals" and rows["steps/roi_heads.res5#1"] == "detections"
+    assert rows["steps/roi_heads.box_predictor/1"] == "proposals" and rows["steps/backbone/res4"] == ""
+    assert rows["output/instances/pred_masks"] == "results"
+    judges = {stage.name: stage.array.judge for stage in stages(FAMILIES["panoptic"])}
+    drawn = {name: judge for name, judge in judges.items() if judge != "values"}
+    assert drawn == {
+        "output/instances/pred_masks": "masks",
+        "output/sem_seg": "sem_seg",
+        "output/panoptic_seg": "panoptic",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("steps/roi_heads.mask_head.mask_fcn1", "detections"),  # a module inside a unit
+        ("steps/roi_heads.res5.0.conv1", "proposals"),
+        ("steps/roi_heads.res5.0.conv1#1", "detections"),  # in its second call
+        ("steps/roi_heads.box_head.2.fc1", "proposals"),
+        ("steps/backbone.bottom_up.res2.0.conv1", ""),
+        ("output/instances/pred_boxes", "results"),
+        ("output/instances/tracks", "results"),  # a field nobody knows
+        ("steps/roi_heads/0/0/tracks", "detections"),
+        ("output/sem_seg", ""),
+        ("steps/head/0/0", ""),
+        ("input/image", ""),
+    ],
+)
+def test_rows_of_arrays_without_a_table(name, rows):
+    assert array_of(name).rows == rows
+    assert array_of(name).name == name
+
+
+def test_what_is_decoded_is_judged_as_keypoints_without_a_table():
+    assert array_of("output/instances/pred_keypoints").judge == "keypoints"
+    assert array_of("output/panoptic_seg").judge == "panoptic"
+
+
+def test_every_op_of_a_table_is_in_the_vocabulary_and_the_other_way_round():
+    used = {unit.op for family in FAMILIES.values() for unit in units(family)}
+    assert used == set(OPS)

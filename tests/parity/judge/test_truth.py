@@ -1,0 +1,200 @@
+"""The reference's own distance from a float64 run: what it allows, what it does not, and how it is reported."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import parity
+from parity.core.feed import Fed, Inputs, hashes
+from parity.core.metrics import measure
+from parity.core.profiles import EPSILON, LARGEST, NOISE_FACTOR, PRODUCTION, ROUNDINGS, STRICT, truth_limit
+from parity.core.results import Comparison, from_json, headline, to_json
+from parity.core.status import Status
+from parity.judge.detections import Items, Noise
+from parity.judge.judge import Side
+from parity.judge.truth import Lined, Truth, forced_errors, free_errors, match_rows
+
+P2 = "steps/backbone/p2"
+SCORES, BOXES, CLASSES = (f"output/instances/{n}" for n in ("scores", "pred_boxes", "pred_classes"))
+FLOOR = ROUNDINGS * EPSILON
+
+
+def exact_map() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(1, 16, 12, 16))
+
+
+def off(by: float, seed: int, picked: tuple[int, ...] | None = None) -> np.ndarray:
+    """The exact map with a relative error of ``by`` in every element, or only in one."""
+    noise = np.random.default_rng(seed).normal(size=exact_map().shape)
+    if picked is not None:
+        noise = np.zeros_like(noise)
+        noise[picked] = np.abs(exact_map()).max() / exact_map()[picked]
+    return exact_map() * (1 + by * noise)
+
+
+def judged(reference: np.ndarray, candidate: np.ndarray, **more: Any) -> Comparison:
+    """One stage of two float32 runs beside the float64 one."""
+    ref, cand = ({P2: a.astype(np.float32)} for a in (reference, candidate))
+    sides = [Side("torch", [a], {"dtype": "float32", **more}) for a in (ref, cand)]
+    exact = Side("torch", [{P2: exact_map()}], {"dtype": "float64", **more})
+    (found,) = parity.compare(*sides, noise=[exact])
+    return found
+
+
+@pytest.mark.parametrize("size", [1e-6, 1e-5, 5e-5])
+def test_a_candidate_as_near_the_truth_as_the_reference_is_the_same_whatever_the_size(size: float) -> None:
+    found = judged(off(size, 1), off(size, 2))
+    assert found.status is Status.PASS and not found.estimated
+    errors = found.stages[-1].errors
+    assert errors is not None and errors.candidate.rel_l2 == pytest.approx(size, rel=0.2)
+    assert errors.reference.rel_l2 == pytest.approx(size, rel=0.2)
+
+
+@pytest.mark.parametrize("size", [1e-6, 1e-5])
+def test_a_candidate_farther_from_the_truth_is_different_however_small_the_number(size: float) -> None:
+    """2e-5 is within the highest ceiling, and yet several times what the reference's rounding is."""
+    found = judged(off(size, 1), off((NOISE_FACTOR + 1) * size + 2 * FLOOR, 2))
+    assert found.status is Status.FAIL
+    assert "from float64" in found.stages[-1].message and "the reference's" in found.stages[-1].message
+
+
+def test_the_candidates_own_error_counts_and_not_its_difference() -> None:
+    """The reference may be the worse one: the candidate is nearer to the truth than the two are to each other."""
+    assert judged(off(2e-5, 1), exact_map()).status is Status.PASS
+    assert judged(exact_map(), off(2e-5, 1)).status is Status.FAIL
+
+
+@pytest.mark.parametrize(("by", "status"), [(LARGEST * FLOOR * 0.8, Status.PASS), (4e-5, Status.FAIL)])
+def test_a_single_element_is_judged_by_the_references_largest_error(by: float, status: Status) -> None:
+    """A tenth of the former limit, which was ten times the one of the mean."""
+    found = judged(off(1e-7, 1), off(by, 2, (0, 3, 4, 5)))
+    assert found.status is status
+    noisy = judged(off(4e-5, 1, (0, 1, 1, 1)), off(4e-5, 2, (0, 3, 4, 5)))
+    assert noisy.status is Status.PASS, "the reference has such an element, too"
+
+
+def test_where_the_reference_is_nothing_but_rounding_nothing_is_proved() -> None:
+    assert judged(off(1e-2, 1), off(1e-2, 2)).status is Status.FAIL
+
+
+def test_another_implementations_float64_run_raises_no_ceiling() -> None:
+    error = measure(exact_map(), off(1e-4, 1))
+    own, other = (truth_limit(STRICT, error, forced=False, own=own) for own in (True, False))
+    assert own.ceiling > other.ceiling == STRICT.free_ceiling and own.value == other.value
+    assert truth_limit(PRODUCTION, error, forced=False).floor == PRODUCTION.free_floor
+
+
+def test_a_float64_run_of_another_model_is_not_used() -> None:
+    sides = [
+        Side("torch", [{P2: exact_map().astype(np.float32)}], {"dtype": "float32", "weights_sha256": "a"})
+    ] * 2
+    exact = Side("torch", [{P2: off(1e-3, 1)}], {"dtype": "float64", "weights_sha256": "b"})
+    (found,) = parity.compare(*sides, noise=[exact])
+    assert found.estimated and found.stages[-1].errors is None
+    assert any("another model" in n and "weights_sha256" in n for n in found.notes)
+
+
+def test_without_a_float64_run_the_verdict_says_that_its_limits_are_estimates() -> None:
+    sides = [Side("torch", [{P2: exact_map().astype(np.float32)}], {"dtype": "float32"}) for _ in range(2)]
+    (found,) = parity.compare(*sides)
+    assert (
+        found.exit_code == 0
+        and "limits are estimates" in headline(found)
+        and "estimates" in found.noise_source
+    )
+    assert "estimates" not in headline(judged(off(1e-6, 1), off(1e-6, 2)))
+
+
+def test_both_errors_survive_json() -> None:
+    found = judged(off(1e-6, 1), off(1e-6, 2))
+    (again,) = from_json(to_json([found]))
+    assert again.stages[-1].errors == found.stages[-1].errors and again.estimated == found.estimated
+    assert again.stages[-1].limit == found.stages[-1].limit
+
+
+# ---- detections ------------------------------------------------------------------------------------------
+
+
+def detections(shift: float = 0.0, score: float = 0.0) -> dict[str, np.ndarray]:
+    corners = np.array([[10, 10], [60, 10], [110, 10]], np.float32)
+    return {
+        BOXES: (np.concatenate([corners, corners + 30], axis=1) + shift).astype(np.float32),
+        SCORES: (np.array([0.9, 0.8, 0.7]) + score).astype(np.float32),
+        CLASSES: np.array([0, 1, 2]),
+    }
+
+
+def judged_set(
+    reference: dict[str, np.ndarray],
+    candidate: dict[str, np.ndarray],
+    more: dict[str, np.ndarray] | None = None,
+) -> Comparison:
+    exact = {
+        n: a.astype(np.float64) if a.dtype.kind == "f" else a
+        for n, a in (detections() | (more or {})).items()
+    }
+    sides = [Side("torch", [a], {"dtype": "float32"}) for a in (reference, candidate)]
+    (found,) = parity.compare(*sides, noise=[Side("torch", [exact], {"dtype": "float64"})])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "status"),
+    [((2e-4, 0), (-3e-4, 0), "PASS"), ((0, 0), (9e-4, 0), "FAIL"), ((0, 5e-6), (0, -5e-6), "PASS")],
+)
+def test_boxes_and_scores_are_judged_by_the_references_distance(
+    own: tuple[float, float], other: tuple[float, float], status: str
+) -> None:
+    """9e-4 pixels was within the profile's static 1e-3; the reference is exact."""
+    found = judged_set(detections(*own), detections(*other))
+    result = next(s for s in found.stages if s.name == "output/instances")
+    assert result.status is Status[status]
+    assert "from float64" in result.message and "box_error" in result.details
+
+
+@pytest.mark.parametrize(("error", "status"), [(0.0, "FAIL"), (3e-5, "PASS")])
+def test_scores_of_few_detections_may_err_as_the_probabilities_of_all_proposals(
+    error: float, status: str
+) -> None:
+    """The reference's three scores are right by chance, its probabilities are off elsewhere."""
+    logits = np.random.default_rng(1).normal(size=(50, 4))
+    name = "steps/roi_heads.box_predictor/0"
+    noisy = {name: (logits * (1 + error)).astype(np.float32)}
+    found = judged_set(detections() | noisy, detections(score=8e-6) | noisy, {name: logits})
+    assert next(s for s in found.stages if s.name == "output/instances").status is Status[status]
+
+
+# ---- what is put side by side ----------------------------------------------------------------------------
+
+
+def test_rows_follow_the_match_and_a_row_pooled_from_another_level_says_nothing() -> None:
+    rows = np.random.default_rng(2).normal(size=(4, 8))
+    reference = rows.copy()
+    reference[2] *= -1
+    truth = Truth({"steps/x": rows[[3, 2, 1, 0]]}, rows={"set": {0: 3, 1: 2, 2: 1, 3: 0}})
+    lined = Lined(reference[[0, 2, 3]], reference[[0, 2, 3]] * 1.001, np.array([0, 2, 3]), "set")
+    errors = free_errors(truth, "steps/x", lined, STRICT)
+    assert errors is not None and errors.reference.rel_l2 == 0 and errors.reference.count == 16
+    assert errors.candidate.rel_l2 == pytest.approx(1e-3)
+    assert free_errors(truth, "steps/x", Lined(reference, reference, np.arange(4), "unknown"), STRICT) is None
+    assert free_errors(truth, "steps/y", lined, STRICT) is None
+
+
+def test_errors_on_the_same_input_need_a_float64_run_of_this_very_input() -> None:
+    arrays = {P2: exact_map().astype(np.float32)}
+    inputs = Inputs(arrays, {})
+    for fed, known in ((hashes(arrays), True), ({P2: "another"}, False), (None, False)):
+        truth = Truth({"forced/backbone/p2": exact_map()}, Fed(fed))
+        assert (forced_errors(truth, inputs, P2, arrays[P2], arrays[P2]) is not None) == known
+
+
+def test_another_box_of_a_near_tie_is_no_rounding() -> None:
+    boxes = np.array([[0, 0, 10, 10], [20, 0, 40, 10]], np.float32)
+    moved = boxes + np.array([[1e-4], [1.0]], np.float32)
+    rows, noise = match_rows(
+        Items(boxes, np.array([0.9, 0.8])), Items(moved, np.array([0.9, 0.8])), Noise(1e-3, 1e-5)
+    )
+    assert rows == {0: 0} and noise.box_px == pytest.approx(1e-4, rel=0.1) and noise.score == 0

@@ -1,0 +1,350 @@
+"""The runner with stand-in workers: what they say, how they fail, and that a failure is never a pass."""
+
+import json
+import shlex
+import sys
+import textwrap
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from parity.core.status import Status
+from parity.core.trace import TraceWriter
+from parity.running import runner
+from parity.running.runner import Backend, BackendError, Setup, call_worker, parse_backend
+
+
+@pytest.fixture
+def interpreter(tmp_path):
+    """Makes an "interpreter" that ignores the module it is told to run and does ``body`` instead."""
+
+    def make(body):
+        path = tmp_path / "fake_python"
+        head = f"#!{sys.executable}\nimport json, sys, time\njob = json.load(open(sys.argv[4]))\n"
+        path.write_text(head + textwrap.dedent(body))
+        path.chmod(0o755)
+        return str(path)
+
+    return make
+
+
+def write_trace(path, scale=1.0, **manifest):
+    with TraceWriter(path) as writer:
+        writer.put("input/image", np.zeros((4, 6, 3), np.uint8))
+        writer.put("steps/backbone/p2", np.full((1, 2, 3, 4), scale, np.float32))
+        writer.finish({"backend": "torch", **manifest}, "{}")
+    return path
+
+
+def test_a_worker_that_delivers(interpreter, tmp_path):
+    python = interpreter(
+        """
+        print("some library says hello")
+        print(json.dumps({"event": "progress", "done": 1, "of": 2, "what": "picture"}), flush=True)
+        open(job["output"], "w").write("x")
+        print(json.dumps({"event": "done"}))
+        """
+    )
+    seen = []
+    events = call_worker("any", python, {}, tmp_path / "out.h5", 60, seen.append)
+    assert [e["event"] for e in events] == ["progress", "done"] and seen == ["picture 1/2"]
+    assert not (tmp_path / "out.log").exists()
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ('print(json.dumps({"event": "error", "message": "no such class"})); sys.exit(2)', "no such class"),
+        ("sys.stderr.write('segmentation fault'); sys.exit(139)", "status 139; segmentation fault"),
+        ("pass", "without writing its trace"),
+        ('open(job["output"], "w"); print(json.dumps({"event": "error", "message": "late"}))', "late"),
+    ],
+)
+def test_a_worker_that_fails_says_why(interpreter, tmp_path, body, message):
+    with pytest.raises(BackendError, match=message):
+        call_worker("any", interpreter(body), {}, tmp_path / "out.h5", 60)
+
+
+def test_a_worker_that_hangs_is_stopped(interpreter, tmp_path):
+    with pytest.raises(BackendError, match="no result after"):
+        call_worker("any", interpreter("time.sleep(60)"), {}, tmp_path / "out.h5", 0.7)
+
+
+def test_a_stale_trace_is_not_taken_for_a_result(interpreter, tmp_path):
+    target = tmp_path / "out.h5"
+    target.write_text("old")
+    with pytest.raises(BackendError):
+        call_worker("any", interpreter("pass"), {}, target, 60)
+
+
+def test_a_missing_interpreter(tmp_path):
+    with pytest.raises(BackendError, match="cannot start"):
+        call_worker("any", str(tmp_path / "nothing"), {}, tmp_path / "out.h5", 60)
+
+
+def test_workers_see_only_this_project(interpreter, tmp_path):
+    python = interpreter(
+        """
+        import os
+        root = os.environ["PYTHONPATH"]
+        print(json.dumps({"event": "seen", "names": sorted(os.listdir(root))}))
+        open(job["output"], "w").write("x")
+        """
+    )
+    events = call_worker("any", python, {}, tmp_path / "out.h5", 60)
+    assert events[0]["names"] == ["parity", "tf_d2", "weights"]
+
+
+def test_backend_names(tmp_path):
+    trace = tmp_path / "a.h5"
+    trace.write_text("")
+    assert parse_backend(str(trace)) == Backend("trace", str(trace))
+    assert parse_backend("torch", "/usr/bin/python9").interpreter == "/usr/bin/python9"
+    assert parse_backend("savedmodel:export/1").target == "export/1"
+    for bad in (
+        "tensorflow2",
+        "savedmodel",
+        "serving:",
+        "serving:http://host:8501",
+        str(tmp_path / "missing.h5"),
+    ):
+        with pytest.raises(ValueError):
+            parse_backend(bad)
+
+
+def test_two_recorded_traces_need_no_framework(tmp_path):
+    a, b = write_trace(tmp_path / "a.h5"), write_trace(tmp_path / "b.h5", 1.5)
+    same = runner.run("c.yaml", None, ["x.png"], output=tmp_path / "o", reference=str(a), candidates=[str(a)])
+    other = runner.run(
+        "c.yaml", None, ["x.png"], output=tmp_path / "o", reference=str(a), candidates=[str(b)]
+    )
+    assert same[0].exit_code == 0 and other[0].exit_code == 1
+    assert "--reference" in other[0].command
+
+
+@pytest.mark.parametrize("side", ["reference", "candidate"])
+def test_a_side_that_fails_is_an_error_with_exit_code_2(interpreter, tmp_path, monkeypatch, side):
+    python = interpreter('print(json.dumps({"event": "error", "message": "out of memory"})); sys.exit(2)')
+    monkeypatch.setattr(runner, "resolved", lambda setup, folder, progress: setup)
+    trace = str(write_trace(tmp_path / "a.h5"))
+    names = {"reference": trace, "candidate": trace} | {side: "torch"}
+    (comparison,) = runner.run(
+        "c.yaml",
+        "w.npz",
+        ["x.png"],
+        output=tmp_path / "out",
+        reference=names["reference"],
+        candidates=[names["candidate"]],
+        torch_python=python,
+    )
+    assert comparison.exit_code == 2
+    assert comparison.stages[0].status is Status.ERROR and "out of memory" in comparison.stages[0].message
+
+
+def test_several_candidates_are_all_judged(tmp_path):
+    a, b = write_trace(tmp_path / "a.h5"), write_trace(tmp_path / "b.h5", 1.5)
+    found = runner.run(
+        "c.yaml", None, ["x.png"], output=tmp_path / "o", reference=str(a), candidates=[str(a), str(b)]
+    )
+    assert [c.exit_code for c in found] == [0, 1]
+
+
+def test_the_job_has_only_what_the_torch_workers_know(interpreter, tmp_path):
+    from dataclasses import fields
+
+    from parity.core.job import Job
+
+    python = interpreter(
+        """
+        print(json.dumps({"event": "job", "keys": sorted(job)}))
+        open(job["output"], "w").write("x")
+        """
+    )
+    setup = Setup("c.yaml", "w.npz", ["x.png"], extra={"feed": "r.h5"})
+    log = []
+    monkey = runner.call_worker
+
+    def spy(*arguments):
+        log.extend(monkey(*arguments))
+        return log
+
+    runner.call_worker = spy
+    try:
+        runner.run_backend(Backend("torch", "", python), setup, tmp_path / "out.h5")
+    finally:
+        runner.call_worker = monkey
+    assert set(log[0]["keys"]) <= {f.name for f in fields(Job)}
+
+
+def test_reproduce_quotes_for_the_shell():
+    setup = Setup(
+        "my config.yaml", "w.pkl", ["it's.png"], threads=1, proposals=["a.npy"], opts=("MODEL.DEVICE", "cpu")
+    )
+    words = shlex.split(runner.reproduce(Backend("torch"), Backend("tf"), setup, "out"))
+    assert (
+        "my config.yaml" in words and "it's.png" in words and words[-3:] == ["--opts", "MODEL.DEVICE", "cpu"]
+    )
+    assert words[words.index("--threads") + 1] == "1" and words[words.index("--proposals") + 1] == "a.npy"
+
+
+def test_unknown_arguments_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="profile"):
+        runner.run("c", None, ["i"], output=tmp_path, profile="loose")
+    with pytest.raises(ValueError, match="noise"):
+        runner.run("c", None, ["i"], output=tmp_path, noise="guess")
+
+
+def test_bugs_that_cannot_be_planted_are_refused(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"no planted bug is called 'nonsense'; see: tf-d2 parity list-mutations"
+    ):
+        runner.run("c", None, ["i"], output=tmp_path / "out", mutate="nonsense")
+    with pytest.raises(ValueError, match="can be planted in tf and tf-eager, not in savedmodel"):
+        runner.run(
+            "c", None, ["i"], output=tmp_path / "out", candidates=["savedmodel:d"], mutate="resize_floor"
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_manifests_are_compared_before_anything_else(tmp_path):
+    import parity
+
+    a = write_trace(tmp_path / "a.h5", weights_sha256="1" * 64, tensors={"w": "x"})
+    b = write_trace(tmp_path / "b.h5", weights_sha256="2" * 64, tensors={"w": "x"})
+    (comparison,) = parity.compare(a, b)
+    assert comparison.stopped_at == "manifest" and comparison.first_bad.name == "manifest/weights_sha256"
+    c = write_trace(tmp_path / "c.h5", weights_sha256="1" * 64, tensors={"w": "y", "v": "z"})
+    (comparison,) = parity.compare(a, c)
+    assert comparison.stopped_at == "weights" and "extra in the candidate: v" in comparison.first_bad.message
+
+
+def test_a_side_that_is_not_deterministic_gives_exit_code_3(tmp_path):
+    import parity
+
+    a = write_trace(tmp_path / "a.h5")
+    b = write_trace(tmp_path / "b.h5", repeat={"runs": 2, "nondeterministic": ["steps/backbone/p2"]})
+    (comparison,) = parity.compare(a, b)
+    assert comparison.exit_code == 3 and comparison.status is Status.PASS
+    (comparison,) = parity.compare(a, b, profile="production")
+    assert comparison.exit_code == 0
+
+
+def test_json_of_a_result_survives_a_round_trip(tmp_path):
+    import parity
+    from parity.core.results import from_json, to_json
+
+    a, b = write_trace(tmp_path / "a.h5"), write_trace(tmp_path / "b.h5", 1.5)
+    comparisons = parity.compare(a, b)
+    text = json.dumps(to_json(comparisons), allow_nan=False)
+    again = from_json(json.loads(text))
+    assert to_json(again) == to_json(comparisons) and again[0].exit_code == 1
+    with pytest.raises(ValueError, match="schema"):
+        from_json({"schema": "other/1"})
+
+
+def test_noise_is_measured_from_files_too(tmp_path):
+    import parity
+
+    a, b = write_trace(tmp_path / "a.h5"), write_trace(tmp_path / "b.h5", 1 + 5e-6)
+    noisy = write_trace(tmp_path / "n.h5", 1 + 2e-6)
+    (comparison,) = parity.compare(a, b, noise=[noisy])
+    stage = next(s for s in comparison.stages if s.name == "steps/backbone/p2")
+    assert stage.limit.noise == pytest.approx(2e-6, rel=0.1) and stage.status is Status.PASS
+    (comparison,) = parity.compare(a, b, noise=[a])
+    assert comparison.exit_code == 1 and not any("noise of" in n for n in comparison.notes)
+
+
+def test_one_path_stands_for_a_list_of_one(interpreter, tmp_path, monkeypatch):
+    """A string is a sequence of its letters, and a worker once read the picture "/"."""
+    python = interpreter(
+        """
+        open(job["output"] + ".json", "w").write(json.dumps([job["images"], job["proposals"]]))
+        print(json.dumps({"event": "error", "message": "enough"})); sys.exit(2)
+        """
+    )
+    monkeypatch.setattr(runner, "resolved", lambda setup, folder, progress: setup)
+    trace = write_trace(tmp_path / "a.h5")
+    for one in (str, Path):
+        (comparison,) = runner.run(
+            "c.yaml",
+            "w.npz",
+            one(tmp_path / "street.jpg"),
+            output=tmp_path / "out",
+            reference="torch",
+            candidates=one(trace),
+            proposals=one(tmp_path / "boxes.npy"),
+            torch_python=python,
+        )
+        assert "enough" in comparison.stages[0].message
+        told = json.loads((tmp_path / "out" / "reference.h5.json").read_text())
+        assert told == [[str(tmp_path / "street.jpg")], [str(tmp_path / "boxes.npy")]]
+    with pytest.raises(TypeError, match="PathLike"):
+        runner.run("c.yaml", None, [np.zeros((4, 6, 3), np.uint8)], output=tmp_path, reference=trace)
+
+
+def _truncated(path):
+    whole = write_trace(path).read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+
+
+def _keras_weights(path):
+    with h5py.File(path, "w") as file:
+        file["layers/conv/vars/0"] = np.ones((3, 3), np.float32)
+
+
+@pytest.mark.parametrize("role", ["reference", "candidate"])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path.write_text("not a trace"), "cannot open"),
+        (lambda path: path.write_bytes(b""), "cannot open"),
+        (lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100)), "cannot open"),
+        (_truncated, "truncated"),
+        (_keras_weights, "is not a trace"),
+    ],
+)
+def test_a_file_that_is_no_trace_is_refused_before_anything_runs(tmp_path, monkeypatch, make, message, role):
+    monkeypatch.setattr(runner, "call_worker", lambda *arguments: pytest.fail("a worker was started"))
+    make(tmp_path / "bad.h5")
+    sides = {"reference": "torch", "candidates": "tf"}
+    sides["candidates" if role == "candidate" else role] = str(tmp_path / "bad.h5")
+    with pytest.raises(ValueError, match=rf"(?s)bad\.h5.*{message}|{message}.*bad\.h5") as found:
+        runner.run("c.yaml", None, "x.png", output=tmp_path / "out", **sides)
+    assert f"As {role}, name such a file or a backend to run" in str(found.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_trace_of_other_pictures_is_refused_before_anything_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "call_worker", lambda *arguments: pytest.fail("a worker was started"))
+    trace = write_trace(tmp_path / "a.h5")
+    with pytest.raises(ValueError, match=r"reference .*a\.h5 holds 1 images, but 2 are given"):
+        runner.run("c.yaml", None, ["x.png", "y.png"], output=tmp_path / "out", reference=trace)
+
+
+@pytest.mark.parametrize(
+    ("reference", "candidate", "message"),
+    [
+        ("a.h5", "tf", r"a\.h5 is float32; the semantic profile needs a float64 reference"),
+        ("torch", "savedmodel:exported", "savedmodel computes is float32; .* a float64 candidate"),
+        ("torch", "serving:http://host:8501/m", "serving computes is float32"),
+    ],
+)
+def test_float32_is_refused_in_the_semantic_profile_before_anything_runs(
+    tmp_path, monkeypatch, reference, candidate, message
+):
+    """A right model would be called different at its first stage."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runner, "call_worker", lambda *arguments: pytest.fail("a worker was started"))
+    write_trace(tmp_path / "a.h5", dtype="float32")
+    with pytest.raises(ValueError, match=message):
+        runner.run(
+            "c.yaml",
+            None,
+            "x.png",
+            output=tmp_path / "out",
+            reference=reference,
+            candidates=candidate,
+            profile="semantic",
+        )

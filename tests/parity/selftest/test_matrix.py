@@ -1,0 +1,84 @@
+"""The matrix of settings: what is run, what is kept, and how it is shown. Running models is left to the command."""
+
+import json
+import os
+import sys
+from dataclasses import replace
+
+import pytest
+
+from parity.running.runner import BackendError
+from parity.selftest import matrix
+from parity.selftest.matrix import Cell
+
+PROGRAMS = {"installed": sys.executable, "old": "/old/python"}
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """The keys of the cells that were run, none of them really."""
+    keys = []
+
+    def cell(key, folder, python, timeout):
+        assert folder.is_dir() and python == PROGRAMS[key[2]]
+        keys.append(key)
+        return Cell(*key, 0, 1e-4, 1e-6)
+
+    monkeypatch.setattr(matrix, "_cell", cell)
+    return keys
+
+
+def test_a_second_start_goes_on_where_the_first_ended(ran, tmp_path):
+    settings = ["oneDNN off", "oneDNN AVX2"]
+    matrix.run_matrix(tmp_path, ["demo"], settings, PROGRAMS, ["avx2"])
+    assert len(ran) == 4
+    cells = matrix.run_matrix(tmp_path, ["demo", "other/model"], settings, PROGRAMS, ["default", "avx2"])
+    # PyTorch's other kernels are tried against one setting.
+    assert len(cells) == len(set(ran)) == len(ran) == 12
+    assert [cell.exit_code for cell in cells] == [0] * 12
+    assert len(json.loads((tmp_path / "matrix.json").read_text())) == 12
+    assert (tmp_path / "matrix.md").read_text() == matrix.render(cells)
+
+
+def test_environment_is_that_of_one_setting_and_is_restored(monkeypatch):
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "SSE41")
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+    with matrix.environment(TF_ENABLE_ONEDNN_OPTS="0"):
+        assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == "0" and "ONEDNN_MAX_CPU_ISA" not in os.environ
+    assert os.environ["ONEDNN_MAX_CPU_ISA"] == "SSE41" and "TF_ENABLE_ONEDNN_OPTS" not in os.environ
+
+
+def test_what_cannot_run_is_a_cell_with_its_reason(monkeypatch, tmp_path):
+    def fail(*arguments):
+        raise BackendError("no kernel\nfor it")
+
+    monkeypatch.setattr(matrix, "_setup", fail)
+    cell = matrix.run_matrix(tmp_path, ["demo"], ["oneDNN off"], {"installed": sys.executable}, ["avx2"])[0]
+    assert (cell.exit_code, cell.error) == (2, "no kernel\nfor it")
+
+
+def test_table():
+    good = Cell("demo", "oneDNN off", "2.21.0", "avx2", 0, 1.3e-4, 1.2e-6)
+    bad = replace(good, setting="oneDNN", exit_code=1, worst_px=None, first_bad="backbone/p2")
+    worse = replace(good, model="other", exit_code=2, error="no kernel\nfor it")
+    lines = matrix.render([good, bad, worse]).splitlines()
+    assert lines[2].startswith("1 of 3 runs agree")
+    assert lines[-4] == "| model | TensorFlow | PyTorch kernels | oneDNN off | oneDNN |"
+    assert lines[-2] == "| demo | 2.21.0 | avx2 | 0 1.3e-04 1.2e-06 | **1** - 1.2e-06 backbone/p2 |"
+    assert lines[-1] == "| other | 2.21.0 | avx2 | **2** no kernel |  |"
+
+
+def test_models_are_those_that_run_once_each():
+    names = matrix.zoo_models()
+    assert len(names) == len(set(names)) and "COCO-Detection/faster_rcnn_R_50_FPN_1x" in names
+    assert not any("_3x" in name and name.replace("_3x", "_1x") in names for name in names)
+    for part in ("X_101", "regnetx", "regnety", "X_152", "fast_rcnn", "panoptic", "retinanet"):
+        assert any(part in name for name in names)
+
+
+def test_narrow_models_keep_their_groups():
+    words = matrix.narrow("COCO-Detection/faster_rcnn_X_101_32x8d_FPN_3x")
+    assert words[-2:] == ["MODEL.RESNETS.WIDTH_PER_GROUP", "1"] and len(words) % 2 == 0
+    assert "MODEL.RESNETS.NUM_GROUPS" not in words
+    regnet = matrix.narrow("new_baselines/mask_rcnn_regnety_4gf_dds_FPN_100ep_LSJ")
+    assert not any("RESNETS" in word for word in regnet)

@@ -1,0 +1,117 @@
+"""An exported model in this process, and its identity."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tf_d2.batch.rows import Row, detected, failed
+from tf_d2.client.result import STATUS_TEXT
+from tf_d2.instances import Instances
+from tf_d2.ops.image_io import read_image
+
+# Pictures in the network at the same time: the second one fills the gaps in which the first does not use all cores.
+AT_ONCE = 2
+
+
+class Detector:
+    """A SavedModel that ``tf-d2 export`` wrote. May be called from several threads."""
+
+    def __init__(self, export: str | Path) -> None:
+        """``export``: the folder of the model (its highest version is taken) or of one version.
+
+        Raises ValueError where it is no export of tf-d2, or one without detections.
+        """
+        import tensorflow as tf
+
+        self.folder = version_folder(Path(export))
+        self.record: dict[str, Any] = json.loads((self.folder / "assets" / "export.json").read_text())
+        self._model: Any = tf.saved_model.load(str(self.folder))
+        self._call: Any = self._model.signatures["serving_default"]
+        outputs = self._call.structured_outputs
+        inputs = self._call.structured_input_signature[1]
+        if "detection_boxes" not in outputs or set(inputs) != {"inputs"}:
+            raise ValueError(
+                f"{export}: batch needs a model that answers a picture with detections; this one takes "
+                f"{', '.join(sorted(inputs))} and answers {', '.join(sorted(outputs))}"
+            )
+        self._masks_in_box = "detection_masks" in outputs
+        self._places = threading.Semaphore(AT_ONCE)
+
+    @property
+    def category_ids(self) -> list[int]:
+        """Category number of class 0, 1, ... in the data set; empty where it is not known."""
+        return list(self.record.get("category_ids") or [])
+
+    def row(self, path: str | None, data: bytes) -> Row:
+        """Detect on one encoded picture; whatever is wrong with the picture is the row's ``failure``.
+
+        The picture is read as ``Predictor`` and detectron2 read files, so that the row is the answer ``Predictor``
+        gives, bit for bit.
+        """
+        import tensorflow as tf
+
+        try:
+            image = read_image(data, "RGB")
+        except ValueError as error:
+            return failed(path, str(error).removeprefix("image: "))
+        try:
+            with self._places:
+                answer = self._call(inputs=tf.constant(image[None]))
+                arrays = {name: value.numpy()[0] for name, value in answer.items()}
+        except tf.errors.OpError as error:  # no memory for this picture, for instance
+            return failed(path, f"{type(error).__name__}: {error.message[:300]}")
+        return self._answered(path, arrays)
+
+    def _answered(self, path: str | None, arrays: dict[str, np.ndarray]) -> Row:
+        status = int(arrays["image_status"])
+        if status:
+            return failed(path, STATUS_TEXT.get(status, f"unknown status {status}"))
+        count = int(arrays["num_detections"])
+        fields = {
+            "pred_boxes": arrays.get("detection_boxes_xyxy", arrays["detection_boxes"])[:count],
+            "scores": arrays["detection_scores"][:count],
+            "pred_classes": arrays["detection_classes"][:count],
+        }
+        if self._masks_in_box:
+            fields["pred_masks"] = arrays["detection_masks"][:count]
+        elif "detection_masks_full" in arrays:
+            fields["pred_masks"] = arrays["detection_masks_full"][:count].astype(bool)
+        if "detection_keypoints" in arrays:
+            fields["pred_keypoints"] = arrays["detection_keypoints"][:count]
+        height, width = (int(n) for n in arrays["image_size"])
+        return detected(path, Instances((height, width), **fields))
+
+
+def version_folder(export: Path) -> Path:
+    """The folder with ``saved_model.pb``: ``export`` itself or its highest version. ValueError where there is none."""
+    candidates = [export] if (export / "saved_model.pb").is_file() else []
+    if not candidates and export.is_dir():
+        numbered = [p for p in export.iterdir() if p.name.isdecimal() and (p / "saved_model.pb").is_file()]
+        candidates = sorted(numbered, key=lambda p: int(p.name))
+    if not candidates:
+        raise ValueError(
+            f"{export}: no exported model here (a folder that tf-d2 export wrote, or one of its versions)"
+        )
+    if not (candidates[-1] / "assets" / "export.json").is_file():
+        raise ValueError(
+            f"{candidates[-1]}: a SavedModel, but not one that tf-d2 export wrote (no assets/export.json)"
+        )
+    return candidates[-1]
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 over names and contents of graph, weights and assets of a version folder."""
+    digest = hashlib.sha256()
+    parts = [folder / "saved_model.pb", *(folder / "variables").glob("*"), *(folder / "assets").glob("*")]
+    for path in sorted(p for p in parts if p.is_file()):
+        digest.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode())
+        with open(path, "rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()

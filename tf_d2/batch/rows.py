@@ -1,0 +1,58 @@
+"""One row per picture: what every format of ``tf-d2 batch`` holds, and what ``tf_d2.beam`` returns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tf_d2.coco import encode_mask
+from tf_d2.instances import Instances
+from tf_d2.ops.mask_paste_numpy import paste_masks_numpy
+
+Row = dict[str, Any]
+
+COLUMNS = ("path", "height", "width", "boxes", "scores", "classes", "masks", "keypoints", "failure")
+
+
+def failed(path: str | None, reason: str) -> Row:
+    """The row of a picture that could not be used: no detections at all (null), which is not the same as none found."""
+    return dict.fromkeys(COLUMNS) | {"path": path, "failure": reason}
+
+
+def detected(path: str | None, found: Instances) -> Row:
+    """The row of a picture.
+
+    Args:
+        path: its name.
+        found: boxes in pixels of the picture; ``pred_masks`` are full masks ``(N, H, W)`` or, as an export answers
+            them, probabilities in the box ``(N, M, M)``, which are pasted one by one, so that the memory for one
+            full mask is enough.
+
+    Returns:
+        ``boxes`` lists of x1, y1, x2, y2 in pixels (5 numbers where boxes are rotated), ``scores``, ``classes``
+        (0-based), ``masks`` COCO's compressed RLE or None, ``keypoints`` lists of (x, y, score) or None, ``failure``
+        None. Numbers are float32 values as Python floats: nothing is rounded.
+    """
+    height, width = found.image_size
+    return {
+        "path": path,
+        "height": height,
+        "width": width,
+        "boxes": found.pred_boxes.tolist(),
+        "scores": found.scores.tolist(),
+        "classes": [int(label) for label in found.pred_classes],
+        "masks": _masks(found) if found.has("pred_masks") else None,
+        "keypoints": found.pred_keypoints.tolist() if found.has("pred_keypoints") else None,
+        "failure": None,
+    }
+
+
+def _masks(found: Instances) -> list[dict[str, Any]]:
+    height, width = found.image_size
+    masks = found.pred_masks
+    if masks.dtype == bool:
+        return [encode_mask(mask) for mask in masks]
+    pasted = (
+        paste_masks_numpy(masks[i : i + 1], found.pred_boxes[i : i + 1], height, width)[0]
+        for i in range(len(masks))
+    )
+    return [encode_mask(mask) for mask in pasted]

@@ -1,0 +1,80 @@
+"""How an image becomes the network input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tf_d2.config.defaults import Flat
+from tf_d2.config.errors import ConfigError
+from tf_d2.config.keys import Keys
+from tf_d2.config.lazy import Node
+from tf_d2.config.reading import Fields, Floats
+
+_UNLIMITED = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class InputConfig:
+    """``INPUT.*``, ``MODEL.PIXEL_*``; in a LazyConfig the test mapper and two arguments of the model."""
+
+    format: str  # "BGR" or "RGB": channel order of mean, std and the network input
+    min_size_test: int  # shortest edge in pixels; 0 = no resize at all
+    max_size_test: int  # cap of the longest edge in pixels
+    pixel_mean: Floats
+    pixel_std: Floats
+
+    KEYS: ClassVar[dict[str, str]] = {
+        "format": "INPUT.FORMAT",
+        "min_size_test": "INPUT.MIN_SIZE_TEST",
+        "max_size_test": "INPUT.MAX_SIZE_TEST",
+        "pixel_mean": "MODEL.PIXEL_MEAN",
+        "pixel_std": "MODEL.PIXEL_STD",
+    }
+
+    @classmethod
+    def _checked(cls, fields: Fields) -> InputConfig:
+        mean = fields.numbers("pixel_mean")
+        return cls(
+            format=fields.choice("format", ("BGR", "RGB")),
+            min_size_test=fields.integer("min_size_test", 0),
+            max_size_test=fields.integer("max_size_test", 1),
+            pixel_mean=mean,
+            pixel_std=fields.nonzero("pixel_std", [len(mean)]),
+        )
+
+    @classmethod
+    def from_keys(cls, keys: Keys) -> InputConfig:
+        return cls._checked(keys.fields(cls.KEYS))
+
+    @classmethod
+    def from_lazy(cls, model: Node) -> InputConfig:
+        """The model holds mean and std, ``dataloader.test.mapper`` the resize and the channel order."""
+        fields = Fields()
+        model.put(fields, "pixel_mean", "pixel_mean")
+        model.put(fields, "pixel_std", "pixel_std")
+        try:
+            mapper = model.file.node("dataloader", "test", "mapper")
+            steps = mapper.nodes("augmentations")
+        except ConfigError as error:
+            raise ConfigError(
+                "dataloader.test.mapper.augmentations is needed: it says how to resize"
+            ) from error
+        if len(steps) != 1 or steps[0].check("ResizeShortestEdge") is None:
+            raise ConfigError(
+                "dataloader.test.mapper.augmentations is not supported: expected one ResizeShortestEdge"
+            )
+        step = steps[0]
+        step.put(fields, "min_size_test", "short_edge_length")
+        short = fields["min_size_test"]
+        if isinstance(short, tuple) and len(set(short)) == 1:
+            fields.put("min_size_test", fields.where("min_size_test"), short[0])
+        step.put(fields, "max_size_test", "max_size", _UNLIMITED)
+        if fields["max_size_test"] is None:
+            fields.put("max_size_test", fields.where("max_size_test"), _UNLIMITED)
+        mapper.put(fields, "format", "image_format")
+        step.done("sample_style interp")
+        return cls._checked(model.overridden(fields, cls.KEYS))
+
+    def to_keys(self) -> Flat:
+        return {key: getattr(self, field) for field, key in self.KEYS.items()}
