@@ -9,8 +9,10 @@ if TYPE_CHECKING:
     from tf_d2.config import ConfigError, ModelConfig, load_config
     from tf_d2.config.extension import extend
     from tf_d2.instances import Instances
+    from tf_d2.loading import load_model
+    from tf_d2.modeling.given import transform_proposals
     from tf_d2.ops.image_io import read_image
-    from tf_d2.predictor import ImageError, Predictor, load_model, transform_proposals
+    from tf_d2.predictor import ImageError, Predictor
     from weights import WeightsError
 
 __version__ = "0.1.0"
@@ -25,9 +27,9 @@ _HOME = {
     "WeightsError": "weights",
     "extend": "tf_d2.config.extension",
     "load_config": "tf_d2.config",
-    "load_model": "tf_d2.predictor",
+    "load_model": "tf_d2.loading",
     "read_image": "tf_d2.ops.image_io",
-    "transform_proposals": "tf_d2.predictor",
+    "transform_proposals": "tf_d2.modeling.given",
 }
 
 __all__ = [

@@ -4,144 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-import weights as checkpoints
 from tf_d2 import kernels
-from tf_d2.config import (
-    ConfigError,
-    DownloadError,
-    ModelConfig,
-    load_config,
-    load_config_text,
-    resolve_weights,
-    resolve_yaml,
-    resolve_yaml_text,
-)
-from tf_d2.config.zoo import zoo_name
+from tf_d2.config import ModelConfig
+from tf_d2.densepose import with_densepose
 from tf_d2.instances import Instances
-from tf_d2.layers.base import unfilled
-from tf_d2.modeling import D2Model, build_model
+from tf_d2.loading import DType, load_model, model_yaml
 from tf_d2.modeling.batches import Proposals
 from tf_d2.modeling.postprocess import paste, rescale_boxes, to_image
 from tf_d2.modeling.recording import Unrecorded
-from tf_d2.ops import boxes as box_ops
 from tf_d2.ops.resize import resize_float, resize_uint8, shortest_edge_size
 from tf_d2.stages import Trace, combine_panoptic, run_op, stage_array
-
-DType = Literal["float32", "float64", "bfloat16"]
 
 
 class ImageError(ValueError):
     """An image that detectron2's predictor could not use either. The message says why."""
-
-
-def load_model(
-    config: str | Path,
-    weights: str | Path | None = None,
-    *,
-    dtype: DType = "float32",
-    opts: Sequence[Any] = (),
-    ema: bool = False,
-    allow_nonfinite: bool = False,
-    ignore_keys: Sequence[str] = (),
-) -> D2Model:
-    """Build the Keras model of a detectron2 configuration and load a checkpoint into it.
-
-    Args:
-        config: path of a detectron2 YAML, or the name of a published model ("COCO-Detection/faster_rcnn_R_50_FPN_3x").
-            A converted ``.weights.h5`` carries its configuration: then ``config`` may be that file and ``weights``
-            None.
-        weights: path of a checkpoint (.pkl, .pth, .safetensors, .weights.h5); None = MODEL.WEIGHTS of ``opts`` or
-            of the YAML file, the converted file itself, or the published model's checkpoint.
-        dtype: dtype of variables and computation.
-        opts: ``["KEY", value, ...]``, overrides as in detectron2.
-        ema: take the averaged weights of a training checkpoint.
-        allow_nonfinite: accept NaN and infinity in the checkpoint, with a warning.
-        ignore_keys: keys of the configuration that detectron2 does not have and that you know to change nothing, as for
-            :func:`tf_d2.load_config`.
-
-    Raises:
-        tf_d2.config.ConfigError: the configuration cannot be read or asks for something unsupported.
-        weights.WeightsError: the checkpoint cannot be read or does not belong to the configuration.
-        ValueError: TensorFlow cannot compute in bfloat16 here.
-    """
-    if dtype == "bfloat16":
-        kernels.check_bfloat16()
-    parsed, path = resolve_model(config, weights, opts, ignore_keys)
-    with unfilled():
-        model = build_model(parsed, dtype)
-    load_weights(model, path, ema=ema, allow_nonfinite=allow_nonfinite)
-    return model
-
-
-def resolve_model(
-    config: str | Path,
-    weights: str | Path | None,
-    opts: Sequence[Any] = (),
-    ignore_keys: Sequence[str] = (),
-) -> tuple[ModelConfig, Path]:
-    """The parsed configuration and the checkpoint file that :func:`load_model` would use."""
-    if _holds_both(config):
-        parsed = load_config_text(_yaml_inside(config), opts, ignore_keys=ignore_keys)
-    else:
-        parsed = load_config(config, opts, ignore_keys=ignore_keys)
-    override = parsed.weights if "MODEL.WEIGHTS" in list(opts)[::2] else ""
-    if weights is not None:
-        if override and override != str(weights):
-            raise ConfigError(
-                f"two checkpoints are given: {weights}, and {override} as MODEL.WEIGHTS in opts"
-            )
-        return parsed, resolve_weights(weights)
-    if override:
-        return parsed, resolve_weights(override)
-    if _holds_both(config):
-        return parsed, Path(config)
-    if zoo_name(str(config)) and not Path(config).is_file():
-        return parsed, resolve_weights(str(config))  # MODEL.WEIGHTS there is what its training started from
-    if not parsed.weights:
-        raise ConfigError(
-            f"{config}: names no checkpoint (MODEL.WEIGHTS is empty); give one as weights (--weights)"
-        )
-    return parsed, _named_weights(config, parsed.weights)
-
-
-def _named_weights(config: str | Path, name: str) -> Path:
-    try:
-        return resolve_weights(name)
-    except DownloadError as error:
-        raise DownloadError(
-            f"{config}: its MODEL.WEIGHTS cannot be used; give weights (--weights). {error}"
-        ) from None
-
-
-def _holds_both(config: str | Path) -> bool:
-    """A converted file carries its configuration."""
-    return str(config).endswith(".weights.h5")
-
-
-def _yaml_inside(path: str | Path) -> str:
-    text = checkpoints.read_checkpoint(path).config
-    if text is None:
-        raise checkpoints.CheckpointError(
-            f"{path} holds no configuration (it was not written by tf-d2): pass the YAML as config"
-        )
-    return text
-
-
-def load_weights(
-    model: D2Model, path: str | Path, *, ema: bool = False, allow_nonfinite: bool = False
-) -> checkpoints.Checkpoint:
-    """Load a checkpoint into a model, accounting for every tensor on both sides."""
-    checkpoint = checkpoints.read_checkpoint(path, ema=ema)
-    specs = model.variable_specs()
-    state = checkpoints.matched_state(checkpoint, specs)
-    arrays = checkpoints.to_keras_arrays(state, specs, allow_nonfinite=allow_nonfinite, path=checkpoint.path)
-    model.assign(arrays, checkpoints.touched)
-    return checkpoint
 
 
 class Predictor:
@@ -163,6 +44,8 @@ class Predictor:
         ema: bool = False,
         allow_nonfinite: bool = False,
         ignore_keys: Sequence[str] = (),
+        ignore_tensors: Sequence[str] = (),
+        prefix: str | None = None,
         fold_norms: bool | None = None,
     ) -> None:
         """Arguments of :func:`load_model`, and ``fold_norms``: merge frozen norms into convolutions, which is faster
@@ -177,6 +60,8 @@ class Predictor:
             ema=ema,
             allow_nonfinite=allow_nonfinite,
             ignore_keys=ignore_keys,
+            ignore_tensors=ignore_tensors,
+            prefix=prefix,
         )
         self.config: ModelConfig = self.model.config
         if fold_norms if fold_norms is not None else dtype != "float64":
@@ -265,6 +150,20 @@ class Predictor:
     def run_op(self, op: str, args: Sequence[Any], inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """One computation of the model on given inputs (see :mod:`tf_d2.stages`): the teacher-forced half of parity."""
         return run_op(self.model, op, args, inputs)
+
+    @property
+    def vertex_embeddings(self) -> dict[str, np.ndarray]:
+        """Of a CSE model (DensePose): name of a mesh -> float32 ``(vertices, D)``, as far as the checkpoint has them.
+
+        With :attr:`class_to_mesh`, what :func:`tf_d2.densepose.closest_vertices` needs.
+        """
+        return dict(self.model.vertex_embeddings)
+
+    @property
+    def class_to_mesh(self) -> dict[int, str]:
+        """Of a CSE model: class -> name of its mesh (DATASETS.CLASS_TO_MESH_NAME_MAPPING)."""
+        head = getattr(self.config.roi_heads, "densepose", None)
+        return dict(head.class_to_mesh) if head is not None else {}
 
     def network_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) in pixels that an image of this size has as network input.
@@ -355,40 +254,13 @@ class Predictor:
         if "proposal_boxes" in fields:
             result["proposals"] = Instances(size, **fields)
         elif fields:
-            result["instances"] = Instances(size, **paste(fields, size))
+            result["instances"] = Instances(size, **with_densepose(paste(fields, size)))
         if sem_seg is not None:
             # A view: copying hundreds of megabytes into another order takes longer than the semantic head.
             result["sem_seg"] = sem_seg.transpose(2, 0, 1)
         if self.config.panoptic is not None and labels is not None and "instances" in result:
             result["panoptic_seg"] = combine_panoptic(self.config.panoptic, result["instances"], labels)
         return result
-
-
-def transform_proposals(
-    boxes: np.ndarray, image_size: tuple[int, int], network_size: tuple[int, int], topk: int
-) -> np.ndarray:
-    """Proposals of an original image -> what a Fast R-CNN model takes.
-
-    Scale to the network input, clip, drop boxes without extent, keep the first ``topk`` in the order given.
-
-    Args:
-        boxes: ``(N, 4)`` xyxy pixels of the original image, best first.
-        image_size, network_size: (height, width) in pixels.
-
-    Source: detectron2/data/detection_utils.py ``transform_proposals``.
-    """
-    factor = np.array([network_size[1] / image_size[1], network_size[0] / image_size[0]] * 2)
-    scaled = tf.constant((np.asarray(boxes, np.float64) * factor).astype(np.float32))
-    height, width = tf.unstack(tf.constant(network_size, tf.float32))
-    clipped = box_ops.clip(scaled, height, width)
-    return tf.boolean_mask(clipped, box_ops.nonempty(clipped)).numpy()[:topk]
-
-
-def model_yaml(config: str | Path, opts: Sequence[Any] = (), ignore_keys: Sequence[str] = ()) -> str:
-    """The full YAML of the configuration that :func:`load_model` would use, overrides applied."""
-    if _holds_both(config):
-        return resolve_yaml_text(_yaml_inside(config), opts, str(config), ignore_keys=ignore_keys)
-    return resolve_yaml(config, opts, ignore_keys=ignore_keys)
 
 
 def _checked_image(image: np.ndarray, channels: int) -> np.ndarray:

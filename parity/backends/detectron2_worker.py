@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from parity.backends.detectron2_units import OPS, panoptic, size
 from parity.backends.torch_run import Arrays, flatten, recorder, serve
 from parity.core import job as jobs
+from parity.core.extensions import load_extensions
 from parity.core.job import Job, JobError
 from parity.core.units import Unit, is_harmless
 from parity.core.units import units as units_of
@@ -59,6 +60,8 @@ def read_config(library: SimpleNamespace, path: str) -> Any:
     cfg = library.config.get_cfg()
     if "REGNETS" in yaml.safe_load(Path(path).read_text(encoding="utf-8"))["MODEL"]:
         importlib.import_module("parity.backends.detectron2_regnet").add_regnet(cfg)
+    for extension in load_extensions():
+        getattr(extension, "prepare", lambda _: None)(cfg)
     cfg.merge_from_file(path)
     return cfg
 

@@ -409,7 +409,7 @@ def write_config(request: Request) -> None:
 def resolve(request: Request) -> None:
     """Write the full configuration, and the state dict beside it as ``<output>.npz``."""
     import weights
-    from tf_d2.predictor import model_yaml, resolve_model
+    from tf_d2.loading import model_yaml, resolve_model
 
     job = request.job
     os.chdir(request.folder)  # where a relative MODEL.WEIGHTS is looked for

@@ -14,11 +14,15 @@ import yaml
 
 import tf_d2
 import weights
+from parity.core import extensions
+from parity.core.units import units
+from parity.core.units.backbones import BACKBONES
 from tf_d2.config import ConfigError, load_config_text, resolve_yaml_text
 from tf_d2.config.defaults import IGNORED, INFERENCE, KEYS, OPTIONAL, SECTIONS
 from tf_d2.config.table import PARTS
+from tf_d2.loading import load_weights
 from tf_d2.modeling import build_model
-from tf_d2.predictor import load_weights
+from tf_d2.stages import run_op, stage_array
 
 HERE = Path(__file__).parent
 EXAMPLE = HERE.parents[1] / "examples" / "vovnet.py"
@@ -127,3 +131,37 @@ def test_errors_of_its_keys():
         with pytest.raises(ConfigError, match=message):
             load_config_text(config_text("V-19-eSE", **changes))
     assert "MODEL.VOVNET." in OPTIONAL and KEYS["MODEL.VOVNET.NORM"] == "FrozenBN"
+
+
+def test_every_unit_of_its_parity_file_computes_what_the_trace_holds(tmp_path, monkeypatch):
+    """The units run one by one on the trace's own arrays."""
+    monkeypatch.setattr(extensions, "_loaded", {})
+    monkeypatch.setenv("PARITY_EXTEND", str(EXAMPLE.with_name("vovnet_parity.py")))
+    text = config_text("V-19-eSE")
+    model = build_model(load_config_text(text))
+    generator = np.random.default_rng(0)
+    arrays = {
+        p: np.abs(generator.normal(0, 0.05, s)).astype(np.float32) for p, s in model.variable_specs().items()
+    }
+    model.assign(arrays)
+    stages = {}
+    x = tf.constant(generator.normal(0, 1, (1, 64, 64, 3)).astype(np.float32))
+    model.backbone_features(x, stages)
+    trace = {f"steps/{name}": stage_array(name, value.numpy()) for name, value in stages.items()}
+    trace["steps/input"] = stage_array("input", x.numpy())
+    config = yaml.safe_load(resolve_yaml_text(text))
+    before = dict(BACKBONES)
+    try:
+        table = units(config)
+    finally:
+        BACKBONES.clear()
+        BACKBONES.update(before)
+    computed = set()
+    for unit in table:
+        if not {*unit.inputs, *unit.outputs} <= trace.keys():
+            continue
+        results = run_op(model, unit.op, unit.args, [trace[name] for name in unit.inputs])
+        for name, got in zip(unit.outputs, results, strict=True):
+            np.testing.assert_allclose(got, trace[name], rtol=1e-5, atol=1e-6, err_msg=name)
+            computed.add(name)
+    assert computed == trace.keys() - {"steps/input"}

@@ -186,39 +186,6 @@ def test_normalised_boxes_by_hand() -> None:
     np.testing.assert_array_equal(found, [[[0.25, 0.25, 0.5, 0.75], [0] * 4], [[0.5, 0.25, 1, 0.5], [0] * 4]])
 
 
-def test_given_proposals_are_transform_proposals() -> None:
-    rng = np.random.default_rng(0)
-    sizes, network = np.array([[97, 211], [333, 64]]), np.array([[192, 418], [800, 154]])
-    boxes = (rng.random((2, 40, 4)) * 300 - 40).astype(np.float32)
-    counts = np.array([40, 17])
-    found = graph.given_proposals(
-        *(
-            tf.constant(v, d)
-            for v, d in ((boxes, "float32"), (counts, "int32"), (network, "int32"), (sizes, "int32"))
-        ),
-        topk=8,
-    )
-    expected = [
-        tf_d2.transform_proposals(boxes[i, : counts[i]], tuple(sizes[i]), tuple(network[i]), 8)
-        for i in range(2)
-    ]
-    np.testing.assert_array_equal(found.boxes, np.concatenate(expected))
-    np.testing.assert_array_equal(found.counts, [len(e) for e in expected])
-    np.testing.assert_array_equal(found.image_index, np.repeat([0, 1], [len(e) for e in expected]))
-    assert 0 < len(expected[1]) <= 8 == len(expected[0])
-
-
-def test_proposals_that_are_not_numbers_are_dropped() -> None:
-    """NaN and infinity of one user touch neither the other boxes nor the neighbour's."""
-    good = np.array([[1, 2, 30, 40], [5, 6, 70, 80]], np.float32)
-    bad = np.array([[np.nan] * 4, [1, np.nan, 9, 9], [np.inf] * 4, [-np.inf, 0, np.nan, 9]], np.float32)
-    boxes = np.stack([np.concatenate([bad, good]), np.concatenate([good, good, good])])
-    sizes = tf.constant([[100, 100]] * 2)
-    found = graph.given_proposals(tf.constant(boxes), tf.constant([6, 2]), sizes, sizes, topk=9)
-    np.testing.assert_array_equal(found.boxes, np.concatenate([good, good]))
-    assert found.counts.numpy().tolist() == [2, 2]
-
-
 def test_outputs_are_finite() -> None:
     values = tf.constant([1.0, np.nan, np.inf, -np.inf])
     assert graph._finite(values).numpy().tolist() == [1, 0, 0, 0]

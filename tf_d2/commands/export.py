@@ -11,8 +11,10 @@ import typer
 from tf_d2.commands.options import (
     ConfigOption,
     IgnoreKeysOption,
+    IgnoreTensorsOption,
     NonfiniteOption,
     OptsArgument,
+    PrefixOption,
     WeightsOption,
     checked_opts,
     import_tensorflow,
@@ -97,6 +99,8 @@ def export(
     ] = 2**20,
     allow_nonfinite: NonfiniteOption = False,
     ignore_keys: IgnoreKeysOption = None,
+    ignore_tensors: IgnoreTensorsOption = None,
+    prefix: PrefixOption = None,
     opts: OptsArgument = None,
 ) -> None:
     """Write a SavedModel with everything a server needs. A failed export leaves nothing behind."""
@@ -125,6 +129,8 @@ def export(
             opts=words,
             allow_nonfinite=allow_nonfinite,
             ignore_keys=ignore_keys or (),
+            ignore_tensors=ignore_tensors or (),
+            prefix=prefix,
         )
     Console().print(_table(report))
 

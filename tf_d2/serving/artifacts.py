@@ -38,6 +38,21 @@ MEANING = {
     "detection_masks_full": "1 where the object is; padded with 0 to the largest image of the request",
     "detection_masks_png_bytes": "grey PNG (0 or 255) of the image's size",
     "detection_keypoints": "x, y in pixels of the original image, and a score",
+    **{
+        f"detection_densepose_{name}": f"{what}, relative to the box"
+        for name, what in {
+            "coarse_segm": "DensePose: scores of background and body",
+            "fine_segm": "DensePose: scores of background and parts",
+            "u": "DensePose: first coordinate on each part",
+            "v": "DensePose: second coordinate on each part",
+            "embedding": "DensePose: embedding of the surface point",
+            "sigma_2": "DensePose: raw confidence of u and v",
+            "kappa_u": "DensePose: raw confidence of u",
+            "kappa_v": "DensePose: raw confidence of v",
+            "fine_segm_confidence": "DensePose: confidence of the parts",
+            "coarse_segm_confidence": "DensePose: confidence of the body",
+        }.items()
+    },
     "image_size": "height, width of each image, after decoding",
     "image_status": "0 = fine, " + ", ".join(f"{code} = {text}" for code, text in STATUS_TEXT.items()),
     "sem_seg": "logits of every class, padded to the largest image of the request",

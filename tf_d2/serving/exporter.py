@@ -16,7 +16,7 @@ from typing import Any, Literal
 import tensorflow as tf
 
 from tf_d2.config import ModelConfig
-from tf_d2.predictor import load_model, model_yaml, resolve_model
+from tf_d2.loading import load_model, model_yaml, resolve_model
 from tf_d2.serving import artifacts, warmup
 from tf_d2.serving.graph import (
     STEP_PIXELS,
@@ -72,11 +72,14 @@ def export(
     ema: bool = False,
     allow_nonfinite: bool = False,
     ignore_keys: Sequence[str] = (),
+    ignore_tensors: Sequence[str] = (),
+    prefix: str | None = None,
 ) -> ExportReport:
     """Write ``output/<version>/`` (a SavedModel) and, beside it, what a server needs. Whole or not at all.
 
     Args:
-        config, weights, opts, ema, allow_nonfinite, ignore_keys: as for :func:`tf_d2.load_model`.
+        config, weights, opts, ema, allow_nonfinite, ignore_keys, ignore_tensors, prefix: as for
+            :func:`tf_d2.load_model`.
         output: folder of the model; further versions may be exported into it.
         version: a positive integer that ``output`` does not have yet.
         name: the model's name on the server; default: the name of the folder.
@@ -128,6 +131,8 @@ def export(
             ema=ema,
             allow_nonfinite=allow_nonfinite,
             ignore_keys=ignore_keys,
+            ignore_tensors=ignore_tensors,
+            prefix=prefix,
         )
         model.fold_norms(release=True)
         folder = scratch / str(version)

@@ -10,10 +10,10 @@ import tensorflow as tf
 
 from tf_d2.config.schema import ModelConfig
 from tf_d2.modeling import D2Model
-from tf_d2.modeling.batches import Detections, Proposals
-from tf_d2.modeling.postprocess import rescale, rescale_keypoints, scales
+from tf_d2.modeling.batches import Detections
+from tf_d2.modeling.given import given_proposals
+from tf_d2.modeling.postprocess import DENSEPOSE, rescale, rescale_keypoints, scales
 from tf_d2.modeling.recording import Unrecorded
-from tf_d2.ops import boxes as box_ops
 from tf_d2.serving import decode, maps
 from tf_d2.serving.decode import Picture, picture_from_bytes, picture_from_rgb
 
@@ -97,26 +97,6 @@ def core_function(model: D2Model, options: GraphOptions) -> Callable[..., Output
     return core
 
 
-def given_proposals(
-    boxes: tf.Tensor, counts: tf.Tensor, network_sizes: tf.Tensor, sizes: tf.Tensor, topk: int
-) -> Proposals:
-    """Proposals in original pixels ``[n, P, 4]``, best first -> what Fast R-CNN pools.
-
-    Scaled to the network input, clipped, those without extent dropped, the first ``topk`` of each image kept.
-    Source: detectron2/data/detection_utils.py ``transform_proposals``.
-    """
-    factor = tf.cast(network_sizes, tf.float64) / tf.cast(sizes, tf.float64)  # [n, 2] (y, x)
-    factor = tf.gather(factor, [1, 0, 1, 0], axis=1)[:, None, :]
-    scaled = tf.cast(tf.cast(boxes, tf.float64) * factor, tf.float32)
-    clipped = box_ops.clip(scaled, network_sizes[:, 0, None], network_sizes[:, 1, None])
-    usable = tf.sequence_mask(counts, tf.shape(boxes)[1]) & box_ops.nonempty(clipped)
-    usable &= tf.cumsum(tf.cast(usable, tf.int32), axis=1) <= topk
-    rows = tf.cast(tf.where(usable), tf.int32)  # [R, 2], image by image
-    kept = tf.gather_nd(clipped, rows)
-    per_image = tf.math.count_nonzero(usable, axis=1, dtype=tf.int32)
-    return Proposals(kept, tf.zeros_like(kept[:, 0]), rows[:, 0], per_image)
-
-
 def row_outputs(
     config: ModelConfig, raw: Outputs, network_sizes: tf.Tensor, sizes: tf.Tensor, options: GraphOptions
 ) -> Outputs:
@@ -149,6 +129,11 @@ def row_outputs(
         side = config.roi_heads.mask_side()
         masks = tf.ensure_shape(tf.gather(raw["pred_masks"], kept), [None, side, side])
         outputs["detection_masks"] = padded(tf.cast(masks, tf.float32))
+    for name in [n for n in raw if n.startswith(DENSEPOSE)]:
+        values = tf.transpose(tf.gather(raw[name], kept), [0, 3, 1, 2])
+        side = config.roi_heads.densepose.output_side
+        values = tf.ensure_shape(values, [None, raw[name].shape[-1], side, side])
+        outputs[f"detection_densepose_{name.removeprefix(DENSEPOSE)}"] = padded(tf.cast(values, tf.float32))
     if "pred_keypoints" in raw:
         factor = tf.gather(scales(network_sizes, sizes), done.image_index)
         keypoints = rescale_keypoints(tf.gather(raw["pred_keypoints"], kept), factor)

@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
+from parity.core.extensions import load_extensions
 from parity.core.units.backbones import backbone_units
 from parity.core.units.dense import panoptic_units, retinanet_units, semantic_units
 from parity.core.units.rcnn import proposal_network_units, rcnn_units
@@ -114,6 +115,7 @@ def units(config: Mapping[str, Any]) -> tuple[Unit, ...]:
     config: detectron2's configuration as a nested dict with every inference key present.
     Raises ValueError naming the key for a model that the table does not cover.
     """
+    load_extensions()
     model = config["MODEL"]
     meta = model["META_ARCHITECTURE"]
     if meta not in META_ARCHITECTURES:

@@ -39,6 +39,17 @@ def backbone_units(model: Mapping[str, Any]) -> list[Unit]:
     return BACKBONES[name](model)
 
 
+def residual_units(
+    section: str, prefix: str, first: int, extra_levels: int | None = None
+) -> Callable[[Mapping[str, Any]], list[Unit]]:
+    """The units of a network of a stem and numbered stages, as a function of the MODEL node.
+
+    section: of the keys, with OUT_FEATURES. prefix: of the stages' names. first: number of the first stage, which has
+    stride 4. extra_levels: how many levels the FPN adds above the last; None: no FPN.
+    """
+    return partial(_residual_units, _Residual(section, prefix, first, extra_levels))
+
+
 def _residual_units(kind: _Residual, model: Mapping[str, Any]) -> list[Unit]:
     levels = _pyramid_levels(kind, model)
     module = "backbone.bottom_up" if levels else "backbone"
@@ -72,9 +83,9 @@ def _pyramid_levels(kind: _Residual, model: Mapping[str, Any]) -> tuple[str, ...
 
 
 BACKBONES: dict[str, Callable[[Mapping[str, Any]], list[Unit]]] = {
-    "build_resnet_backbone": partial(_residual_units, _Residual("RESNETS", "res", 2, None)),
-    "build_resnet_fpn_backbone": partial(_residual_units, _Residual("RESNETS", "res", 2, 1)),
-    "build_retinanet_resnet_fpn_backbone": partial(_residual_units, _Residual("RESNETS", "res", 2, 2)),
-    "build_regnet_backbone": partial(_residual_units, _Residual("REGNETS", "s", 1, None)),
-    "build_regnet_fpn_backbone": partial(_residual_units, _Residual("REGNETS", "s", 1, 1)),
+    "build_resnet_backbone": residual_units("RESNETS", "res", 2),
+    "build_resnet_fpn_backbone": residual_units("RESNETS", "res", 2, 1),
+    "build_retinanet_resnet_fpn_backbone": residual_units("RESNETS", "res", 2, 2),
+    "build_regnet_backbone": residual_units("REGNETS", "s", 1),
+    "build_regnet_fpn_backbone": residual_units("REGNETS", "s", 1, 1),
 }

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
-from tf_d2.config.point_rend import ImplicitPointHeadConfig, PointRendMaskHeadConfig
+from tf_d2.config.parts.point_rend import ImplicitPointHeadConfig, PointRendMaskHeadConfig
 from tf_d2.layers.base import Module
+from tf_d2.modeling.backbone import Backbone
 from tf_d2.modeling.batches import Detections
 from tf_d2.modeling.point_rend.coarse_head import ConvFCHead
 from tf_d2.modeling.point_rend.point_head import ImplicitPointHead, StandardPointHead
@@ -25,15 +26,10 @@ class PointRendMaskHead(Module):
     head says at a point is computed: they never meet the chosen one.
     """
 
-    def __init__(
-        self,
-        config: PointRendMaskHeadConfig,
-        strides: Mapping[str, int],
-        channels: Mapping[str, int],
-        name: str,
-    ) -> None:
+    def __init__(self, config: PointRendMaskHeadConfig, backbone: Backbone, name: str) -> None:
         super().__init__(name)
-        self.config, self.strides = config, strides
+        channels = backbone.channels
+        self.config, self.strides = config, backbone.strides
         self.num_classes = config.point_head.num_classes
         point_channels = sum(channels[f] for f in config.point_head.in_features)
         coarse_channels = sum(channels[f] for f in config.in_features)
@@ -56,7 +52,7 @@ class PointRendMaskHead(Module):
         count = self.config.point_head.subdivision_num_points
         points = _grids(side, boxes, _accurate(seen))
         logits = self.classify(features, boxes, index, points, seen)
-        stages[f"{prefix}.point_head"] = logits[:-1]
+        stages[f"{prefix}.point_head"] = _recorded(logits)
         mask = tf.reshape(_of_class(logits, classes), [-1, side, side, 1])
         for step in range(steps):
             side *= 2
@@ -65,7 +61,7 @@ class PointRendMaskHead(Module):
             points = tf.cast(points, _accurate(seen))
             logits = self.classify(features, boxes, index, points, seen)
             stages[f"{prefix}.point_indices#{step}"] = chosen[:-1]
-            stages[f"{prefix}.point_head#{step + 1}"] = logits[:-1]
+            stages[f"{prefix}.point_head#{step + 1}"] = _recorded(logits)
             mask = replace_at(mask, chosen, _of_class(logits, classes))
         return mask[:-1, :, :, 0]
 
@@ -127,6 +123,11 @@ class ImplicitPointRendMaskHead(PointRendMaskHead):
         return self.point_head(fine, points, seen)
 
 
+def make_mask_head(config: PointRendMaskHeadConfig, backbone: Backbone, name: str) -> PointRendMaskHead:
+    """The head that a configuration asks for."""
+    return (ImplicitPointRendMaskHead if config.implicit else PointRendMaskHead)(config, backbone, name)
+
+
 def _accurate(x: tf.Tensor) -> tf.DType:
     """The dtype of coordinates beside features."""
     return tf.float64 if x.dtype == tf.float64 else tf.float32
@@ -135,6 +136,11 @@ def _accurate(x: tf.Tensor) -> tf.DType:
 def _grids(side: int, boxes: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     """A regular grid for each box: ``[R, side * side, 2]``."""
     return tf.tile(regular_grid(side, dtype)[None], tf.stack([tf.shape(boxes)[0], 1, 1]))
+
+
+def _recorded(logits: tf.Tensor) -> tf.Tensor:
+    """Logits of points ``[R + 1, P, K]`` as detectron2 has them, ``[R, K, P]``."""
+    return tf.transpose(logits[:-1], [0, 2, 1])
 
 
 def _of_class(logits: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
