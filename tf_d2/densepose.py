@@ -86,6 +86,14 @@ def predictor_output(found: Mapping[str, np.ndarray]) -> DensePoseOutput:
     return kind(**found)
 
 
+def with_densepose(found: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Fields of instances, of which ``pred_densepose/<name>`` ``(N, S, S, C)`` become the object ``pred_densepose``."""
+    prefix = "pred_densepose/"
+    maps = {k.removeprefix(prefix): np.moveaxis(v, -1, 1) for k, v in found.items() if k.startswith(prefix)}
+    others: dict[str, Any] = {k: v for k, v in found.items() if not k.startswith(prefix)}
+    return {**others, "pred_densepose": predictor_output(maps)} if maps else others
+
+
 # === Charts ===
 
 
@@ -270,9 +278,7 @@ def _png(pixels: np.ndarray) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def draw_densepose(
-    image_bgr: np.ndarray, instances: Instances, vertices: list[DensePoseVertices] | None = None
-) -> np.ndarray:
+def draw_densepose(image_bgr: np.ndarray, instances: Instances) -> np.ndarray:
     """The picture with parts (hue) and their coordinates (brightness) over it: uint8 BGR ``(H, W, 3)``.
 
     Embeddings show as colours that change along the surface: their three main directions over all instances.
@@ -290,7 +296,7 @@ def draw_densepose(
             light = 0.45 + 0.55 * np.clip(result.uv.mean(axis=0), 0, 1)
             layers.append((palette[result.labels] * light[:, :, None], result.labels > 0))
     else:
-        layers = _embedding_layers(output, instances, vertices)
+        layers = _embedding_layers(output, instances)
     canvas = image_bgr.astype(np.float32)
     boxes = int_boxes(instances.pred_boxes)
     for (color, mask), (x, y, w, h) in reversed(list(zip(layers, boxes, strict=True))):
@@ -303,10 +309,8 @@ def draw_densepose(
 def _embedding_layers(
     output: DensePoseEmbeddingPredictorOutput,
     instances: Instances,
-    vertices: list[DensePoseVertices] | None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Colour ``(h, w, 3)`` and mask of every instance."""
-    del vertices  # the pixels' own embeddings vary along the surface as those of their vertices do
     found = []
     for one, box in zip(output, int_boxes(instances.pred_boxes), strict=True):
         grid = _Grid(one.embedding.shape[2:], int(box[3]), int(box[2]))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 import weights as checkpoints
 from tf_d2 import kernels
@@ -18,7 +20,9 @@ from tf_d2.config import (
     resolve_yaml,
     resolve_yaml_text,
 )
+from tf_d2.config.download import split_matching
 from tf_d2.config.zoo import zoo_name
+from tf_d2.densepose import vertex_embeddings
 from tf_d2.layers.base import unfilled
 from tf_d2.modeling import D2Model, build_model
 
@@ -34,6 +38,8 @@ def load_model(
     ema: bool = False,
     allow_nonfinite: bool = False,
     ignore_keys: Sequence[str] = (),
+    ignore_tensors: Sequence[str] = (),
+    prefix: str | None = None,
 ) -> D2Model:
     """Build the Keras model of a detectron2 configuration and load a checkpoint into it.
 
@@ -49,6 +55,10 @@ def load_model(
         allow_nonfinite: accept NaN and infinity in the checkpoint, with a warning.
         ignore_keys: keys of the configuration that detectron2 does not have and that you know to change nothing, as for
             :func:`tf_d2.load_config`.
+        ignore_tensors: names or patterns (``"discriminator.*"``) of tensors in the checkpoint that the model has no
+            place for and that are left out; never one that it needs.
+        prefix: which of several models in the checkpoint to load: an entry of the file (``"teacher"``) or the start of
+            its names (``"modelTeacher."``).
 
     Raises:
         tf_d2.config.ConfigError: the configuration cannot be read or asks for something unsupported.
@@ -60,7 +70,15 @@ def load_model(
     parsed, path = resolve_model(config, weights, opts, ignore_keys)
     with unfilled():
         model = build_model(parsed, dtype)
-    load_weights(model, path, ema=ema, allow_nonfinite=allow_nonfinite)
+    load_weights(
+        model,
+        path,
+        ema=ema,
+        allow_nonfinite=allow_nonfinite,
+        ignore_tensors=ignore_tensors,
+        prefix=prefix,
+        match_names=split_matching(str(parsed.weights if weights is None else weights))[1],
+    )
     return model
 
 
@@ -119,15 +137,50 @@ def _yaml_inside(path: str | Path) -> str:
 
 
 def load_weights(
-    model: D2Model, path: str | Path, *, ema: bool = False, allow_nonfinite: bool = False
+    model: D2Model,
+    path: str | Path,
+    *,
+    ema: bool = False,
+    allow_nonfinite: bool = False,
+    ignore_tensors: Sequence[str] = (),
+    prefix: str | None = None,
+    match_names: bool = False,
 ) -> checkpoints.Checkpoint:
-    """Load a checkpoint into a model, accounting for every tensor on both sides."""
-    checkpoint = checkpoints.read_checkpoint(path, ema=ema)
+    """Load a checkpoint into a model, accounting for every tensor on both sides.
+
+    ``match_names``: its names are only the ends of the model's, as ``?matching_heuristics=True`` says.
+    """
+    checkpoint = checkpoints.read_checkpoint(path, ema=ema, prefix=prefix)
+    checkpoint.matching_heuristics |= match_names
     specs = model.variable_specs()
     state = checkpoints.matched_state(checkpoint, specs)
-    arrays = checkpoints.to_keras_arrays(state, specs, allow_nonfinite=allow_nonfinite, path=checkpoint.path)
+    arrays = checkpoints.to_keras_arrays(
+        state,
+        specs,
+        allow_nonfinite=allow_nonfinite,
+        path=checkpoint.path,
+        frozen=model.frozen_statistics(),
+        ignore=ignore_tensors,
+    )
     model.assign(arrays, checkpoints.touched)
+    model.vertex_embeddings = _vertex_embeddings(model.config, state, path)
     return checkpoint
+
+
+def _vertex_embeddings(
+    config: ModelConfig, state: Mapping[str, np.ndarray], path: str | Path
+) -> dict[str, np.ndarray]:
+    """Embeddings of the vertices of the meshes that the configuration and the file of a CSE model have."""
+    head = getattr(config.roi_heads, "densepose", None)
+    if head is None or head.predictor.embed_size is None:
+        return {}
+    for one in head.embedders:
+        for key, shape in one.shapes(head.predictor.embed_size).items():
+            if key in state and state[key].shape != shape:
+                raise checkpoints.ConversionError(
+                    f"{path}: {key} has shape {state[key].shape}; MODEL.ROI_DENSEPOSE_HEAD.CSE says {shape}"
+                )
+    return vertex_embeddings(state)
 
 
 def model_yaml(config: str | Path, opts: Sequence[Any] = (), ignore_keys: Sequence[str] = ()) -> str:

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tf_d2 import kernels
 from tf_d2.config import ModelConfig
+from tf_d2.densepose import with_densepose
 from tf_d2.instances import Instances
 from tf_d2.loading import DType, load_model, model_yaml
 from tf_d2.modeling.batches import Proposals
@@ -44,6 +45,8 @@ class Predictor:
         ema: bool = False,
         allow_nonfinite: bool = False,
         ignore_keys: Sequence[str] = (),
+        ignore_tensors: Sequence[str] = (),
+        prefix: str | None = None,
         fold_norms: bool | None = None,
     ) -> None:
         """Arguments of :func:`load_model`, and ``fold_norms``: merge frozen norms into convolutions, which is faster
@@ -58,6 +61,8 @@ class Predictor:
             ema=ema,
             allow_nonfinite=allow_nonfinite,
             ignore_keys=ignore_keys,
+            ignore_tensors=ignore_tensors,
+            prefix=prefix,
         )
         self.config: ModelConfig = self.model.config
         if fold_norms if fold_norms is not None else dtype != "float64":
@@ -148,6 +153,20 @@ class Predictor:
     def run_op(self, op: str, args: Sequence[Any], inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """One computation of the model on given inputs (see :mod:`tf_d2.stages`): the teacher-forced half of parity."""
         return run_op(self.model, op, args, inputs)
+
+    @property
+    def vertex_embeddings(self) -> dict[str, np.ndarray]:
+        """Of a CSE model (DensePose): name of a mesh -> float32 ``(vertices, D)``, as far as the checkpoint has them.
+
+        With :attr:`class_to_mesh`, what :func:`tf_d2.densepose.closest_vertices` needs.
+        """
+        return dict(self.model.vertex_embeddings)
+
+    @property
+    def class_to_mesh(self) -> dict[int, str]:
+        """Of a CSE model: class -> name of its mesh (DATASETS.CLASS_TO_MESH_NAME_MAPPING)."""
+        head = getattr(self.config.roi_heads, "densepose", None)
+        return dict(head.class_to_mesh) if head is not None else {}
 
     def network_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) in pixels that an image of this size has as network input.
@@ -253,7 +272,7 @@ class Predictor:
         if "proposal_boxes" in fields:
             result["proposals"] = Instances(size, **fields)
         elif fields:
-            result["instances"] = Instances(size, **paste(fields, size))
+            result["instances"] = Instances(size, **with_densepose(paste(fields, size)))
         if sem_seg is not None:
             # A view: copying hundreds of megabytes into another order takes longer than the semantic head.
             result["sem_seg"] = sem_seg.transpose(2, 0, 1)

@@ -5,15 +5,22 @@ layouts.
 """
 
 from weights._files import touched
+from weights._recognise import kind_of_file
 from weights._types import Checkpoint
 from weights.checkpoint import read_checkpoint
-from weights.errors import CheckpointError, ConversionError, WeightsError
+from weights.errors import (
+    CheckpointError,
+    CheckpointNotice,
+    ConversionError,
+    WeightsError,
+)
 from weights.keras_file import KerasWeights, Progress, read_keras_h5, write_keras_h5
 from weights.legacy import match_heuristically, matched_state
 from weights.mapping import (
     class_counts,
     harmless_reason,
     initial_arrays,
+    is_ignored,
     path_to_key,
     split_harmless,
     to_keras_arrays,
@@ -24,6 +31,7 @@ from weights.writers import write_detectron2_pkl, write_pth, write_safetensors
 __all__ = [
     "Checkpoint",
     "CheckpointError",
+    "CheckpointNotice",
     "ConversionError",
     "KerasWeights",
     "Progress",
@@ -31,6 +39,8 @@ __all__ = [
     "class_counts",
     "harmless_reason",
     "initial_arrays",
+    "is_ignored",
+    "kind_of_file",
     "match_heuristically",
     "matched_state",
     "path_to_key",

@@ -56,14 +56,32 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink()
 
 
+def _kind_of_folder(name: str) -> str:
+    """Why a folder is no checkpoint, and which file may be meant."""
+    entries = sorted(os.listdir(name))[:1000]
+    if "saved_model.pb" in entries:
+        return "is a TensorFlow SavedModel, which holds a program; give the checkpoint of the training (.pth, .pkl)."
+    inside = [
+        entry for entry in entries if entry.endswith((".pth", ".pkl", ".pt", ".ckpt", ".safetensors", ".h5"))
+    ]
+    if "data.pkl" in entries:
+        return "is a folder: an unpacked .pth; zip it again, or give the file it was unpacked from."
+    return f"is a folder, not a checkpoint{'; in it are ' + ', '.join(inside[:5]) if inside else ''}."
+
+
 def map_file(name: str) -> memoryview:
     """The bytes of a file, memory-mapped read-only."""
     try:
-        if not stat.S_ISREG(os.stat(name).st_mode):  # opening a pipe would wait for ever
+        mode = os.stat(name).st_mode
+        if stat.S_ISDIR(mode):
+            raise CheckpointError(f"{name}: {_kind_of_folder(name)}")
+        if not stat.S_ISREG(mode):  # opening a pipe would wait for ever
             raise CheckpointError(f"{name}: is not a regular file.")
         with open(name, "rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
-                raise CheckpointError(f"{name}: the file is empty.")
+                raise CheckpointError(
+                    f"{name}: the file is empty: an interrupted download or copy; get it again."
+                )
             mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             with _lock:
                 _mappings.add(mapping)

@@ -14,7 +14,8 @@ import numpy as np
 
 from weights import _unpickle
 from weights._limits import MAX_PICKLE_BYTES, MAX_TENSORS, Budget, element_count
-from weights._unpickle import Storage, TensorRef
+from weights._recognise import kind_of_archive
+from weights._unpickle import Inert, Storage, TensorRef
 from weights._zip import Archive
 from weights.errors import CheckpointError
 
@@ -28,8 +29,12 @@ class _Storages:
 
     def __init__(self) -> None:
         self.by_key: dict[str, Storage] = {}
+        self.unread: dict[str, str] = {}  # those of other types, and why
 
-    def __call__(self, persistent_id: Any) -> Storage:
+    def __call__(self, persistent_id: Any) -> Storage | Inert | Any:
+        if isinstance(persistent_id, tuple) and persistent_id[:1] == ("module",) and len(persistent_id) > 1:
+            if getattr(persistent_id[1], "kind", "") == "inert":  # a class with its source, of a whole model
+                return persistent_id[1]
         if (
             not isinstance(persistent_id, tuple)
             or len(persistent_id) not in (5, 6)
@@ -37,6 +42,10 @@ class _Storages:
         ):
             raise CheckpointError("The pickle refers to something other than a storage (persistent id).")
         kind, key, count = persistent_id[1], persistent_id[2], persistent_id[4]
+        if getattr(kind, "kind", "") == "inert" and type(key) is str:
+            problem = f"The file has tensors of the storage type {kind.name[:200]!r}, which are not read."
+            self.unread[key] = problem
+            return Inert(kind.name, problem)
         if (
             getattr(kind, "kind", "") != "storage"
             or type(key) is not str
@@ -74,11 +83,16 @@ def item_size(dtype: str) -> int:
 def read_zip(archive: Archive) -> Any:
     """The value of a zip-format torch file; tensors are :class:`TensorRef`."""
     pickles = [name for name in archive.entries if name.endswith("/data.pkl") and name.count("/") == 1]
+    if len(pickles) != 1 and (what := kind_of_archive(list(archive.entries))):
+        raise CheckpointError(f"This is {what}.")
     if len(pickles) != 1:
         raise CheckpointError("The zip file is no torch checkpoint: it lacks one 'NAME/data.pkl'.")
     root = pickles[0][: -len("data.pkl")]
     if any(name.startswith((root + "code/", root + "constants.pkl")) for name in archive.entries):
-        raise CheckpointError("The file is a TorchScript program, not a checkpoint; its code is not read.")
+        raise CheckpointError(
+            "The file is a TorchScript program (torch.jit.save), not a checkpoint; its code is not read. "
+            "Give the .pth that it was made from."
+        )
     if root + "byteorder" in archive.entries and bytes(archive.read(root + "byteorder")) != b"little":
         raise CheckpointError("The file holds big-endian tensors; save it again on a little-endian machine.")
     if archive.entries[pickles[0]].size > MAX_PICKLE_BYTES:
@@ -106,6 +120,8 @@ def read_legacy(data: memoryview) -> Any:
     storages = _Storages()
     value, pos = _legacy_header(data, storages)
     keys, pos = _unpickle.load(data, pos)
+    if storages.unread:
+        raise CheckpointError(next(iter(storages.unread.values())))
     if (
         not isinstance(keys, list)
         or any(type(key) is not str for key in keys)

@@ -26,6 +26,7 @@ class Checkpoint:
             (:func:`weights.match_heuristically`).
         config: detectron2 config (YAML text) that travels in our own ``.weights.h5``.
         ignored: other top-level entries of the file, and why tensors were left out.
+        notes: how it was unwrapped, a sentence each.
         metadata: provenance and other short text that the file carries.
     """
 
@@ -37,6 +38,7 @@ class Checkpoint:
     config: str | None = None
     ignored: list[str] = field(default_factory=list)
     metadata: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     path: str = ""
     _data: memoryview = field(default=memoryview(b""), repr=False)
 

@@ -1,8 +1,9 @@
 """Reads pickles as data: an interpreter of pickle opcodes that can only build what a checkpoint consists of.
 
 Nothing here imports or looks up anything by a name from the file: a global is a key of one literal table
-(``_CALLS`` and the names beside it) or the file is refused. Tensor data are never copied, they stay views of
-the file's buffer. The idea, not the code, follows torch's weights-only unpickler.
+(``_CALLS`` and the names beside it), or it becomes an inert placeholder: an optimizer, a path, a date, whatever a
+training run put beside its weights. A name whose only use is to run something refuses the file. Tensor data are
+never copied, they stay views of the file's buffer. The idea, not the code, follows torch's weights-only unpickler.
 """
 
 from __future__ import annotations
@@ -45,27 +46,25 @@ TORCH_DTYPES = {
 }
 _NUMPY_CODES = frozenset("b1 i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8 c8 c16".split())
 
-# Configuration and bookkeeping objects found in training checkpoints. They become placeholders.
-INERT = frozenset(
-    [
-        "argparse.Namespace",
-        "yacs.config.CfgNode",
-        "fvcore.common.config.CfgNode",
-        "detectron2.config.config.CfgNode",
-        "datetime.datetime",
-        "datetime.timedelta",
-        "numpy.random._pickle.__randomstate_ctor",
-    ]
+# What only a program has a use for: a file that asks for it is no checkpoint, even though nothing here would run it.
+_RUNS_MODULES = frozenset(
+    """os posix nt subprocess pty popen2 commands shutil socket ctypes _ctypes runpy importlib code codeop pdb bdb sys
+    webbrowser timeit cProfile profile pip signal""".split()
 )
+_RUNS_BUILTINS = frozenset("eval exec execfile compile open file input breakpoint apply __import__".split())
 
 
 class Inert:
-    """Stands for an object that a checkpoint carries and inference does not need; holds nothing."""
+    """Stands for an object that a checkpoint carries and inference does not need; holds nothing.
 
-    __slots__ = ("name",)
+    ``problem`` says why it could not be a tensor, should it stand where one is needed.
+    """
 
-    def __init__(self, name: str) -> None:
+    __slots__ = ("name", "problem")
+
+    def __init__(self, name: str, problem: str = "") -> None:
         self.name = name
+        self.problem = problem
 
     def __repr__(self) -> str:
         return f"<{self.name}, not read>"
@@ -86,12 +85,38 @@ class LongText:
 
 
 class ArrayShell:
-    """A numpy array that is being built: created empty by ``_reconstruct``, filled by BUILD."""
+    """A numpy array that is being built: created empty by ``_reconstruct``, filled by BUILD.
 
-    __slots__ = ("array",)
+    ``problem`` says why it has no array: its values are no plain little-endian numbers.
+    """
+
+    __slots__ = ("array", "problem")
 
     def __init__(self) -> None:
         self.array: np.ndarray | None = None
+        self.problem = ""
+
+
+class _Dtype:
+    """A numpy dtype, or why arrays of it are not read; BUILD may still find it to be such a one."""
+
+    __slots__ = ("dtype", "problem")
+
+    def __init__(self, dtype: np.dtype | None, problem: str = "") -> None:
+        self.dtype = dtype
+        self.problem = problem
+
+
+class _OddKey:
+    """A dictionary key that no state dict has; each is itself, whatever it stood for."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
 
 
 @dataclass
@@ -208,7 +233,7 @@ def load(
 
     Returns:
         the value and the position after the pickle. Arrays come as read-only views of ``data``, torch
-        tensors as :class:`TensorRef`, long strings as :class:`LongText`, other known classes as
+        tensors as :class:`TensorRef`, long strings as :class:`LongText`, objects of other classes as
         :class:`Inert`.
 
     Raises:
@@ -403,16 +428,14 @@ def _extend(state: _State, items: list[Any]) -> None:
 
 
 def _hashable(key: Any) -> Any:
-    """Only flat keys: hashing a nested tuple can take exponential time, and huge ints can collide."""
+    """Flat keys as they are. Of others only the kind is kept: hashing a nested tuple can take exponential time."""
     if isinstance(key, LongText):
         raise CheckpointError(f"The pickle has a name of {len(key.raw)} bytes.")
     if type(key) is int and not -(1 << 63) <= key < 1 << 64:
         raise CheckpointError("The pickle has a huge integer as a dictionary key.")
     if key is None or type(key) in (str, int, float, bool):
         return key
-    raise CheckpointError(
-        f"The pickle uses a {kind(key)} as a dictionary key; names must be strings or numbers."
-    )
+    return _OddKey(kind(key))
 
 
 def _set_items(state: _State, items: list[Any]) -> None:
@@ -436,6 +459,8 @@ def _set_item(state: _State) -> None:
 def _add_items(state: _State) -> None:
     items = state.pop_mark()
     target = state.stack[-1]
+    if isinstance(target, Inert):
+        return
     if not isinstance(target, set):
         raise CheckpointError(f"The pickle adds items to a {kind(target)}.")
     target.update(_hashable(item) for item in items)
@@ -455,8 +480,9 @@ def _frozenset(state: _State) -> None:
 def kind(value: Any) -> str:
     """What ``value`` is, in words for an error message."""
     if isinstance(value, (Inert, _Name)):
-        return value.name
-    names = {str: "text", LongText: "text", memoryview: "bytes", TensorRef: "tensor", ArrayShell: "array"}
+        return repr(value.name[:200])
+    names = {_Dtype: "dtype", _Dict: "dict", str: "text", LongText: "text", memoryview: "bytes"}
+    names |= {TensorRef: "tensor", ArrayShell: "array"}
     return names.get(type(value), "None" if value is None else type(value).__name__)
 
 
@@ -481,28 +507,28 @@ def _find(module: str, name: str) -> _Name:
     full = f"{module}.{name}"
     if full in _CALLS:
         return _Name("call", full)
-    if full in INERT:
-        return _Name("inert", full)
     if module in ("torch", "torch.storage") and name in STORAGE_DTYPES:
         return _Name("storage", name)
     if module == "torch" and name in TORCH_DTYPES:
         return _Name("dtype", name)
     if full in ("numpy.ndarray", "torch.strided", "torch.nn.parameter.Parameter"):
         return _Name("token", full)
-    raise CheckpointError(
-        f"The pickle asks for {full[:200]!r}, which is not on the list of things a checkpoint "
-        "needs. Nothing was "
-        "executed. If the file is yours, save the state dict alone: torch.save({'model': "
-        "model.state_dict()}, path)."
-    )
+    is_builtin = module in ("builtins", "__builtin__")
+    if module.partition(".")[0] in _RUNS_MODULES or (is_builtin and name.partition(".")[0] in _RUNS_BUILTINS):
+        raise CheckpointError(
+            f"The pickle asks for {full[:200]!r}, which runs something and is not on the list of things a checkpoint "
+            "needs. Nothing was executed. If the file is yours, save the state dict alone: "
+            "torch.save({'model': model.state_dict()}, path)."
+        )
+    return _Name("inert", full[:_LAZY_BYTES])
 
 
 def _reduce(state: _State) -> None:
     args = state.pop()
     function = state.pop()
-    if not isinstance(function, _Name) or not isinstance(args, tuple):
+    if not isinstance(function, (_Name, Inert)) or not isinstance(args, tuple):
         raise CheckpointError(f"The pickle calls a {kind(function)}.")
-    if function.kind == "inert":
+    if isinstance(function, Inert) or function.kind == "inert":
         state.stack.append(Inert(function.name))
     elif function.kind == "call":
         state.stack.append(_CALLS[function.name](state, *args))
@@ -512,24 +538,47 @@ def _reduce(state: _State) -> None:
 
 def _new_object(state: _State) -> None:
     state.pop()
-    cls = state.pop()
-    if not isinstance(cls, _Name):
+    _make(state, state.pop(), "")
+
+
+def _new_object_ex(state: _State) -> None:
+    state.pop()
+    state.pop()
+    _make(state, state.pop(), _refused_opcode(0x92))
+
+
+def _instance(state: _State) -> None:
+    """INST of protocol 0: the class by name, its arguments from the mark."""
+    module, name = str(state.line(1024), "utf-8"), str(state.line(1024), "utf-8")
+    state.pop_mark()
+    _make(state, _find(module, name), _refused_opcode(0x69))
+
+
+def _object(state: _State) -> None:
+    """OBJ of protocol 1: the class and its arguments from the mark."""
+    items = state.pop_mark()
+    _make(state, items[0], _refused_opcode(0x6F))
+
+
+def _make(state: _State, cls: Any, refusal: str) -> None:
+    """A placeholder for an object of ``cls``; of the known classes only an empty OrderedDict is made so."""
+    if not isinstance(cls, (_Name, Inert)):
         raise CheckpointError(f"The pickle makes an object of a {kind(cls)}.")
-    if cls.kind == "inert":
+    if isinstance(cls, Inert) or cls.kind == "inert":
         state.stack.append(Inert(cls.name))
-    elif cls.name == "collections.OrderedDict":
+    elif cls.name == "collections.OrderedDict" and not refusal:
         state.stack.append(_Dict())
     else:
-        raise CheckpointError(f"The pickle makes an object of {cls.name}, which is not allowed.")
+        raise CheckpointError(refusal or f"The pickle makes an object of {cls.name}, which is not allowed.")
 
 
 def _build(state: _State) -> None:
     value = state.pop()
     target = state.stack[-1]
     if isinstance(target, ArrayShell):
-        target.array = _ndarray(state, value)
-    elif isinstance(target, np.dtype):
-        _check_dtype_state(value)
+        _fill(state, target, value)
+    elif isinstance(target, _Dtype):
+        target.problem = target.problem or _dtype_problem(value)
     elif isinstance(target, _Dict):
         target.attributes = value
     elif not isinstance(target, (Inert, TensorRef)):
@@ -572,10 +621,10 @@ def _make_set(state: _State, items: Any = ()) -> set[Any]:
     return {_hashable(item) for item in items}
 
 
-def _encode(state: _State, text: Any, encoding: Any = "latin1") -> memoryview:
+def _encode(state: _State, text: Any, encoding: Any = "latin1") -> memoryview | Inert:
     """``_codecs.encode``: how protocols 0 to 2 write bytes."""
     if encoding not in ("latin1", "latin-1"):
-        raise CheckpointError("The pickle encodes text in something other than latin-1.")
+        return Inert("bytes", "The pickle encodes text in something other than latin-1.")
     if isinstance(text, LongText):
         state.copied.spend(len(text.raw))
         text = text.text()
@@ -585,7 +634,7 @@ def _encode(state: _State, text: Any, encoding: Any = "latin1") -> memoryview:
     return memoryview(text.encode("latin-1"))
 
 
-def _raw_bytes(state: _State, *args: Any) -> memoryview:
+def _raw_bytes(state: _State, *args: Any) -> memoryview | Inert:
     """``bytes()``, ``bytes(view)`` and ``bytearray(view)`` of what is already bytes; no copy."""
     if not args:
         return memoryview(b"")
@@ -600,35 +649,37 @@ def _size(state: _State, items: Any = ()) -> tuple[int, ...]:
     return check_shape(items, "A torch.Size of the pickle")
 
 
-def _reconstruct(state: _State, cls: Any, shape: Any = (0,), code: Any = b"b") -> ArrayShell:
+def _reconstruct(state: _State, cls: Any, shape: Any = (0,), code: Any = b"b") -> ArrayShell | Inert:
     if cls != _Name("token", "numpy.ndarray"):
-        raise CheckpointError("The pickle builds an array of a class other than numpy.ndarray.")
+        return Inert(
+            kind(cls).strip("'"),
+            "The pickle builds an array of a class other than numpy.ndarray.",
+        )
     return ArrayShell()
 
 
-def _dtype(state: _State, code: Any, align: Any = False, copy: Any = True) -> np.dtype:
+def _dtype(state: _State, code: Any, align: Any = False, copy: Any = True) -> _Dtype:
     if isinstance(code, memoryview) and len(code) <= 8:
         code = str(code, "latin-1")
     if not isinstance(code, str) or code.lstrip("<|=") not in _NUMPY_CODES:
-        raise CheckpointError(
-            f"The pickle has an array of dtype {str(code)[:40]!r}; only plain numbers are read as tensors."
+        shown = str(code)[:40] if isinstance(code, str) else kind(code)
+        return _Dtype(
+            None,
+            f"The pickle has an array of dtype {shown!r}; only plain numbers are read as tensors.",
         )
-    return np.dtype("?" if code.endswith("b1") else code.lstrip("|"))
+    return _Dtype(np.dtype("?" if code.endswith("b1") else code.lstrip("|")))
 
 
-def _check_dtype_state(value: Any) -> None:
-    """(version, byte order, subdtype, names, fields, size, ...): plain little-endian or refused."""
+def _dtype_problem(value: Any) -> str:
+    """(version, byte order, subdtype, names, fields, size, ...): "" if plain and little-endian."""
     if not isinstance(value, tuple) or not 7 <= len(value) <= 9:
-        raise CheckpointError("The pickle has a numpy dtype with an unknown state.")
+        return "The pickle has a numpy dtype with an unknown state."
     order = str(value[1], "latin-1") if isinstance(value[1], memoryview) else value[1]
     if order == ">":
-        raise CheckpointError(
-            "The pickle holds big-endian arrays; convert them on the machine that wrote the file."
-        )
+        return "The pickle holds big-endian arrays; convert them on the machine that wrote the file."
     if order not in ("<", "|", "=") or any(part is not None for part in value[2:5]):
-        raise CheckpointError(
-            "The pickle has a structured or object dtype; only plain numbers are read as tensors."
-        )
+        return "The pickle has a structured or object dtype; only plain numbers are read as tensors."
+    return ""
 
 
 def _as_bytes(state: _State, value: Any) -> memoryview:
@@ -641,14 +692,18 @@ def _as_bytes(state: _State, value: Any) -> memoryview:
     raise CheckpointError(f"The pickle gives a {kind(value)} as the data of an array.")
 
 
-def _ndarray(state: _State, value: Any) -> np.ndarray:
+def _fill(state: _State, shell: ArrayShell, value: Any) -> None:
     """The array of a BUILD state (version, shape, dtype, is_fortran, data), a view of the file's buffer."""
     if not isinstance(value, tuple) or not 4 <= len(value) <= 5:
         raise CheckpointError("The pickle has a numpy array with an unknown state.")
     shape, dtype, fortran, raw = value[-4:]
-    if not isinstance(dtype, np.dtype):
+    if not isinstance(dtype, _Dtype):
         raise CheckpointError("The pickle has a numpy array without a dtype.")
-    return view_as(_as_bytes(state, raw), dtype, check_shape(shape, "An array of the pickle"), bool(fortran))
+    if dtype.problem or dtype.dtype is None:
+        shell.array, shell.problem = None, dtype.problem
+        return
+    shape = check_shape(shape, "An array of the pickle")
+    shell.array = view_as(_as_bytes(state, raw), dtype.dtype, shape, bool(fortran))
 
 
 def view_as(raw: memoryview, dtype: np.dtype, shape: tuple[int, ...], fortran: bool = False) -> np.ndarray:
@@ -665,20 +720,27 @@ def view_as(raw: memoryview, dtype: np.dtype, shape: tuple[int, ...], fortran: b
 
 def _frombuffer(
     state: _State, raw: Any, dtype: Any, shape: Any, order: Any = "C", axis: Any = None
-) -> np.ndarray:
+) -> np.ndarray | Inert:
     """How numpy pickles contiguous arrays at protocol 5."""
-    if not isinstance(dtype, np.dtype) or order not in ("C", "F"):
+    if not isinstance(dtype, _Dtype) or order not in ("C", "F"):
         raise CheckpointError("The pickle has a numpy array with an unknown state.")
-    return view_as(_as_bytes(state, raw), dtype, check_shape(shape, "An array of the pickle"), order == "F")
+    if dtype.problem or dtype.dtype is None:
+        return Inert("numpy.ndarray", dtype.problem)
+    shape = check_shape(shape, "An array of the pickle")
+    return view_as(_as_bytes(state, raw), dtype.dtype, shape, order == "F")
 
 
-def _scalar(state: _State, dtype: Any, raw: Any = b"") -> np.ndarray:
-    if not isinstance(dtype, np.dtype):
+def _scalar(state: _State, dtype: Any, raw: Any = b"") -> np.ndarray | Inert:
+    if not isinstance(dtype, _Dtype):
         raise CheckpointError("The pickle has a numpy scalar without a dtype.")
-    return view_as(_as_bytes(state, raw), dtype, ())
+    if dtype.problem or dtype.dtype is None:
+        return Inert("numpy scalar", dtype.problem)
+    return view_as(_as_bytes(state, raw), dtype.dtype, ())
 
 
-def _tensor(state: _State, storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> TensorRef:
+def _tensor(
+    state: _State, storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any
+) -> TensorRef | Inert:
     """``_rebuild_tensor(_v2)``: requires_grad and hooks do not matter here."""
     return _tensor_ref(storage, None, offset, shape, strides)
 
@@ -693,13 +755,15 @@ def _tensor_v3(
     hooks: Any,
     dtype: Any,
     *rest: Any,
-) -> TensorRef:
+) -> TensorRef | Inert:
     if not isinstance(dtype, _Name) or dtype.kind != "dtype":
         raise CheckpointError("The pickle has a tensor without a dtype.")
     return _tensor_ref(storage, TORCH_DTYPES[dtype.name], offset, shape, strides)
 
 
-def _tensor_ref(storage: Any, dtype: str | None, offset: Any, shape: Any, strides: Any) -> TensorRef:
+def _tensor_ref(storage: Any, dtype: str | None, offset: Any, shape: Any, strides: Any) -> TensorRef | Inert:
+    if isinstance(storage, Inert):
+        return storage
     if not isinstance(storage, Storage):
         raise CheckpointError("The pickle has a tensor without a storage.")
     shape = check_shape(shape, "A tensor of the pickle")
@@ -709,7 +773,17 @@ def _tensor_ref(storage: Any, dtype: str | None, offset: Any, shape: Any, stride
     return TensorRef(storage, dtype or storage.dtype, offset, shape, strides)
 
 
-def _parameter(state: _State, data: Any, *rest: Any) -> TensorRef:
+def _typed_tensor(state: _State, function: Any, cls: Any, args: Any, attributes: Any = None) -> Any:
+    """A tensor of a subclass or with attributes of its own: the tensor inside."""
+    rebuild = _TENSORS.get(function.name) if isinstance(function, _Name) else None
+    if rebuild is None or not isinstance(args, tuple):
+        return Inert("torch._tensor._rebuild_from_type_v2")
+    return rebuild(state, *args)
+
+
+def _parameter(state: _State, data: Any, *rest: Any) -> TensorRef | Inert:
+    if isinstance(data, Inert):
+        return data
     if not isinstance(data, TensorRef):
         raise CheckpointError("The pickle has a parameter without a tensor.")
     return data
@@ -726,7 +800,16 @@ def _ignored(state: _State, *args: Any) -> Inert:
     return Inert("a device, layout or type")
 
 
+_TENSORS: dict[str, Callable[..., Any]] = {
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_tensor_v3": _tensor_v3,
+    "torch._utils._rebuild_parameter": _parameter,
+    "torch._utils._rebuild_parameter_with_state": _parameter,
+}
 _CALLS: dict[str, Callable[..., Any]] = {
+    **_TENSORS,
+    "torch._tensor._rebuild_from_type_v2": _typed_tensor,
     "collections.OrderedDict": _ordered_dict,
     "collections.defaultdict": _default_dict,
     "collections.Counter": _ordered_dict,
@@ -749,10 +832,6 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "torch.Size": _size,
     "torch.device": _ignored,
     "torch.serialization._get_layout": _ignored,
-    "torch._utils._rebuild_tensor": _tensor,
-    "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch._utils._rebuild_tensor_v3": _tensor_v3,
-    "torch._utils._rebuild_parameter": _parameter,
     "torch.storage._load_from_bytes": _nested_storage,
 }
 
@@ -804,6 +883,9 @@ _HANDLERS: dict[int, Callable[[_State], None]] = {
     0x93: _stack_global,
     ord("R"): _reduce,
     0x81: _new_object,
+    0x92: _new_object_ex,
+    ord("i"): _instance,
+    ord("o"): _object,
     ord("b"): _build,
     ord("Q"): _persistent,
     ord("q"): _put("<B"),

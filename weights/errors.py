@@ -13,3 +13,7 @@ class CheckpointError(WeightsError):
 
 class ConversionError(WeightsError):
     """A readable checkpoint that does not match the model it should fill."""
+
+
+class CheckpointNotice(UserWarning):
+    """How a file was read that could be read in another way; the message says what was done."""

@@ -142,6 +142,29 @@ def match_heuristically(state: Mapping[str, np.ndarray], specs: Mapping[str, Sha
     return {**result, **{name: value for name, value in state.items() if name not in owner}}
 
 
+# Names of PointRend before the version 2 of its modules. Source: projects/PointRend/point_rend/roi_heads.py,
+# mask_head.py.
+_POINT_REND = [
+    (re.compile(r"^roi_heads\.mask_point_head\."), "roi_heads.mask_head.point_head."),
+    (re.compile(r"^roi_heads\.mask_coarse_head\."), "roi_heads.mask_head.coarse_head."),
+    (re.compile(r"^(roi_heads\.mask_head\.(?:coarse|parameter)_head\.)coarse_mask_fc"), r"\1fc"),
+]
+
+
+def with_new_names(state: State, specs: Mapping[str, Shape]) -> State:
+    """``state`` with old names of PointRend under today's, where the model has those and the file has not."""
+    wanted = {path_to_key(path) for path in specs} - state.keys()
+    if not any(key.startswith("roi_heads.mask_head.") for key in wanted):
+        return state
+    renamed: State = {}
+    for key, value in state.items():
+        new = key
+        for pattern, replacement in _POINT_REND:
+            new = pattern.sub(replacement, new)
+        renamed[new if new in wanted and new not in renamed else key] = value
+    return renamed
+
+
 def matched_state(checkpoint: Checkpoint, specs: Mapping[str, Shape]) -> State:
     """The state dict of ``checkpoint`` under the model's keys: matched where its names need it.
 
@@ -154,8 +177,8 @@ def matched_state(checkpoint: Checkpoint, specs: Mapping[str, Shape]) -> State:
         state = checkpoint.state
         dotted = {key: key.replace("/", ".") for key in state if "/" in key}
         if dotted and {path_to_key(path) for path in specs} >= set(dotted.values()) - set(state):
-            return {dotted.get(key, key): value for key, value in state.items()}
-        return state
+            state = {dotted.get(key, key): value for key, value in state.items()}
+        return with_new_names(state, specs)
     try:
         return match_heuristically(checkpoint.state, specs)
     except ConversionError as error:

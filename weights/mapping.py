@@ -16,8 +16,9 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ _LEAF_TO_TORCH = {
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }
-# what FrozenBatchNorm2d takes for files older than its version 2
+# what FrozenBatchNorm2d takes for files older than its version 2, and what a new batch norm starts from
 _FILL = {"moving_mean": 0.0, "moving_variance": 1.0}
 _HEADS = ("roi_heads.box", "roi_heads.res5", "proposal_generator.", "head.", "sem_seg_head.")
 _SHOWN = 40  # names of each kind in an error message
@@ -48,6 +49,10 @@ HARMLESS = (
     (re.compile(r"^roi_heads\.keypoint_head\.score\."), "Detectron's fixed bilinear upsampling"),
     (re.compile(r"(^|\.)fed_loss_cls_weights$"), "weights of a training loss"),
     (re.compile(r"(^|\.)relative_position_index$"), "computed from the window size"),
+    (
+        re.compile(r"^roi_heads\.embedder\."),
+        "embeddings of a mesh's vertices, compared with what was detected",
+    ),
 )
 
 
@@ -74,6 +79,8 @@ def to_keras_arrays(
     dtype: Any = np.float32,
     allow_nonfinite: bool = False,
     path: str | os.PathLike[str] = "",
+    frozen: Collection[str] = (),
+    ignore: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
     """Fill the variables of a model from a detectron2 state dict, with every tensor accounted for.
 
@@ -83,6 +90,10 @@ def to_keras_arrays(
         dtype: what the tensors become (float16 is widened); only tables of indices keep theirs.
         allow_nonfinite: NaN and infinite values give a warning with their count instead of an error.
         path: the file that ``state`` is from, for the messages.
+        frozen: paths of the statistics of frozen norms (``model.frozen_statistics()``): in old files they are a part of
+            weight and bias, and 0 and 1 take their place. Without those of any other norm the model is incomplete.
+        ignore: names or patterns (``"discriminator.*"``) of tensors that the model has no variable for and that are
+            left out; never one that it needs.
 
     Returns:
         path -> array in Keras layout, in the order of ``specs``; views of ``state`` where only the order of
@@ -92,7 +103,8 @@ def to_keras_arrays(
         ConversionError: lists all missing, unexpected and mismatched names and those whose dtype is none of
         weights, and the class counts if they explain it.
     """
-    fit = _fit(state, specs, dtype)
+    fit = _fit(state, specs, dtype, frozen)
+    fit.unexpected = [key for key in fit.unexpected if not is_ignored(key, ignore)]
     if fit.missing or fit.unexpected or fit.mismatched or fit.not_floating:
         raise ConversionError(_mismatch_message(fit, state, specs, path))
     if fit.nonfinite:
@@ -148,14 +160,31 @@ class _Fit:
     nonfinite: dict[str, int] = field(default_factory=dict)
 
 
-def _fit(state: Mapping[str, np.ndarray], specs: Mapping[str, Shape], dtype: Any) -> _Fit:
+def is_ignored(key: str, patterns: Iterable[str]) -> bool:
+    """Whether one of the names, modules or patterns covers the tensor ``key``."""
+    if isinstance(patterns, str):
+        raise ConversionError(f"ignore_tensors is a list of patterns, not the text {patterns!r}")
+    return any(
+        key == pattern or fnmatchcase(key, pattern) or key.startswith(pattern.rstrip(".") + ".")
+        for pattern in patterns
+    )
+
+
+def _fit(
+    state: Mapping[str, np.ndarray],
+    specs: Mapping[str, Shape],
+    dtype: Any,
+    frozen: Collection[str] | None = None,
+) -> _Fit:
+    """``frozen``: the norms whose statistics may be filled in; None = all."""
     fit, left = _Fit(), dict(state)
     fused_norms = not any(key.endswith(".running_mean") for key in state)
     for path, spec in specs.items():
         key, leaf, shape = path_to_key(path), path.rsplit("/", 1)[-1], tuple(spec)
         source = left.pop(key, None)
         if source is None:
-            if leaf in _FILL and fused_norms and _norm_is_present(key, state):
+            may_fill = frozen is None or path in frozen
+            if leaf in _FILL and may_fill and fused_norms and _norm_is_present(key, state):
                 fit.arrays[path] = np.full(shape, _FILL[leaf], dtype)
             else:
                 fit.missing.append(key)
@@ -231,6 +260,20 @@ def nonfinite_count(array: np.ndarray) -> int:
     return 0 if finite else int(array.size - np.count_nonzero(np.isfinite(array)))
 
 
+def _leftover_patterns(names: Iterable[str], specs: Mapping[str, Shape]) -> list[str]:
+    """The modules that hold ``names`` and nothing of the model, outermost first, as patterns."""
+    known = {key[:end] for path in specs for key in [path_to_key(path)] for end in _dots(key)}
+    patterns: dict[str, None] = {}
+    for name in sorted(names):
+        outside = next((name[:end] for end in _dots(name) if name[:end] not in known), None)
+        patterns[f"{outside}.*" if outside else name] = None
+    return list(patterns)[:_SHOWN]
+
+
+def _dots(key: str) -> list[int]:
+    return [index for index, letter in enumerate(key) if letter == "."]
+
+
 def _nonfinite_message(bad_values: dict[str, int], path: str | os.PathLike[str] = "") -> str:
     names = _listing([f"{key}: {count}" for key, count in sorted(bad_values.items())])
     count = sum(bad_values.values())
@@ -256,6 +299,12 @@ def _mismatch_message(
     parts += class_count_hints({key: tuple(value.shape) for key, value in state.items()}, specs)
     if fit.arrays and fit.missing and not any(key.startswith(_HEADS) for key in state):
         parts.append("The file holds a backbone only: weights.initial_arrays starts a model from it.")
+    statistics = [key for key in fit.missing if key.endswith((".running_mean", ".running_var"))]
+    if statistics:
+        parts.append(
+            f"{len(statistics)} statistics (running_mean, running_var) of batch norms are missing; only frozen ones "
+            "(NORM FrozenBN) may be without. The file may hold model.parameters() alone: save model.state_dict()."
+        )
     lists = (
         ("missing", fit.missing),
         ("unexpected", fit.unexpected),
@@ -265,6 +314,12 @@ def _mismatch_message(
     for title, names in lists:
         if names:
             parts.append(f"{len(names)} {title}:{_listing(sorted(names))}")
+    if fit.unexpected and not (fit.missing or fit.mismatched or fit.not_floating):
+        patterns = " ".join(f"'{pattern}'" for pattern in _leftover_patterns(fit.unexpected, specs))
+        parts.append(
+            "The model is complete without them. If they belong to something that only training used, leave them out: "
+            f"--ignore-tensors {patterns} (in Python ignore_tensors=[...])."
+        )
     if fit.missing or fit.unexpected or fit.mismatched:
         parts.append("Check that the config (--config-file) is the one it was trained with.")
     parts.append(f"`tf-d2 inspect {os.fspath(path) or 'FILE'}` lists its tensors.")

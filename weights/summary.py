@@ -10,6 +10,7 @@ import numpy as np
 
 from weights._blocks import same_bits
 from weights.mapping import class_counts, harmless_reason
+from weights.unwrap import prefixes_of
 
 State = Mapping[str, np.ndarray]
 _CHUNK = 1 << 20  # elements widened to float64 at a time, to keep memory small
@@ -106,7 +107,14 @@ _DEPTHS: dict[tuple[bool, tuple[int, ...]], str] = {
 
 
 def guess_architecture(state: State) -> str:
-    """One line on what model the names and shapes look like; "unknown" parts are said to be so."""
+    """One line on what model the names and shapes look like; "unknown" parts are said to be so.
+
+    Of a file with several models each is told, by the prefix of its names.
+    """
+    prefixes = prefixes_of(state)
+    if len(prefixes) > 1:
+        models = {p: {n.removeprefix(p): v for n, v in state.items() if n.startswith(p)} for p in prefixes}
+        return "; ".join(f"{prefix} {guess_architecture(model)}" for prefix, model in models.items())
     parts = [_family(state), _backbone(state)]
     counts = class_counts({key: tuple(value.shape) for key, value in state.items()})
     parts += [f"{option} {count}" for option, count in sorted(counts.items())]

@@ -19,7 +19,7 @@ from weights._blocks import contiguous, same_bits
 from weights._files import replacing, touched
 from weights._safetensors import DTYPES
 from weights._unpickle import STORAGE_DTYPES
-from weights.checkpoint import read_checkpoint
+from weights.checkpoint import read_as_stored
 from weights.errors import WeightsError
 from weights.keras_file import Progress
 
@@ -169,7 +169,7 @@ def _checked(
     """Write, read back with the reader that users have, compare, rename."""
     with replacing(path) as temporary:
         write(temporary)
-        written = read_checkpoint(temporary).state
+        written = read_as_stored(temporary)
         if written.keys() != state.keys():
             raise WeightsError(
                 f"{path}: the written file does not hold the names it should; nothing was kept."

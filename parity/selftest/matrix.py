@@ -129,7 +129,7 @@ def _cell(key: tuple[str, str, str, str], folder: Path, python: str, timeout: fl
         fed = replace(setup, threads=threads, extra={"feed": str(runs[0].resolve())})
         with environment(**variables):
             run_backend(Backend("tf", "", python), fed, trace)
-        comparison, _ = compare(runs[0], trace, noise=runs[1:])
+        comparison = compare(runs[0], trace, noise=runs[1:])[0]
     except (BackendError, ValueError, OSError) as error:
         return Cell(*key, 2, error=str(error)[:300], seconds=round(time.monotonic() - begin, 1))
     return _judged(key, comparison, time.monotonic() - begin)

@@ -58,6 +58,8 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         "opts": [],
         "allow_nonfinite": False,
         "ignore_keys": (),
+        "ignore_tensors": (),
+        "prefix": None,
     }
     for text in ("out/1", "12.3 MB", "2.25 s", "50,000,000", "2 kinds"):
         assert text in result.output

@@ -189,7 +189,7 @@ FPN: {NORM: %s, IN_FEATURES: [res2, res3, res4, res5]}, RPN: {IN_FEATURES: [p2]}
 ROI_HEADS: {NAME: StandardROIHeads, IN_FEATURES: [p2]}, ROI_BOX_HEAD: {NAME: FastRCNNConvFCHead, NUM_FC: 1}}"
     )
     config = load_config_text(fpn % "null")
-    assert config.fpn is not None and config.fpn.norm is None
+    assert config.backbone.norm is None
     assert load_config_text(resolve_yaml_text(fpn % "null")) == config
     plain = load_config_text(fpn % "''")
-    assert plain.fpn is not None and plain.fpn.norm == ""
+    assert plain.backbone.norm == ""

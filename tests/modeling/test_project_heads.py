@@ -17,20 +17,26 @@ import pytest
 import tensorflow as tf
 
 import weights
-from tf_d2.config import PoolerConfig, SemSegHeadConfig
-from tf_d2.config.densepose import DensePoseHeadConfig, DensePosePredictorConfig
-from tf_d2.config.point_rend import ImplicitPointHeadConfig, PointHeadConfig, PointRendMaskHeadConfig
+from tf_d2.config.parts.densepose import DensePoseHeadConfig, DensePosePredictorConfig
+from tf_d2.config.parts.point_rend import (
+    ImplicitPointHeadConfig,
+    PointHeadConfig,
+    PointRendMaskHeadConfig,
+    PointRendSemSegHeadConfig,
+)
+from tf_d2.config.parts.poolers import PoolerConfig
+from tf_d2.config.parts.sem_seg import SemSegHeadConfig
 from tf_d2.modeling.batches import Detections
 from tf_d2.modeling.densepose.head import DENSEPOSE_HEADS, AtrousConv2d
 from tf_d2.modeling.densepose.predictor import DensePosePredictor
 from tf_d2.modeling.mask_head import mask_inference
-from tf_d2.modeling.point_rend.mask_head import ImplicitPointRendMaskHead, PointRendMaskHead
+from tf_d2.modeling.point_rend.mask_head import make_mask_head
 from tf_d2.modeling.point_rend.semantic_seg import PointRendSemSegHead
 from tf_d2.ops.conv import conv2d
 
 FILE = Path(__file__).parents[1] / "data" / "modeling" / "project_heads.h5"
-STRIDES, CHANNELS = {"p2": 4, "p3": 8}, {"p2": 6, "p3": 6}
-LEVELS = SimpleNamespace(strides=STRIDES, channels=CHANNELS)  # of a backbone
+STRIDES = {"p2": 4, "p3": 8}
+BACKBONE = SimpleNamespace(strides=STRIDES, channels={"p2": 6, "p3": 6})
 LIMIT = {"float32": 2e-6, "float64": 1e-12}
 INSTANCE = ("instance_two_levels", "instance_agnostic", "implicit", "implicit_position_only")
 DENSEPOSE = ("deeplab_wc2m", "deeplab_plain_wc1", "v1_cse_confidence")
@@ -98,8 +104,7 @@ def mask_head(name, state, dtype):
     )
     config["point_head"] = point
     with keras.name_scope("head"):
-        kind = ImplicitPointRendMaskHead if implicit else PointRendMaskHead
-        head = kind(head_config, STRIDES, CHANNELS, "mask_head")
+        head = make_mask_head(head_config, BACKBONE, "mask_head")
     load([head], {f"mask_head.{key}": value for key, value in state.items()}, dtype)
     return head
 
@@ -128,7 +133,7 @@ def test_instance_head(name, dtype):
             value = stages[f"h.{field}"]
             check(name, field, value if len(value.shape) == 2 else nchw(value), dtype)
         elif field == "point_head#0":  # the points of the others may come in another order
-            check(name, field, nchw(stages["h.point_head"]), dtype)
+            check(name, field, stages["h.point_head"], dtype)
 
 
 @pytest.mark.parametrize("name", ["instance_two_levels", "implicit"])
@@ -149,7 +154,7 @@ def test_instance_head_without_boxes_and_in_a_graph(name):
         found = Detections(boxes, tf.zeros(tf.shape(boxes)[:1]), classes, index, tf.zeros([2], tf.int32))
         return mask_inference(head.masks(features, found, {}, "h")[..., None], classes)
 
-    side = head.config.mask_side
+    side = head.config.mask_side()
     assert masks(np.zeros((0, 4), np.float32), np.zeros(0, np.int32), np.zeros(0, np.int64)).shape == (
         0,
         side,
@@ -163,10 +168,11 @@ def test_semantic_head(dtype):
     config, state, inputs, _, layouts = recorded("semantic")
     point = PointHeadConfig(**{**config["point_head"], "in_features": ("p2",)})
     with keras.name_scope("head"):
-        head = PointRendSemSegHead(SemSegHeadConfig(**config["sem_seg"]), point, LEVELS, "sem_seg_head")
+        head_config = PointRendSemSegHeadConfig(SemSegHeadConfig(**config["sem_seg"]), point)
+        head = PointRendSemSegHead(head_config, BACKBONE, "sem_seg_head")
     load([head], {f"sem_seg_head.{key}": value for key, value in state.items()}, dtype)
     stages = {}
-    logits = head.refine({f: nhwc(inputs[f], dtype) for f in STRIDES}, stages, "h")
+    logits = head.forward({f: nhwc(inputs[f], dtype) for f in STRIDES}, stages, "h")
     check("semantic", "coarse", nchw(stages["h.coarse_sem_seg_head.predictor"]), dtype)
     for k in (0, 1):
         shape, *_ = layouts[f"indices{k}"]

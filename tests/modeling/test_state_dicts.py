@@ -1,12 +1,13 @@
 """Every published model has exactly the variables of detectron2's state dict, names and shapes.
 
 tests/data/zoo_state_dicts.json.gz lists names and shapes of `model.state_dict()` of the real detectron2
-for its 64 core models (`{config path: {"keys": {name: shape}}}`). Models are built here without allocating
-their variables.
+for its 64 core models and those of PointRend and DensePose (`{config path: {"keys": {name: shape}}}`).
+Models are built here without allocating their variables.
 """
 
 import gzip
 import json
+import re
 from pathlib import Path
 
 import keras
@@ -22,7 +23,7 @@ MODELS = {
     for name, row in json.loads(gzip.decompress(FILE.read_bytes())).items()
 }
 # What an inference model has no variable for.
-LEFT_OUT = ("num_batches_tracked",)
+LEFT_OUT = re.compile(r"\.num_batches_tracked$|^roi_heads\.embedder\.")
 
 
 def variable_specs(name, opts=()):
@@ -45,14 +46,27 @@ def keras_shape(torch_shape, spec):
     return torch_shape[::-1]
 
 
-def test_all_core_models_are_listed():
-    assert len(MODELS) == 64
+def test_all_models_are_listed():
+    projects = {"PointRend": 6, "DensePose": 41}
+    counts = {name: sum(m.startswith(f"projects/{name}/") for m in MODELS) for name in projects}
+    assert counts == projects
+    assert sum(not m.startswith("projects/") for m in MODELS) == 64
+
+
+@pytest.mark.parametrize("name", [m for m in MODELS if "/cse/" in m])
+def test_embedders_are_those_of_the_configuration(name):
+    head = load_config(name).roi_heads.densepose
+    shapes = {}
+    for one in head.embedders:
+        shapes |= one.shapes(head.predictor.embed_size)
+    assert shapes == {k: v for k, v in MODELS[name].items() if k.startswith("roi_heads.embedder.")}
+    assert {mesh for _, mesh in head.class_to_mesh} <= {one.mesh for one in head.embedders}
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_variables_are_the_state_dict(name):
     specs = variable_specs(name)
-    expected = {k: v for k, v in MODELS[name].items() if not k.endswith(LEFT_OUT)}
+    expected = {k: v for k, v in MODELS[name].items() if not LEFT_OUT.search(k)}
     by_key = {path_to_key(path): shape for path, shape in specs.items()}
     assert len(by_key) == len(specs)
     assert sorted(by_key) == sorted(expected)

@@ -34,7 +34,7 @@ import numpy as np
 import weights
 from weights import _pickler as op
 from weights._torch import LEGACY_PREFIX
-from weights.checkpoint import _read
+from weights.checkpoint import _Choice, _read
 
 TIME_LIMIT = 3.0  # seconds of the processor for one input; they have a few kilobytes
 MEMORY_LIMIT = 3 << 30
@@ -47,6 +47,8 @@ ARRAYS = {
     "roi_heads.fc1.weight": np.arange(6, dtype=np.float64).reshape(2, 3).T,
     "steps": np.array(7),
 }
+
+CHOICE = _Choice()
 
 
 @dataclass(frozen=True)
@@ -395,7 +397,7 @@ def check(data: bytes, ema: bool = False) -> str:
     start = time.process_time()  # not wall time: other programs share the machine
     _watching = True
     try:
-        checkpoint = _read(memoryview(data), ema)
+        checkpoint = _read(memoryview(data), _Choice(ema))
         for array in checkpoint.state.values():
             array.tobytes()  # every element is inside of the file, or this crashes
         outcome = f"read {checkpoint.format}"
@@ -427,7 +429,7 @@ def run(count: int, seed: int, seconds: float = float("inf")) -> Report:
     report = Report(corpus=seeds())
     valid = len(report.corpus)
     for item in report.corpus:
-        _read(memoryview(item.wrap(item.payload)), False)  # the codecs it needs are imported now, unwatched
+        _read(memoryview(item.wrap(item.payload)), CHOICE)  # the codecs it needs are imported now, unwatched
         assert check(item.wrap(item.payload)).startswith("read "), item.name
     end = time.monotonic() + seconds
     while report.inputs < count and time.monotonic() < end:

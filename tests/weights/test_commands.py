@@ -104,11 +104,11 @@ def test_converting_a_converted_file_keeps_its_origin(keras_file, tmp_path):
 
 
 def test_specs_without_a_model_are_those_of_the_model():
-    from tf_d2.commands.convert import _variable_specs
+    from tf_d2.commands.convert import _variables
     from tf_d2.config import load_config, resolve_yaml
     from tf_d2.modeling import build_model
 
-    assert _variable_specs(resolve_yaml(CONFIG)) == build_model(load_config(CONFIG)).variable_specs()
+    assert _variables(resolve_yaml(CONFIG)).specs == build_model(load_config(CONFIG)).variable_specs()
 
 
 def write_pickle(path, state):
@@ -155,7 +155,7 @@ def with_code_in_the_config_inside(state, folder):
     path = folder / "evil.weights.h5"
     arrays = {"a": np.ones(1, np.float32)}
     weights.write_keras_h5(
-        path, arrays, provenance={}, config_yaml="A: !!python/object/apply:os.system ['touch owned']"
+        path, arrays, provenance={}, config_yaml="MODEL: !!python/object/apply:os.system ['touch owned']"
     )
     return ["--weights", path], "tag"
 
@@ -279,7 +279,7 @@ def test_diff(capsys, tmp_path, state, keras_file):
     ("words", "message"),
     [
         (["absent.pkl"], "no such file"),
-        ([CONFIG], "no known checkpoint format"),
+        ([CONFIG], "YAML text, so a configuration"),
         ([CHECKPOINT, CHECKPOINT], "one file, and two with --diff"),
         ([CHECKPOINT, "--diff"], "one file, and two with --diff"),
         ([CHECKPOINT, "--filter", "("], "not a regular expression"),

@@ -90,7 +90,7 @@ def test_an_entry_without_a_name():
     # the name's byte becomes an extra field
     data[directory + 30 : directory + 32] = (1).to_bytes(2, "little")
     with pytest.raises(weights.CheckpointError):
-        fuzz._read(memoryview(bytes(data)), False)
+        fuzz._read(memoryview(bytes(data)), fuzz.CHOICE)
 
 
 def test_a_narrower_dtype_that_overflows(tmp_path):

@@ -40,7 +40,7 @@ fuzz = load_fuzz()
 def warm():
     """Codecs and modules that ordinary files need are imported now, not under the audit hook."""
     for seed in fuzz.seeds():
-        fuzz._read(memoryview(seed.wrap(seed.payload)), False)
+        fuzz._read(memoryview(seed.wrap(seed.payload)), fuzz.CHOICE)
 
 
 # --- pickles ----------------------------------------------------------------------------------------
@@ -107,9 +107,9 @@ PICKLES = {
     "getattr": (call("builtins", "getattr", short("x")), "'builtins.getattr'"),
     "attribute of an allowed class": (
         call("collections", "OrderedDict.__init__.__globals__", b"N"),
-        "not on the list",
+        "__globals__",
     ),
-    "dotted module trick": (call("collections.OrderedDict", "fromkeys", b")"), "not on the list"),
+    "dotted module trick": (call("collections.OrderedDict", "fromkeys", b")"), "fromkeys"),
     "allowed name in another module": (call("os", "OrderedDict", b")"), "'os.OrderedDict'"),
     "operator.attrgetter": (call("operator", "attrgetter", short("system")), "'operator.attrgetter'"),
     "functools.partial": (call("functools", "partial", short("system")), "'functools.partial'"),
@@ -129,7 +129,8 @@ PICKLES = {
     "extension registry 1": (b"\x80\x02\x82\x01.", "EXT1"),
     "extension registry 2": (b"\x80\x02\x83\x01\x00.", "EXT2"),
     "extension registry 4": (b"\x80\x02\x84\x01\x00\x00\x00.", "EXT4"),
-    "INST": (b"(S'touch owned'\nios\nsystem\n.", "INST"),
+    "INST": (b"\x80\x02(S'touch owned'\nios\nsystem\n.", "'os.system'"),
+    "INST of an allowed class": (b"\x80\x02(icollections\nOrderedDict\n.", "INST"),
     "OBJ": (b"\x80\x02(cos\nsystem\nS'x'\no.", "'os.system'"),
     "OBJ of an allowed class": (b"(ccollections\nOrderedDict\no.", "OBJ"),
     "NEWOBJ of a function": (b"\x80\x02cnumpy\ndtype\n)\x81.", "not allowed"),
@@ -147,8 +148,8 @@ PICKLES = {
     ),
     "unknown memo index": (b"\x80\x02h\x07.", "damaged"),
     "billion laughs": (model(laughs(60)), "is a tuple where a state dict has tensors"),
-    "billion laughs as a key": (b"\x80\x02}" + laughs(60, b"K\x01") + b"K\x01s.", "dictionary key"),
-    "billion laughs in a set": (b"\x80\x04\x8f(" + laughs(60, b"K\x01") + b"\x90.", "dictionary key"),
+    "billion laughs as a key": (b"\x80\x02}" + laughs(60, b"K\x01") + b"K\x01s.", "unusable name"),
+    "billion laughs in a set": (b"\x80\x04\x8f(" + laughs(60, b"K\x01") + b"\x90.", "holds a set"),
     "a list in itself": (
         b"\x80\x02}" + short("model").replace(b"\x8c\x05", b"U\x05") + b"]q\x00h\x00as.",
         "tensors|dict",
@@ -173,7 +174,7 @@ PICKLES = {
     "negative length": (b"\x80\x02\x8b" + struct.pack("<i", -5) + b"x.", "512 bits"),
     "integer of a million digits": (
         b"I" + b"9" * 1_000_000 + b"\n.",
-        "known checkpoint format|without an end",
+        "text .*no checkpoint|without an end",
     ),
     "huge integer as a key": (b"\x80\x02}\x8a\x10" + b"\x01" * 16 + b"K\x01s.", "huge integer"),
     "line without an end": (b"(dV" + b"a" * 5_000_000, "without an end"),
@@ -604,11 +605,11 @@ HDF5 = {
 
 OTHER = {
     "empty": (b"", "empty"),
-    "text": (b"hello, I am a checkpoint", "no known checkpoint format"),
-    "HTML of a failed download": (b"<!DOCTYPE html><html>404</html>", "no known checkpoint format"),
+    "text": (b"hello, I am a checkpoint", "no checkpoint"),
+    "HTML of a failed download": (b"<!DOCTYPE html><html>404</html>", "a web page"),
     "Git LFS pointer": (
         b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n",
-        "no known checkpoint",
+        "git lfs pull",
     ),
     "one byte": (b"\x80", "truncated|damaged"),
 }
@@ -694,7 +695,7 @@ def test_the_audit_hook_sees_what_it_must():
 def test_missing_folder_and_pipe(tmp_path):
     with pytest.raises(weights.CheckpointError, match="no such file"):
         weights.read_checkpoint(tmp_path / "absent.pkl")
-    with pytest.raises(weights.CheckpointError, match="not a regular file"):
+    with pytest.raises(weights.CheckpointError, match="is a folder"):
         weights.read_checkpoint(tmp_path)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(weights.CheckpointError, match="not a regular file"):

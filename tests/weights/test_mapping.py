@@ -118,12 +118,15 @@ def test_a_variable_named_like_a_harmless_extra_is_filled():
 def test_norm_statistics_of_old_files():
     """Fused norms hold weight and bias only (mean 0, variance 1); one that lost some is damaged."""
     old = {key: value for key, value in STATE.items() if "running" not in key}
-    arrays = weights.to_keras_arrays(old, SPECS)
+    frozen = [path for path in SPECS if "moving" in path]
+    arrays = weights.to_keras_arrays(old, SPECS, frozen=frozen)
     np.testing.assert_array_equal(arrays["backbone/conv/norm/moving_mean"], np.zeros(4))
     np.testing.assert_array_equal(arrays["backbone/conv/norm/moving_variance"], np.ones(4))
     damaged = {key: value for key, value in STATE.items() if "running_var" not in key}
     with pytest.raises(weights.ConversionError, match="running_var"):
-        weights.to_keras_arrays(damaged, SPECS)
+        weights.to_keras_arrays(damaged, SPECS, frozen=frozen)
+    with pytest.raises(weights.ConversionError, match=r"2 statistics .* only frozen ones"):
+        weights.to_keras_arrays(old, SPECS)
 
 
 def test_class_counts_are_named():

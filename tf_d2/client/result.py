@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tf_d2.densepose import predictor_output
 from tf_d2.instances import Instances
 from tf_d2.ops.mask_paste_numpy import paste_masks_numpy
 
@@ -68,7 +69,7 @@ def to_result(outputs: Mapping[str, np.ndarray], index: int) -> dict[str, Any]:
 
 def _instances(row: Mapping[str, np.ndarray], height: int, width: int) -> Instances:
     count = int(row["num_detections"])
-    fields = {
+    fields: dict[str, Any] = {
         # With `--box-format tf`, detection_boxes are fractions and the pixels have a name of their own.
         "pred_boxes": row.get("detection_boxes_xyxy", row["detection_boxes"])[:count],
         "scores": row["detection_scores"][:count],
@@ -85,6 +86,10 @@ def _instances(row: Mapping[str, np.ndarray], height: int, width: int) -> Instan
         fields["pred_masks"] = np.stack(decoded) if decoded else np.zeros((0, height, width), bool)
     if "detection_keypoints" in row:
         fields["pred_keypoints"] = row["detection_keypoints"][:count]
+    prefix = "detection_densepose_"
+    maps = {k.removeprefix(prefix): v[:count] for k, v in row.items() if k.startswith(prefix)}
+    if maps:
+        fields["pred_densepose"] = predictor_output(maps)
     return Instances((height, width), **fields)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +18,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 import weights
 from tf_d2.commands.options import (
     IgnoreKeysOption,
+    IgnoreTensorsOption,
     OptsArgument,
+    PrefixOption,
     checked_opts,
     import_tensorflow,
     terminated_by_exception,
@@ -45,6 +48,8 @@ def convert(
         bool, typer.Option("--allow-nonfinite", help="Convert NaN and infinite values, with a warning.")
     ] = False,
     ignore_keys: IgnoreKeysOption = None,
+    ignore_tensors: IgnoreTensorsOption = None,
+    prefix: PrefixOption = None,
     opts: OptsArgument = None,
 ) -> None:
     """Convert a checkpoint; the suffix of the output decides the direction.
@@ -63,6 +68,8 @@ def convert(
             ema=ema,
             allow_nonfinite=allow_nonfinite,
             ignore_keys=ignore_keys or (),
+            ignore_tensors=ignore_tensors or (),
+            prefix=prefix,
         )
     typer.echo(f"{output}: {count} tensors, read back and equal bit by bit")
 
@@ -76,6 +83,8 @@ def run(
     ema: bool = False,
     allow_nonfinite: bool = False,
     ignore_keys: Sequence[str] = (),
+    ignore_tensors: Sequence[str] = (),
+    prefix: str | None = None,
 ) -> int:
     """Convert ``source`` into ``output``; returns the number of tensors of the model.
 
@@ -84,6 +93,7 @@ def run(
         tf_d2.config.ConfigError: the config cannot be read or asks for something unsupported.
     """
     from tf_d2.config import resolve_weights
+    from tf_d2.config.download import split_matching
 
     if not output.name.endswith(SUFFIXES):
         raise WeightsError(f"{output}: the output must end in {', '.join(SUFFIXES)}")
@@ -92,15 +102,49 @@ def run(
     path = resolve_weights(source)
     if output.exists() and output.samefile(path):
         raise WeightsError(f"{output}: the output would replace the input")
-    checkpoint = weights.read_checkpoint(path, ema=ema)
+    checkpoint = weights.read_checkpoint(path, ema=ema, prefix=prefix)
+    checkpoint.matching_heuristics |= split_matching(source)[1]
+    fill = _Fill(allow_nonfinite, tuple(ignore_tensors))
     config_yaml = _config_yaml(checkpoint, config, opts, ignore_keys)
     if not output.name.endswith(".weights.h5"):
-        return _to_detectron2(checkpoint, output, config_yaml, allow_nonfinite)
+        return _to_detectron2(checkpoint, output, config_yaml, fill)
     if config_yaml is None:
         raise WeightsError(f"{checkpoint.path} holds no config: give it with --config-file")
     with ThreadPoolExecutor(1) as beside:
         provenance = beside.submit(_provenance, checkpoint)  # hashes the file beside everything else
-        return _to_keras(checkpoint, output, config_yaml, provenance, allow_nonfinite)
+        return _to_keras(checkpoint, output, config_yaml, provenance, fill)
+
+
+@dataclass(frozen=True)
+class _Fill:
+    """How strictly the variables of the model are filled; see :func:`weights.to_keras_arrays`."""
+
+    allow_nonfinite: bool
+    ignore: tuple[str, ...]
+
+    def arrays(
+        self, checkpoint: Checkpoint, state: dict[str, np.ndarray], model: _Model
+    ) -> dict[str, np.ndarray]:
+        return weights.to_keras_arrays(
+            state,
+            model.specs,
+            allow_nonfinite=self.allow_nonfinite,
+            path=checkpoint.path,
+            frozen=model.frozen,
+            ignore=self.ignore,
+        )
+
+    def kept(self, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """``state`` without the tensors that are left out."""
+        return {key: array for key, array in state.items() if not weights.is_ignored(key, self.ignore)}
+
+
+@dataclass(frozen=True)
+class _Model:
+    """The variables of a model: paths and shapes, and which are the statistics of frozen norms."""
+
+    specs: Specs
+    frozen: frozenset[str]
 
 
 def _config_yaml(
@@ -116,8 +160,8 @@ def _config_yaml(
     return resolve_yaml_text(checkpoint.config, opts) if opts and checkpoint.config else checkpoint.config
 
 
-def _variable_specs(config_yaml: str) -> Specs:
-    """Paths and shapes of the model's variables, without allocating any of them."""
+def _variables(config_yaml: str) -> _Model:
+    """The model's variables, without allocating any of them."""
     import_tensorflow()
     import keras
 
@@ -126,7 +170,8 @@ def _variable_specs(config_yaml: str) -> Specs:
 
     parsed = load_config_text(config_yaml)
     with keras.StatelessScope(initialize_variables=False):
-        return build_model(parsed).variable_specs()
+        model = build_model(parsed)
+        return _Model(model.variable_specs(), model.frozen_statistics())
 
 
 def _to_keras(
@@ -134,11 +179,12 @@ def _to_keras(
     output: Path,
     config_yaml: str,
     provenance: Future[dict[str, str]],
-    allow_nonfinite: bool,
+    fill: _Fill,
 ) -> int:
-    specs = _variable_specs(config_yaml)
+    model = _variables(config_yaml)
+    specs = model.specs
     state = weights.matched_state(checkpoint, specs)
-    arrays = weights.to_keras_arrays(state, specs, allow_nonfinite=allow_nonfinite, path=checkpoint.path)
+    arrays = fill.arrays(checkpoint, state, model)
     keys = {weights.path_to_key(path) for path in specs}
     with _progress(checkpoint) as advance:
         weights.write_keras_h5(
@@ -153,19 +199,18 @@ def _to_keras(
     return len(arrays)
 
 
-def _to_detectron2(
-    checkpoint: Checkpoint, output: Path, config_yaml: str | None, allow_nonfinite: bool
-) -> int:
+def _to_detectron2(checkpoint: Checkpoint, output: Path, config_yaml: str | None, fill: _Fill) -> int:
     """Write the state dict; with a config, only after checking that it is complete."""
     state = checkpoint.state
     if config_yaml is not None:
-        specs = _variable_specs(config_yaml)
-        state = weights.matched_state(checkpoint, specs)
-        arrays = weights.to_keras_arrays(state, specs, allow_nonfinite=allow_nonfinite, path=checkpoint.path)
+        model = _variables(config_yaml)
+        state = weights.matched_state(checkpoint, model.specs)
+        arrays = fill.arrays(checkpoint, state, model)
         filled = {weights.path_to_key(path): array for path, array in arrays.items()}
         state = {**state, **{key: array for key, array in filled.items() if key not in state}}
     elif checkpoint.matching_heuristics:
         raise WeightsError(f"{checkpoint.path}: its names must be matched to a model; give --config-file")
+    state = fill.kept(state)
     write: Callable[..., None] = {
         ".pkl": weights.write_detectron2_pkl,
         ".pth": weights.write_pth,

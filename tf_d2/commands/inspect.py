@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +15,8 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from weights import Checkpoint, harmless_reason, read_checkpoint
+from tf_d2.commands.options import PrefixOption
+from weights import Checkpoint, CheckpointNotice, harmless_reason, read_checkpoint
 from weights.summary import TensorDifference, TensorSummary, differences, guess_architecture, summarize
 
 
@@ -27,6 +29,7 @@ def inspect(
     files: Annotated[list[Path], typer.Argument(help="A checkpoint of any format; two with --diff.")],
     diff: Annotated[bool, typer.Option("--diff", help="Compare two checkpoints tensor by tensor.")] = False,
     ema: Annotated[bool, typer.Option("--ema", help="Take the averaged weights of a training file.")] = False,
+    prefix: PrefixOption = None,
     only: Annotated[str, typer.Option("--filter", help="Only tensors whose name matches (regex).")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")] = False,
 ) -> None:
@@ -41,7 +44,9 @@ def inspect(
         pattern = re.compile(only)
     except re.error as error:
         raise ValueError(f"--filter {only}: not a regular expression ({error})") from None
-    checkpoints = [read_checkpoint(path, ema=ema) for path in files]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CheckpointNotice)  # shown with the other facts
+        checkpoints = [read_checkpoint(path, ema=ema, prefix=prefix, several=True) for path in files]
     if diff:
         show_differences(checkpoints[0], checkpoints[1], pattern, as_json)
     else:
@@ -91,6 +96,7 @@ def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
         "value_count": sum(array.size for array in arrays),
         "bytes": sum(array.nbytes for array in arrays),
         "names_need_matching": checkpoint.matching_heuristics,
+        "how_it_was_read": checkpoint.notes,
         "has_config": checkpoint.config is not None,
         "metadata": checkpoint.metadata,
         "other_entries": checkpoint.ignored,

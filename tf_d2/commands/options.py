@@ -48,6 +48,23 @@ IgnoreKeysOption = Annotated[
     ),
 ]
 
+IgnoreTensorsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--ignore-tensors",
+        help="Tensors of the checkpoint that the model has no place for, left out: --ignore-tensors PATTERN "
+        "[PATTERN ...], for example 'discriminator.*'.",
+    ),
+]
+PrefixOption = Annotated[
+    str | None,
+    typer.Option(
+        "--prefix",
+        help="Which of several models in the checkpoint: an entry of the file (teacher) or the start of its names "
+        "(modelTeacher.).",
+    ),
+]
+
 
 def checked_opts(opts: list[str] | None) -> list[str]:
     """``[KEY, VALUE, ...]``; an odd number of words is an error."""

@@ -13,8 +13,10 @@ import typer
 from tf_d2.commands.options import (
     ConfigOption,
     IgnoreKeysOption,
+    IgnoreTensorsOption,
     NonfiniteOption,
     OptsArgument,
+    PrefixOption,
     WeightsOption,
     checked_opts,
     choose_kernels,
@@ -42,13 +44,17 @@ def predict(
     draw: Annotated[bool, typer.Option(help="Also draw each result.")] = True,
     allow_nonfinite: NonfiniteOption = False,
     ignore_keys: IgnoreKeysOption = None,
+    ignore_tensors: IgnoreTensorsOption = None,
+    prefix: PrefixOption = None,
     opts: OptsArgument = None,
 ) -> None:
     """Detect on images and write, for each NAME.EXT:
 
     NAME.json, a list in COCO result format (masks as RLE; category numbers of the data set where it is known,
     else 0-based classes), and NAME.detections.png. Panoptic models also write NAME.panoptic.png (segment
-    numbers) and NAME.panoptic.json, semantic ones NAME.sem_seg.png (classes).
+    numbers) and NAME.panoptic.json, semantic ones NAME.sem_seg.png (classes), DensePose NAME.densepose.json (parts
+    and coordinates, or vertices, of every pixel of each box; tf_d2.densepose.from_file reads one) and
+    NAME.densepose.png.
     """
     from rich.console import Console
     from rich.progress import track
@@ -69,6 +75,8 @@ def predict(
         opts=checked_opts(opts),
         allow_nonfinite=allow_nonfinite,
         ignore_keys=ignore_keys or (),
+        ignore_tensors=ignore_tensors or (),
+        prefix=prefix,
     )
     output.mkdir(parents=True, exist_ok=True)
     failed = []
@@ -108,6 +116,8 @@ def files(
         written["json"] = _json(
             [{"image_id": image_id, "bbox": coco_box(box), "score": float(logit)} for box, logit in rows]
         )
+    if "instances" in result and result["instances"].has("pred_densepose"):
+        written |= _densepose_files(result["instances"], image, predictor, name, class_names is not None)
     if "panoptic_seg" in result:
         segments, info = result["panoptic_seg"]
         written["panoptic.png"] = _png(segments.astype(np.uint16))
@@ -116,6 +126,21 @@ def files(
         written["sem_seg.png"] = _png(result["sem_seg"].argmax(axis=0).astype(np.uint16))
     if class_names is not None:
         written["detections.png"] = _drawn(result, image, predictor, class_names)
+    return written
+
+
+def _densepose_files(
+    instances: Any, image: np.ndarray, predictor: Any, name: str, draw: bool
+) -> dict[str, bytes]:
+    from tf_d2.densepose import closest_vertices, draw_densepose, to_file
+
+    embeddings, meshes = predictor.vertex_embeddings, predictor.class_to_mesh
+    known = all(meshes.get(int(label)) in embeddings for label in instances.pred_classes)
+    vertices = closest_vertices(instances, meshes, embeddings) if embeddings and known else None
+    written = {"densepose.json": _json(to_file(instances, vertices, name))}
+    if draw:
+        drawn = draw_densepose(image, instances)
+        written["densepose.png"] = _png(np.ascontiguousarray(drawn[:, :, ::-1]))
     return written
 
 

@@ -15,7 +15,7 @@ from tf_d2.config.lazy import OPTIONS, dump, is_lazy, set_path
 from tf_d2.config.merge import literal, merge_file, merge_opts
 from tf_d2.config.safe_yaml import exists, parse_yaml, read_with_bases
 from tf_d2.config.schema import ModelConfig
-from tf_d2.config.zoo import zoo_models, zoo_name, zoo_values
+from tf_d2.config.zoo import published_python, zoo_lazy, zoo_models, zoo_name, zoo_values
 
 
 class _Yacs:
@@ -51,15 +51,34 @@ def _resolve(config: str | Path, opts: Sequence, ignore: Sequence[str] = ()) -> 
     if isinstance(config, str) and not exists(path):
         name = zoo_name(config)
         if name is not None:
-            return _Yacs(merge_opts(zoo_values(name), opts, ignore))
+            return _published(name, opts, ignore)
         hint = did_you_mean(config.removesuffix(".yaml"), zoo_models())
         raise ConfigError(f"{config}: no such file, and not the name of a published model{hint}")
     if path.suffix == ".py":
-        raise ConfigError(
-            f"{path}: is Python code, which is not run; give the config.yaml that training wrote from it, or "
-            "save one with detectron2's LazyConfig.save(cfg, 'config.yaml')"
-        )
+        name = published_python(path) if path.is_file() else None
+        if name is not None:
+            return _published(name, opts, ignore)
+        raise ConfigError(f"{path}: {_python_refused(path)}")
     return _merge(read_with_bases(path), opts, str(path), ignore)
+
+
+def _published(name: str, opts: Sequence, ignore: Sequence[str]) -> _Yacs | _Lazy:
+    data = zoo_lazy(name)
+    if data is not None:
+        return _merge(data, opts, name, ignore)
+    return _Yacs(merge_opts(zoo_values(name), opts, ignore))
+
+
+def _python_refused(path: Path) -> str:
+    """Why a Python file is not read, and the one line that makes data of it."""
+    code = (
+        "from detectron2.config import LazyConfig; "
+        f"LazyConfig.save(LazyConfig.load({str(path)!r}), {path.stem + '.yaml'!r})"
+    )
+    return (
+        "is Python code, which is not run, and not an unchanged copy of a published configuration; give the "
+        f'config.yaml that training wrote from it, or write one where detectron2 is: python -c "{code}"'
+    )
 
 
 def load_config(config: str | Path, opts: Sequence = (), *, ignore_keys: Sequence[str] = ()) -> ModelConfig:
@@ -150,7 +169,7 @@ def to_yaml(flat: Flat) -> str:
             node = tree
             for section in sections:
                 node = node.setdefault(section, {})
-            node[leaf] = flat[key]
+            node[leaf] = _scalar(flat[key])  # text, also of a mapping (which is a leaf with keys of its own)
     return "\n".join(_lines(tree, "")) + "\n"
 
 
@@ -160,7 +179,7 @@ def _lines(tree: dict[str, Any], indent: str) -> Iterator[str]:
             yield f"{indent}{name}:"
             yield from _lines(value, indent + "  ")
         else:
-            yield f"{indent}{name}: {_scalar(value)}"
+            yield f"{indent}{name}: {value}"
 
 
 def _is_default(flat: Flat, start: str) -> bool:

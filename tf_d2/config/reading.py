@@ -23,8 +23,6 @@ POOLERS = ("ROIAlignV2", "ROIAlign", "ROIPool", "ROIAlignRotated")
 
 # What a name elsewhere in detectron2's own tree or its projects would need, for a message that helps.
 ELSEWHERE = {
-    "PointRend": "PointRend",
-    "ImplicitPointRend": "PointRend",
     "TridentNet": "TridentNet",
     "TridentRes5": "TridentNet",
     "TridentStandard": "TridentNet",
@@ -33,9 +31,7 @@ ELSEWHERE = {
     "PanopticDeepLab": "Panoptic-DeepLab",
     "DeepLab": "DeepLab",
     "build_resnet_deeplab": "DeepLab",
-    "DensePose": "DensePose",
     "build_hrfpn": "DensePose",
-    "FCOS": "FCOS",
 }
 
 DOOR = "; a part of your own is added with tf_d2.extend (docs/extend.md)"

@@ -12,7 +12,9 @@ backbone              none                            ``layer(config, in_channel
 proposal_generator    backbone                        ``layer(config, channels, strides, name)``
 roi_heads             backbone, proposal generator    ``layer(config, backbone)``
 box_head              none                            ``layer(config, in_channels, resolution, name)``
-mask_head             number of classes               ``layer(config, in_channels, num_classes, name)``
+mask_head             number of classes               ``layer(config, in_channels, num_classes, name)``, or
+                                                      ``layer(config, backbone, name)`` of a configuration
+                                                      with ``samples_features``
 keypoint_head         none                            ``layer(config, in_channels, name)``
 sem_seg_head          backbone                        ``layer(config, backbone, name)``
 ====================  ==============================  ========================================================
@@ -25,9 +27,17 @@ from typing import Any, NamedTuple
 
 from tf_d2.config.defaults import add_keys
 from tf_d2.config.parts.box_head import FastRCNNConvFCHeadConfig
+from tf_d2.config.parts.densepose import DensePoseROIHeadsConfig
+from tf_d2.config.parts.fcos import FCOSConfig
 from tf_d2.config.parts.fpn import FPNConfig
 from tf_d2.config.parts.keypoint_head import KeypointHeadConfig
 from tf_d2.config.parts.mask_head import MaskHeadConfig
+from tf_d2.config.parts.mvit import MViTConfig
+from tf_d2.config.parts.point_rend import (
+    PointRendMaskHeadConfig,
+    PointRendROIHeadsConfig,
+    PointRendSemSegHeadConfig,
+)
 from tf_d2.config.parts.rcnn import GeneralizedRCNNConfig, PanopticFPNConfig, ProposalNetworkConfig
 from tf_d2.config.parts.regnet import RegNetConfig
 from tf_d2.config.parts.resnet import ResNetConfig
@@ -36,6 +46,8 @@ from tf_d2.config.parts.roi_heads import CascadeROIHeadsConfig, Res5ROIHeadsConf
 from tf_d2.config.parts.rpn import PrecomputedProposalsConfig, RPNConfig
 from tf_d2.config.parts.sem_seg import SemSegHeadConfig
 from tf_d2.config.parts.semantic_segmentor import SemanticSegmentorConfig
+from tf_d2.config.parts.swin import SwinConfig
+from tf_d2.config.parts.vit import SimpleFeaturePyramidConfig, ViTConfig
 
 
 class Part(NamedTuple):
@@ -64,12 +76,14 @@ _RESNET = "tf_d2.modeling.resnet:ResNet"
 _REGNET = "tf_d2.modeling.regnet:RegNet"
 _FPN = "tf_d2.modeling.fpn:FPN"
 _RPN = "tf_d2.modeling.rpn:RPN"
+_POINT_REND = "tf_d2.modeling.point_rend"
 
 PARTS: dict[str, dict[str, Part]] = {
     "meta_architecture": {
         "GeneralizedRCNN": Part(GeneralizedRCNNConfig, f"{_META}.rcnn:GeneralizedRCNN"),
         "ProposalNetwork": Part(ProposalNetworkConfig, f"{_META}.rcnn:ProposalNetwork"),
         "RetinaNet": Part(RetinaNetConfig, f"{_META}.retinanet:RetinaNet"),
+        "FCOS": Part(FCOSConfig, f"{_META}.fcos:FCOS", _LAZY),
         "SemanticSegmentor": Part(SemanticSegmentorConfig, f"{_META}.semantic_segmentor:SemanticSegmentor"),
         "PanopticFPN": Part(PanopticFPNConfig, f"{_META}.panoptic_fpn:PanopticFPN"),
     },
@@ -82,6 +96,12 @@ PARTS: dict[str, dict[str, Part]] = {
         "ResNet": Part(ResNetConfig, _RESNET, _LAZY),
         "RegNet": Part(RegNetConfig, _REGNET, _LAZY),
         "FPN": Part(FPNConfig, _FPN, _LAZY),
+        "ViT": Part(ViTConfig, "tf_d2.modeling.vit:ViT", _LAZY),
+        "SimpleFeaturePyramid": Part(
+            SimpleFeaturePyramidConfig, "tf_d2.modeling.simple_feature_pyramid:SimpleFeaturePyramid", _LAZY
+        ),
+        "MViT": Part(MViTConfig, "tf_d2.modeling.mvit:MViT", _LAZY),
+        "SwinTransformer": Part(SwinConfig, "tf_d2.modeling.swin:SwinTransformer", _LAZY),
     },
     "proposal_generator": {
         "RPN": Part(RPNConfig, _RPN),
@@ -92,6 +112,10 @@ PARTS: dict[str, dict[str, Part]] = {
         "Res5ROIHeads": Part(Res5ROIHeadsConfig, f"{_ROI}:Res5ROIHeads"),
         "StandardROIHeads": Part(StandardROIHeadsConfig, f"{_ROI}:StandardROIHeads"),
         "CascadeROIHeads": Part(CascadeROIHeadsConfig, f"{_ROI}:CascadeROIHeads"),
+        "PointRendROIHeads": Part(PointRendROIHeadsConfig, f"{_ROI}:StandardROIHeads", _YACS),
+        "DensePoseROIHeads": Part(
+            DensePoseROIHeadsConfig, "tf_d2.modeling.densepose.roi_heads:DensePoseROIHeads", _YACS
+        ),
         "RROIHeads": Part(StandardROIHeadsConfig, f"{_ROI}:StandardROIHeads", _YACS),
     },
     "box_head": {
@@ -99,6 +123,10 @@ PARTS: dict[str, dict[str, Part]] = {
     },
     "mask_head": {
         "MaskRCNNConvUpsampleHead": Part(MaskHeadConfig, "tf_d2.modeling.mask_head:MaskRCNNConvUpsampleHead"),
+        "PointRendMaskHead": Part(PointRendMaskHeadConfig, f"{_POINT_REND}.mask_head:make_mask_head", _YACS),
+        "ImplicitPointRendMaskHead": Part(
+            PointRendMaskHeadConfig, f"{_POINT_REND}.mask_head:make_mask_head", _YACS
+        ),
     },
     "keypoint_head": {
         "KRCNNConvDeconvUpsampleHead": Part(
@@ -107,6 +135,9 @@ PARTS: dict[str, dict[str, Part]] = {
     },
     "sem_seg_head": {
         "SemSegFPNHead": Part(SemSegHeadConfig, "tf_d2.modeling.semantic_seg:SemSegFPNHead"),
+        "PointRendSemSegHead": Part(
+            PointRendSemSegHeadConfig, f"{_POINT_REND}.semantic_seg:PointRendSemSegHead", _YACS
+        ),
     },
 }
 

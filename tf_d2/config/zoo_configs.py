@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from tf_d2.config.defaults import KEYS, Flat
 from tf_d2.config.safe_yaml import anchor_sizes
+from tf_d2.config.zoo_densepose import densepose_rows, point_rend_rows
 
 _RES_2_TO_5 = ("res2", "res3", "res4", "res5")
 _RETINANET_SIZES = "[[x, x * 2**(1.0/3), x * 2**(2.0/3)] for x in [32, 64, 128, 256, 512]]"
@@ -272,6 +273,16 @@ _ROWS: dict[str, tuple[Flat, ...]] = {
         for depth in (50, 101)
         for epochs in (100, 200, 400)
     },
+    "new_baselines/mask_rcnn_R_50_FPN_50ep_LSJ": (_FPN, _LSJ, {"MODEL.RESNETS.DEPTH": 50}),
+    **{
+        f"COCO-InstanceSegmentation/mask_rcnn_{name}_dds_fpn_1x": (
+            _FPN,
+            _MASK,
+            regnet,
+            {"MODEL.REGNETS.NORM": "FrozenBN"},
+        )
+        for name, regnet in _REGNETS.items()
+    },
     **{
         f"new_baselines/mask_rcnn_{name}_dds_FPN_{epochs}ep_LSJ": (_FPN, _LSJ, regnet)
         for name, regnet in _REGNETS.items()
@@ -279,28 +290,16 @@ _ROWS: dict[str, tuple[Flat, ...]] = {
     },
 }
 
+_BASES = {"FPN": _FPN, "R_50": _R50, "R_101": _R101, "X_101_32x8d": _X101}
+_ROWS |= point_rend_rows(_BASES) | densepose_rows(_BASES)
+
 # What makes a family of `zoo_table` need code this version lacks: the setting `build_config` will refuse.
 _FAMILIES: dict[str, tuple[Flat, ...]] = {
-    "Mask R-CNN (ViTDet)": (_FPN, _MASK, {"MODEL.BACKBONE.NAME": "SimpleFeaturePyramid(ViT)"}),
-    "Cascade Mask R-CNN (ViTDet)": (_FPN, _MASK, {"MODEL.BACKBONE.NAME": "SimpleFeaturePyramid(ViT)"}),
-    "Mask R-CNN (MViTv2)": (_FPN, _MASK, {"MODEL.BACKBONE.NAME": "FPN(MViT)"}),
-    "Cascade Mask R-CNN (MViTv2)": (_FPN, _MASK, {"MODEL.BACKBONE.NAME": "FPN(MViT)"}),
-    "Cascade Mask R-CNN (Swin)": (_FPN, _MASK, {"MODEL.BACKBONE.NAME": "FPN(SwinTransformer)"}),
-    "PointRend Mask R-CNN": (_FPN, _MASK, {"MODEL.ROI_MASK_HEAD.NAME": "PointRendMaskHead"}),
-    "PointRend Semantic FPN": (
-        _FPN,
-        {
-            "MODEL.META_ARCHITECTURE": "SemanticSegmentor",
-            "MODEL.SEM_SEG_HEAD.NAME": "PointRendSemSegHead",
-        },
-    ),
     "DeepLabV3": ({"MODEL.BACKBONE.NAME": "build_resnet_deeplab_backbone"},),
     "DeepLabV3+": ({"MODEL.BACKBONE.NAME": "build_resnet_deeplab_backbone"},),
     "Panoptic-DeepLab": ({"MODEL.META_ARCHITECTURE": "PanopticDeepLab"},),
     "TensorMask": ({"MODEL.META_ARCHITECTURE": "TensorMask"},),
     "TridentNet Faster R-CNN": ({"MODEL.BACKBONE.NAME": "build_trident_resnet_backbone"},),
-    "DensePose IUV R-CNN": (_FPN, {"MODEL.ROI_HEADS.NAME": "DensePoseROIHeads"}),
-    "DensePose CSE R-CNN": (_FPN, {"MODEL.ROI_HEADS.NAME": "DensePoseROIHeads"}),
 }
 
 

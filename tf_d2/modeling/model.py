@@ -13,6 +13,7 @@ from tf_d2.config.schema import ModelConfig
 from tf_d2.config.table import layer_of
 from tf_d2.layers.base import walk
 from tf_d2.layers.conv import Conv2d
+from tf_d2.layers.norm import BatchNorm
 from tf_d2.modeling.backbone import Backbone
 from tf_d2.modeling.batches import Proposals
 from tf_d2.modeling.recording import Stages, Unrecorded
@@ -36,6 +37,7 @@ class D2Model(keras.Model):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(name="model", autocast=False)
         self.config = config
+        self.vertex_embeddings: dict[str, np.ndarray] = {}  # by mesh, for DensePose's CSE
         channels = len(config.input.pixel_mean)
         self.backbone: Backbone = make_layer("backbone", config.backbone, channels, "backbone")
         self.build_heads()
@@ -121,6 +123,11 @@ class D2Model(keras.Model):
     def variable_specs(self) -> dict[str, tuple[int, ...]]:
         """Path and shape of every variable, in construction order."""
         return {v.path: tuple(v.shape) for v in self._all_variables()}
+
+    def frozen_statistics(self) -> frozenset[str]:
+        """Paths of the means and variances of the frozen norms (FrozenBN), which old files do not hold."""
+        norms = [layer for layer in walk(self) if isinstance(layer, BatchNorm) and layer.frozen]
+        return frozenset(v.path for norm in norms for v in (norm.moving_mean, norm.moving_variance))
 
     def _all_variables(self) -> list[keras.Variable]:
         return list(self.variables)

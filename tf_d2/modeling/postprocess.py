@@ -13,6 +13,9 @@ from tf_d2.ops import rotated
 from tf_d2.ops.interpolate import bilinear
 from tf_d2.ops.mask_paste_numpy import paste_masks_numpy as paste_masks
 
+DENSEPOSE = "pred_densepose/"
+"""Before the name of each field of DensePose in a model's outputs."""
+
 
 class Rescaled(NamedTuple):
     """Rows that stay after clipping, with boxes in pixels of the original image, and which rows those were."""
@@ -88,7 +91,8 @@ def to_image(raw: dict[str, tf.Tensor], network_size: tf.Tensor, size: tf.Tensor
 
     Returns:
         ``pred_boxes``, ``scores``, ``pred_classes``, ``pred_masks`` (still probabilities ``[N, M, M]``, see
-        :func:`paste`), ``pred_keypoints``, ``pred_keypoint_heatmaps``, ``sem_seg`` ``[h, w, C]``
+        :func:`paste`), ``pred_keypoints``, ``pred_keypoint_heatmaps``, ``pred_densepose/<field>`` (``[N, S, S, C]``,
+        relative to the boxes), ``sem_seg`` ``[h, w, C]``
         (with instances also ``sem_seg_labels`` int32 ``[h, w]``, its best class), or ``proposal_boxes`` and
         ``objectness_logits``.
     """
@@ -110,6 +114,8 @@ def to_image(raw: dict[str, tf.Tensor], network_size: tf.Tensor, size: tf.Tensor
     fields |= {"pred_boxes": done.boxes, "scores": done.scores, "pred_classes": done.classes}
     if "pred_masks" in raw:
         fields["pred_masks"] = tf.cast(tf.gather(raw["pred_masks"], kept), tf.float32)
+    for name in [n for n in raw if n.startswith(DENSEPOSE)]:
+        fields[name] = tf.cast(tf.gather(raw[name], kept), tf.float32)
     if "pred_keypoints" in raw:
         factor = tf.gather(scales(network_size[None], size[None]), done.image_index)
         fields["pred_keypoints"] = rescale_keypoints(tf.gather(raw["pred_keypoints"], kept), factor)

@@ -50,7 +50,7 @@ class StandardROIHeads(Module):
         self.box_pooler = self.make_pooler(self.heads.box_pooler)
         with self.scope():
             self.make_box_heads()
-            self._make_instance_heads()
+            self.make_instance_heads(backbone)
 
     def make_pooler(self, config: PoolerConfig) -> ROIPooler:
         return ROIPooler(config, self.strides)
@@ -73,14 +73,16 @@ class StandardROIHeads(Module):
             box_dim=5 if self.rotated else 4,
         )
 
-    def _make_instance_heads(self) -> None:
+    def make_instance_heads(self, backbone: Backbone) -> None:
         mask, keypoint = self.heads.mask_head, self.heads.keypoint_head
         self.mask_head = self.keypoint_head = None
         if mask is not None:
+            arguments: tuple[Any, ...] = (self.channels, self.heads.num_classes)
             if self.heads.mask_pooler is not None:
                 self.mask_pooler = self.make_pooler(self.heads.mask_pooler)
-            classes = self.heads.num_classes
-            self.mask_head = make_layer("mask_head", mask, self.channels, classes, "mask_head")
+            elif getattr(mask, "samples_features", False):
+                arguments = (backbone,)
+            self.mask_head = make_layer("mask_head", mask, *arguments, "mask_head")
         if keypoint is not None:
             assert self.heads.keypoint_pooler is not None
             self.keypoint_pooler = self.make_pooler(self.heads.keypoint_pooler)
@@ -209,6 +211,9 @@ class StandardROIHeads(Module):
     def _masks(self, features: Features, detections: Detections, stages: Stages) -> tf.Tensor:
         assert self.mask_head is not None
         head = self.mask_head
+        if getattr(self.heads.mask_head, "samples_features", False):
+            logits = head.masks(features, detections, stages, f"{PREFIX}.mask_head")
+            return mask_inference(logits[:, :, :, None], detections.classes)
         [logits] = self.on_regions(
             self.mask_pooler,
             features,

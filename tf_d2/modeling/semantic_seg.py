@@ -11,6 +11,7 @@ from tf_d2.config.parts.sem_seg import SemSegHeadConfig
 from tf_d2.layers.base import Module, sequence
 from tf_d2.layers.conv import Conv2d
 from tf_d2.modeling.backbone import Backbone
+from tf_d2.modeling.recording import Stages
 from tf_d2.ops.interpolate import bilinear
 
 
@@ -54,6 +55,11 @@ class SemSegFPNHead(Module):
     def call(self, features: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Features by name -> logits ``[N, H, W, K]`` at the size of the padded network input."""
         return self.upsample(self.predict(features))
+
+    def forward(self, features: Mapping[str, tf.Tensor], stages: Stages, prefix: str) -> tf.Tensor:
+        """:meth:`call`; nothing on the way is recorded under ``prefix``."""
+        del stages, prefix
+        return self.call(features)
 
     def predict(self, features: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Logits at the common stride."""

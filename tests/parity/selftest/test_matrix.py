@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from parity.running.runner import BackendError
+from parity.core.results import Comparison, StageResult
+from parity.core.status import Status
+from parity.running.runner import BackendError, Setup
 from parity.selftest import matrix
 from parity.selftest.matrix import Cell
 
@@ -55,6 +57,33 @@ def test_what_cannot_run_is_a_cell_with_its_reason(monkeypatch, tmp_path):
     monkeypatch.setattr(matrix, "_setup", fail)
     cell = matrix.run_matrix(tmp_path, ["demo"], ["oneDNN off"], {"installed": sys.executable}, ["avx2"])[0]
     assert (cell.exit_code, cell.error) == (2, "no kernel\nfor it")
+
+
+def test_a_cell_runs_under_its_setting_and_tells_the_worst(monkeypatch, tmp_path):
+    seen = []
+
+    def candidate(backend, setup, trace):
+        seen.append(
+            (backend.interpreter, setup.threads, dict(setup.extra), os.environ["TF_ENABLE_ONEDNN_OPTS"])
+        )
+
+    def reference(setup, folder, capability):
+        seen.append(os.environ["ATEN_CPU_CAPABILITY"])
+        return [tmp_path / "reference.h5", tmp_path / "truth.h5"]
+
+    stages = [
+        StageResult("backbone/p2", "backbone", "continuous", Status.PASS),
+        StageResult(
+            "output", "detections", "set", Status.FAIL, details={"worst_box_px": 0.5, "worst_score": 0.1}
+        ),
+    ]
+    monkeypatch.setattr(matrix, "_setup", lambda *arguments: Setup("c", "w", ["i"]))
+    monkeypatch.setattr(matrix, "_references", reference)
+    monkeypatch.setattr(matrix, "run_backend", candidate)
+    monkeypatch.setattr(matrix, "compare", lambda *traces, noise: [Comparison("r", "c", "strict", stages)])
+    cell = matrix._cell(("demo", "oneDNN off, 2 threads", "old", "avx2"), tmp_path, "/old/python", 9.0)
+    assert seen == ["avx2", ("/old/python", 2, {"feed": str(tmp_path / "reference.h5")}, "0")]
+    assert (cell.exit_code, cell.worst_px, cell.worst_score, cell.first_bad) == (1, 0.5, 0.1, "output")
 
 
 def test_table():

@@ -105,8 +105,7 @@ class StandardROIHeadsConfig:
 
     def mask_side(self) -> int:
         """Cells per side of a ROI mask."""
-        assert self.mask_pooler is not None
-        return self.mask_head.mask_side(self.mask_pooler.resolution)
+        return self.mask_head.mask_side(self.mask_pooler.resolution if self.mask_pooler else 0)
 
     # === yacs ===
 
@@ -129,20 +128,35 @@ class StandardROIHeadsConfig:
                 if keys[key]:
                     raise keys.fail(key, "RROIHeads has boxes only")
         allowed = ("ROIAlignRotated",) if rotated else UPRIGHT
-        mask, keypoint = keys["MODEL.MASK_ON"], keys["MODEL.KEYPOINT_ON"]
-        mask_key, keypoint_key = "MODEL.ROI_MASK_HEAD.NAME", "MODEL.ROI_KEYPOINT_HEAD.NAME"
+        keypoint, keypoint_key = keys["MODEL.KEYPOINT_ON"], "MODEL.ROI_KEYPOINT_HEAD.NAME"
+        mask_head = mask_pooler = None
+        if keys["MODEL.MASK_ON"]:
+            mask_head, mask_pooler = cls._mask(keys, fields["in_features"], classes)
         return {
             "in_features": fields["in_features"],
             "num_classes": classes,
             "box_head": cls._box_head(keys),
             "box_pooler": PoolerConfig.from_keys(keys, "ROI_BOX_HEAD", allowed),
             "box_predictor": BoxPredictorConfig.from_keys(keys, cls._weights(keys, rotated)),
-            "mask_head": keys.part("mask_head", mask_key, classes) if mask else None,
-            "mask_pooler": PoolerConfig.from_keys(keys, "ROI_MASK_HEAD") if mask else None,
+            "mask_head": mask_head,
+            "mask_pooler": mask_pooler,
             "keypoint_head": keys.part("keypoint_head", keypoint_key) if keypoint else None,
             "keypoint_pooler": PoolerConfig.from_keys(keys, "ROI_KEYPOINT_HEAD") if keypoint else None,
             "rotated": rotated,
         }
+
+    @classmethod
+    def _mask(cls, keys: Keys, names: tuple[str, ...], num_classes: int) -> tuple[Any, PoolerConfig | None]:
+        """The mask head and its pooler; a head that samples the levels ``names`` itself has none."""
+        head = keys.part("mask_head", "MODEL.ROI_MASK_HEAD.NAME", num_classes)
+        if not getattr(head, "samples_features", False):
+            return head, PoolerConfig.from_keys(keys, "ROI_MASK_HEAD")
+        if keys["MODEL.ROI_MASK_HEAD.POOLER_TYPE"] != "":
+            raise keys.fail(
+                "MODEL.ROI_MASK_HEAD.POOLER_TYPE", "this mask head needs '' (it samples by itself)"
+            )
+        head.check_features(names, keys)
+        return head, None
 
     @classmethod
     def _box_head(cls, keys: Keys) -> Any:
@@ -294,6 +308,8 @@ class Res5ROIHeadsConfig(StandardROIHeadsConfig):
         arguments = super()._from_keys(keys, name, backbone, generator)
         if keys["MODEL.KEYPOINT_ON"]:
             raise keys.fail("MODEL.KEYPOINT_ON", "Res5ROIHeads has no keypoint head; use StandardROIHeads")
+        if getattr(arguments["mask_head"], "samples_features", False):
+            raise keys.fail("MODEL.ROI_MASK_HEAD.NAME", "Res5ROIHeads gives its mask head what it pooled")
         if keys["MODEL.RESNETS.DEFORM_ON_PER_STAGE"][-1]:
             raise keys.fail("MODEL.RESNETS.DEFORM_ON_PER_STAGE", "Res5ROIHeads has no deformable res5")
         return {**arguments, "res5": _plain_res5(ResNetConfig.from_keys(keys, "")), "mask_pooler": None}

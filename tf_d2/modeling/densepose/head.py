@@ -8,7 +8,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from tf_d2.config.densepose import DensePoseHeadConfig
+from tf_d2.config.parts.densepose import DensePoseHeadConfig
 from tf_d2.layers.base import Module
 from tf_d2.layers.conv import Conv2d
 from tf_d2.ops.conv import conv2d, max_pool2d

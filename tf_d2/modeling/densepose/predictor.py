@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tf_d2.config.densepose import DensePosePredictorConfig
+from tf_d2.config.parts.densepose import DensePosePredictorConfig
 from tf_d2.layers.base import Module
 from tf_d2.layers.conv import ConvTranspose2d
 from tf_d2.ops.conv import conv_transpose2d

@@ -24,6 +24,6 @@ class PanopticFPN(GeneralizedRCNN):
         self, x: tf.Tensor, image_sizes: tf.Tensor, proposals: Proposals | None, stages: Stages
     ) -> Outputs:
         features = self.backbone_features(x, stages)
-        stages["sem_seg_head/0"] = sem_seg = self.sem_seg_head(features)
+        stages["sem_seg_head/0"] = sem_seg = self.sem_seg_head.forward(features, stages, "sem_seg_head")
         outputs = self.instances(features, image_sizes, proposals, static_batch(x), stages)
         return {**outputs, "sem_seg": sem_seg}

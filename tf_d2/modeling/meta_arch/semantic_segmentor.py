@@ -22,5 +22,7 @@ class SemanticSegmentor(D2Model):
         self, x: tf.Tensor, image_sizes: tf.Tensor, proposals: Proposals | None, stages: Stages
     ) -> Outputs:
         del image_sizes, proposals
-        stages["sem_seg_head/0"] = sem_seg = self.sem_seg_head(self.backbone_features(x, stages))
+        stages["sem_seg_head/0"] = sem_seg = self.sem_seg_head.forward(
+            self.backbone_features(x, stages), stages, "sem_seg_head"
+        )
         return {"sem_seg": sem_seg}

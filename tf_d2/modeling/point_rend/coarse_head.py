@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tf_d2.config.point_rend import PointRendMaskHeadConfig
+from tf_d2.config.parts.point_rend import PointRendMaskHeadConfig
 from tf_d2.layers.base import Module
 from tf_d2.layers.conv import Conv2d, Linear
 

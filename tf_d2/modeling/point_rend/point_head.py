@@ -6,7 +6,7 @@ import math
 
 import tensorflow as tf
 
-from tf_d2.config.point_rend import ImplicitPointHeadConfig, PointHeadConfig
+from tf_d2.config.parts.point_rend import ImplicitPointHeadConfig, PointHeadConfig
 from tf_d2.layers.base import Module
 
 POSITION_FREQUENCIES = 128

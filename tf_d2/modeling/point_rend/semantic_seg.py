@@ -6,12 +6,11 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
-from tf_d2.config.parts.sem_seg import SemSegHeadConfig
-from tf_d2.config.point_rend import PointHeadConfig
+from tf_d2.config.parts.point_rend import PointRendSemSegHeadConfig
 from tf_d2.layers.base import Module
 from tf_d2.modeling.backbone import Backbone
 from tf_d2.modeling.point_rend.point_head import StandardPointHead
-from tf_d2.modeling.recording import Stages
+from tf_d2.modeling.recording import Stages, Unrecorded
 from tf_d2.modeling.semantic_seg import SemSegFPNHead
 from tf_d2.ops.interpolate import bilinear
 from tf_d2.ops.points import replace_at, sample_points, uncertain_points
@@ -23,31 +22,38 @@ class PointRendSemSegHead(Module):
     ``[B, H, W, K]`` at the stride of the coarse head divided by ``2**steps``.
     """
 
-    def __init__(
-        self,
-        config: SemSegHeadConfig,
-        point_head: PointHeadConfig,
-        backbone: Backbone,
-        name: str,
-    ) -> None:
+    def __init__(self, config: PointRendSemSegHeadConfig, backbone: Backbone, name: str) -> None:
         super().__init__(name)
-        self.config = point_head
-        (self.feature,) = point_head.in_features  # detectron2's own inference takes one
+        self.config = config.point_head
+        (self.feature,) = self.config.in_features  # detectron2's own inference takes one
         with self.scope():
-            self.coarse_sem_seg_head = SemSegFPNHead(config, backbone, "coarse_sem_seg_head")
-            self.point_head = StandardPointHead(point_head, backbone.channels[self.feature], "point_head")
+            self.coarse_sem_seg_head = SemSegFPNHead(
+                config.coarse_sem_seg_head, backbone, "coarse_sem_seg_head"
+            )
+            self.point_head = StandardPointHead(self.config, backbone.channels[self.feature], "point_head")
 
-    def refine(self, features: Mapping[str, tf.Tensor], stages: Stages, prefix: str) -> tf.Tensor:
+    def call(self, features: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        return self.forward(features, Unrecorded(), "")
+
+    def forward(self, features: Mapping[str, tf.Tensor], stages: Stages, prefix: str) -> tf.Tensor:
         """Logits of images from their features by name; what is computed goes to ``stages`` under ``prefix``."""
         coarse = self.coarse_sem_seg_head.predict(features)
-        stages[f"{prefix}.coarse_sem_seg_head.predictor"] = logits = coarse
+        stages[f"{prefix}.coarse_sem_seg_head.predictor"] = coarse
+        return self.refine(features[self.feature], coarse, stages, prefix)
+
+    def refine(
+        self, fine: tf.Tensor, coarse: tf.Tensor, stages: Stages | None = None, prefix: str = ""
+    ) -> tf.Tensor:
+        """Refined logits from the map that the point head samples and the coarse logits."""
+        stages = Unrecorded() if stages is None else stages
+        logits = coarse
         for step in range(self.config.subdivision_steps):
             height, width = tf.unstack(tf.shape(logits)[1:3] * 2)
             logits = bilinear(logits, height, width)
             chosen, points = uncertain_points(closeness(logits), self.config.subdivision_num_points)
-            values = self.classify(features[self.feature], coarse, points)
+            values = self.classify(fine, coarse, points)
             stages[f"{prefix}.point_indices#{step}"] = chosen
-            stages[f"{prefix}.point_head" + (f"#{step}" if step else "")] = values
+            stages[f"{prefix}.point_head" + (f"#{step}" if step else "")] = tf.transpose(values, [0, 2, 1])
             logits = replace_at(logits, chosen, values)
         return logits
 
