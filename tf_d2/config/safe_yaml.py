@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from tf_d2.config.errors import ConfigError, ConfigNotice
+from weights import kind_of_no_config
 
 MAX_BYTES = 1 << 18
 MAX_VALUES = 20_000
@@ -295,7 +296,9 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
 def _read_text(path: Path) -> str:
     try:
         if path.is_dir():
-            raise ConfigError(f"{path}: is a directory, not a configuration file")
+            inside = sorted(p.name for p in path.glob("*.y*ml"))[:5]
+            hint = f"; in it are {', '.join(inside)}" if inside else ""
+            raise ConfigError(f"{path}: is a directory, not a configuration file{hint}")
         if not path.exists():
             raise ConfigError(f"{path}: no such file")
         if not path.is_file():
@@ -306,12 +309,14 @@ def _read_text(path: Path) -> str:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{path}: cannot be read: {error}") from error
+    if raw and (what := kind_of_no_config(raw)):
+        raise ConfigError(f"{path}: is {what}")
     if len(raw) > MAX_BYTES:
         raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes, which no configuration is")
     try:
         return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not text, so not a YAML configuration") from error
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not text in UTF-8 throughout; save it as UTF-8") from None
 
 
 def _merge_raw(new: dict, into: dict, source: str, prefix: str = "") -> None:
