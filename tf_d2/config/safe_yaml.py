@@ -197,7 +197,9 @@ def _construct_partial(loader: _Loader, node: yaml.Node) -> Any:
     value = loader.construct_mapping(node, deep=True) if isinstance(node, yaml.MappingNode) else {}
     args, state = value.get("args"), value.get("state")
     given = isinstance(args, list) and len(args) == 1 and isinstance(args[0], str)
-    if value.keys() != {"args", "state"} or not given or not isinstance(state, list) or len(state) != 4:
+    if value.keys() != {"args", "state"} or not isinstance(args, list) or not given:
+        return _unread(loader, node)
+    if not isinstance(state, list) or len(state) != 4:
         return _unread(loader, node)
     name, positional, arguments, attributes = state
     plain = isinstance(arguments, dict) and all(isinstance(key, str) for key in arguments)
