@@ -87,7 +87,12 @@ def test_continuous_steps_in_float64(name):
     assert compared >= 8
 
 
-@pytest.mark.parametrize("name", ["vitdet_b", "mvitv2_t", "swin_b_cascade"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "name", ["vitdet_b", pytest.param("mvitv2_t", marks=SLOW), pytest.param("swin_b_cascade", marks=SLOW)]
+)
 def test_a_graph_of_unknown_sizes_finds_the_same(name):
     """Mixed sizes in a batch, square padding inside: each picture's own detections."""
     arrays = recording(name)[1]
@@ -144,7 +149,13 @@ def test_every_published_model_is_listed():
     assert len(STATE_DICTS) == 30  # and FCOS
 
 
-@pytest.mark.parametrize("name", STATE_DICTS)
+# One of each size of network; the others differ in their heads.
+QUICK = ("COCO/mask_rcnn_vitdet_b", "mask_rcnn_mvitv2_t", "LVIS/cascade_mask_rcnn_swin_b", "fcos")
+
+
+@pytest.mark.parametrize(
+    "name", [n if any(q in n for q in QUICK) else pytest.param(n, marks=SLOW) for n in STATE_DICTS]
+)
 def test_variables_are_the_state_dict(name):
     expected = {k: tuple(v) for k, v in STATE_DICTS[name].items() if not weights.harmless_reason(k)}
     specs = variable_specs(name)
