@@ -124,3 +124,13 @@ def test_keys_one_knows_about(files, state):
         tf_d2.Predictor(config, path)
     with pytest.warns(UserWarning, match=r"MODEL.MY_HEAD.WIDTH"):
         tf_d2.Predictor(config, path, ignore_keys=["MODEL.MY_HEAD"])
+
+
+def test_names_that_are_only_the_ends_are_matched_when_asked(files, state):
+    """As detectron2 does with ``model.pth?matching_heuristics=True``, for a local file, too."""
+    ends = {key.removeprefix("backbone.").removeprefix("bottom_up."): value for key, value in state.items()}
+    config, path = files(FROZEN, ends)
+    with pytest.raises(weights.ConversionError):
+        tf_d2.load_model(config, path)
+    model = tf_d2.load_model(config, f"{path}?matching_heuristics=True")
+    assert all((variable.numpy() == 0.5).all() for variable in model.variables)

@@ -20,6 +20,7 @@ from tf_d2.config import (
     resolve_yaml,
     resolve_yaml_text,
 )
+from tf_d2.config.download import split_matching
 from tf_d2.config.zoo import zoo_name
 from tf_d2.densepose import vertex_embeddings
 from tf_d2.layers.base import unfilled
@@ -76,6 +77,7 @@ def load_model(
         allow_nonfinite=allow_nonfinite,
         ignore_tensors=ignore_tensors,
         prefix=prefix,
+        match_names=split_matching(str(parsed.weights if weights is None else weights))[1],
     )
     return model
 
@@ -142,9 +144,14 @@ def load_weights(
     allow_nonfinite: bool = False,
     ignore_tensors: Sequence[str] = (),
     prefix: str | None = None,
+    match_names: bool = False,
 ) -> checkpoints.Checkpoint:
-    """Load a checkpoint into a model, accounting for every tensor on both sides."""
+    """Load a checkpoint into a model, accounting for every tensor on both sides.
+
+    ``match_names``: its names are only the ends of the model's, as ``?matching_heuristics=True`` says.
+    """
     checkpoint = checkpoints.read_checkpoint(path, ema=ema, prefix=prefix)
+    checkpoint.matching_heuristics |= match_names
     specs = model.variable_specs()
     state = checkpoints.matched_state(checkpoint, specs)
     arrays = checkpoints.to_keras_arrays(

@@ -16,10 +16,10 @@ import tensorflow as tf
 
 from tf_d2.config import PanopticConfig
 from tf_d2.instances import Instances
-from tf_d2.modeling.batches import Proposals
+from tf_d2.modeling.batches import Detections, Proposals
 from tf_d2.modeling.mask_head import mask_inference
 from tf_d2.modeling.model import D2Model
-from tf_d2.modeling.postprocess import paste, resize_sem_seg, to_image
+from tf_d2.modeling.postprocess import DENSEPOSE, paste, resize_sem_seg, to_image
 from tf_d2.ops.keypoints import decode_keypoints
 from tf_d2.ops.panoptic import combine_semantic_and_instance_outputs
 from tf_d2.ops.resize import resize_uint8, shortest_edge_size
@@ -236,6 +236,56 @@ def _detect(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arra
     return [found.boxes, found.scores, found.classes]
 
 
+def _boxes_on_features(
+    model: Any, inputs: list[np.ndarray], after: int
+) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
+    """Features by name, boxes and their image, of a unit of PointRend; ``after``: inputs behind the boxes."""
+    heads = model.roi_heads
+    *features, boxes = inputs[: len(inputs) - after]
+    named = dict(zip(heads.feature_names, _maps(model, features), strict=True))
+    return named, _float32(boxes), tf.zeros([len(boxes)], tf.int32)
+
+
+def _seen(model: Any, array: np.ndarray) -> tf.Tensor:
+    return _maps(model, [array])[0] if array.ndim == 4 else _rows(model, array)
+
+
+@op
+def _mask_look(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
+    return [to_nchw(model.roi_heads.mask_head.look(*_boxes_on_features(model, inputs, 0)).numpy())]
+
+
+@op
+def _mask_points(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
+    head, seen = model.roi_heads.mask_head, _seen(model, inputs[-1])
+    logits = head.first_points(*_boxes_on_features(model, inputs, 1), seen)
+    return [np.moveaxis(logits.numpy(), -1, 1)]
+
+
+@op
+def _mask_refine(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
+    *_, classes, seen = inputs
+    features, boxes, index = _boxes_on_features(model, inputs, 2)
+    counts, scores = tf.constant([len(boxes)]), tf.zeros([len(boxes)])
+    found = Detections(boxes, scores, tf.constant(classes), index, counts)
+    head = model.roi_heads.mask_head
+    logits = head.refine(features, found, _seen(model, seen))
+    return [mask_inference(logits[:, :, :, None], found.classes)[:, None]]
+
+
+@op
+def _sem_seg_coarse(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
+    head = model.sem_seg_head.coarse_sem_seg_head
+    names = model.config.sem_seg_head.coarse_sem_seg_head.in_features
+    return [to_nchw(head.predict(dict(zip(names, _maps(model, inputs), strict=True))).numpy())]
+
+
+@op
+def _sem_seg_refine(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
+    fine, coarse = _maps(model, inputs)
+    return [to_nchw(model.sem_seg_head.refine(fine, coarse).numpy())]
+
+
 @op
 def _mask_logits(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
     return [to_nchw(model.roi_heads.mask_head(_maps(model, inputs)[0]).numpy())]
@@ -289,11 +339,18 @@ def _postprocess(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) ->
         fields.pop("pred_boxes"),
         scores=fields.pop("scores").astype(np.float32),
         classes=fields.pop("pred_classes").astype(np.int64),
-        **{name: value[:, 0] if name == "pred_masks" else value for name, value in fields.items()},
+        **{name: _as_raw(name, value) for name, value in fields.items()},
     )
     done = {k: v.numpy() for k, v in to_image(raw, _size(network), _size(image)).items()}
     done = paste(done, image.shape[:2])
-    return [done[name] for name in args]
+    return [to_nchw(done[name]) if name.startswith(DENSEPOSE) else done[name] for name in args]
+
+
+def _as_raw(name: str, value: np.ndarray) -> np.ndarray:
+    """A field of detectron2's instances as a model returns it."""
+    if name.startswith(DENSEPOSE):
+        return np.moveaxis(value, 1, -1)
+    return value[:, 0] if name == "pred_masks" else value
 
 
 @op

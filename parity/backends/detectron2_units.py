@@ -7,6 +7,7 @@ a unit's input in.
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, Protocol
@@ -179,6 +180,80 @@ def _detect(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         mean = sum(scores) * (1.0 / count)
         (found,), _ = d.library.fast_rcnn.fast_rcnn_inference(moved, [mean], [size(resized)], *limits)
     return [found.pred_boxes.tensor, found.scores, found.pred_classes]
+
+
+@contextlib.contextmanager
+def _points_in(d: Model) -> Iterator[None]:
+    """PointRend's points in the dtype of the features; it makes them in torch's default or in float32."""
+    masks, semantic = (importlib.import_module(f"point_rend.{n}") for n in ("mask_head", "semantic_seg"))
+    name, before = "get_uncertain_point_coords_on_grid", torch.get_default_dtype()
+    original = getattr(masks, name)
+
+    def uncertain(*arguments: Any) -> tuple[Tensor, Tensor]:
+        index, points = original(*arguments)
+        return index, points.to(d.dtype)
+
+    torch.set_default_dtype(d.dtype)
+    for module in (masks, semantic):
+        setattr(module, name, uncertain)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+        for module in (masks, semantic):
+            setattr(module, name, original)
+
+
+def _look(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> tuple[dict[str, Tensor], list[Any]]:
+    """Features by name, and the boxes, of a unit of PointRend's mask head."""
+    count = next(i for i, name in enumerate(unit.inputs) if name.endswith("pred_boxes"))
+    names = [name.rsplit("/", 1)[-1] for name in unit.inputs[:count]]
+    return dict(zip(names, inputs[:count], strict=True)), [d.library.structures.Boxes(inputs[count])]
+
+
+@op
+def _mask_look(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    head = d.model.roi_heads.mask_head
+    with _points_in(d):
+        pooled = head._roi_pooler(*_look(d, unit, inputs))
+    return [getattr(head, unit.outputs[0].rsplit(".", 1)[-1])(pooled)]
+
+
+@op
+def _mask_points(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    head, points = d.model.roi_heads.mask_head, importlib.import_module("point_rend.point_features")
+    features, boxes = _look(d, unit, inputs)
+    with _points_in(d):
+        side = head.mask_point_subdivision_init_resolution
+        grid = points.generate_regular_grid_point_coords(len(inputs[-1]), side, inputs[-1].device)
+        fine = head._point_pooler(features, boxes, grid)
+        return [head._get_point_logits(fine, grid, inputs[-1])]
+
+
+@op
+def _mask_refine(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    features, (boxes,) = _look(d, unit, inputs)
+    found = d.library.structures.Instances((1, 1), pred_boxes=boxes, pred_classes=inputs[-2])
+    with _points_in(d):
+        d.model.roi_heads.mask_head._subdivision_inference(features, inputs[-1], [found])
+    return [found.pred_masks]
+
+
+@op
+def _sem_seg_coarse(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    return [d.model.sem_seg_head.coarse_sem_seg_head.layers(_named(unit, inputs))]
+
+
+@op
+def _sem_seg_refine(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    head = d.model.sem_seg_head
+    features = {n.rsplit("/", 1)[-1]: x for n, x in zip(unit.inputs[:-1], inputs[:-1], strict=True)}
+    head.coarse_sem_seg_head.layers = lambda _: inputs[-1]
+    try:
+        with _points_in(d):
+            return [head(features)[0]]
+    finally:
+        del head.coarse_sem_seg_head.layers
 
 
 @op

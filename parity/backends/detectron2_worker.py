@@ -55,11 +55,32 @@ def library() -> SimpleNamespace:
         raise JobError(f"detectron2 cannot be imported by {sys.executable}: {error}") from error
 
 
+# Keys of MODEL, the package in detectron2's projects folder that adds them, and its function.
+_PROJECTS = (
+    ("POINT_HEAD", "point_rend", "add_pointrend_config"),
+    ("ROI_DENSEPOSE_HEAD", "densepose", "add_densepose_config"),
+)
+
+
+def _project(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise JobError(
+            f"the package {name} of detectron2's projects cannot be imported by {sys.executable} ({error}): put "
+            "its folder (projects/PointRend, projects/DensePose) on PYTHONPATH"
+        ) from error
+
+
 def read_config(library: SimpleNamespace, path: str) -> Any:
     """detectron2's configuration of a resolved YAML file."""
     cfg = library.config.get_cfg()
-    if "REGNETS" in yaml.safe_load(Path(path).read_text(encoding="utf-8"))["MODEL"]:
+    node = yaml.safe_load(Path(path).read_text(encoding="utf-8"))["MODEL"]
+    if "REGNETS" in node:
         importlib.import_module("parity.backends.detectron2_regnet").add_regnet(cfg)
+    for section, project, name in _PROJECTS:
+        if section in node:
+            getattr(_project(project), name)(cfg)
     for extension in load_extensions():
         getattr(extension, "prepare", lambda _: None)(cfg)
     cfg.merge_from_file(path)

@@ -184,7 +184,10 @@ def named_outputs(result: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], lis
     for key in ("instances", "proposals"):
         if key in result:
             fields = result[key].get_fields() if hasattr(result[key], "get_fields") else vars(result[key])
-            arrays |= {f"output/{key}/{name}": np.asarray(value) for name, value in fields.items()}
+            parts = {name: getattr(value, "arrays", dict)() for name, value in fields.items()}
+            for name, value in fields.items():  # DensePose's field is an object of arrays
+                inside = {f"{name}/{part}": array for part, array in parts[name].items()} or {name: value}
+                arrays |= {f"output/{key}/{place}": np.asarray(array) for place, array in inside.items()}
     if "sem_seg" in result:
         arrays["output/sem_seg"] = np.asarray(result["sem_seg"])
     segments: list[dict[str, Any]] = []

@@ -19,6 +19,7 @@ class Server:
 
     def __init__(self):
         self.requests: list[str | None] = []
+        self.paths: list[str] = []
         self.plan: list[int] = []
         self.ranges = True
         self.status = 200
@@ -41,6 +42,7 @@ class Server:
     def answer(self, handler):
         wanted = handler.headers.get("Range")
         self.requests.append(wanted)
+        self.paths.append(handler.path)
         start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.ranges else 0
         if self.status != 200 or start > len(self.body) or (wanted and start == len(self.body)):
             handler.send_error(self.status if self.status != 200 else 416)
@@ -79,6 +81,63 @@ def test_fetches_once(server, tmp_path):
     assert fetch(url + "?matching_heuristics=True", progress=False) == path
     assert server.requests == [None]
     assert files(tmp_path) == [NAME]
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "/s/x/model_final.pth?dl=1",
+        "/uc?export=download&id=A",
+        "/model_final.pth?X-Amz-Signature=1%2F2&b=",
+        "/model.pth?a=1&matching_heuristics=True&b=2#part",
+    ],
+)
+def test_a_query_is_a_part_of_the_address(server, place):
+    path = fetch(server.url + place, progress=False)
+    assert path.read_bytes() == BODY
+    assert server.paths == [place.replace("matching_heuristics=True&", "").partition("#")[0]]
+    assert fetch(server.url + place, progress=False) == path and len(server.paths) == 1
+
+
+def test_two_ids_are_two_files(server):
+    one = fetch(f"{server.url}/uc?export=download&id=A", progress=False)
+    server.body = BODY[::-1]
+    other = fetch(f"{server.url}/uc?export=download&id=B", progress=False)
+    assert (one.read_bytes(), other.read_bytes()) == (BODY, BODY[::-1])
+    assert one != other and len(server.paths) == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"<!DOCTYPE html><html><body>Virus scan warning</body></html>", "a web page"),
+        (b'{"error": "login required"}', "JSON text"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "a Git LFS pointer"),
+    ],
+)
+def test_a_page_is_refused_and_not_kept(server, tmp_path, body, message):
+    server.body = body
+    for _ in range(2):
+        with pytest.raises(DownloadError, match=f"what arrived is {message}.*Nothing was kept"):
+            fetch(f"{server.url}/model_final.pth", progress=False)
+    assert len(server.paths) == 2
+    assert "model_final.pth" not in files(tmp_path)
+    cached = cache_path(f"{server.url}/model_final.pth")  # as older versions kept it
+    cached.write_bytes(b"<html></html>")
+    server.body = BODY
+    assert fetch(f"{server.url}/model_final.pth", progress=False).read_bytes() == BODY
+
+
+def test_the_note_on_matching_of_a_local_file(tmp_path):
+    (tmp_path / "model.pth").write_bytes(b"x")
+    assert resolve_weights(f"{tmp_path}/model.pth?matching_heuristics=True") == tmp_path / "model.pth"
+    assert download.split_matching("a.pth?matching_heuristics=True") == ("a.pth", True)
+    assert download.split_matching("a.pth?matching_heuristics=False") == ("a.pth", False)
+    assert download.split_matching("https://h/a?x=1") == ("https://h/a?x=1", False)
+    (tmp_path / "odd?name.pth").write_bytes(b"x")
+    assert resolve_weights(tmp_path / "odd?name.pth") == tmp_path / "odd?name.pth"
+    with pytest.raises(DownloadError, match="no such file"):
+        resolve_weights(f"{tmp_path}/absent.pth?matching_heuristics=True")
 
 
 def test_continues_where_the_connection_broke(server, tmp_path):

@@ -402,7 +402,7 @@ def change(data: dict, path: str, value) -> dict:
 
 
 REFUSED = [
-    (mask_rcnn, "model._target_", "detectron2.modeling.FCOS", "model._target_ = 'FCOS'.*tf_d2.extend"),
+    (mask_rcnn, "model._target_", "detectron2.modeling.YOLOF", "model._target_ = 'YOLOF'.*tf_d2.extend"),
     (mask_rcnn, "model._target_", "os.system", "model._target_ = 'os.system' is not supported"),
     (mask_rcnn, "model._target_", 3, "expected the name of a class"),
     (mask_rcnn, "model.surprise", 1, "model: the argument 'surprise' of GeneralizedRCNN"),
@@ -411,8 +411,8 @@ REFUSED = [
     (
         mask_rcnn,
         "model.backbone.bottom_up._target_",
-        "detectron2.modeling.MViT",
-        "'MViT'.*ResNet or RegNet.*tf_d2.extend",
+        "detectron2.modeling.ConvNeXt",
+        "'ConvNeXt'.*ResNet or RegNet.*tf_d2.extend",
     ),
     (regnet, "model.backbone.bottom_up.stem_class", "python:a.regnet.ResStem", "expected SimpleStem"),
     (regnet, "model.backbone.bottom_up.block_class", "python:a.VanillaBlock", "expected ResBottleneckBlock"),

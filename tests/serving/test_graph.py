@@ -46,7 +46,7 @@ def call(
     pad_independent: bool, bad_images: str = "status", proposals: bool = False, step_pixels: int = 2**20
 ) -> Callable[..., Any]:
     more: dict[str, Any] = {"bad_images": bad_images, "step_pixels": step_pixels}
-    options = GraphOptions(5, "roi", "labels", 60_000, pad_independent, **more)
+    options = GraphOptions(5, pad_independent=pad_independent, max_image_pixels=60_000, **more)
     core = showing_core
     if pad_independent:
         core = tf.function(showing_core, input_signature=graph.core_specs(CONFIG, options), autograph=False)
@@ -116,7 +116,7 @@ def test_steps_of_the_model_give_what_the_batch_gives() -> None:
     files = [png(picture), b"x", png(picture.crop((40, 60, 340, 300))), png(picture.crop((0, 0, 200, 300)))]
     answers = []
     for step_pixels in (1, 2**31 - 1):
-        options = GraphOptions(100, "png", "none", 10**6, False, "status", step_pixels=step_pixels)
+        options = GraphOptions(100, "png", "none", max_image_pixels=10**6, step_pixels=step_pixels)
         core = tf.function(
             graph.core_function(model, options),
             input_signature=graph.core_specs(CONFIG, options),
@@ -143,7 +143,7 @@ def test_images_with_large_maps_are_computed_alone(sem_seg_head: bool, masks: An
     config = CONFIG
     if sem_seg_head:
         config = load_config("COCO-PanopticSegmentation/panoptic_fpn_R_50_1x")
-    options = GraphOptions(5, masks, "labels", 60_000, False, "status")
+    options = GraphOptions(5, masks, max_image_pixels=60_000)
     assert Requests(config, options, showing_core).at_once == at_once
 
 

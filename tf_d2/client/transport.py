@@ -13,25 +13,12 @@ import numpy as np
 
 from tf_d2.client import wire
 from tf_d2.client.result import ServingError
+from tf_d2.serving_contract import TENSORS
 
 Arrays = dict[str, np.ndarray]
 
 # JSON does not say which type a number had.
-_DTYPES = {
-    "detection_classes": np.int64,
-    "num_detections": np.int32,
-    "num_proposals": np.int32,
-    "image_size": np.int32,
-    "image_status": np.int32,
-    "detection_masks_full": np.uint8,
-    "sem_seg_labels": np.int32,
-    "panoptic_seg": np.int32,
-    "panoptic_segment_classes": np.int64,
-    "panoptic_segment_is_thing": np.bool_,
-    "panoptic_segment_instances": np.int32,
-    "panoptic_segment_areas": np.int32,
-    "num_panoptic_segments": np.int32,
-}
+_DTYPES = {name: np.dtype(tensor.dtype) for name, tensor in TENSORS.items() if tensor.dtype}
 
 
 class Transport(Protocol):

@@ -93,6 +93,7 @@ def run(
         tf_d2.config.ConfigError: the config cannot be read or asks for something unsupported.
     """
     from tf_d2.config import resolve_weights
+    from tf_d2.config.download import split_matching
 
     if not output.name.endswith(SUFFIXES):
         raise WeightsError(f"{output}: the output must end in {', '.join(SUFFIXES)}")
@@ -102,6 +103,7 @@ def run(
     if output.exists() and output.samefile(path):
         raise WeightsError(f"{output}: the output would replace the input")
     checkpoint = weights.read_checkpoint(path, ema=ema, prefix=prefix)
+    checkpoint.matching_heuristics |= split_matching(source)[1]
     fill = _Fill(allow_nonfinite, tuple(ignore_tensors))
     config_yaml = _config_yaml(checkpoint, config, opts, ignore_keys)
     if not output.name.endswith(".weights.h5"):

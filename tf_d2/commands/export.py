@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,34 +20,9 @@ from tf_d2.commands.options import (
     native_notices_hidden,
     terminated_by_exception,
 )
+from tf_d2.serving_contract import BadImages, BoxFormat, ExportOptions, Masks, Precision, SemSeg
 
-
-class MaskChoice(str, Enum):
-    roi = "roi"
-    full = "full"
-    png = "png"
-    none = "none"
-
-
-class SemSegChoice(str, Enum):
-    labels = "labels"
-    logits = "logits"
-    none = "none"
-
-
-class Precision(str, Enum):
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-
-
-class BoxFormat(str, Enum):
-    xyxy = "xyxy"
-    tf = "tf"
-
-
-class BadImages(str, Enum):
-    status = "status"
-    error = "error"
+DEFAULTS = ExportOptions()
 
 
 def register(app: typer.Typer) -> None:
@@ -68,35 +42,35 @@ def export(
         int | None, typer.Option(help="Rows per image; left out: what the configuration detects at most.")
     ] = None,
     masks: Annotated[
-        MaskChoice,
+        Masks,
         typer.Option(help="roi: probabilities in the box; full: maps of the image; png: as files."),
-    ] = MaskChoice.roi,
+    ] = DEFAULTS.masks,
     sem_seg: Annotated[
-        SemSegChoice, typer.Option(help="labels: best class per pixel; logits: all classes.")
-    ] = SemSegChoice.labels,
+        SemSeg, typer.Option(help="labels: best class per pixel; logits: all classes.")
+    ] = DEFAULTS.sem_seg,
     precision: Annotated[
         Precision,
         typer.Option(
             help="dtype of the network; bfloat16 finds nearly the same objects, not the same numbers."
         ),
-    ] = Precision.float32,
+    ] = DEFAULTS.precision,
     box_format: Annotated[
         BoxFormat,
         typer.Option(help="xyxy: pixels; tf: y1 x1 y2 x2 as fractions of the image, pixels beside them."),
-    ] = BoxFormat.xyxy,
+    ] = DEFAULTS.box_format,
     pad_independent: Annotated[
         bool, typer.Option("--pad-independent", help="Answers do not depend on the rest of the batch.")
     ] = False,
     bad_images: Annotated[
         BadImages, typer.Option(help="status: answer the others; error: fail the request.")
-    ] = BadImages.status,
+    ] = DEFAULTS.bad_images,
     max_image_pixels: Annotated[
         int | None, typer.Option(help="Refuse larger images; left out: 50 million, fewer for large maps.")
     ] = None,
     step_pixels: Annotated[
         int,
         typer.Option(help="Pixels of a batch that go through the network together; more pay on a GPU only."),
-    ] = 2**20,
+    ] = DEFAULTS.step_pixels,
     allow_nonfinite: NonfiniteOption = False,
     ignore_keys: IgnoreKeysOption = None,
     ignore_tensors: IgnoreTensorsOption = None,
@@ -118,12 +92,12 @@ def export(
             version=version,
             name=name,
             max_detections=max_detections,
-            masks=masks.value,
-            sem_seg=sem_seg.value,
-            precision=precision.value,
-            box_format=box_format.value,
+            masks=masks,
+            sem_seg=sem_seg,
+            precision=precision,
+            box_format=box_format,
             pad_independent=pad_independent,
-            bad_images=bad_images.value,
+            bad_images=bad_images,
             max_image_pixels=max_image_pixels,
             step_pixels=step_pixels,
             opts=words,

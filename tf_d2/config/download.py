@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tf_d2.config.errors import DownloadError
+from weights import kind_of_file
 
 CHUNK = 1 << 18
 TIMEOUT_S = 30
@@ -40,13 +41,31 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tf_d2"
 
 
+def split_matching(name: str) -> tuple[str, bool]:
+    """``model.pth?matching_heuristics=True`` -> the path or address without that note, and whether it asks for it.
+
+    It is a note to the reader of the file (detectron2's ``DetectionCheckpointer``); any other query is a part of the
+    address.
+    """
+    place, mark, fragment = name.partition("#") if "://" in name else (name, "", "")
+    start, _, query = place.partition("?")
+    parts = query.split("&") if query else []
+    rest = [part for part in parts if not part.startswith("matching_heuristics=")]
+    asked = any(part.lower() == "matching_heuristics=true" for part in parts)
+    if len(rest) == len(parts):
+        return name, False
+    return start + ("?" + "&".join(rest) if rest else "") + mark + fragment, asked
+
+
 def cache_path(url: str) -> Path:
-    """Where the file of ``url`` is kept: host and path of the address below `cache_dir`."""
+    """Where the file of ``url`` is kept: host and path of the address below `cache_dir`, a folder for each query."""
     parts = urlsplit(url)
     segments = [parts.netloc, *parts.path.split("/")]
     safe = [_UNSAFE.sub("_", s) for s in segments if s not in ("", ".", "..")]
     if len(safe) < 2:
         raise DownloadError(f"{url}: names no file")
+    if parts.query:
+        safe.insert(-1, f"query-{hashlib.sha256(parts.query.encode()).hexdigest()[:16]}")
     return cache_dir().joinpath(*safe)
 
 
@@ -160,10 +179,27 @@ def _download(url: str, part: Path, path: Path, progress: bool) -> None:
                 raise DownloadError(f"{url}: cannot be reached ({reason}). {_by_hand(url, path)}") from error
 
 
+def _something_else(file: Path) -> str | None:
+    """What the file is, where it is known to be no checkpoint: most often a page to sign in or to confirm on."""
+    with file.open("rb") as opened:
+        return kind_of_file(opened.read(4096))
+
+
+def _is_kept(path: Path) -> bool:
+    """Whether the file is there; not the web page that earlier versions kept in its place."""
+    return path.is_file() and not (_something_else(path) or "").startswith("a web page")
+
+
 def _check(file: Path, path: Path, url: str) -> None:
     expected = expected_md5(path)
     if file.stat().st_size == 0:
         raise DownloadError(f"{url}: the server sent an empty file. {_by_hand(url, path)}")
+    if what := _something_else(file):
+        file.write_bytes(b"")
+        raise DownloadError(
+            f"{url}: what arrived is {what}. Nothing was kept. Find the address that the download itself has, or: "
+            f"{_by_hand(url, path)}"
+        )
     if expected and not (actual := _md5(file)).startswith(expected):
         file.write_bytes(b"")
         raise DownloadError(
@@ -191,17 +227,16 @@ def _drop_useless(part: Path, path: Path) -> None:
 def fetch(url: str, *, progress: bool = True) -> Path:
     """The local copy of ``url``, downloaded if neither our cache nor detectron2's has it.
 
-    The file appears under its name only when complete and checked; a copy that exists is used as it is.
+    The query of the address is a part of it (two ids are two files), but for ``matching_heuristics=True``. The file
+    appears under its name only when complete and checked; a copy that exists is used as it is.
 
     Raises:
-        DownloadError: no network, an error of the server, a broken file, or no room; it says what to fetch by
-            hand and where to put it.
+        DownloadError: no network, an error of the server, a web page or broken file, or no room; it says what to
+            fetch by hand and where to put it.
     """
-    url = url.split("?", 1)[0].split("#", 1)[
-        0
-    ]  # ?matching_heuristics=True is a note to the reader of the file
+    url = split_matching(url)[0].split("#", 1)[0]
     path = cache_path(url)
-    if path.is_file():
+    if _is_kept(path):
         return path
     if found := _of_detectron2(url, path):
         return found
@@ -209,7 +244,7 @@ def fetch(url: str, *, progress: bool = True) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _lock(part):
-            if not path.is_file():
+            if not _is_kept(path):
                 _download(url, part, path, progress)
                 _check(part, path, url)
                 os.replace(part, path)

@@ -9,13 +9,13 @@ from typing import Any
 
 from tf_d2.config.build import build_config, build_lazy_config, to_keys
 from tf_d2.config.defaults import INFERENCE, OPTIONAL, Flat
-from tf_d2.config.errors import ConfigError, did_you_mean
+from tf_d2.config.errors import ConfigError, UnknownKeys, did_you_mean
 from tf_d2.config.extension import load_extensions
 from tf_d2.config.lazy import OPTIONS, dump, is_lazy, set_path
 from tf_d2.config.merge import literal, merge_file, merge_opts
 from tf_d2.config.safe_yaml import exists, parse_yaml, read_with_bases
 from tf_d2.config.schema import ModelConfig
-from tf_d2.config.zoo import zoo_models, zoo_name, zoo_values
+from tf_d2.config.zoo import published_python, zoo_lazy, zoo_models, zoo_name, zoo_values
 
 
 class _Yacs:
@@ -51,15 +51,34 @@ def _resolve(config: str | Path, opts: Sequence, ignore: Sequence[str] = ()) -> 
     if isinstance(config, str) and not exists(path):
         name = zoo_name(config)
         if name is not None:
-            return _Yacs(merge_opts(zoo_values(name), opts, ignore))
+            return _published(name, opts, ignore)
         hint = did_you_mean(config.removesuffix(".yaml"), zoo_models())
         raise ConfigError(f"{config}: no such file, and not the name of a published model{hint}")
     if path.suffix == ".py":
-        raise ConfigError(
-            f"{path}: is Python code, which is not run; give the config.yaml that training wrote from it, or "
-            "save one with detectron2's LazyConfig.save(cfg, 'config.yaml')"
-        )
+        name = published_python(path) if path.is_file() else None
+        if name is not None:
+            return _published(name, opts, ignore)
+        raise ConfigError(f"{path}: {_python_refused(path)}")
     return _merge(read_with_bases(path), opts, str(path), ignore)
+
+
+def _published(name: str, opts: Sequence, ignore: Sequence[str]) -> _Yacs | _Lazy:
+    data = zoo_lazy(name)
+    if data is not None:
+        return _merge(data, opts, name, ignore)
+    return _Yacs(merge_opts(zoo_values(name), opts, ignore))
+
+
+def _python_refused(path: Path) -> str:
+    """Why a Python file is not read, and the one line that makes data of it."""
+    code = (
+        "from detectron2.config import LazyConfig; "
+        f"LazyConfig.save(LazyConfig.load({str(path)!r}), {path.stem + '.yaml'!r})"
+    )
+    return (
+        "is Python code, which is not run, and not an unchanged copy of a published configuration; give the "
+        f'config.yaml that training wrote from it, or write one where detectron2 is: python -c "{code}"'
+    )
 
 
 def load_config(config: str | Path, opts: Sequence = (), *, ignore_keys: Sequence[str] = ()) -> ModelConfig:
@@ -94,7 +113,10 @@ def _resolve_text(text: str, opts: Sequence, source: str, ignore: Sequence[str] 
 
 def _merge(data: dict, opts: Sequence, source: str, ignore: Sequence[str]) -> _Yacs | _Lazy:
     if not is_lazy(data):
-        return _Yacs(merge_opts(merge_file(data, source, ignore), opts, ignore))
+        try:
+            return _Yacs(merge_opts(merge_file(data, source, ignore), opts, ignore))
+        except UnknownKeys as error:
+            raise _with_cause(error, opts, ignore) from None
     if isinstance(opts, str) or len(opts) % 2:
         raise ConfigError(f"options must be pairs of KEY and VALUE, got {list(opts)!r}")
     yacs: list[Any] = [word for pair in _saved_options(data).items() for word in pair]
@@ -104,6 +126,15 @@ def _merge(data: dict, opts: Sequence, source: str, ignore: Sequence[str]) -> _Y
         else:
             yacs += [key, value]
     return _Lazy(data, merge_opts({}, yacs, ignore))
+
+
+def _with_cause(error: UnknownKeys, opts: Sequence, ignore: Sequence[str]) -> ConfigError:
+    """Where the model has a part that is not supported, this is said first: the unknown keys are mostly its own."""
+    try:
+        build_config(merge_opts(error.merged, opts, ignore))
+    except ConfigError as cause:
+        return ConfigError(f"{cause}\n{error.listing}")
+    return error
 
 
 def _saved_options(data: dict) -> dict:

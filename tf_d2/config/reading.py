@@ -32,7 +32,6 @@ ELSEWHERE = {
     "DeepLab": "DeepLab",
     "build_resnet_deeplab": "DeepLab",
     "build_hrfpn": "DensePose",
-    "FCOS": "FCOS",
 }
 
 DOOR = "; a part of your own is added with tf_d2.extend (docs/extend.md)"

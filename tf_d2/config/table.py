@@ -28,9 +28,11 @@ from typing import Any, NamedTuple
 from tf_d2.config.defaults import add_keys
 from tf_d2.config.parts.box_head import FastRCNNConvFCHeadConfig
 from tf_d2.config.parts.densepose import DensePoseROIHeadsConfig
+from tf_d2.config.parts.fcos import FCOSConfig
 from tf_d2.config.parts.fpn import FPNConfig
 from tf_d2.config.parts.keypoint_head import KeypointHeadConfig
 from tf_d2.config.parts.mask_head import MaskHeadConfig
+from tf_d2.config.parts.mvit import MViTConfig
 from tf_d2.config.parts.point_rend import (
     PointRendMaskHeadConfig,
     PointRendROIHeadsConfig,
@@ -44,6 +46,8 @@ from tf_d2.config.parts.roi_heads import CascadeROIHeadsConfig, Res5ROIHeadsConf
 from tf_d2.config.parts.rpn import PrecomputedProposalsConfig, RPNConfig
 from tf_d2.config.parts.sem_seg import SemSegHeadConfig
 from tf_d2.config.parts.semantic_segmentor import SemanticSegmentorConfig
+from tf_d2.config.parts.swin import SwinConfig
+from tf_d2.config.parts.vit import SimpleFeaturePyramidConfig, ViTConfig
 
 
 class Part(NamedTuple):
@@ -79,6 +83,7 @@ PARTS: dict[str, dict[str, Part]] = {
         "GeneralizedRCNN": Part(GeneralizedRCNNConfig, f"{_META}.rcnn:GeneralizedRCNN"),
         "ProposalNetwork": Part(ProposalNetworkConfig, f"{_META}.rcnn:ProposalNetwork"),
         "RetinaNet": Part(RetinaNetConfig, f"{_META}.retinanet:RetinaNet"),
+        "FCOS": Part(FCOSConfig, f"{_META}.fcos:FCOS", _LAZY),
         "SemanticSegmentor": Part(SemanticSegmentorConfig, f"{_META}.semantic_segmentor:SemanticSegmentor"),
         "PanopticFPN": Part(PanopticFPNConfig, f"{_META}.panoptic_fpn:PanopticFPN"),
     },
@@ -91,6 +96,12 @@ PARTS: dict[str, dict[str, Part]] = {
         "ResNet": Part(ResNetConfig, _RESNET, _LAZY),
         "RegNet": Part(RegNetConfig, _REGNET, _LAZY),
         "FPN": Part(FPNConfig, _FPN, _LAZY),
+        "ViT": Part(ViTConfig, "tf_d2.modeling.vit:ViT", _LAZY),
+        "SimpleFeaturePyramid": Part(
+            SimpleFeaturePyramidConfig, "tf_d2.modeling.simple_feature_pyramid:SimpleFeaturePyramid", _LAZY
+        ),
+        "MViT": Part(MViTConfig, "tf_d2.modeling.mvit:MViT", _LAZY),
+        "SwinTransformer": Part(SwinConfig, "tf_d2.modeling.swin:SwinTransformer", _LAZY),
     },
     "proposal_generator": {
         "RPN": Part(RPNConfig, _RPN),

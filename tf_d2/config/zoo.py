@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
-from tf_d2.config.build import build_config
+from tf_d2.config.build import build_config, build_lazy_config
 from tf_d2.config.defaults import Flat
-from tf_d2.config.download import fetch
+from tf_d2.config.download import fetch, split_matching
 from tf_d2.config.errors import ConfigError, DownloadError, did_you_mean
 from tf_d2.config.zoo_configs import is_complete, published_values
+from tf_d2.config.zoo_lazy import DIGESTS, LAZY
 from tf_d2.config.zoo_table import HOST, TABLE
 
 _CATALOG = "catalog://ImageNetPretrained/"
@@ -75,10 +78,61 @@ def zoo_models() -> Mapping[str, ZooModel]:
 
 
 def zoo_name(name: str) -> str | None:
-    """The canonical form of a zoo name (without ``configs/`` and extension), or None if it is not one."""
+    """The canonical form of a zoo name (without ``configs/`` and extension), or None if it is not one.
+
+    A model that only a Python file says may also go by a shorter name, as long as that is one model's only: without
+    ``projects/`` and ``configs/``, without its schedule (``_100ep``, ``_3x``), without its folders; and by a path
+    that ends with the file's path in detectron2's repository.
+    """
     stem = _stem(name.removeprefix("configs/"))
-    known = stem in zoo_models() or published_values(stem, "") is not None
-    return stem if known else None
+    if _is_known(stem):
+        return stem
+    if name.endswith(".py"):
+        stem = _published_path(name) or stem
+    return stem if _is_known(stem) else _short_names().get(stem)
+
+
+def _is_known(stem: str) -> bool:
+    return stem in zoo_models() or stem in LAZY or published_values(stem, "") is not None
+
+
+@lru_cache(maxsize=1)
+def _short_names() -> Mapping[str, str]:
+    """Unambiguous short form -> canonical name of the models that only LazyConfig can say."""
+    found: dict[str, set[str]] = {}
+    for name in LAZY:
+        whole = name.removeprefix("projects/").replace("/configs/", "/")
+        for form in (whole, whole.rpartition("/")[2]):
+            for short in (form, re.sub(r"_\d+(ep|x)$", "", form)):
+                found.setdefault(short, set()).add(name)
+    return MappingProxyType({short: names.pop() for short, names in found.items() if len(names) == 1})
+
+
+def _published_path(path: str) -> str | None:
+    """The published model whose Python file a path ends with."""
+    path = path.replace("\\", "/")
+    for known in DIGESTS:
+        if path.endswith("/" + (known if known.startswith("projects/") else f"configs/{known}")):
+            return _stem(known)
+    return None
+
+
+def published_python(path: Path) -> str | None:
+    """The name of the published model that a Python file on disk is an unchanged copy of, or None.
+
+    Found by the file's name and the digest of its text; nothing in it is run.
+    """
+    known = [name for name in DIGESTS if name.rpartition("/")[2] == path.name]
+    if not known or path.stat().st_size > 1 << 18:
+        return None
+    digest = hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
+    return next((_stem(name) for name in known if digest.startswith(DIGESTS[name])), None)
+
+
+def zoo_lazy(name: str) -> dict | None:
+    """The LazyConfig data of a published model (canonical name); None for one that yacs keys say."""
+    make = LAZY.get(name)
+    return None if make is None else make()
 
 
 def zoo_values(name: str) -> Flat:
@@ -101,7 +155,10 @@ def zoo_values(name: str) -> Flat:
 def unsupported_reason(row: ZooModel) -> str | None:
     """Why this version cannot run the model, found by building its configuration; None if it can."""
     try:
-        build_config(zoo_values(row.name))
+        if (data := zoo_lazy(row.name)) is not None:
+            build_lazy_config(data, {})
+        else:
+            build_config(zoo_values(row.name))
     except ConfigError as error:
         return str(error).removeprefix(f"{row.name}: ")
     return None
@@ -125,7 +182,7 @@ def weights_url(name: str) -> str | None:
         return f"{HOST}detectron2/{name.removeprefix('detectron2://')}"
     if name.startswith(("https://", "http://")):
         return name
-    row = zoo_models().get(_stem(name.removeprefix("configs/")))
+    row = zoo_models().get(zoo_name(name) or "")
     return row.url if row else None
 
 
@@ -140,6 +197,10 @@ def resolve_weights(name_or_path: str | Path, *, progress: bool = True) -> Path:
     """
     name = str(name_or_path)
     path = Path(name_or_path).expanduser()
+    if path.is_file():
+        return path
+    name, _ = split_matching(name)
+    path = Path(name).expanduser()
     if path.is_file():
         return path
     url = weights_url(name) if isinstance(name_or_path, str) else None

@@ -273,6 +273,16 @@ _ROWS: dict[str, tuple[Flat, ...]] = {
         for depth in (50, 101)
         for epochs in (100, 200, 400)
     },
+    "new_baselines/mask_rcnn_R_50_FPN_50ep_LSJ": (_FPN, _LSJ, {"MODEL.RESNETS.DEPTH": 50}),
+    **{
+        f"COCO-InstanceSegmentation/mask_rcnn_{name}_dds_fpn_1x": (
+            _FPN,
+            _MASK,
+            regnet,
+            {"MODEL.REGNETS.NORM": "FrozenBN"},
+        )
+        for name, regnet in _REGNETS.items()
+    },
     **{
         f"new_baselines/mask_rcnn_{name}_dds_FPN_{epochs}ep_LSJ": (_FPN, _LSJ, regnet)
         for name, regnet in _REGNETS.items()
@@ -285,11 +295,6 @@ _ROWS |= point_rend_rows(_BASES) | densepose_rows(_BASES)
 
 # What makes a family of `zoo_table` need code this version lacks: the setting `build_config` will refuse.
 _FAMILIES: dict[str, tuple[Flat, ...]] = {
-    "Mask R-CNN (ViTDet)": (_FPN, _MASK, {"MODEL.BACKBONE.NAME": "SimpleFeaturePyramid(ViT)"}),
-    "Cascade Mask R-CNN (ViTDet)": (_FPN, _MASK, {"MODEL.BACKBONE.NAME": "SimpleFeaturePyramid(ViT)"}),
-    "Mask R-CNN (MViTv2)": (_FPN, _MASK, {"MODEL.BACKBONE.NAME": "FPN(MViT)"}),
-    "Cascade Mask R-CNN (MViTv2)": (_FPN, _MASK, {"MODEL.BACKBONE.NAME": "FPN(MViT)"}),
-    "Cascade Mask R-CNN (Swin)": (_FPN, _MASK, {"MODEL.BACKBONE.NAME": "FPN(SwinTransformer)"}),
     "DeepLabV3": ({"MODEL.BACKBONE.NAME": "build_resnet_deeplab_backbone"},),
     "DeepLabV3+": ({"MODEL.BACKBONE.NAME": "build_resnet_deeplab_backbone"},),
     "Panoptic-DeepLab": ({"MODEL.META_ARCHITECTURE": "PanopticDeepLab"},),

@@ -120,7 +120,13 @@ def _weights(path: str) -> Flat:
 def _embedders(*meshes: str) -> Flat:
     """The number of vertices is the end of a mesh's name."""
     values = {
-        mesh: {"TYPE": "vertex_feature", "NUM_VERTICES": int(mesh.rpartition("_")[2]), "FEATURE_DIM": 256}
+        mesh: {
+            "TYPE": "vertex_feature",
+            "NUM_VERTICES": int(mesh.rpartition("_")[2]),
+            "FEATURE_DIM": 256,
+            # What detectron2 needs to build it, too.
+            **{"FEATURES_TRAINABLE": False, "IS_TRAINABLE": True, "INIT_FILE": ""},
+        }
         for mesh in meshes
     }
     return {_HEAD + "CSE.EMBEDDERS": values}

@@ -164,7 +164,7 @@ class ConvTranspose2d(Module):
 
 
 class Linear(Module):
-    """``x @ kernel + bias`` over the last axis.
+    """``x @ kernel + bias`` over the last axis, any axes before it.
 
     With ``spatial`` set the input is ``[N, H, W, C]`` and the kernel ``[H, W, C, out]``: the layer that detectron2
     applies to features flattened as (C, H, W), its weight permuted once when it is loaded.
@@ -177,22 +177,28 @@ class Linear(Module):
         name: str,
         *,
         spatial: int | None = None,
+        bias: bool = True,
         relu: bool = False,
     ) -> None:
         super().__init__(name)
         self.relu, self.in_features, self.out_features = relu, in_features, out_features
+        self.flat = spatial is not None
         if spatial is None:
             shape: tuple[int, ...] = (in_features, out_features)
         else:
             shape = (spatial, spatial, in_features // spatial**2, out_features)
         self.kernel = self.parameter("kernel", shape)
-        self.bias = self.parameter("bias", (out_features,))
+        self.bias = self.parameter("bias", (out_features,)) if bias else None
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         kernel = tf.reshape(self.value(self.kernel), [self.in_features, self.out_features])
         y = tf.matmul(tf.reshape(x, [-1, self.in_features]), kernel)
-        # The two axes keep the bias from being fused into the product: for the tall matrices after ROI pooling the
-        # fused kernel is a third slower than the plain one.
-        y = tf.nn.bias_add(tf.reshape(y, [-1, 1, 1, self.out_features]), self.value(self.bias))
-        y = tf.reshape(y, [-1, self.out_features])
+        if self.bias is not None:
+            # The two axes keep the bias from being fused into the product: for the tall matrices after ROI pooling the
+            # fused kernel is a third slower than the plain one.
+            y = tf.nn.bias_add(tf.reshape(y, [-1, 1, 1, self.out_features]), self.value(self.bias))
+        leading = [] if self.flat or x.shape.rank == 2 else tf.unstack(tf.shape(x)[:-1])
+        y = tf.reshape(y, [*(leading or [-1]), self.out_features])
+        if leading:
+            y = tf.ensure_shape(y, [*x.shape[:-1], self.out_features])
         return tf.nn.relu(y) if self.relu else y

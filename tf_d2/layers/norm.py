@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_d2.layers.base import Module, sequence
-from tf_d2.ops.elementary import rsqrt, sqrt
+from tf_d2.ops.elementary import rsqrt
 
 BATCH_NORM_EPS = 1e-5  # torch's default, also FrozenBN and GroupNorm; Keras would use 1e-3
 LAYER_NORM_EPS = 1e-6  # detectron2's channel-first LayerNorm
@@ -81,17 +81,24 @@ class GroupNorm(Module):
 
 
 class LayerNorm(Module):
-    """detectron2's "LN": normalises each pixel of ``[N, H, W, C]`` over its channels, eps 1e-6."""
+    """Normalises each token or pixel of ``[..., C]`` over its channels; 16-bit values in float32.
 
-    def __init__(self, channels: int, name: str = "norm") -> None:
+    detectron2's "LN" has eps 1e-6; torch's ``nn.LayerNorm``, which transformers use, has 1e-5 unless told otherwise.
+    """
+
+    def __init__(self, channels: int, name: str = "norm", eps: float = LAYER_NORM_EPS) -> None:
         super().__init__(name)
+        self.eps = eps
         self.gamma = self.parameter("gamma", (channels,))
         self.beta = self.parameter("beta", (channels,))
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        mean, variance = tf.nn.moments(x, [-1], keepdims=True)
-        normalised = (x - mean) / sqrt(variance + LAYER_NORM_EPS)
-        return self.value(self.gamma) * normalised + self.value(self.beta)
+        accurate = tf.float64 if x.dtype == tf.float64 else tf.float32
+        wide = tf.cast(x, accurate)
+        centred = wide - tf.reduce_mean(wide, axis=-1, keepdims=True)
+        variance = tf.reduce_mean(tf.square(centred), axis=-1, keepdims=True)
+        gamma, beta = (tf.cast(self.value(part), accurate) for part in (self.gamma, self.beta))
+        return tf.cast(centred * (gamma * rsqrt(variance + self.eps)) + beta, x.dtype)
 
 
 class CycleBatchNorm(Module):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
+from tf_d2.config.parts.fcos import FCOSConfig
 from tf_d2.config.parts.retinanet import RetinaNetConfig
 from tf_d2.layers.base import Module, on_levels, sequence
 from tf_d2.layers.conv import Conv2d
@@ -25,7 +27,9 @@ class RetinaNetHead(Module):
     ``call``: list of ``[N, H, W, C]`` -> (logits per level ``[N, H, W, A * K]``, deltas ``[N, H, W, A * 4]``).
     """
 
-    def __init__(self, config: RetinaNetConfig, in_channels: int, anchors: int, name: str) -> None:
+    def __init__(
+        self, config: RetinaNetConfig | FCOSConfig, in_channels: int, anchors: int, name: str
+    ) -> None:
         super().__init__(name)
         self.norm_name = config.norm
         with self.scope():
@@ -35,7 +39,7 @@ class RetinaNetHead(Module):
             self.bbox_pred = Conv2d(in_channels, anchors * 4, 3, "bbox_pred", padding=1)
 
     @staticmethod
-    def _tower(config: RetinaNetConfig, channels: int, name: str) -> dict[str, Module]:
+    def _tower(config: RetinaNetConfig | FCOSConfig, channels: int, name: str) -> dict[str, Module]:
         """Children numbered as in torch's Sequential: convolution, norm if any, ReLU (which has no entry here)."""
         makers: dict[str, Callable[[str], Module]] = {}
         step = 3 if config.norm else 2
@@ -51,15 +55,21 @@ class RetinaNetHead(Module):
         return sequence(name, makers)
 
     def call(self, features: list[tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        if self.norm_name in ("BN", "SyncBN"):  # every level has statistics of its own
-            outputs = [self._on_level(x, level) for level, x in enumerate(features)]
-        else:
-            outputs = on_levels(lambda x: self._on_level(x, 0), features)
+        outputs = on_every_level(self._on_level, features, self.norm_name)
         return [logits for logits, _ in outputs], [deltas for _, deltas in outputs]
 
     def _on_level(self, x: tf.Tensor, level: int) -> tuple[tf.Tensor, tf.Tensor]:
-        logits = self.cls_score(_run_tower(self.cls_subnet, x, level))
-        return logits, self.bbox_pred(_run_tower(self.bbox_subnet, x, level))
+        logits = self.cls_score(run_tower(self.cls_subnet, x, level))
+        return logits, self.bbox_pred(run_tower(self.bbox_subnet, x, level))
+
+
+def on_every_level(
+    function: Callable[[tf.Tensor, int], Any], features: list[tf.Tensor], norm: str
+) -> list[Any]:
+    """``function`` of every map and its level; with a BN every level has statistics of its own."""
+    if norm in ("BN", "SyncBN"):
+        return [function(x, level) for level, x in enumerate(features)]
+    return on_levels(lambda x: function(x, 0), features)
 
 
 def _norm(name: str, channels: int, key: str) -> Module:
@@ -68,7 +78,7 @@ def _norm(name: str, channels: int, key: str) -> Module:
     return norm
 
 
-def _run_tower(tower: dict[str, Module], x: tf.Tensor, level: int) -> tf.Tensor:
+def run_tower(tower: dict[str, Module], x: tf.Tensor, level: int) -> tf.Tensor:
     for layer in tower.values():
         if isinstance(layer, Conv2d):
             x = layer(x)
@@ -78,9 +88,12 @@ def _run_tower(tower: dict[str, Module], x: tf.Tensor, level: int) -> tf.Tensor:
 
 
 class RetinaNetDecoder:
-    """Turns head outputs into detections. Holds the anchors; has no variables."""
+    """Turns head outputs into detections. Holds the anchors; has no variables.
 
-    def __init__(self, config: RetinaNetConfig, strides: Sequence[int]) -> None:
+    A dense detector of another kind replaces :meth:`candidates` and :meth:`boxes`.
+    """
+
+    def __init__(self, config: RetinaNetConfig | FCOSConfig, strides: Sequence[int]) -> None:
         self.config, self.strides, self.offset = config, list(strides), config.anchors.offset
         self.cells = level_cell_anchors(config.anchors, len(self.strides))
 
@@ -118,12 +131,7 @@ class RetinaNetDecoder:
         """Candidates of one level of one image: logits ``[H, W, A * K]``, deltas ``[H, W, A * 4]``."""
         shape = tf.shape(logits)
         num_classes = self.config.num_classes
-        threshold = self.config.score_thresh_test
-        flat_logits = tf.reshape(logits, [-1])  # [H * W * A * K]
-        likely = tf.where(flat_logits >= _surely_below(threshold))[:, 0]
-        likely_scores = sigmoid(tf.cast(tf.gather(flat_logits, likely), tf.float32))
-        passed = tf.where(above(likely_scores, threshold))[:, 0]
-        candidates, scores = tf.gather(likely, passed), tf.gather(likely_scores, passed)
+        candidates, scores = self.candidates(tf.reshape(logits, [-1]))
         k = tf.minimum(self.config.topk_candidates_test, tf.shape(candidates)[0])
         _, order = tf.math.top_k(rank_key(scores), k)
         chosen, best = tf.gather(candidates, order), tf.gather(scores, order)  # int64 and float32 [k]
@@ -132,10 +140,21 @@ class RetinaNetDecoder:
             self.cells[level], shape[0], shape[1], self.strides[level], self.offset
         )
         flat = tf.reshape(deltas, [-1, 4])
-        boxes = box_ops.apply_deltas(
-            tf.gather(flat, anchor_index), tf.gather(anchors, anchor_index), self.config.bbox_reg_weights
-        )
+        boxes = self.boxes(tf.gather(flat, anchor_index), tf.gather(anchors, anchor_index))
         return boxes, best, classes
+
+    def candidates(self, logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Which of the logits ``[H * W * A * K]`` pass the threshold (int64 ``[n]``), and their scores."""
+        threshold = self.config.score_thresh_test
+        likely = tf.where(logits >= _surely_below(threshold))[:, 0]
+        likely_scores = sigmoid(tf.cast(tf.gather(logits, likely), tf.float32))
+        passed = tf.where(above(likely_scores, threshold))[:, 0]
+        return tf.gather(likely, passed), tf.gather(likely_scores, passed)
+
+    def boxes(self, deltas: tf.Tensor, anchors: tf.Tensor) -> tf.Tensor:
+        """Decoded boxes ``[k, 4]``."""
+        assert isinstance(self.config, RetinaNetConfig)
+        return box_ops.apply_deltas(deltas, anchors, self.config.bbox_reg_weights)
 
 
 def _surely_below(threshold: float) -> float:

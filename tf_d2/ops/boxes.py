@@ -54,6 +54,23 @@ def apply_deltas(deltas: tf.Tensor, boxes: tf.Tensor, weights: Sequence[float]) 
     return tf.reshape(decoded, shape)
 
 
+def apply_linear_deltas(deltas: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
+    """Decode distances (l, t, r, b) from the centres of square reference boxes to the four edges.
+
+    Distances are in units of the reference's size, and none is negative: ``max(d, 0)`` counts. Always float32.
+
+    Args:
+        deltas, boxes: ``[N, 4]``, boxes xyxy pixels.
+
+    Source: detectron2/modeling/box_regression.py ``Box2BoxTransformLinear.apply_deltas``.
+    """
+    x1, y1, x2, y2 = tf.unstack(tf.cast(boxes, tf.float32), axis=1)
+    size = tf.stack([x2 - x1, y2 - y1], axis=1)
+    centre = tf.stack([0.5 * (x1 + x2), 0.5 * (y1 + y2)], axis=1)
+    distances = tf.nn.relu(tf.cast(deltas, tf.float32))
+    return tf.concat([centre - distances[:, :2] * size, centre + distances[:, 2:] * size], axis=1)
+
+
 def _clamp_above(x: tf.Tensor, limit: float) -> tf.Tensor:
     """min(x, limit) that keeps NaN, as torch.clamp does (tf.minimum's NaN handling differs by device)."""
     return tf.where(x > limit, tf.constant(limit, x.dtype), x)

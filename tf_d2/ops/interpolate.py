@@ -61,6 +61,20 @@ def add_nearest2x(fine: tf.Tensor, coarse: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(tf.reshape(cells, tf.stack([n, 2 * h, 2 * w, c])), fine.shape)
 
 
+def linear(x: tf.Tensor, out: Int) -> tf.Tensor:
+    """Linear resize of `x` [L,C] to [out,C] along its first axis, same dtype; of the same length it is unchanged.
+
+    Equal to `F.interpolate(mode="linear", align_corners=False)` of the transposed table. 16-bit values are
+    computed in float32.
+
+    Raises TypeError for tables that are not of floating point.
+    """
+    x, dtype = _checked(x)
+    neighbours, fractions = _linear_taps(tf.shape(x)[0], tf.cast(out, tf.int32), x.dtype)
+    low, high = (tf.gather(x, neighbours[i]) * fractions[i][:, tf.newaxis] for i in (0, 1))
+    return tf.cast(low + high, dtype)
+
+
 def bicubic(x: tf.Tensor, out_h: Int, out_w: Int) -> tf.Tensor:
     """Bicubic resize (a = -0.75, edges clamped) of `x` [N,H,W,C] to [N,out_h,out_w,C], same dtype.
 

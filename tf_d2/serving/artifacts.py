@@ -12,9 +12,10 @@ import tensorflow as tf
 
 import tf_d2
 from tf_d2.config import ModelConfig, category_ids, class_names, keypoint_names, stuff_names
-from tf_d2.serving.decode import STATUS_TEXT
+from tf_d2.serving.decode import DECODED, STATUS_TEXT
 from tf_d2.serving.graph import GraphOptions
 from tf_d2.serving.saved_model import read_saved_model
+from tf_d2.serving_contract import NORMALISED_BOXES, TENSORS
 
 if TYPE_CHECKING:
     from tf_d2.serving.exporter import ExportReport
@@ -22,52 +23,7 @@ if TYPE_CHECKING:
 MAX_BATCH_SIZE = 8
 BATCH_TIMEOUT_MICROS = 5000
 
-# What each input and output is. {M}: rows per image, {P}: pixel limit.
-MEANING = {
-    "inputs": "RGB pixels, 0 to 255; all images of a request have the same size",
-    "image_bytes": "JPEG, PNG, BMP or WebP files (WebP: if the server's TensorFlow has it), sizes may differ",
-    "proposal_boxes": "xyxy boxes in pixels of the original image, best first",
-    "num_proposals": "how many rows of proposal_boxes count",
-    "objectness_logits": "objectness of each proposal, best first",
-    "detection_boxes": "x1, y1, x2, y2 in pixels of the original image (not normalised), by descending score",
-    "detection_boxes_xyxy": "x1, y1, x2, y2 in pixels of the original image, by descending score",
-    "detection_scores": "0 to 1",
-    "detection_classes": "0-based, names in assets/class_names.txt",
-    "num_detections": "how many rows count; the rows after them are zero; -1 = this image could not be used",
-    "detection_masks": "probabilities in the box; paste them and compare with 0.5 (tf_d2.client does)",
-    "detection_masks_full": "1 where the object is; padded with 0 to the largest image of the request",
-    "detection_masks_png_bytes": "grey PNG (0 or 255) of the image's size",
-    "detection_keypoints": "x, y in pixels of the original image, and a score",
-    **{
-        f"detection_densepose_{name}": f"{what}, relative to the box"
-        for name, what in {
-            "coarse_segm": "DensePose: scores of background and body",
-            "fine_segm": "DensePose: scores of background and parts",
-            "u": "DensePose: first coordinate on each part",
-            "v": "DensePose: second coordinate on each part",
-            "embedding": "DensePose: embedding of the surface point",
-            "sigma_2": "DensePose: raw confidence of u and v",
-            "kappa_u": "DensePose: raw confidence of u",
-            "kappa_v": "DensePose: raw confidence of v",
-            "fine_segm_confidence": "DensePose: confidence of the parts",
-            "coarse_segm_confidence": "DensePose: confidence of the body",
-        }.items()
-    },
-    "image_size": "height, width of each image, after decoding",
-    "image_status": "0 = fine, " + ", ".join(f"{code} = {text}" for code, text in STATUS_TEXT.items()),
-    "sem_seg": "logits of every class, padded to the largest image of the request",
-    "sem_seg_labels": "best class of each pixel, padded with 0 to the largest image of the request",
-    "panoptic_seg": "segment number of each pixel, 0 = none; segment k + 1 is row k of panoptic_segment_*",
-    "panoptic_segment_classes": "class of a thing, or semantic class of stuff",
-    "panoptic_segment_is_thing": "whether the segment is a thing",
-    "panoptic_segment_scores": "score of a thing, 0 for stuff",
-    "panoptic_segment_instances": "row of the thing among the detections, -1 for stuff",
-    "panoptic_segment_areas": "pixels of the segment",
-    "num_panoptic_segments": "how many rows of panoptic_segment_* count",
-}
-NORMALISED_BOXES = (
-    "y1, x1, y2, x2 as fractions of height and width of the original image, by descending score"
-)
+_STATUS = "0 = fine, " + ", ".join(f"{code} = {text}" for code, text in STATUS_TEXT.items())
 
 
 def write_assets(
@@ -157,9 +113,9 @@ prometheus_config { enable: true path: "/monitoring/prometheus/metrics" }
 def signature_table(folder: Path, signature: str) -> str:
     """Inputs and outputs of a signature as a Markdown table, read back from the SavedModel."""
     definition = read_saved_model(folder / "saved_model.pb").meta_graphs[0].signature_def[signature]
-    meaning = MEANING
+    meaning = {name: tensor.meaning for name, tensor in TENSORS.items()} | {"image_status": _STATUS}
     if "detection_boxes_xyxy" in definition.outputs:
-        meaning = MEANING | {"detection_boxes": NORMALISED_BOXES}
+        meaning["detection_boxes"] = NORMALISED_BOXES
     lines = ["| | name | dtype | shape | meaning |", "|---|---|---|---|---|"]
     for kind, infos in (("in", definition.inputs), ("out", definition.outputs)):
         for name in sorted(infos):
@@ -207,6 +163,7 @@ def readme(folder: Path, config: ModelConfig, options: GraphOptions, report: Exp
         argument, setup = ", boxes", f"boxes = {box}   # x1 y1 x2 y2 in pixels of the photo, best first\n"
         photo = f'{{\\"image_bytes\\": {photo}, \\"proposal_boxes\\": {box}, \\"num_proposals\\": 1}}'
     return README.format(
+        decoded=f"`serving_bytes`: {DECODED}",
         photo=photo,
         argument=argument,
         setup=setup,
@@ -280,6 +237,8 @@ B images per request. {resize} Channels are put into the network's order in the 
 {precision}
 {batch}
 {bad}
+
+{decoded}
 Images of more than {pixels} pixels are refused before they are decoded. Files are turned as their EXIF orientation
 says (JPEG, PNG, WebP); boxes, masks and `image_size` are those of the upright picture.
 

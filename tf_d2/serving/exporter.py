@@ -8,27 +8,19 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import tensorflow as tf
 
 from tf_d2.config import ModelConfig
 from tf_d2.loading import load_model, model_yaml, resolve_model
 from tf_d2.serving import artifacts, warmup
-from tf_d2.serving.graph import (
-    STEP_PIXELS,
-    BoxFormat,
-    GraphOptions,
-    Masks,
-    Requests,
-    SemSeg,
-    core_function,
-    core_specs,
-)
+from tf_d2.serving.graph import GraphOptions, Requests, core_function, core_specs
 from tf_d2.serving.saved_model import ExportError, check_ops, traced
+from tf_d2.serving_contract import OPTION_NAMES, ExportOptions, Masks, SemSeg
 
 # Decoded pixels of one image (uint8 RGB: 150 MB) and the memory that maps of one image may take.
 DEFAULT_MAX_IMAGE_PIXELS = 50_000_000
@@ -59,21 +51,13 @@ def export(
     *,
     version: int = 1,
     name: str | None = None,
-    max_detections: int | None = None,
-    masks: Masks = "roi",
-    sem_seg: SemSeg = "labels",
-    precision: Literal["float32", "bfloat16"] = "float32",
-    pad_independent: bool = False,
-    bad_images: Literal["status", "error"] = "status",
-    max_image_pixels: int | None = None,
-    box_format: BoxFormat = "xyxy",
-    step_pixels: int = STEP_PIXELS,
     opts: Sequence[Any] = (),
     ema: bool = False,
     allow_nonfinite: bool = False,
     ignore_keys: Sequence[str] = (),
     ignore_tensors: Sequence[str] = (),
     prefix: str | None = None,
+    **options: Any,
 ) -> ExportReport:
     """Write ``output/<version>/`` (a SavedModel) and, beside it, what a server needs. Whole or not at all.
 
@@ -83,50 +67,24 @@ def export(
         output: folder of the model; further versions may be exported into it.
         version: a positive integer that ``output`` does not have yet.
         name: the model's name on the server; default: the name of the folder.
-        max_detections: rows per image; default: what the configuration detects at most. With fewer, the best
-            stay.
-        masks: "roi" = probabilities in the box (the client pastes them), "full" = 0/1 maps of the image,
-            "png" = the same as PNG files, "none".
-        sem_seg: "labels" = the best class per pixel, "logits" = all classes (large), "none".
-        precision: "bfloat16" computes the network in bfloat16: nearly the same objects, not the same numbers
-            (deploy/README.md has the measurement), for processors that have it.
-        pad_independent: compute every image on its own canvas: answers do not depend on the rest of the
-            batch.
-        bad_images: "status" = an unusable image gets ``num_detections`` -1 and an ``image_status``, its
-            neighbours their answers; "error" = the request fails.
-        max_image_pixels: larger images are refused; default 50 million, fewer where maps of an image take
-            more memory.
-        box_format: "xyxy" = detectron2's pixels; "tf" = ``detection_boxes`` as TensorFlow's detectors give them
-            (y1, x1, y2, x2 as fractions of the image), and the pixels beside them in ``detection_boxes_xyxy``.
-        step_pixels: a batch goes through the network in steps of this many pixels (of the resized images), at least
-            one image, two steps at a time (with maps of the whole image: one). More need more memory and pay on a
-            GPU only.
+        options: those of :class:`tf_d2.serving_contract.ExportOptions` by name: ``masks="png"``, ``max_detections=50``.
 
     Raises:
         ExportError: options that do not fit the model, or an output that is there already.
+        TypeError: an option that does not exist.
         tf_d2.config.ConfigError, weights.WeightsError: as for :func:`tf_d2.load_model`.
     """
     output = Path(output).absolute()
     name = output.name if name is None else name
     _check_target(output, version, name)
     parsed, weights_file = resolve_model(config, weights, opts, ignore_keys)
-    options = _options(
-        parsed,
-        max_detections,
-        masks,
-        sem_seg,
-        max_image_pixels,
-        pad_independent,
-        bad_images,
-        box_format,
-        step_pixels,
-    )
+    chosen = _options(parsed, options)
     scratch = _scratch_beside(output)
     try:
         model = load_model(
             config,
             weights,
-            dtype=precision,
+            dtype=chosen.precision,
             opts=opts,
             ema=ema,
             allow_nonfinite=allow_nonfinite,
@@ -136,16 +94,16 @@ def export(
         )
         model.fold_norms(release=True)
         folder = scratch / str(version)
-        _save(folder, parsed, options, model)
+        _save(folder, parsed, chosen, model)
         ops = check_ops(folder / "saved_model.pb")
         warmup.write_warmup(folder, warmup.warmup_requests(name, parsed.needs_proposals))
         source = {
             "config": model_yaml(config, opts, ignore_keys),
             "weights_name": weights_file.name,
             "weights_sha256": _sha256(weights_file),
-            "precision": precision,
+            "precision": chosen.precision,
         }
-        artifacts.write_assets(folder, parsed, source, asdict(options))
+        artifacts.write_assets(folder, parsed, source, asdict(chosen))
         load, first, second = measure(folder, parsed.needs_proposals)
         size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
         report = ExportReport(
@@ -157,11 +115,11 @@ def export(
             first,
             second,
             tuple(sorted(ops)),
-            options.max_detections,
-            options.max_image_pixels,
-            precision,
+            chosen.max_detections,
+            chosen.max_image_pixels,
+            chosen.precision,
         )
-        artifacts.write_server_files(scratch, folder, parsed, options, report)
+        artifacts.write_server_files(scratch, folder, parsed, chosen, report)
         _publish(scratch, output, version)
     except tf.errors.ResourceExhaustedError as error:  # what TensorFlow makes of a full disk
         raise ExportError(f"cannot write {output}: {error.message}") from None
@@ -197,46 +155,37 @@ def _check_target(output: Path, version: int, name: str) -> None:
         raise ExportError(f"{output / str(version)} exists; export another version, or remove it first")
 
 
-def _options(
-    config: ModelConfig,
-    max_detections: int | None,
-    masks: Masks,
-    sem_seg: SemSeg,
-    max_image_pixels: int | None,
-    pad_independent: bool,
-    bad_images: Literal["status", "error"],
-    box_format: BoxFormat,
-    step_pixels: int,
-) -> GraphOptions:
-    for what, value, choices in (
-        ("masks", masks, ("roi", "full", "png", "none")),
-        ("sem_seg", sem_seg, ("labels", "logits", "none")),
-        ("bad_images", bad_images, ("status", "error")),
-        ("box_format", box_format, ("xyxy", "tf")),
-    ):
-        if value not in choices:
-            raise ExportError(f"{what}={value!r}: choose one of {', '.join(choices)}")
+def _options(config: ModelConfig, given: Mapping[str, Any]) -> GraphOptions:
+    """The options that were given, checked and completed for a model."""
+    unknown = sorted(set(given) - set(OPTION_NAMES))
+    if unknown:
+        raise TypeError(f"export has no option {unknown[0]!r}; options are {', '.join(OPTION_NAMES)}")
+    try:
+        options = ExportOptions(**given)
+    except ValueError as error:
+        raise ExportError(str(error)) from None
     heads = config.roi_heads
-    for what, asked, there, name in (
-        (f"masks={masks!r}", masks in ("full", "png"), heads and heads.mask_head, "masks"),
-        (f"sem_seg={sem_seg!r}", sem_seg == "logits", config.sem_seg_head, "semantic segmentation"),
-        (f"box_format={box_format!r}", box_format == "tf", config.detector, "detections"),
+    for name, asked, there, what in (
+        ("masks", options.masks in ("full", "png"), heads and heads.mask_head, "masks"),
+        ("sem_seg", options.sem_seg == "logits", config.sem_seg_head, "semantic segmentation"),
+        ("box_format", options.box_format == "tf", config.detector, "detections"),
     ):
         if asked and not there:
-            raise ExportError(f"{what}: the model has no {name}; leave the option out")
-    if config.meta_architecture == "SemanticSegmentor" and sem_seg == "none":
+            value = getattr(options, name)
+            raise ExportError(f"{name}={value!r}: the model has no {what}; leave the option out")
+    if config.meta_architecture == "SemanticSegmentor" and options.sem_seg == "none":
         raise ExportError("a semantic segmentation model without sem_seg answers nothing")
-    rows = detections_per_image(config) if max_detections is None else max_detections
+    rows = detections_per_image(config) if options.max_detections is None else options.max_detections
     if rows < 1 and config.meta_architecture != "SemanticSegmentor":
         raise ExportError(f"max_detections must be at least 1, got {rows}; pass max_detections=")
-    pixels = max_image_pixels
+    pixels = options.max_image_pixels
     if pixels is None:
-        pixels = default_max_pixels(config, max(rows, 0), masks, sem_seg)
+        pixels = default_max_pixels(config, max(rows, 0), options.masks, options.sem_seg)
     if not 0 < pixels < 2**31:
         raise ExportError(f"max_image_pixels must be between 1 and 2^31, got {pixels}")
-    if not 0 < step_pixels < 2**31:
-        raise ExportError(f"step_pixels must be between 1 and 2^31, got {step_pixels}")
-    return GraphOptions(rows, masks, sem_seg, pixels, pad_independent, bad_images, box_format, step_pixels)
+    if not 0 < options.step_pixels < 2**31:
+        raise ExportError(f"step_pixels must be between 1 and 2^31, got {options.step_pixels}")
+    return GraphOptions(**{**asdict(options), "max_detections": rows, "max_image_pixels": pixels})
 
 
 def detections_per_image(config: ModelConfig) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import tensorflow as tf
 
@@ -16,14 +15,9 @@ from tf_d2.modeling.postprocess import DENSEPOSE, rescale, rescale_keypoints, sc
 from tf_d2.modeling.recording import Unrecorded
 from tf_d2.serving import decode, maps
 from tf_d2.serving.decode import Picture, picture_from_bytes, picture_from_rgb
+from tf_d2.serving_contract import ExportOptions
 
 Outputs = dict[str, tf.Tensor]
-Masks = Literal["roi", "full", "png", "none"]
-SemSeg = Literal["labels", "logits", "none"]
-BoxFormat = Literal["xyxy", "tf"]
-
-# More than this many pixels at once are no faster on a processor, but take memory for each.
-STEP_PIXELS = 2**20
 # Steps overlap, so that one computes while the other, say, suppresses boxes; not where images have large maps.
 _STEPS_AT_ONCE = 2
 
@@ -32,24 +26,11 @@ _BLANK = 64
 
 
 @dataclass(frozen=True)
-class GraphOptions:
-    """What an export answers with.
+class GraphOptions(ExportOptions):
+    """`ExportOptions` of one model: nothing is left open."""
 
-    ``max_detections``: rows per image. ``max_image_pixels``: larger images are refused. ``pad_independent``:
-    every image on its own canvas, so that its answer does not depend on its neighbours. ``bad_images``:
-    "status" answers for the others and says what is wrong with the bad one, "error" fails the whole request.
-    ``box_format``: "tf" adds boxes as TensorFlow's own detectors give them. ``step_pixels``: the images of a request
-    go through the network in steps of as many images as have this many pixels together (at least one).
-    """
-
-    max_detections: int
-    masks: Masks
-    sem_seg: SemSeg
-    max_image_pixels: int
-    pad_independent: bool
-    bad_images: Literal["status", "error"]
-    box_format: BoxFormat = "xyxy"
-    step_pixels: int = STEP_PIXELS
+    max_detections: int = 0
+    max_image_pixels: int = 0
 
 
 def core_specs(config: ModelConfig, options: GraphOptions) -> list[tf.TensorSpec]:

@@ -72,6 +72,11 @@ OPS = {
     "box_predictor": "args: (module,). Features of the C4 heads -> scores, deltas of their spatial mean",
     "detect": "args: (number of box stages,). Scores of each stage, deltas and pooled boxes of the last, network "
     "image -> final boxes, scores, classes in network pixels",
+    "mask_look": "PointRend: features, boxes -> coarse logits (N, K, S, S), or the weights of an implicit head",
+    "mask_points": "features, boxes, what mask_look returned -> logits (N, K, P) at the points of the first grid",
+    "mask_refine": "features, boxes, classes, what mask_look returned -> probability of the class, (N, 1, M, M)",
+    "sem_seg_coarse": "features -> logits of PointRend's coarse semantic head",
+    "sem_seg_refine": "features of the point head, coarse logits -> refined logits",
     "mask_logits": "mask head up to its logits, all classes",
     "mask_select": "logits, classes -> probability of the predicted class, (N, 1, M, M)",
     "keypoint_lowres": "keypoint head up to its transposed convolution",
@@ -101,6 +106,7 @@ HARMLESS = (
     "pixel_std",
     "num_batches_tracked",
     "fed_loss_cls_weights",
+    "roi_heads.embedder.",
 )
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from parity.core.units.backbones import feature_name
+from parity.core.units.densepose import densepose_fields, densepose_names, densepose_on, densepose_units
+from parity.core.units.point_rend import MASK_HEADS, point_rend_mask_units
 from parity.core.units.table import (
     DETECTIONS,
     MASK_LOGITS,
@@ -51,7 +53,8 @@ def instance_units(model: Mapping[str, Any]) -> list[Unit]:
     if name not in ROI_HEADS:
         known = ", ".join(ROI_HEADS)
         raise ValueError(f"MODEL.ROI_HEADS.NAME {name!r} has no stage table; supported: {known}")
-    return built + ROI_HEADS[name](model, proposals) + _mask_units(model) + _keypoint_units(model)
+    instances = _mask_units(model) + _keypoint_units(model) + densepose_units(model)
+    return built + ROI_HEADS[name](model, proposals) + instances
 
 
 def paired(head: str, count: int) -> tuple[Array, ...]:
@@ -153,6 +156,8 @@ def _c4_box_units(model: Mapping[str, Any], proposals: str) -> list[Unit]:
 def _mask_units(model: Mapping[str, Any]) -> list[Unit]:
     if not model["MASK_ON"]:
         return []
+    if model.get("ROI_MASK_HEAD", {}).get("NAME") in MASK_HEADS:
+        return point_rend_mask_units(model)
     boxes, features = DETECTIONS.boxes, _roi_features(model)
     if model["ROI_HEADS"]["NAME"] == "Res5ROIHeads":
         pooled, source = "steps/roi_heads.pooler#1", "steps/roi_heads.res5#1"
@@ -201,6 +206,9 @@ def postprocess(model: Mapping[str, Any]) -> Unit:
     fields += ["pred_masks"] if model["MASK_ON"] else []
     fields += ["pred_keypoints", "pred_keypoint_heatmaps"] if model["KEYPOINT_ON"] else []
     inputs = tuple(f"{DETECTIONS.name}/{field}" for field in fields)
+    if densepose_on(model):
+        inputs += tuple(densepose_names(model))
+        fields += [f"pred_densepose/{field}" for field in densepose_fields(model)]
     return Unit("postprocess", "postprocess", (*inputs, *SIZES), results(*fields), "discrete", tuple(fields))
 
 
@@ -218,6 +226,8 @@ PROPOSAL_GENERATORS: dict[str, Callable[[Mapping[str, Any]], tuple[list[Unit], s
 }
 ROI_HEADS: dict[str, Callable[[Mapping[str, Any], str], list[Unit]]] = {
     "StandardROIHeads": _standard_box_units,
+    "PointRendROIHeads": _standard_box_units,
+    "DensePoseROIHeads": _standard_box_units,
     "CascadeROIHeads": _cascade_box_units,
     "Res5ROIHeads": _c4_box_units,
 }

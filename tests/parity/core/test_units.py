@@ -46,6 +46,29 @@ REGNET = {
     "REGNETS": {"OUT_FEATURES": ["s2", "s3", "s4"]},
     "RETINANET": {"IN_FEATURES": ["p3", "p4", "p5", "p6"]},
 }
+POINT_REND_SEMANTIC = {
+    "SEM_SEG_HEAD": {"IN_FEATURES": ["p2", "p3", "p4", "p5"], "NAME": "PointRendSemSegHead"},
+    "POINT_HEAD": {"IN_FEATURES": ["p2"]},
+}
+DENSEPOSE = {
+    "MASK_ON": False,
+    "DENSEPOSE_ON": True,
+    "ROI_HEADS": {"NAME": "DensePoseROIHeads", "IN_FEATURES": ["p2", "p3", "p4", "p5"]},
+    "ROI_DENSEPOSE_HEAD": {
+        "DECODER_ON": True,
+        "PREDICTOR_NAME": "DensePoseChartWithConfidencePredictor",
+        "UV_CONFIDENCE": {"ENABLED": True, "TYPE": "indep_aniso"},
+        "SEGM_CONFIDENCE": {"ENABLED": True},
+    },
+}
+CSE = {
+    **DENSEPOSE,
+    "ROI_DENSEPOSE_HEAD": {
+        **DENSEPOSE["ROI_DENSEPOSE_HEAD"],
+        "DECODER_ON": False,
+        "PREDICTOR_NAME": "DensePoseEmbeddingPredictor",
+    },
+}
 FAMILIES = {
     "mask": config(),
     "regnet": config("RetinaNet", **REGNET),
@@ -57,6 +80,11 @@ FAMILIES = {
     "retinanet": config("RetinaNet", **RETINA),
     "semantic": config("SemanticSegmentor"),
     "panoptic": config("PanopticFPN"),
+    "point_rend": config(ROI_MASK_HEAD={"NAME": "PointRendMaskHead"}),
+    "implicit": config(ROI_MASK_HEAD={"NAME": "ImplicitPointRendMaskHead"}),
+    "point_rend_semantic": config("SemanticSegmentor", **POINT_REND_SEMANTIC),
+    "densepose": config(**DENSEPOSE),
+    "cse": config(**CSE),
 }
 
 

@@ -77,19 +77,8 @@ class RetinaNetConfig:
     @classmethod
     def from_lazy(cls, node: Node) -> RetinaNetConfig:
         backbone = node.part("backbone", "backbone")
-        head = node.node("head")
-        head.check("RetinaNetHead")
         fields = node.fields({"num_classes": REQUIRED})
-        head.same("num_classes", "model", fields["num_classes"])
-        head.put(fields, "conv_dims", "conv_dims")
-        dims, width = fields.channels("conv_dims"), getattr(backbone, "out_channels", None)
-        if any(dim != width for dim in dims):
-            expected = f"expected that of backbone.out_channels, {width}, for every convolution"
-            raise ConfigError(f"{head.name}.conv_dims = {list(dims)} is not supported: {expected}")
-        fields.put("num_convs", f"{head.name}.conv_dims", len(dims))
-        head.put_norm(fields, "norm", "norm", "")
-        head.done("input_shape num_anchors prior_prob")
-        node.put(fields, "in_features", "head_in_features")
+        dense_head(node, fields, backbone, "RetinaNetHead")
         node.put(fields, "score_thresh_test", "test_score_thresh", 0.05)
         node.put(fields, "topk_candidates_test", "test_topk_candidates", 1000)
         node.put(fields, "nms_thresh_test", "test_nms_thresh", 0.5)
@@ -109,3 +98,21 @@ class RetinaNetConfig:
             **self.anchors.to_keys(),
             **{key: getattr(self, field) for field, key in self.KEYS.items()},
         }
+
+
+def dense_head(node: Node, fields: Fields, backbone: Any, name: str) -> None:
+    """The argument ``head`` of a dense detector as the fields ``num_convs`` and ``norm``, and its ``in_features``."""
+    head = node.node("head")
+    head.check(name)
+    head.same("num_classes", "model", fields["num_classes"])
+    head.put(fields, "conv_dims", "conv_dims")
+    dims, width = fields.channels("conv_dims"), getattr(backbone, "out_channels", None)
+    if any(dim != width for dim in dims):
+        expected = f"expected that of backbone.out_channels, {width}, for every convolution"
+        raise ConfigError(f"{head.name}.conv_dims = {list(dims)} is not supported: {expected}")
+    fields.put("num_convs", f"{head.name}.conv_dims", len(dims))
+    head.put_norm(fields, "norm", "norm", "")
+    head.done("input_shape num_anchors prior_prob")
+    node.put(fields, "in_features", "head_in_features", None)
+    if fields["in_features"] is None:  # every feature of the backbone, lowest level first
+        fields.put("in_features", fields.where("in_features"), tuple(backbone.strides))

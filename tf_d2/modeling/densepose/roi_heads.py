@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
 from tf_d2.config.parts.densepose import DensePoseROIHeadsConfig
+from tf_d2.config.parts.sem_seg import SemSegHeadConfig
 from tf_d2.modeling.backbone import Backbone
 from tf_d2.modeling.batches import Detections
 from tf_d2.modeling.densepose.head import DENSEPOSE_HEADS
@@ -16,6 +17,18 @@ from tf_d2.modeling.postprocess import DENSEPOSE
 from tf_d2.modeling.recording import Stages, is_recorded
 from tf_d2.modeling.roi_heads import PREFIX, StandardROIHeads
 from tf_d2.modeling.semantic_seg import SemSegFPNHead
+
+
+class Decoder(SemSegFPNHead):
+    """Joins the levels: a semantic head whose "classes" are features, and without the upsampling at its end."""
+
+    def __init__(self, config: SemSegHeadConfig, backbone: Backbone, name: str) -> None:
+        super().__init__(config, backbone, name)
+        self.in_features = config.in_features
+
+    def call(self, features: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Levels in the order of the configuration -> one map at the finest one's stride."""
+        return self.predict(dict(zip(self.in_features, features, strict=True)))
 
 
 class DensePoseROIHeads(StandardROIHeads):
@@ -28,8 +41,7 @@ class DensePoseROIHeads(StandardROIHeads):
         self.densepose_head = None
         if config is None:
             return
-        # The "classes" of this semantic head are features, and nothing is upsampled after it.
-        self.decoder = SemSegFPNHead(config.decoder, backbone, "decoder") if config.decoder else None
+        self.decoder = Decoder(config.decoder, backbone, "decoder") if config.decoder else None
         self.densepose_pooler = ROIPooler(config.pooler, self.strides[:1] if config.decoder else self.strides)
         self.densepose_head = DENSEPOSE_HEADS[config.name](config, self.channels, "densepose_head")
         self.densepose_predictor = DensePosePredictor(
@@ -53,7 +65,7 @@ class DensePoseROIHeads(StandardROIHeads):
         """What the DensePose head pools from: the decoder's map or the levels."""
         if self.decoder is None:
             return [features[name] for name in self.feature_names]
-        stages[f"{PREFIX}.decoder"] = decoded = self.decoder.predict(features)
+        stages[f"{PREFIX}.decoder"] = decoded = self.decoder([features[name] for name in self.feature_names])
         return [decoded]
 
     def _on_boxes(self, maps: list[tf.Tensor], detections: Detections, stages: Stages) -> list[tf.Tensor]:

@@ -12,7 +12,7 @@ from tf_d2.modeling.backbone import Backbone
 from tf_d2.modeling.batches import Detections
 from tf_d2.modeling.point_rend.coarse_head import ConvFCHead
 from tf_d2.modeling.point_rend.point_head import ImplicitPointHead, StandardPointHead
-from tf_d2.modeling.recording import Stages
+from tf_d2.modeling.recording import Stages, Unrecorded
 from tf_d2.ops.interpolate import bilinear
 from tf_d2.ops.points import regular_grid, replace_at, sample_in_boxes, sample_points, uncertain_points
 
@@ -25,6 +25,8 @@ class PointRendMaskHead(Module):
     ``[R, S, S]`` logits of the class of each box, relative to the box. Of the other classes only what the point
     head says at a point is computed: they never meet the chosen one.
     """
+
+    LOOK = "coarse_head"
 
     def __init__(self, config: PointRendMaskHeadConfig, backbone: Backbone, name: str) -> None:
         super().__init__(name)
@@ -46,12 +48,25 @@ class PointRendMaskHead(Module):
         # One box more, of zeros: TensorFlow's fused convolution gives the result of no box the wrong shape.
         boxes = tf.pad(detections.boxes, [[0, 1], [0, 0]])
         index, classes = (tf.pad(t, [[0, 1]]) for t in (detections.image_index, detections.classes))
+        more = detections._replace(boxes=boxes, image_index=index, classes=classes)
         seen = self.look(features, boxes, index)
-        self._record_look(seen, stages, prefix)
+        stages[f"{prefix}.{self.LOOK}"] = seen[:-1]
+        return self.refine(features, more, seen, stages, prefix)[:-1]
+
+    def refine(
+        self,
+        features: Features,
+        detections: Detections,
+        seen: tf.Tensor,
+        stages: Stages | None = None,
+        prefix: str = "",
+    ) -> tf.Tensor:
+        """Logits of the masks from what :meth:`look` saw; of the last box nothing is recorded."""
+        stages = Unrecorded() if stages is None else stages
+        boxes, index, classes = detections.boxes, detections.image_index, detections.classes
         side, steps = self.config.start_and_steps
         count = self.config.point_head.subdivision_num_points
-        points = _grids(side, boxes, _accurate(seen))
-        logits = self.classify(features, boxes, index, points, seen)
+        logits = self.first_points(features, boxes, index, seen)
         stages[f"{prefix}.point_head"] = _recorded(logits)
         mask = tf.reshape(_of_class(logits, classes), [-1, side, side, 1])
         for step in range(steps):
@@ -63,7 +78,14 @@ class PointRendMaskHead(Module):
             stages[f"{prefix}.point_indices#{step}"] = chosen[:-1]
             stages[f"{prefix}.point_head#{step + 1}"] = _recorded(logits)
             mask = replace_at(mask, chosen, _of_class(logits, classes))
-        return mask[:-1, :, :, 0]
+        return mask[:, :, :, 0]
+
+    def first_points(
+        self, features: Features, boxes: tf.Tensor, index: tf.Tensor, seen: tf.Tensor
+    ) -> tf.Tensor:
+        """Logits of the first, regular grid: ``[R, P, K or 1]``."""
+        side, _ = self.config.start_and_steps
+        return self.classify(features, boxes, index, _grids(side, boxes, _accurate(seen)), seen)
 
     def look(self, features: Features, boxes: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
         """The coarse masks ``[R, S, S, K]``."""
@@ -78,9 +100,6 @@ class PointRendMaskHead(Module):
         points = _grids(side, boxes, _accurate(maps[0]))
         sampled = sample_in_boxes(maps, [self.strides[f] for f in names], boxes, index, points)
         return tf.reshape(sampled, [-1, side, side, sampled.shape[-1]])
-
-    def _record_look(self, seen: tf.Tensor, stages: Stages, prefix: str) -> None:
-        stages[f"{prefix}.coarse_head"] = seen[:-1]
 
     def classify(
         self, features: Features, boxes: tf.Tensor, index: tf.Tensor, points: tf.Tensor, seen: tf.Tensor
@@ -105,6 +124,8 @@ class PointRendMaskHead(Module):
 class ImplicitPointRendMaskHead(PointRendMaskHead):
     """The look at a box gives the weights of a network that classifies its points."""
 
+    LOOK = "parameter_head"
+
     def _make_heads(self, point_channels: int, coarse_channels: int) -> None:
         config = self.config.point_head
         assert isinstance(config, ImplicitPointHeadConfig)
@@ -115,9 +136,6 @@ class ImplicitPointRendMaskHead(PointRendMaskHead):
     def look(self, features: Features, boxes: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
         """The weights ``[R, num_params]``."""
         return self.parameter_head(self.sample_coarse(features, boxes, index))
-
-    def _record_look(self, seen: tf.Tensor, stages: Stages, prefix: str) -> None:
-        stages[f"{prefix}.parameter_head"] = seen[:-1]
 
     def point_logits(self, fine: tf.Tensor, points: tf.Tensor, seen: tf.Tensor) -> tf.Tensor:
         return self.point_head(fine, points, seen)

@@ -38,12 +38,20 @@ class PointRendSemSegHead(Module):
     def forward(self, features: Mapping[str, tf.Tensor], stages: Stages, prefix: str) -> tf.Tensor:
         """Logits of images from their features by name; what is computed goes to ``stages`` under ``prefix``."""
         coarse = self.coarse_sem_seg_head.predict(features)
-        stages[f"{prefix}.coarse_sem_seg_head.predictor"] = logits = coarse
+        stages[f"{prefix}.coarse_sem_seg_head.predictor"] = coarse
+        return self.refine(features[self.feature], coarse, stages, prefix)
+
+    def refine(
+        self, fine: tf.Tensor, coarse: tf.Tensor, stages: Stages | None = None, prefix: str = ""
+    ) -> tf.Tensor:
+        """Refined logits from the map that the point head samples and the coarse logits."""
+        stages = Unrecorded() if stages is None else stages
+        logits = coarse
         for step in range(self.config.subdivision_steps):
             height, width = tf.unstack(tf.shape(logits)[1:3] * 2)
             logits = bilinear(logits, height, width)
             chosen, points = uncertain_points(closeness(logits), self.config.subdivision_num_points)
-            values = self.classify(features[self.feature], coarse, points)
+            values = self.classify(fine, coarse, points)
             stages[f"{prefix}.point_indices#{step}"] = chosen
             stages[f"{prefix}.point_head" + (f"#{step}" if step else "")] = tf.transpose(values, [0, 2, 1])
             logits = replace_at(logits, chosen, values)
