@@ -50,10 +50,10 @@ def predict(
 ) -> None:
     """Detect on images and write, for each NAME.EXT:
 
-    NAME.json, a list in COCO result format (masks as RLE; category numbers of the data set where it is known,
-    else 0-based classes; in NAME.panoptic.json, too), and NAME.detections.png. Panoptic models also write NAME.panoptic.png (segment
-    numbers) and NAME.panoptic.json, semantic ones NAME.sem_seg.png (classes), DensePose NAME.densepose.json (parts
-    and coordinates, or vertices, of every pixel of each box; tf_d2.densepose.from_file reads one) and
+    NAME.json, a list in COCO result format (masks as RLE), and NAME.detections.png. Category numbers, in all files,
+    are those of the data set where it is known, else 0-based classes. Panoptic models also write NAME.panoptic.png
+    (segment numbers) and NAME.panoptic.json, semantic ones NAME.sem_seg.png (classes), DensePose NAME.densepose.json
+    (parts and coordinates, or vertices, of every pixel of each box; tf_d2.densepose.from_file reads one) and
     NAME.densepose.png.
     """
     from rich.console import Console
