@@ -155,6 +155,8 @@ class TensorFlowModel:
         if self.dtype != "float64":
             self.predictor.model.fold_norms()
         self.version = tf_d2.__version__
+        config, _ = jobs.read_config(job.config_yaml)
+        self.known = {name for unit in units(config) for name in (*unit.inputs, *unit.outputs)}
 
     @property
     def tensors(self) -> dict[str, str]:
@@ -173,7 +175,8 @@ class TensorFlowModel:
         for name, value in traced.items():
             arrays[name if name.startswith("input/") else f"steps/{name}"] = value
         outputs, segments = named_outputs(self.predictor(image, **given))
-        return arrays | outputs, segments
+        # A model may record more than the table has (every step of PointRend), which the other side does not.
+        return {k: v for k, v in (arrays | outputs).items() if k in self.known}, segments
 
     def forced(self, unit: Unit, inputs: list[np.ndarray]) -> list[np.ndarray]:
         """One unit on given inputs."""
