@@ -9,7 +9,7 @@ from typing import Any
 
 from tf_d2.config.build import build_config, build_lazy_config, description, to_keys
 from tf_d2.config.defaults import IGNORED, INFERENCE, OPTIONAL, Flat
-from tf_d2.config.errors import ConfigError, did_you_mean
+from tf_d2.config.errors import ConfigError, UnknownKeys, did_you_mean
 from tf_d2.config.extension import load_extensions
 from tf_d2.config.lazy import OPTIONS, dump, is_lazy, set_path
 from tf_d2.config.merge import literal, merge_file, merge_opts
@@ -113,7 +113,10 @@ def _resolve_text(text: str, opts: Sequence, source: str, ignore: Sequence[str] 
 
 def _merge(data: dict, opts: Sequence, source: str, ignore: Sequence[str]) -> _Yacs | _Lazy:
     if not is_lazy(data):
-        return _Yacs(merge_opts(merge_file(data, source, ignore), opts, ignore))
+        try:
+            return _Yacs(merge_opts(merge_file(data, source, ignore), opts, ignore))
+        except UnknownKeys as error:
+            raise _with_cause(error, opts, ignore) from None
     if isinstance(opts, str) or len(opts) % 2:
         raise ConfigError(f"options must be pairs of KEY and VALUE, got {list(opts)!r}")
     yacs: list[Any] = [word for pair in _saved_options(data).items() for word in pair]
@@ -123,6 +126,15 @@ def _merge(data: dict, opts: Sequence, source: str, ignore: Sequence[str]) -> _Y
         else:
             yacs += [key, value]
     return _Lazy(data, merge_opts({}, yacs, ignore))
+
+
+def _with_cause(error: UnknownKeys, opts: Sequence, ignore: Sequence[str]) -> ConfigError:
+    """Where the model has a part that is not supported, this is said first: the unknown keys are mostly its own."""
+    try:
+        build_config(merge_opts(error.merged, opts, ignore))
+    except ConfigError as cause:
+        return ConfigError(f"{cause}\n{error.listing}")
+    return error
 
 
 def _saved_options(data: dict) -> dict:
