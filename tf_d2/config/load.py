@@ -193,14 +193,14 @@ def to_yaml(flat: Flat) -> str:
 
 
 def _tree(flat: Flat) -> dict[str, Any]:
-    """``{"A.B": 1}`` -> ``{"A": {"B": 1}}``."""
+    """``{"A.B": 1}`` -> ``{"A": {"B": "1"}}``: leaves as text of YAML."""
     tree: dict[str, Any] = {}
     for key, value in flat.items():
         *sections, leaf = key.split(".")
         node = tree
         for section in sections:
             node = node.setdefault(section, {})
-        node[leaf] = value
+        node[leaf] = _scalar(value)  # text, also of a mapping (which is a leaf with keys of its own)
     return tree
 
 
