@@ -410,8 +410,9 @@ def layers_by_module(model: Any) -> dict[str, Any]:
 def write_config(request: Request) -> None:
     """Write the full configuration only."""
     from tf_d2.config import resolve_yaml
+    from tf_d2.config.load import reference_yaml
 
-    text = resolve_yaml(request.job.config_yaml, request.opts)
+    text = reference_yaml(resolve_yaml(request.job.config_yaml, request.opts))
     Path(request.job.output).write_text(text, encoding="utf-8")
 
 
@@ -422,6 +423,7 @@ def resolve(request: Request) -> None:
     ``<output>.pth``, which every backend then reads in its place.
     """
     import weights
+    from tf_d2.config.load import reference_yaml
     from tf_d2.loading import model_yaml, resolve_model
 
     job = request.job
@@ -436,7 +438,7 @@ def resolve(request: Request) -> None:
     arrays: dict[str, Any] = dict(state)
     np.savez(job.output + ".npz", **arrays)
     say("resolved", weights=str(Path(path).resolve()), state=job.output + ".npz", tensors=len(state))
-    text = model_yaml(job.config_yaml, request.opts, request.ignore_keys)
+    text = reference_yaml(model_yaml(job.config_yaml, request.opts, request.ignore_keys))
     Path(job.output).write_text(text, encoding="utf-8")
 
 
