@@ -1,5 +1,7 @@
 """The user's door on the embedded model, against what detectron2 recorded on the embedded picture."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -282,17 +284,30 @@ def test_stock_keras_weights_file_and_back(demo_files, tmp_path):
 @pytest.mark.parametrize(
     "bad, message",
     [
-        (np.zeros((4, 4), np.uint8), r"shape \(height, width, 3\), got \(4, 4\)"),
-        (np.zeros((4, 4, 4), np.uint8), r"got \(4, 4, 4\); convert it first"),
-        (np.zeros((4, 4, 1), np.uint8), r"got \(4, 4, 1\)"),
+        (np.zeros((4, 4), np.uint8), r"grey image \(shape \(4, 4\)\); expected a BGR image"),
+        (np.zeros((4, 4, 4), np.uint8), r"4 channels \(shape \(4, 4, 4\)\).*drop the opacity"),
+        (np.zeros((4, 4, 1), np.uint8), r"1 channels \(shape \(4, 4, 1\)\).*read_image"),
+        (np.zeros((3, 4, 5), np.uint8), r"channels first; .*transpose\(1, 2, 0\)"),
+        (np.zeros((2, 4, 4, 3), np.uint8), r"a batch \(shape \(2, 4, 4, 3\)\)"),
+        (np.zeros(5, np.uint8), r"shape \(5,\)"),
+        ([np.zeros((4, 4, 3), np.uint8)] * 2, "a list of 2; pass one image at a time"),
+        (None, "the image is None, which cv2.imread gives for a file it cannot read"),
+        ("street.jpg", r"got a path \(street.jpg\) .*read_image"),
+        (Path("street.jpg"), r"got a path \(street.jpg\) .*read_image"),
+        (b"\xff\xd8", "got the bytes of a file .*read_image"),
+        (Image.new("RGB", (5, 4)), "Pillow picture, whose channels are in RGB order"),
+        ({"image": 1}, r"a dict with keys \['image'\]"),
+        (7, "got a int; expected"),
+        (np.array([[[None]]]), "array of Python objects"),
         (np.zeros((0, 4, 3), np.uint8), r"the image is empty: shape \(0, 4, 3\)"),
         (np.zeros((4, 0, 3), np.uint8), "the image is empty"),
         (np.zeros((4, 4, 3), np.uint16), "uint8 .* got uint16; scale it"),
+        (np.zeros((4, 4, 3), np.longdouble), "got (float128|longdouble)"),
         (np.zeros((4, 4, 3), bool), "got bool"),
         (np.full((4, 4, 3), np.nan, np.float32), "NaN or infinite values"),
         (np.full((4, 4, 3), np.inf), "NaN or infinite values"),
         (np.zeros((4, 4, 3), complex), "got complex128"),
-        (np.array([["a"]]), "shape"),
+        (np.array([[["a"] * 3]]), "got <U1"),
         (np.zeros((1, 5000, 3), np.uint8), "1x5000 image would become 0x288 .* too elongated"),
         (np.zeros((5000, 1, 3), np.uint8), "5000x1 image would become 288x0"),
     ],
@@ -384,3 +399,18 @@ def test_trace_of_a_proposal_network_holds_proposals_rescaled_in_place(proposal_
     factor = np.array([image.shape[1] / width, image.shape[0] / height] * 2)
     assert not np.allclose(factor, 1)
     np.testing.assert_allclose(network * factor, proposals.proposal_boxes, atol=1e-3)
+
+
+def test_the_configuration_of_a_training_run_names_what_it_started_from(demo_files, tmp_path):
+    config = yaml.safe_load((demo_files / "shapes.yaml").read_text())
+    config["MODEL"]["WEIGHTS"] = str(demo_files / "shapes.pkl")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert resolve_model(tmp_path / "config.yaml", None)[1].name == "shapes.pkl"  # without a word
+    (tmp_path / "model_0004999.pth").touch()
+    (tmp_path / "last_checkpoint").write_text("model_0004999.pth")
+    with pytest.warns(UserWarning, match="what the training started from.*model_0004999.pth"):
+        resolve_model(tmp_path / "config.yaml", None)
+    (tmp_path / "model_final.pth").touch()
+    with pytest.warns(UserWarning, match="--weights.*model_final.pth"):
+        assert resolve_model(tmp_path / "config.yaml", None)[1].name == "shapes.pkl"
+    resolve_model(tmp_path / "config.yaml", tmp_path / "model_final.pth")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tf_d2.loading import DType, load_model, model_yaml
 from tf_d2.modeling.batches import Proposals
 from tf_d2.modeling.postprocess import paste, rescale_boxes, to_image
 from tf_d2.modeling.recording import Unrecorded
-from tf_d2.ops.resize import resize_float, resize_uint8, shortest_edge_size
+from tf_d2.ops.resize import MAX_CHANNELS_UINT8, resize_float, resize_uint8, shortest_edge_size
 from tf_d2.stages import Trace, combine_panoptic, run_op, stage_array
 
 
@@ -75,7 +76,7 @@ class Predictor:
                 tf.TensorSpec([None, 4], tf.float32),
                 tf.TensorSpec([None], tf.float32),
             ]
-            for t in (tf.uint8, tf.float32)
+            for t in (tf.uint8, tf.float16, tf.float32, tf.float64)
         }
         kernels.advise()
         # The code is graph code already; AutoGraph would only spend seconds on rewriting it.
@@ -99,7 +100,9 @@ class Predictor:
 
         Args:
             image: ``(H, W, 3)`` uint8 in BGR order, as ``cv2.imread`` or :func:`tf_d2.read_image` give it. Other
-                dtypes are resized without antialiasing, as detectron2 does with them.
+                dtypes (float16, float32, float64) are resized in their own dtype without antialiasing, as detectron2
+                does with them. Of uint8 pictures with 2 or 4 channels (as many as MODEL.PIXEL_MEAN has), Pillow's
+                resize takes the last for an opacity, and so does this.
             proposals: float ``(N, 4)`` xyxy boxes in pixels of the *network input* (see
                 :meth:`network_size`, :func:`transform_proposals`), for Fast R-CNN models only.
             proposal_logits: float ``(N,)``, kept with the proposals; zeros if left out.
@@ -185,6 +188,7 @@ class Predictor:
         self, image: np.ndarray, proposals: np.ndarray | None, logits: np.ndarray | None
     ) -> tuple[list[tf.Tensor], tuple[int, int]]:
         image = _checked_image(image, len(self.config.input.pixel_mean))
+        self._check_resizable(image)
         needs = self.config.needs_proposals
         if needs and proposals is None:
             raise ValueError(
@@ -206,6 +210,15 @@ class Predictor:
             for v in (image, np.array(network, np.int32), np.array(size, np.int32), boxes, scores)
         ], size
 
+    def _check_resizable(self, image: np.ndarray) -> None:
+        channels = image.shape[2]
+        if image.dtype == np.uint8 and channels > MAX_CHANNELS_UINT8 and self.config.input.min_size_test:
+            raise ImageError(
+                f"a uint8 image of {channels} channels cannot be resized: Pillow, which detectron2 resizes with, "
+                f"has no such picture of more than {MAX_CHANNELS_UINT8}; pass it as float32 (resized without "
+                "antialiasing), or set INPUT.MIN_SIZE_TEST 0 and pass it at network size"
+            )
+
     def _forward(
         self,
         image: tf.Tensor,
@@ -216,8 +229,13 @@ class Predictor:
     ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         if self.config.input.format == "RGB":
             image = image[:, :, ::-1]
-        resize = resize_uint8 if image.dtype == tf.uint8 else resize_float
-        resized = resize(image, network_size[0], network_size[1])
+        if self.config.input.min_size_test == 0:  # no resizing
+            resized = image
+        else:
+            resize = resize_uint8 if image.dtype == tf.uint8 else resize_float
+            resized = resize(image, network_size[0], network_size[1])
+        if resized.dtype != tf.uint8:  # detectron2 makes any picture float32 here
+            resized = tf.cast(resized, tf.float32)
         count = tf.shape(proposal_boxes)[0]
         given = Proposals(proposal_boxes, proposal_logits, tf.zeros([count], tf.int32), count[None])
         stages["input"] = x = self.model.prepare(resized[None], None)
@@ -263,17 +281,74 @@ class Predictor:
         return result
 
 
-def _checked_image(image: np.ndarray, channels: int) -> np.ndarray:
-    image = np.asarray(image)
-    if image.ndim != 3 or image.shape[2] != channels:
-        hint = "; convert it first, for example with tf_d2.read_image" if image.ndim in (2, 3) else ""
-        raise ImageError(f"expected an image of shape (height, width, {channels}), got {image.shape}{hint}")
-    if 0 in image.shape:
-        raise ImageError(f"the image is empty: shape {image.shape}")
-    if image.dtype == np.uint8:
+def _checked_image(image: object, channels: int) -> np.ndarray:
+    """The picture as an array that needs no guess about what it means, or an error that says what was given."""
+    wanted = f"a BGR image as a uint8 array of shape (height, width, {channels})"
+    if image is None:
+        raise ImageError(
+            f"the image is None, which cv2.imread gives for a file it cannot read; expected {wanted}"
+        )
+    if isinstance(image, str | bytes | PathLike):
+        given = "the bytes of a file" if isinstance(image, bytes) else f"a path ({image})"
+        raise ImageError(f"got {given} where an image belongs; read it first: tf_d2.read_image(...)")
+    if type(image).__module__.partition(".")[0] == "PIL":
+        raise ImageError(
+            "got a Pillow picture, whose channels are in RGB order while BGR is wanted; read the file with "
+            "tf_d2.read_image, or pass np.asarray(picture.convert('RGB'))[:, :, ::-1]"
+        )
+    if isinstance(image, Mapping):
+        raise ImageError(
+            f"got a {type(image).__name__} with keys {sorted(map(str, image))}; expected {wanted}"
+        )
+    if not isinstance(image, np.ndarray):
+        image = _array(image, wanted)
+    shape, dtype = image.shape, image.dtype
+    if dtype.kind == "O":
+        raise ImageError(f"got an array of Python objects; expected {wanted}")
+    if image.ndim == 4:
+        raise ImageError(
+            f"got a batch (shape {shape}); pass one image at a time, of shape (height, width, {channels}), or use "
+            "a serving export for batches"
+        )
+    if image.ndim == 2:
+        raise ImageError(
+            f"got a grey image (shape {shape}); expected {wanted}: repeat it, np.dstack([image] * {channels})"
+        )
+    if image.ndim != 3:
+        raise ImageError(f"got an array of shape {shape}; expected {wanted}")
+    if 0 in shape:
+        raise ImageError(f"the image is empty: shape {shape}")
+    if shape[2] != channels:
+        raise ImageError(_wrong_channels(shape, channels, wanted))
+    if dtype == np.uint8:
         return image
-    if image.dtype.kind != "f":
-        raise ImageError(f"expected a uint8 (or float) image, got {image.dtype}; scale it to 0..255 first")
+    if dtype not in (np.float16, np.float32, np.float64):
+        raise ImageError(
+            f"expected a uint8 (or float16, float32, float64) image, got {dtype}; scale it to 0..255 and cast it first"
+        )
     if not np.isfinite(image).all():
         raise ImageError("the image has NaN or infinite values")
-    return image.astype(np.float32)
+    return image.astype(image.dtype.newbyteorder("="), copy=False)
+
+
+def _array(image: object, wanted: str) -> np.ndarray:
+    """Tensors and other things that hold one array."""
+    kind = type(image).__name__
+    if isinstance(image, list | tuple):
+        raise ImageError(f"got a {kind} of {len(image)}; pass one image at a time; expected {wanted}")
+    if not (
+        hasattr(image, "__array__") or hasattr(image, "__array_interface__") or hasattr(image, "__dlpack__")
+    ):
+        raise ImageError(f"got a {kind}; expected {wanted}")
+    try:
+        return np.asarray(image)
+    except Exception as error:
+        raise ImageError(f"got a {kind} that is not an array ({error}); expected {wanted}") from error
+
+
+def _wrong_channels(shape: tuple[int, ...], channels: int, wanted: str) -> str:
+    if shape[0] == channels:
+        return f"got shape {shape}, channels first; expected {wanted}: image.transpose(1, 2, 0)"
+    if channels == 3 and shape[2] == 4:
+        return f"got an image with 4 channels (shape {shape}); expected {wanted}: drop the opacity, image[:, :, :3]"
+    return f"got an image with {shape[2]} channels (shape {shape}); expected {wanted}; tf_d2.read_image gives that"

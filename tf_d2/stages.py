@@ -193,6 +193,13 @@ def _fpn(model: D2Model, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arr
 
 
 @op
+def _pyramid(model: D2Model, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
+    backbone: Any = model.backbone
+    pyramid = backbone.pyramid(dict(zip([backbone.config.in_feature], _maps(model, inputs), strict=True)))
+    return [to_nchw(pyramid[name].numpy()) for name in args]
+
+
+@op
 def _rpn_proposals(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
     *head, image = inputs
     maps = [tf.constant(np.moveaxis(a, 1, -1).astype(np.float32)) for a in head]

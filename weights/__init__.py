@@ -5,7 +5,7 @@ layouts.
 """
 
 from weights._files import touched
-from weights._recognise import kind_of_file
+from weights._recognise import kind_of_file, kind_of_no_config
 from weights._types import Checkpoint
 from weights.checkpoint import read_checkpoint
 from weights.errors import (
@@ -41,6 +41,7 @@ __all__ = [
     "initial_arrays",
     "is_ignored",
     "kind_of_file",
+    "kind_of_no_config",
     "match_heuristically",
     "matched_state",
     "path_to_key",

@@ -6,6 +6,7 @@ beginning that tells. Only the beginning is looked at, and nothing is opened bes
 
 from __future__ import annotations
 
+import codecs
 import re
 
 _LOOKED_AT = 4096
@@ -55,6 +56,7 @@ _ENCODINGS = (
     (b"\xff\xfe", "UTF-16"),
     (b"\xfe\xff", "UTF-16"),
 )
+_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _YAML_KEY = re.compile(r"^\s*(?:[A-Za-z_][\w.-]*|_BASE_)\s*:(?:\s|$)", re.MULTILINE)
 
 
@@ -77,6 +79,31 @@ def kind_of_file(head: bytes) -> str | None:
     return _kind_of_text(head)
 
 
+def kind_of_no_config(head: bytes) -> str | None:
+    """What a file with this beginning is, where a YAML configuration is expected, and what to do; None for UTF-8 text.
+
+    Args:
+        head: the first bytes, some thousand.
+    """
+    head = head[:_LOOKED_AT]
+    found = decoded(head)
+    if found and found[1] == "UTF-8":
+        what = kind_of_file(head) or ""
+        return what if what.startswith(("a web page", "a Git LFS", "an XML")) else None
+    if found:
+        encoding = found[1] or "another encoding (GBK or Latin-1, perhaps)"
+        return f"text in {encoding}: save it as UTF-8"
+    if head[:1] == b"\x80" and b"CfgNode" in head:
+        return (
+            "a pickled configuration, which is not opened: where detectron2 is installed, load it and write "
+            "open('config.yaml', 'w').write(cfg.dump())"
+        )
+    is_checkpoint = head[:1] == b"\x80" or head[8:9] == b"{" or head.startswith((b"PK\x03\x04", b"\x89HDF"))
+    if is_checkpoint:
+        return "a checkpoint, perhaps: it goes to --weights, and the YAML configuration to --config-file"
+    return kind_of_file(head) or "not text, so not a YAML configuration"
+
+
 def kind_of_archive(names: list[str]) -> str | None:
     """What a zip file with these entries is, if it is no torch checkpoint."""
     lower = [name.lower() for name in names]
@@ -94,16 +121,21 @@ def kind_of_archive(names: list[str]) -> str | None:
 
 
 def decoded(head: bytes) -> tuple[str, str] | None:
-    """Text and encoding of a beginning that is text in UTF-8 or UTF-16, or None."""
+    """Text of a beginning that is text, and its encoding ("" for one of the many that are not Unicode), or None."""
     for mark, name in _ENCODINGS:
         if head.startswith(mark):
             return _text(head[: len(head) // 4 * 4], name)
-    return _text(head, "UTF-8")
+    text = _text(head, "UTF-8")
+    if text is None and len(head) >= 8 and not _CONTROL.search(head):
+        ascii_part = sum(byte < 128 for byte in head) / len(head)
+        text = (head.decode("latin-1"), "") if ascii_part >= 0.25 else None
+    return text
 
 
 def _text(head: bytes, encoding: str) -> tuple[str, str] | None:
     try:
-        text = head.decode(encoding, "strict" if len(head) < _LOOKED_AT else "ignore")
+        # a character may be cut where the beginning ends
+        text = codecs.getincrementaldecoder(encoding)().decode(head, final=len(head) < _LOOKED_AT)
     except UnicodeDecodeError:
         return None
     printable = sum(c.isprintable() or c in "\r\n\t\ufeff" for c in text)

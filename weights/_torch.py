@@ -32,16 +32,13 @@ class _Storages:
         self.unread: dict[str, str] = {}  # those of other types, and why
 
     def __call__(self, persistent_id: Any) -> Storage | Inert | Any:
-        if isinstance(persistent_id, tuple) and persistent_id[:1] == ("module",) and len(persistent_id) > 1:
-            if getattr(persistent_id[1], "kind", "") == "inert":  # a class with its source, of a whole model
-                return persistent_id[1]
-        if (
-            not isinstance(persistent_id, tuple)
-            or len(persistent_id) not in (5, 6)
-            or persistent_id[0] != "storage"
-        ):
+        parts: list[Any] = list(persistent_id) if isinstance(persistent_id, tuple) else []
+        if len(parts) > 1 and parts[0] == "module":
+            if getattr(parts[1], "kind", "") == "inert":  # a class with its source, of a whole model
+                return parts[1]
+        if len(parts) not in (5, 6) or parts[0] != "storage":
             raise CheckpointError("The pickle refers to something other than a storage (persistent id).")
-        kind, key, count = persistent_id[1], persistent_id[2], persistent_id[4]
+        kind, key, count = parts[1], parts[2], parts[4]
         if getattr(kind, "kind", "") == "inert" and type(key) is str:
             problem = f"The file has tensors of the storage type {kind.name[:200]!r}, which are not read."
             self.unread[key] = problem
@@ -53,7 +50,7 @@ class _Storages:
             or count < 0
         ):
             raise CheckpointError("The pickle refers to a storage in an unknown way (persistent id).")
-        if len(persistent_id) == 6 and persistent_id[5] is not None:
+        if len(parts) == 6 and parts[5] is not None:
             raise CheckpointError(
                 "The file has storage views of torch 0.1, which are not supported; save it again."
             )

@@ -687,8 +687,9 @@ def _as_bytes(state: _State, value: Any) -> memoryview:
         return value
     if isinstance(value, LongText) and value.encoding == "latin-1":
         return value.raw
-    if isinstance(value, (str, LongText)):
-        return _encode(state, value)
+    encoded = _encode(state, value) if isinstance(value, (str, LongText)) else None
+    if isinstance(encoded, memoryview):
+        return encoded
     raise CheckpointError(f"The pickle gives a {kind(value)} as the data of an array.")
 
 

@@ -24,6 +24,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from parity.backends import detectron2_lazy as lazy
 from parity.backends import driver
 from parity.backends.detectron2_units import OPS, panoptic, size
 from parity.backends.driver import Arrays, Segments
@@ -87,6 +88,17 @@ def read_config(library: SimpleNamespace, path: str) -> Any:
     return cfg
 
 
+def build(library: SimpleNamespace, path: str, device: torch.device) -> Any:
+    """The module of a resolved configuration, be it of keys or a LazyConfig dump."""
+    data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    if lazy.is_lazy(data):
+        return lazy.build_model(library, data).to(device)
+    cfg = read_config(library, path)
+    cfg.MODEL.DEVICE = str(device)
+    cfg.MODEL.WEIGHTS = ""
+    return library.modeling.build_model(cfg)
+
+
 class Detectron2(TorchBackend):
     """The real model."""
 
@@ -95,10 +107,7 @@ class Detectron2(TorchBackend):
     def __init__(self, job: Job, config: Mapping[str, Any]) -> None:
         super().__init__(job, deterministic_or_error=False)
         self.library = library()
-        cfg = read_config(self.library, job.config_yaml)
-        cfg.MODEL.DEVICE = str(self.device)
-        cfg.MODEL.WEIGHTS = ""
-        self.model: Any = self.library.modeling.build_model(cfg).eval().requires_grad_(False)
+        self.model: Any = build(self.library, job.config_yaml, self.device).eval().requires_grad_(False)
         load_state(self.model, jobs.read_state(job.weights))
         self.config = config
         for module in self.model.modules():

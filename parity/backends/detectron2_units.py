@@ -123,6 +123,13 @@ def _fpn(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     return [pyramid[name] for name in unit.args]
 
 
+@op
+def _pyramid(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    with _replaced(d.model.backbone, "net", _named(unit, inputs)):
+        pyramid = d.model.backbone(inputs[0])
+    return [pyramid[name] for name in unit.args]
+
+
 def _image_list(d: Model, like: Tensor, resized: Tensor) -> Any:
     return d.library.structures.ImageList(like, [size(resized)])
 

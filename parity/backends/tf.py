@@ -18,7 +18,7 @@ from parity.backends.results import named_outputs
 from parity.backends.tf_environment import configure, set_flags
 from parity.core import job as jobs
 from parity.core.job import Job
-from parity.core.units import Unit
+from parity.core.units import Unit, units
 
 DTYPES = {"semantic": "float64", "strict": "float32", "production": "float32"}
 
@@ -44,6 +44,7 @@ class TensorFlowModel(Backend):
         )
         if self.dtype != "float64":
             self.predictor.model.fold_norms()
+        self.known = {name for unit in units(config) for name in (*unit.inputs, *unit.outputs)}
 
     def run(self, image: np.ndarray, proposals: np.ndarray | None) -> tuple[Arrays, Segments]:
         """Every array and the results of one image, by trace name, and the panoptic segments."""
@@ -53,7 +54,8 @@ class TensorFlowModel(Backend):
         for name, value in traced.items():
             arrays[name if name.startswith("input/") else f"steps/{name}"] = value
         outputs, segments = named_outputs(self.predictor(image, **given))
-        return arrays | outputs, segments
+        # A model may record more than the table has (every step of PointRend), which the other side does not.
+        return {k: v for k, v in (arrays | outputs).items() if k in self.known}, segments
 
     def compute(self, unit: Unit, inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         """One unit on given inputs."""

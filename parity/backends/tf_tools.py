@@ -73,24 +73,35 @@ def layers_by_module(model: Any) -> dict[str, Any]:
 def write_config(job: Job) -> None:
     """Write the full configuration only."""
     from tf_d2.config import resolve_yaml
+    from tf_d2.config.load import reference_yaml
 
-    text = resolve_yaml(job.config_yaml, job.opts)
+    text = reference_yaml(resolve_yaml(job.config_yaml, job.opts))
     Path(job.output).write_text(text, encoding="utf-8")
 
 
 def resolve(job: Job) -> None:
-    """Write the full configuration, and the state dict beside it as ``<output>.npz``."""
+    """Write the full configuration, and the state dict beside it as ``<output>.npz``.
+
+    Of a file with more than the model (another prefix, tensors to leave out) the model alone is written as
+    ``<output>.pth``, which every backend then reads in its place.
+    """
     import weights
+    from tf_d2.config.load import reference_yaml
     from tf_d2.loading import model_yaml, resolve_model
 
     os.chdir(job.folder)  # where a relative MODEL.WEIGHTS is looked for
-    _, path = resolve_model(job.config_yaml, job.weights or None, job.opts)
-    state = weights.read_checkpoint(path).state
+    _, path = resolve_model(job.config_yaml, job.weights or None, job.opts, job.ignore_keys)
+    state = weights.read_checkpoint(path, prefix=job.prefix).state
+    if job.prefix is not None or job.ignore_tensors:
+        state = {k: v for k, v in state.items() if not weights.is_ignored(k, job.ignore_tensors)}
+        path = Path(job.output + ".pth")
+        weights.write_pth(path, state)
     refuse_nonfinite(state, str(path))
     arrays: dict[str, Any] = dict(state)
     np.savez(job.output + ".npz", **arrays)
     jobs.say("resolved", weights=str(Path(path).resolve()), state=job.output + ".npz", tensors=len(state))
-    Path(job.output).write_text(model_yaml(job.config_yaml, job.opts), encoding="utf-8")
+    text = reference_yaml(model_yaml(job.config_yaml, job.opts, job.ignore_keys))
+    Path(job.output).write_text(text, encoding="utf-8")
 
 
 def refuse_nonfinite(state: Mapping[str, np.ndarray], path: str) -> None:

@@ -112,9 +112,9 @@ def flatten(output: Any) -> Iterator[tuple[str, Tensor]]:
     elif isinstance(output, (list, tuple)):
         for index, value in enumerate(output):
             yield from ((f"/{index}{suffix}", tensor) for suffix, tensor in flatten(value))
-    elif hasattr(output, "get_fields"):  # detectron2.structures.Instances
-        yield from flatten(output.get_fields())
-    elif isinstance(getattr(output, "tensor", None), Tensor):  # Boxes and the like
-        yield "", output.tensor
+    elif callable(fields := getattr(output, "get_fields", None)):  # detectron2.structures.Instances
+        yield from flatten(fields())
+    elif isinstance(tensor := getattr(output, "tensor", None), Tensor):  # Boxes and the like
+        yield "", tensor
     elif dataclasses.is_dataclass(output) and not isinstance(output, type):  # DensePose's outputs
         yield from flatten({f.name: getattr(output, f.name) for f in dataclasses.fields(output)})

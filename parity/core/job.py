@@ -19,6 +19,7 @@ A job is a JSON object:
     mode          "trace", or what a program beside the backends is to do (`parity.backends.tf_tools`)
     opts, dtype   of the TensorFlow model: changes of its configuration; a dtype that is not the profile's
     mutate        name of the bug to plant in the TensorFlow model; mutations: several, one after the other
+    ignore_keys, ignore_tensors, prefix   what to leave out of the user's files (see `tf_d2.Predictor`)
     folder        of the user, who names files relative to it
 numpy and h5py only.
 """
@@ -80,6 +81,9 @@ class Job:
     mutate: str = ""
     mutations: tuple[str, ...] = ()
     folder: str = "."
+    ignore_keys: tuple[str, ...] = ()
+    ignore_tensors: tuple[str, ...] = ()
+    prefix: str | None = None
 
     def __post_init__(self) -> None:
         if self.profile not in PROFILES:

@@ -12,13 +12,15 @@ import numpy as np
 
 from parity.core import opcases
 from parity.core.metrics import Metrics, measure
-from parity.core.profiles import PEAK_FACTOR, Limit
-from parity.core.results import Comparison, StageResult
+from parity.core.profiles import PEAK_FACTOR, STRICT, Limit, truth_limit
+from parity.core.results import Comparison, Errors, StageResult
 from parity.core.status import Status, Verdict
 from parity.core.trace import Trace
+from parity.judge.comparator import verdict_of
 from parity.running.runner import DEFAULT_TIMEOUT, call_worker
 
-# An operation on the same input has no history: only its own rounding separates the two sides.
+# An operation on the same input has no history: only its own rounding separates the two sides. Of float32 these are
+# estimates, for which `truth_limit` stands in where PyTorch ran the case in float64, too.
 LIMITS = {"float32": Limit(1e-6, None, 1e-6, 1e-6), "float64": Limit(1e-12, None, 1e-12, 1e-12)}
 
 
@@ -39,23 +41,37 @@ def run_ops(
         cases = [c for c in opcases.all_cases() if not only or c.op in only]
         opcases.save(cases, folder / "op_inputs.npz")
         comparison = Comparison("torch", "tf", "ops", scope="single operations")
-        comparison.noise_source = "none: the same input on both sides"
+        comparison.noise_source = (
+            "the same file of inputs on both sides; float32 limits follow from PyTorch in float64"
+        )
         comparison.command = f"tf-d2 parity --ops --device {device}"
+        job = {"cases": str((folder / "op_inputs.npz").resolve()), "device": device}
+        for dtype in sorted({*dtypes, "float64"}, reverse=True):  # float64 first
+            own = folder / f"ops_torch_{dtype}.h5"
+            python = torch_python or sys.executable
+            call_worker("parity.backends.torch_ops", python, job | {"dtype": dtype}, own, timeout)
         for dtype in dtypes:
-            job = {"cases": str((folder / "op_inputs.npz").resolve()), "device": device, "dtype": dtype}
-            paths = [folder / f"ops_{side}_{dtype}.h5" for side in ("torch", "tf")]
-            call_worker("parity.backends.torch_ops", torch_python or sys.executable, job, paths[0], timeout)
-            call_worker("parity.backends.tf_ops", sys.executable, job | {"mutate": mutate}, paths[1], timeout)
-            with Trace(paths[0]) as reference, Trace(paths[1]) as candidate:
+            own, other, exact = (
+                folder / f"ops_{n}.h5" for n in (f"torch_{dtype}", f"tf_{dtype}", "torch_float64")
+            )
+            told = job | {"dtype": dtype, "mutate": mutate}
+            call_worker("parity.backends.tf_ops", sys.executable, told, other, timeout)
+            with Trace(own) as reference, Trace(other) as candidate, Trace(exact) as truth:
                 comparison.reference_manifest = dict(reference.manifest)
                 comparison.candidate_manifest = dict(candidate.manifest)
-                comparison.stages += [compare_case(c, reference, candidate, dtype) for c in cases]
+                precise = truth if dtype == "float32" else None
+                comparison.stages += [compare_case(c, reference, candidate, dtype, precise) for c in cases]
         return comparison
 
 
-def compare_case(case: opcases.Case, reference: Trace, candidate: Trace, dtype: str) -> StageResult:
-    """All outputs of one case. Shapes, integers, booleans and the places of NaN and infinity must be equal;
-    finite numbers agree within the operation's rounding. Nothing returned on either side is NOT-COMPARED."""
+def compare_case(
+    case: opcases.Case, reference: Trace, candidate: Trace, dtype: str, truth: Trace | None = None
+) -> StageResult:
+    """All outputs of one case. ``truth``: the reference in float64.
+
+    Shapes, integers, booleans and the places of NaN and
+    infinity must be equal; finite numbers agree within the operation's rounding. Nothing returned on either side is
+    NOT-COMPARED."""
     result = StageResult(f"{case.path} ({dtype})", "ops", "continuous", Status.PASS, limit=LIMITS[dtype])
     errors = {
         name: trace.manifest.get("errors", {}).get(case.path)
@@ -70,16 +86,31 @@ def compare_case(case: opcases.Case, reference: Trace, candidate: Trace, dtype: 
         result.status, result.message = Status.NOT_COMPARED, "neither side returned anything"
         return result
     problems = [] if len(sides[0]) == len(sides[1]) else [f"{len(sides[0])} outputs against {len(sides[1])}"]
+    exact = _outputs(truth.images[0], f"steps/{case.path}/") if truth is not None else []
     for k, (a, b) in enumerate(zip(*sides, strict=False)):
         # Boxes and keypoints are float32 by definition, whatever the inputs are.
         result.limit = LIMITS.get(str(a.dtype), LIMITS[dtype])
         problem, metrics = compare_output(a, b, result.limit.value)
+        errors = _errors(exact[k], a, b) if k < len(exact) and metrics is not None else None
+        if errors is not None and metrics is not None:
+            probe = StageResult(result.name, "ops", "continuous", Status.PASS, metrics=metrics, errors=errors)
+            result.limit, result.errors = truth_limit(STRICT, errors.reference, forced=True), errors
+            problem = verdict_of(probe, result.limit)[1]
         problems += [f"output {k}: {problem}"] if problem else []
         if metrics is not None and (result.metrics is None or metrics.rel_l2 > result.metrics.rel_l2):
             result.metrics = metrics
     if problems:
         result.status, result.message, result.verdict = Status.FAIL, "; ".join(problems), Verdict.LOCAL
     return result
+
+
+def _errors(exact: np.ndarray, reference: np.ndarray, candidate: np.ndarray) -> Errors | None:
+    """Both sides' distances from the float64 run where all three are finite; None where it gave something else."""
+    if exact.shape != reference.shape or exact.dtype.kind != "f" or exact.size == 0:
+        return None
+    known = np.isfinite(exact) & np.isfinite(reference) & np.isfinite(candidate)
+    sides = [np.where(known, a, 0) for a in (exact, reference, candidate)]
+    return Errors(measure(sides[0], sides[1]), measure(sides[0], sides[2]))
 
 
 def _outputs(image: Mapping[str, np.ndarray], prefix: str) -> list[np.ndarray]:

@@ -250,12 +250,32 @@ def test_a_long_chain_of_bases(tmp_path):
 
 def test_files_that_are_no_text(tmp_path):
     (tmp_path / "garbage.yaml").write_bytes(bytes(range(256)) * 10)
+    (tmp_path / "gbk.yaml").write_bytes("MODEL:\n  MASK_ON: true\n# 训练配置\n".encode("gbk"))
+    (tmp_path / "long.yaml").write_bytes("MODEL:\n  MASK_ON: true\n# 训练配置\n".encode("gbk") * 900)
+    (tmp_path / "latin.yaml").write_bytes(b"# " + b"x" * 5000 + b"\n# \xe9t\xe9\nVERSION: 2")
+    (tmp_path / "page.yaml").write_bytes(b"<!DOCTYPE html><html>Sign in</html>")
+    (tmp_path / "lfs.yaml").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 3\n")
+    (tmp_path / "cfg.pickle").write_bytes(b"\x80\x04\x95cdetectron2.config.config\nCfgNode\n)\x81}b.")
+    (tmp_path / "model.pkl").write_bytes(b"\x80\x02}X\x05\x00\x00\x00model}s.")
+    (tmp_path / "model.pth").write_bytes(b"PK\x03\x04" + bytes(100))
+    (tmp_path / "gzip.yaml").write_bytes(b"\x1f\x8b\x08\x00" + bytes(range(100)))
+    (tmp_path / "error.yaml").write_bytes(b'{"error": "not found"}')
     (tmp_path / "utf16.yaml").write_bytes("VERSION: 2".encode("utf-16"))
     (tmp_path / "huge.yaml").write_bytes(b"#" * (MAX_BYTES + 1))
     os.mkfifo(tmp_path / "pipe.yaml")
     for name, message in {
         "garbage.yaml": "is not text",
-        "utf16.yaml": "is not text",
+        "utf16.yaml": "is text in UTF-16: save it as UTF-8",
+        "gbk.yaml": "is text in another encoding .GBK.*save it as UTF-8",
+        "long.yaml": "is text in another encoding",
+        "latin.yaml": "is not text in UTF-8 throughout",
+        "page.yaml": "is a web page",
+        "lfs.yaml": "git lfs pull",
+        "cfg.pickle": r"pickled configuration.*cfg.dump\(\)",
+        "model.pkl": "a checkpoint, perhaps: it goes to --weights",
+        "model.pth": "a checkpoint, perhaps: it goes to --weights",
+        "gzip.yaml": "is a gzip file: unpack it",
+        "error.yaml": "is no configuration of detectron2",
         "huge.yaml": "larger than",
         "pipe.yaml": "not a regular file",
         "none.yaml": "no such file",

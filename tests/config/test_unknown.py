@@ -1,5 +1,7 @@
 """Keys detectron2 does not have: left out where they cannot touch inference, else all refused at once."""
 
+from contextlib import nullcontext
+
 import pytest
 import yaml
 
@@ -47,22 +49,24 @@ ACCEPTED = {
     "AdelaiDet's defaults": {"MODEL.BACKBONE.ANTI_ALIAS": False, "MODEL.RESNETS.DEFORM_INTERVAL": 1},
     "few-shot defaults": {"MODEL.ROI_HEADS.OUTPUT_LAYER": "FastRCNNOutputLayers", "MODEL.ROI_HEADS.COSINE_SCALE": 20.0},
     "a switch that is off": {"MODEL.ROI_HEADS.USE_ATTENTION": False},
+    "an empty list": {"MODEL.MODELING_HOOKS": [], "MODEL.ROI_HEADS.EXTRAS": ""},
     "a section that is off": {"MODEL.MY_HEAD.ENABLED": False, "MODEL.MY_HEAD.WIDTH": 3},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ACCEPTED)
 def test_what_cannot_touch_inference_is_left_out_and_said(name):
-    text = dumped(ACCEPTED[name])
-    with pytest.warns(ConfigNotice) as told:
-        assert load_config_text(text, source="f.yaml") == PLAIN
+    unknown = {key: value for key, value in ACCEPTED[name].items() if key not in KEYS}
+    with pytest.warns(ConfigNotice) if unknown else nullcontext([]) as told:
+        assert load_config_text(dumped(ACCEPTED[name]), source="f.yaml") == PLAIN
+    if not unknown:
+        return
     assert len(told) == 1
     message = str(told[0].message)
     assert message.startswith("f.yaml: ") and "\n" not in message
-    for key in ACCEPTED[name]:
-        assert key in message or any(
-            key.startswith(part.rstrip("*,")) for part in message.split() if "*" in part
-        )
+    sections = [word.rstrip("*,") for word in message.split() if "*" in word]
+    for key in unknown:
+        assert key in message or key.startswith(tuple(sections))
 
 
 REFUSED = {
@@ -72,7 +76,7 @@ REFUSED = {
     "a part switched off": {"MODEL.ROI_BOX_HEAD.USE_BIAS": False},
     "another input size": {"INPUT.RESIZE_MODE": "letterbox"},
     "another suppression": {"TEST.NMS_TYPE": "soft"},
-    "Swin where it may be used": {"MODEL.BACKBONE.NAME": "build_swin_backbone", "MODEL.SWIN.EMBED_DIM": 96},
+    "Swin where it may be used": {"MODEL.BACKBONE.NAME": "build_my_backbone", "MODEL.SWIN.MINE": 96},
 }
 
 
@@ -126,6 +130,30 @@ def test_a_misspelt_key_stays_an_error_that_suggests_the_right_one(key):
 )
 def test_another_name_is_no_misspelling(key):
     assert misspelt(key) == []
+
+
+def test_a_part_that_is_not_supported_is_said_first():
+    """Its keys follow, but no advice to leave them out: that would not help."""
+    keys = {
+        "MODEL.META_ARCHITECTURE": "MaskFormer",
+        "MODEL.MASK_FORMER.NHEADS": 8,
+        "MODEL.MASK_FORMER.DEC_LAYERS": 9,
+    }
+    with pytest.raises(ConfigError) as error:
+        load_config_text(dumped(keys), source="f")
+    first, second = str(error.value).split("\n")
+    assert first.startswith("f: MODEL.META_ARCHITECTURE = 'MaskFormer'") and "not supported" in first
+    assert "MODEL.MASK_FORMER.* (2 keys) belongs to MaskFormer / Mask2Former" in second
+
+
+def test_configurations_of_other_projects():
+    for key, project in {
+        "MODEL.BACKBONE.CONV_BODY": "maskrcnn-benchmark",
+        "MODEL.CONV_BODY": "Detectron 1",
+    }.items():
+        with pytest.raises(ConfigError, match="this is a configuration of that project") as error:
+            load_config_text(dumped({key: "R-50-FPN"}))
+        assert project in str(error.value)
 
 
 def test_all_are_named_at_once():

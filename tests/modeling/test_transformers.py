@@ -18,6 +18,7 @@ from tf_d2.modeling.mvit import MViT
 from tf_d2.modeling.simple_feature_pyramid import SimpleFeaturePyramid
 from tf_d2.modeling.swin import SwinTransformer
 from tf_d2.modeling.vit import ViT
+from tf_d2.stages import stage_array
 
 DATA = Path(__file__).parents[1] / "data" / "new_baselines"
 
@@ -69,12 +70,6 @@ def built(name, dtype):
     return layer
 
 
-def recorded_layout(name, stage, value):
-    """What detectron2's module hands on: tokens stay as they are, maps are NCHW."""
-    tokens = ".blocks." in stage or (stage.endswith("patch_embed") and not name.startswith("swin"))
-    return value if value.ndim != 4 or tokens else np.moveaxis(value, -1, 1)
-
-
 def distance(got, expected):
     return np.linalg.norm(got.astype(np.float64) - expected) / np.linalg.norm(expected.astype(np.float64))
 
@@ -92,7 +87,7 @@ def steps(name, dtype, as_graph):
     if as_graph:
         spec = [tf.TensorSpec([None, None, None, 3], x.dtype)]
         forward = tf.function(forward, input_signature=spec, autograph=False)
-    return {k: recorded_layout(name, k, v.numpy()) for k, v in forward(x).items()}
+    return {k: stage_array(k, v.numpy()) for k, v in forward(x).items()}
 
 
 def compared(name, group, stages):

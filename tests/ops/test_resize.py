@@ -145,11 +145,26 @@ def test_static_sizes_in_a_graph_give_the_same_result():
         assert tuple(int(v) for v in sizes(*size)) == expected
 
 
-def test_resize_uint8_treats_channels_alike():
+@pytest.mark.parametrize("channels", [2, 4])
+@pytest.mark.parametrize("size", [(33, 20), (61, 40), (12, 9), (31, 17), (31, 20), (7, 60)])
+def test_the_last_of_two_or_four_channels_is_an_opacity(channels: int, size: tuple[int, int]) -> None:
+    """As to Pillow, whose LA and RGBA such arrays are to detectron2."""
     rng = np.random.default_rng(4)
-    image = rng.integers(0, 256, (31, 17, 5), np.uint8)
-    expected = np.concatenate([pillow_resize(image[:, :, c : c + 1], 20, 33) for c in range(5)], axis=2)
-    np.testing.assert_array_equal(_resize_graph(image, 20, 33), expected)
+    image = rng.integers(0, 256, (31, 17, channels), np.uint8)
+    image[3:9, :, -1], image[20:25, 4:, -1] = 0, 255
+    expected = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(_resize_graph(image, *size), expected)
+    np.testing.assert_array_equal(resize_uint8(image, *size), expected)
+
+
+def test_more_than_four_channels_are_refused() -> None:
+    image = np.zeros((4, 5, 5), np.uint8)
+    with pytest.raises(TypeError):
+        Image.fromarray(image)
+    with pytest.raises(ValueError, match="1 to 4 channels, got 5"):
+        resize_uint8(image, 7, 7)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="too many channels"):
+        _resize_graph(image, 7, 7)
 
 
 def test_resize_uint8_refuses_what_pillow_refuses():

@@ -17,6 +17,8 @@ STATUS_TEXT = {
     1: "not a readable JPEG, PNG, BMP or WebP image",
     2: "the image has more pixels than this export accepts",
     3: "the image is too elongated to be resized to the network input",
+    4: "a kind of JPEG, PNG, BMP or WebP file that cannot be decoded here exactly as detectron2 does; "
+    "convert it to PNG",
 }
 
 

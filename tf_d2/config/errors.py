@@ -10,6 +10,19 @@ class ConfigError(ValueError):
     """A configuration that cannot be read, or that this version cannot reproduce exactly."""
 
 
+class UnknownKeys(ConfigError):
+    """Keys that detectron2 does not have and that cannot be left out.
+
+    Attributes:
+        listing: which keys, and why.
+        merged: the keys that detectron2 has, with their values.
+    """
+
+    def __init__(self, listing: str, advice: str, merged: dict) -> None:
+        super().__init__(listing + advice)
+        self.listing, self.merged = listing, merged
+
+
 class ConfigNotice(UserWarning):
     """Something in a configuration that was passed over; the message says what and why."""
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tf_d2.config.build import build_config, build_lazy_config, to_keys
-from tf_d2.config.defaults import INFERENCE, OPTIONAL, Flat
-from tf_d2.config.errors import ConfigError, did_you_mean
+from tf_d2.config.build import build_config, build_lazy_config, description, to_keys
+from tf_d2.config.defaults import IGNORED, INFERENCE, OPTIONAL, Flat
+from tf_d2.config.errors import ConfigError, UnknownKeys, did_you_mean
 from tf_d2.config.extension import load_extensions
 from tf_d2.config.lazy import OPTIONS, dump, is_lazy, set_path
 from tf_d2.config.merge import literal, merge_file, merge_opts
@@ -113,7 +113,10 @@ def _resolve_text(text: str, opts: Sequence, source: str, ignore: Sequence[str] 
 
 def _merge(data: dict, opts: Sequence, source: str, ignore: Sequence[str]) -> _Yacs | _Lazy:
     if not is_lazy(data):
-        return _Yacs(merge_opts(merge_file(data, source, ignore), opts, ignore))
+        try:
+            return _Yacs(merge_opts(merge_file(data, source, ignore), opts, ignore))
+        except UnknownKeys as error:
+            raise _with_cause(error, opts, ignore) from None
     if isinstance(opts, str) or len(opts) % 2:
         raise ConfigError(f"options must be pairs of KEY and VALUE, got {list(opts)!r}")
     yacs: list[Any] = [word for pair in _saved_options(data).items() for word in pair]
@@ -123,6 +126,15 @@ def _merge(data: dict, opts: Sequence, source: str, ignore: Sequence[str]) -> _Y
         else:
             yacs += [key, value]
     return _Lazy(data, merge_opts({}, yacs, ignore))
+
+
+def _with_cause(error: UnknownKeys, opts: Sequence, ignore: Sequence[str]) -> ConfigError:
+    """Where the model has a part that is not supported, this is said first: the unknown keys are mostly its own."""
+    try:
+        build_config(merge_opts(error.merged, opts, ignore))
+    except ConfigError as cause:
+        return ConfigError(f"{cause}\n{error.listing}")
+    return error
 
 
 def _saved_options(data: dict) -> dict:
@@ -159,18 +171,37 @@ def resolve_yaml_text(
     return _named(source, lambda: _resolve_text(text, opts, source, ignore_keys).yaml())
 
 
+def reference_yaml(yaml_text: str) -> str:
+    """What `resolve_yaml` wrote, for a program that reads yacs keys only to know what a model is made of.
+
+    A LazyConfig dump gets the keys that describe it (`description`) beside it; it still reads as that dump.
+    """
+    data = parse_yaml(yaml_text, "configuration")
+    if not is_lazy(data):
+        return yaml_text
+    flat = description(load_config_text(yaml_text))
+    return (
+        yaml_text + "\n".join(_lines(_tree({k: v for k, v in flat.items() if k not in IGNORED}), "")) + "\n"
+    )
+
+
 def to_yaml(flat: Flat) -> str:
     """Nested block YAML of the inference keys, in the order of the table; leaves in JSON-like flow style."""
     unset = tuple(start for start in OPTIONAL if _is_default(flat, start))
-    tree: dict[str, Any] = {}
-    for key in INFERENCE:
-        if not key.startswith(unset):
-            *sections, leaf = key.split(".")
-            node = tree
-            for section in sections:
-                node = node.setdefault(section, {})
-            node[leaf] = _scalar(flat[key])  # text, also of a mapping (which is a leaf with keys of its own)
+    tree = _tree({key: flat[key] for key in INFERENCE if not key.startswith(unset)})
     return "\n".join(_lines(tree, "")) + "\n"
+
+
+def _tree(flat: Flat) -> dict[str, Any]:
+    """``{"A.B": 1}`` -> ``{"A": {"B": "1"}}``: leaves as text of YAML."""
+    tree: dict[str, Any] = {}
+    for key, value in flat.items():
+        *sections, leaf = key.split(".")
+        node = tree
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[leaf] = _scalar(value)  # text, also of a mapping (which is a leaf with keys of its own)
+    return tree
 
 
 def _lines(tree: dict[str, Any], indent: str) -> Iterator[str]:

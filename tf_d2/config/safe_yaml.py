@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from tf_d2.config.errors import ConfigError, ConfigNotice
+from weights import kind_of_no_config
 
 MAX_BYTES = 1 << 18
 MAX_VALUES = 20_000
@@ -196,7 +197,9 @@ def _construct_partial(loader: _Loader, node: yaml.Node) -> Any:
     value = loader.construct_mapping(node, deep=True) if isinstance(node, yaml.MappingNode) else {}
     args, state = value.get("args"), value.get("state")
     given = isinstance(args, list) and len(args) == 1 and isinstance(args[0], str)
-    if value.keys() != {"args", "state"} or not given or not isinstance(state, list) or len(state) != 4:
+    if value.keys() != {"args", "state"} or not isinstance(args, list) or not given:
+        return _unread(loader, node)
+    if not isinstance(state, list) or len(state) != 4:
         return _unread(loader, node)
     name, positional, arguments, attributes = state
     plain = isinstance(arguments, dict) and all(isinstance(key, str) for key in arguments)
@@ -295,7 +298,9 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
 def _read_text(path: Path) -> str:
     try:
         if path.is_dir():
-            raise ConfigError(f"{path}: is a directory, not a configuration file")
+            inside = sorted(p.name for p in path.glob("*.y*ml"))[:5]
+            hint = f"; in it are {', '.join(inside)}" if inside else ""
+            raise ConfigError(f"{path}: is a directory, not a configuration file{hint}")
         if not path.exists():
             raise ConfigError(f"{path}: no such file")
         if not path.is_file():
@@ -306,12 +311,14 @@ def _read_text(path: Path) -> str:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{path}: cannot be read: {error}") from error
+    if raw and (what := kind_of_no_config(raw)):
+        raise ConfigError(f"{path}: is {what}")
     if len(raw) > MAX_BYTES:
         raise ConfigError(f"{path}: larger than {MAX_BYTES} bytes, which no configuration is")
     try:
         return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not text, so not a YAML configuration") from error
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not text in UTF-8 throughout; save it as UTF-8") from None
 
 
 def _merge_raw(new: dict, into: dict, source: str, prefix: str = "") -> None:

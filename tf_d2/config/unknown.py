@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import Any
 
 from tf_d2.config.defaults import IGNORED_SECTIONS, INFERENCE, KEYS, PROJECTS, SECTIONS, Flat
-from tf_d2.config.errors import ConfigError, ConfigNotice
+from tf_d2.config.errors import ConfigError, ConfigNotice, UnknownKeys
 
 _META, _BACKBONE = "MODEL.META_ARCHITECTURE", "MODEL.BACKBONE.NAME"
 _PROPOSALS, _ROI_HEADS = "MODEL.PROPOSAL_GENERATOR.NAME", "MODEL.ROI_HEADS.NAME"
@@ -59,7 +59,7 @@ MASK_FORMER MASKFORMER DETR DEFORMABLE_DETR SPARSERCNN SPARSE_RCNN SPARSE_INST Q
 YOLOX YOLOV5 YOLOV7 POINT_HEAD IMPLICIT_POINTREND TENSOR_MASK PANOPTIC_DEEPLAB INS_EMBED_HEAD
 ROI_DENSEPOSE_HEAD DENSEPOSE_ON ROI_ATTRIBUTE_HEAD ONE_FORMER MASKDINO MASK_DINO DINO KMAX_DEEPLAB
 PANOPTICFCN PANOPTIC_FCN POSITION_HEAD KERNEL_HEAD FEATURE_ENCODER DIFFUSIONDET DIFFUSION_DET SAM OPENSEED
-FASTINST CLIP_ADAPTER ATSS GFL AUTOASSIGN BOXINST DTMRINST PERSON_ID REID TRACKING VT_FPN""".split()
+FASTINST CLIP_ADAPTER ATSS GFL AUTOASSIGN BOXINST DTMRINST FCPOSE FCPOSE_ON PERSON_ID REID TRACKING VT_FPN""".split()
 _READ_BY: dict[str, tuple[str, ...]] = {
     **{f"MODEL.{name}": (_BACKBONE,) for name in _BACKBONES},
     **{f"MODEL.{name}": _DETECTOR for name in _DETECTORS},
@@ -101,7 +101,7 @@ EVALUATOR""".split()
 )
 _TRAINING_PHRASES = re.compile(
     r"(^|[._])(DROP_PATH|DROP_RATE|LABEL_SMOOTH\w*|WEIGHT_DECAY|BATCH_SIZE\w*|POSITIVE_FRACTION|IOU_THRESHOLDS|IOU_LABELS|"
-    r"FIND_UNUSED_PARAM\w*|NO_OBJECT_WEIGHT|PRIOR_PROB|FED_LOSS\w*)([._]|$)"
+    r"(FG|BG)_IOU_THRESH\w*|STRADDLE_THRESH|CAT_FREQ_PATH|FIND_UNUSED_PARAM\w*|NO_OBJECT_WEIGHT|PRIOR_PROB|FED_LOSS\w*)([._]|$)"
 )
 _AUGMENTATION = frozenset(
     """CROP FLIP HFLIP VFLIP AUG AUGS AUGMENT AUGMENTATION AUGMENTATIONS JITTER ROTATION ROTATE IS_ROTATE COLOR
@@ -109,6 +109,7 @@ COLOUR BRIGHTNESS CONTRAST SATURATION HUE LIGHTING BLUR GAUSSIAN NOISE CUTOUT ER
 LSJ PASTE RANDOM SAMPLE SAMPLING MAPPER DATASET CROWD STUFF INSTANCE POINT HEATMAP MASK_FORMAT MULTISCALE
 STRONG WEAK UNLABEL""".split()
 )
+_LARGE_SCALE_JITTER = ("INPUT.MASK_FORMAT", "INPUT.IMAGE_SIZE", "INPUT.MIN_SCALE", "INPUT.MAX_SCALE")
 _AT_TEST = frozenset("TEST INFER INFERENCE VAL EVAL POSTPROCESS NMS".split())
 _EVALUATION = frozenset(
     """EVAL EVALUATE EVALUATOR EVALUATORS EVALUATION METRIC METRICS PERIOD SAVE VIS VISUALIZE OUTPUT AUG PRECISE
@@ -141,13 +142,14 @@ def leave_out(unknown: Flat, merged: Flat, ignore: Sequence[str], source: str) -
         source: the file, for the message.
 
     Raises:
-        ConfigError: naming every key that may change the network or looks misspelt, and what can be done.
+        UnknownKeys: naming every key that may change the network or looks misspelt, and what can be done.
     """
     _check_ignore(ignore)
     verdicts = [_classify(key, value, unknown, merged, ignore) for key, value in unknown.items()]
     bad = [v for v in verdicts if v.kind != "ignored"]
     if bad:
-        raise ConfigError(_refusal(bad, source))
+        listing, advice = _refusal(bad, source)
+        raise UnknownKeys(listing, advice, merged)
     if verdicts:
         warnings.warn(_said(verdicts, source), ConfigNotice, stacklevel=2)
 
@@ -208,7 +210,7 @@ def _is_inert(key: str, value: Any, unknown: Flat) -> bool:
     if key in _NEEDS:
         other = _NEEDS[key]
         return unknown.get(other, _INERT[other]) == _INERT[other]
-    return value is False and not _own_words(key) & _PIECES
+    return (value is False or value in (None, "", [], ())) and not _own_words(key) & _PIECES
 
 
 def _is_off(key: str, unknown: Flat) -> bool:
@@ -228,9 +230,8 @@ def _why_model(key: str, value: Any, unknown: Flat, merged: Flat) -> str:
     words = _own_words(key)
     if (words & _TRAINING or _TRAINING_PHRASES.search(key)) and not words & {"TEST", "INFERENCE"}:
         return "training"
-    readers = next(
-        (who for start, who in _READ_BY.items() if key == start or key.startswith(start + ".")), None
-    )
+    name = key.upper() + "."
+    readers = next((who for start, who in _READ_BY.items() if name.startswith(start + ".")), None)
     if readers is not None and not _foreign(merged) & set(readers):
         return "nothing in this model reads it"
     if _is_inert(key, value, unknown) or _is_off(key, unknown):
@@ -257,7 +258,7 @@ def _foreign(merged: Flat) -> set[str]:
 
 def _why_input(key: str, value: Any, unknown: Flat) -> str:
     words = _words(key.partition(".")[2])
-    if not words & _AT_TEST and (words & (_TRAINING | _AUGMENTATION) or key.endswith("MASK_FORMAT")):
+    if not words & _AT_TEST and (words & (_TRAINING | _AUGMENTATION) or key.endswith(_LARGE_SCALE_JITTER)):
         return "augmentation"
     return "switched off" if _is_inert(key, value, unknown) else ""
 
@@ -270,12 +271,18 @@ def _why_test(key: str, value: Any) -> str:
 
 
 def _suspicion(key: str) -> str:
+    if key == "MODEL.BACKBONE.CONV_BODY":
+        return "is a key of maskrcnn-benchmark, so this is a configuration of that project, not of detectron2"
+    if key in ("MODEL.CONV_BODY", "MODEL.TYPE"):
+        return "is a key of Detectron 1, so this is a configuration of that project, not of detectron2"
     project = next(
         (name for start, name in PROJECTS.items() if key == start or key.startswith(start + ".")), None
     )
     if project:
         return f"belongs to {project} and may change the network"
     leaf = key.rpartition(".")[2]
+    if leaf in ("NAME", "NORM", "ENABLED", "TYPE", "DEPTH"):
+        leaf = ""
     same = [known for known in KEYS if known.rpartition(".")[2] == leaf][:3]
     hint = f" (did you mean {' or '.join(same)}?)" if same else ""
     return f"is not a key of detectron2{hint} and may change the network"
@@ -384,16 +391,17 @@ def _said(verdicts: Sequence[_Verdict], source: str) -> str:
     return f"{source}: unknown keys that cannot touch inference are ignored: {'; '.join(parts)}"
 
 
-def _refusal(bad: Sequence[_Verdict], source: str) -> str:
+def _refusal(bad: Sequence[_Verdict], source: str) -> tuple[str, str]:
+    """Which keys are refused and why, and what one who knows better can do."""
     lines = [f"{v.key} is not a key of detectron2 ({v.why})" for v in bad if v.kind == "typo"]
     groups = _grouped(v.key for v in bad if v.kind == "refused")
     for name, keys in groups.items():
         count = f" ({len(keys)} keys)" if len(keys) > 1 else ""
         lines.append(f"{name}{count} {_suspicion(name.removesuffix('.*'))}")
     text = f"{source}: " + (lines[0] if len(lines) == 1 else "unknown keys:\n  " + "\n  ".join(lines))
-    if groups:
-        text += (
-            "\nWhere you know that they change nothing at inference, leave them out: "
-            f"--ignore-keys {' '.join(groups)} (in Python ignore_keys=[...])"
-        )
-    return text
+    if not groups:
+        return text, ""
+    return text, (
+        "\nWhere you know that they change nothing at inference, leave them out: "
+        f"--ignore-keys {' '.join(groups)} (in Python ignore_keys=[...])"
+    )

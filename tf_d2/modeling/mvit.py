@@ -10,7 +10,7 @@ from tf_d2.layers.conv import Linear
 from tf_d2.layers.norm import LayerNorm
 from tf_d2.layers.transformer import DepthwiseConv2d, Mlp, PatchEmbed
 from tf_d2.modeling.backbone import Backbone, Features
-from tf_d2.modeling.recording import Stages
+from tf_d2.modeling.recording import Stages, record_tokens
 from tf_d2.modeling.vit import merge_heads
 from tf_d2.ops.attention import LOGITS_BUDGET, absolute_positions, attend, decomposed_bias
 from tf_d2.ops.conv import max_pool2d
@@ -146,11 +146,13 @@ class MViT(Backbone):
 
     def forward(self, x: tf.Tensor, stages: Stages, path: str) -> Features:
         """Outputs by name; patches and blocks are recorded as ``[N, H', W', C]``."""
-        x = stages[f"{path}.patch_embed"] = self.patch_embed(x)
+        x = self.patch_embed(x)
+        record_tokens(stages, f"{path}.patch_embed", x)
         x = self.add_positions(x)
         outputs: dict[str, tf.Tensor] = {}
         for key, block in self.blocks.items():
-            x = stages[f"{path}.blocks.{key}"] = block(x)
+            x = block(x)
+            record_tokens(stages, f"{path}.blocks.{key}", x)
             feature = self.ends.get(key)
             if feature is not None:
                 outputs[feature] = stages[f"{path}/{feature}"] = getattr(self, f"{feature}_norm")(x)

@@ -22,3 +22,12 @@ class Unrecorded(Stages):
 def is_recorded(stages: Stages) -> bool:
     """Whether what is put in stays there."""
     return not isinstance(stages, Unrecorded)
+
+
+def record_tokens(stages: Stages, name: str, tokens: tf.Tensor) -> None:
+    """Record ``[N, H, W, C]`` of a module that hands on this layout in detectron2, too.
+
+    Stages go from channels last to channels first when they are written, so these are turned the other way first.
+    """
+    if is_recorded(stages):
+        stages[name] = tf.transpose(tokens, [0, 2, 3, 1])

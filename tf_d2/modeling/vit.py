@@ -10,7 +10,7 @@ from tf_d2.layers.conv import Linear
 from tf_d2.layers.norm import LayerNorm
 from tf_d2.layers.transformer import Mlp, PatchEmbed, ResBottleneckBlock
 from tf_d2.modeling.backbone import Backbone, Features
-from tf_d2.modeling.recording import Stages
+from tf_d2.modeling.recording import Stages, record_tokens
 from tf_d2.ops.attention import LOGITS_BUDGET, absolute_positions, attend, decomposed_bias
 from tf_d2.ops.windows import Size, map_size, window_partition, window_unpartition
 
@@ -106,10 +106,6 @@ class ViT(Backbone):
             positions = (config.pretrain_img_size // config.patch_size) ** 2 + config.pretrain_use_cls_token
             self.pos_embed = self.parameter("pos_embed", (1, positions, config.embed_dim))
 
-    def tokens(self, x: tf.Tensor) -> tf.Tensor:
-        """Patches without positions: ``[N, H', W', C]``."""
-        return self.patch_embed(x)
-
     def add_positions(self, x: tf.Tensor) -> tf.Tensor:
         if self.pos_embed is None:
             return x
@@ -118,9 +114,11 @@ class ViT(Backbone):
 
     def forward(self, x: tf.Tensor, stages: Stages, path: str) -> Features:
         """The output by name; patches and blocks are recorded as ``[N, H', W', C]``."""
-        x = stages[f"{path}.patch_embed"] = self.tokens(x)
+        x = self.patch_embed(x)
+        record_tokens(stages, f"{path}.patch_embed", x)
         x = self.add_positions(x)
         for key, block in self.blocks.items():
-            x = stages[f"{path}.blocks.{key}"] = block(x)
+            x = block(x)
+            record_tokens(stages, f"{path}.blocks.{key}", x)
         stages[f"{path}/{self.config.out_feature}"] = x
         return {self.config.out_feature: x}

@@ -1,10 +1,12 @@
-"""The EXIF orientation of an image file, read and applied inside a graph with stock ops.
+"""The orientation of an image file, read and applied inside a graph with stock ops.
 
 A camera that is held upright often stores the picture lying on its side, and the way to turn it in a tag.
-detectron2 applies the tag when it reads a file, so a served model has to do so too. All positions are int64
-octets from the start of the file; whatever the file holds, nothing fails: no tag means orientation 1.
+detectron2 applies what Pillow finds, so a served model has to do so too: the EXIF tag, or where there is none
+the one in XMP, from the places :mod:`tf_d2.ops.image_metadata` lists, with Pillow's tolerance for odd kinds of
+numbers, and in files that Pillow cannot make sense of, nothing.
 
-Not read: a tag after the pixels of a PNG file, and one in XMP alone.
+Source: ``_apply_exif_orientation``, detectron2/data/detection_utils.py; Pillow 13 Image.py ``getexif``,
+TiffImagePlugin.py ``ImageFileDirectory_v2``.
 """
 
 from __future__ import annotations
@@ -13,37 +15,42 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from tf_d2.ops.image_decode import PNG, is_jpeg
+from tf_d2.ops.image_metadata import EXIF_NAME, Metadata, metadata
 from tf_d2.ops.octets import length, number, octets, part, starts_with
 
-_TAG = 0x0112
-_BYTE, _SHORT, _LONG = 1, 3, 4  # kinds of values
-_NAME = b"Exif\0\0"  # before the TIFF header in a JPEG, and in other formats of some writers
-_MOST_BLOCKS = 256  # more than a file has before the tag; the search in a hostile one ends
+UNCERTAIN = 0
 
-# (position after the block, position of its TIFF header or 0, whether to stop)
-Step = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+_TAG = 0x0112
+_SIZES = [0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8]  # octets of one value of each kind; 0 = unknown
+_SHORTS, _LONGS, _SMALL = (3, 8), (4, 9, 13), (6,)
+_RATIONAL, _SIGNED_RATIONAL, _FLOAT, _DOUBLE, _LONG8 = 5, 10, 11, 12, 16
+_HEADERS = [b"MM\0*", b"II*\0", b"MM*\0", b"II\0*", b"MM\0+"]  # all that Pillow accepts and can read here
+_XMP = r'(?s)\A\C*?tiff:Orientation(?:="|>)([0-9])\C*\z'
 
 
 def orientation(data: tf.Tensor) -> tf.Tensor:
-    """The orientation of a JPEG, PNG or WebP file (string ``[]``): int32 ``[]``, 1 to 8.
+    """The orientation of a JPEG, PNG or WebP file (string ``[]``): int32 ``[]``, 1 to 8, or UNCERTAIN (0).
 
-    1 is upright, or a file without a tag. Source of the meanings: EXIF 2.3, tag 274.
+    1 is upright, or a file without a tag. UNCERTAIN: it cannot be told whether Pillow finds one (damaged
+    files, and a few that Pillow itself stumbles over). Source of the meanings: EXIF 2.3, tag 274.
     """
+    return orientation_of(metadata(data))
 
-    def none() -> tf.Tensor:
-        return tf.constant(0, tf.int64)
 
-    header = tf.case(
-        [
-            (is_jpeg(data), lambda: _search(data, 2, _jpeg_segment)),
-            (starts_with(data, 0, PNG), lambda: _search(data, 8, _png_chunk)),
-            (starts_with(data, 8, b"WEBP"), lambda: _search(data, 12, _webp_chunk)),
-        ],
-        default=none,
-    )
-    found = tf.cond(header > 0, lambda: _tag_value(data, header), none)
-    return tf.where((found > 1) & (found < 9), tf.cast(found, tf.int32), 1)
+def orientation_of(found: Metadata) -> tf.Tensor:
+    """The same from what was read beside the pixels."""
+
+    def from_tags() -> tuple[tf.Tensor, tf.Tensor]:
+        tiff = _without_names(found.exif)
+        nothing = tf.constant(0, tf.int64), tf.constant(True)
+        return tf.cond(tiff == b"", lambda: nothing, lambda: _from_exif(tiff))
+
+    def search() -> tf.Tensor:
+        value, look_on = from_tags()
+        value = tf.cond(look_on & (found.xmp != b""), lambda: _from_xmp(found.xmp), lambda: value)
+        return tf.cast(tf.where((value > 1) & (value < 9), value, 1), tf.int32)
+
+    return tf.cond(found.certain, search, lambda: tf.constant(UNCERTAIN))
 
 
 def upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
@@ -59,70 +66,71 @@ def upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(image, [None, None, channels])
 
 
-# === Where the TIFF header is ===
+def _without_names(exif: tf.Tensor) -> tf.Tensor:
+    """Up to two names before the header go."""
+    for _ in range(2):
+        start = tf.where(starts_with(exif, 0, EXIF_NAME), len(EXIF_NAME), 0)
+        exif = part(exif, start, length(exif))
+    return exif
 
 
-def _search(data: tf.Tensor, start: int, step: Callable[[tf.Tensor, tf.Tensor], Step]) -> tf.Tensor:
-    """Walk from block to block until ``step(data, position)`` finds the header or says stop; 0 = not found."""
-    size = length(data)
-
-    def more(i: tf.Tensor, position: tf.Tensor, header: tf.Tensor, stop: tf.Tensor) -> tf.Tensor:
-        return (i < _MOST_BLOCKS) & (position < size) & (header == 0) & tf.logical_not(stop)
-
-    def one(i: tf.Tensor, position: tf.Tensor, header: tf.Tensor, stop: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        return i + 1, *step(data, position)
-
-    first = (0, tf.constant(start, tf.int64), tf.constant(0, tf.int64), tf.constant(False))
-    return tf.while_loop(more, one, first, parallel_iterations=1)[2]
+def _from_xmp(xmp: tf.Tensor) -> tf.Tensor:
+    digit = tf.strings.regex_replace(xmp, _XMP, r"\1")
+    found = tf.strings.length(digit) == 1
+    return tf.where(found, octets(digit, 0, 1)[0] - ord("0"), tf.constant(0, tf.int64))
 
 
-def _jpeg_segment(data: tf.Tensor, position: tf.Tensor) -> Step:
-    head = octets(data, position, 4)
-    marker = head[1]
-    named = starts_with(data, position + 4, _NAME)
-    header = _where((marker == 0xE1) & named, position + 4 + len(_NAME))
-    pixels = (head[0] != 0xFF) | (marker == 0xDA) | (marker == 0xD9)
-    alone = (marker == 0x01) | ((marker >= 0xD0) & (marker <= 0xD8))  # no length follows
-    size = 2 + _where(tf.logical_not(alone), number(head[2:4], True))
-    padding = marker == 0xFF  # may be repeated
-    return position + tf.where(padding, tf.ones_like(size), size), header, pixels
-
-
-def _png_chunk(data: tf.Tensor, position: tf.Tensor) -> Step:
-    size = number(octets(data, position, 4), True)
-    header = _where(starts_with(data, position + 4, b"eXIf"), _after_name(data, position + 8))
-    return position + 12 + size, header, starts_with(data, position + 4, b"IDAT")
-
-
-def _webp_chunk(data: tf.Tensor, position: tf.Tensor) -> Step:
-    size = number(octets(data, position + 4, 4), False)
-    header = _where(starts_with(data, position, b"EXIF"), _after_name(data, position + 8))
-    return position + 8 + size + tf.math.floormod(size, 2), header, tf.constant(False)
-
-
-def _after_name(data: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
-    return position + len(_NAME) * tf.cast(starts_with(data, position, _NAME), tf.int64)
-
-
-def _where(condition: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
-    return tf.where(condition, position, tf.zeros_like(position))
-
-
-# === The tag ===
-
-
-def _tag_value(data: tf.Tensor, header: tf.Tensor) -> tf.Tensor:
-    """The value of the last orientation entry in the first directory, 0 without one."""
-    head = octets(data, header, 8)
+def _from_exif(tiff: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The value of the first orientation entry of the first directory (0: none that turns a picture), and whether
+    XMP counts, which it does where the block could be read and holds no such entry."""
+    head = octets(tiff, 0, 8)
     big = head[0] == ord("M")
-    is_tiff = (head[0] == head[1]) & (big | (head[0] == ord("I"))) & (head[2] + head[3] == 42)
-    directory = header + number(head[4:8], big)
-    count = number(octets(data, directory, 2), big)
-    entries = tf.io.decode_raw(part(data, directory + 2, 12 * count), tf.uint8)
-    entries = tf.cast(tf.reshape(entries[: tf.size(entries) // 12 * 12], [-1, 12]), tf.int64)
-    kind, values = number(entries[:, 2:4], big), number(entries[:, 4:8], big)
-    value = tf.where(kind == _SHORT, number(entries[:, 8:10], big), number(entries[:, 8:12], big))
-    value = tf.where(kind == _BYTE, entries[:, 8], value)
-    known = tf.reduce_any(kind[:, None] == [_BYTE, _SHORT, _LONG], axis=1)
-    fits = is_tiff & known & (values == 1) & (number(entries[:, 0:2], big) == _TAG)
-    return tf.concat([tf.zeros([1], tf.int64), tf.boolean_mask(value, fits)], axis=0)[-1]
+    readable = tf.reduce_any(part(tiff, 0, 4) == _HEADERS) & (length(tiff) >= 8)
+    directory = number(head[4:8], big)
+    count = number(octets(tiff, directory, 2), big)
+    entries = tf.io.decode_raw(part(tiff, directory + 2, 12 * count), tf.uint8)
+    entries = tf.cast(tf.reshape(entries[: tf.size(entries) // 12 * 12], [-1, 12]), tf.int64)  # [N, 12]
+    kind, places = number(entries[:, 2:4], big), number(entries[:, 8:12], big)
+    unit = tf.gather(tf.constant(_SIZES, tf.int64), tf.where(kind < len(_SIZES), kind, 0))
+    size = number(entries[:, 4:8], big) * unit
+    # Values of more than 4 octets are elsewhere. Where they are too many, the entry is passed over; where they lie
+    # behind the end, Pillow stops reading.
+    outside = size > 4
+    too_many = outside & (tf.cumsum(tf.where(outside, size, 0)) > length(tiff))
+    missing = outside & tf.logical_not(too_many) & (places + size > length(tiff))
+    reached = tf.cumsum(tf.cast(missing, tf.int32)) == 0
+    holds = reached & (number(entries[:, 0:2], big) == _TAG) & (size > 0) & tf.logical_not(too_many)
+    found = tf.reduce_any(holds) & readable
+
+    def value() -> tf.Tensor:
+        row = tf.argmax(tf.cast(holds, tf.int32))
+        position = tf.where(outside[row], places[row], directory + 2 + 12 * row + 8)
+        return _number(octets(tiff, position, 8), kind[row], big)
+
+    found_value = tf.cond(found, value, lambda: tf.constant(0, tf.int64))
+    return found_value, readable & tf.logical_not(found)
+
+
+def _number(values: tf.Tensor, kind: tf.Tensor, big: tf.Tensor) -> tf.Tensor:
+    """Eight octets as a number of a TIFF kind; 0 for one that is not whole, and for text and bare octets."""
+    first, second, whole = number(values[:4], big), number(values[4:], big), number(values, big)
+    zero = tf.zeros_like(first)
+    signed = kind == _SIGNED_RATIONAL
+    top = tf.where(signed & (first >= 2**31), first - 2**32, first)
+    bottom = tf.where(signed & (second >= 2**31), second - 2**32, second)
+    divisor = tf.where(bottom == 0, tf.ones_like(bottom), bottom)
+    ratio = tf.where((bottom != 0) & (tf.math.floormod(top, divisor) == 0), top // divisor, zero)
+    single = tf.cast(tf.bitcast(tf.cast(first, tf.int32), tf.float32), tf.float64)
+    real = tf.where(kind == _FLOAT, single, tf.bitcast(whole, tf.float64))
+    turning = (real >= 2) & (real <= 8) & (real == tf.floor(real))
+    real = tf.cast(tf.where(turning, real, tf.zeros_like(real)), tf.int64)
+
+    def among(kinds: tuple[int, ...]) -> tf.Tensor:
+        return tf.reduce_any(kind == list(kinds))
+
+    value = tf.where(among(_SMALL), values[0], zero)
+    value = tf.where(among(_SHORTS), number(values[:2], big), value)
+    value = tf.where(among(_LONGS), first, value)
+    value = tf.where(among((_RATIONAL, _SIGNED_RATIONAL)), ratio, value)
+    value = tf.where(among((_FLOAT, _DOUBLE)), real, value)
+    return tf.where(kind == _LONG8, whole, value)

@@ -1,19 +1,25 @@
 """Decoding image files inside a graph with stock ops, to the bytes that Pillow gives.
 
-Measured against Pillow 13 (TensorFlow 2.21; noise and smooth pictures, 1x1 to 480x640): equal in every byte
-for JPEG (quality 50-100; 4:4:4, 4:2:2, 4:2:0; progressive; restart markers; grey), PNG (RGB, grey, alpha
-dropped, palette with and without transparency, 1 and 16 bits), BMP, GIF and WebP (lossy, lossless, alpha
-dropped). CMYK JPEG differs by 1 level in about half of the values: TensorFlow multiplies the channels with
-another rounding, which cannot be undone afterwards.
+Equal in every byte to Pillow 13 (TensorFlow 2.21):
 
-The EXIF orientation is applied by `tf_d2.ops.exif`.
+- JPEG: baseline and progressive, grey, YCbCr and RGB in every subsampling, CMYK and YCCK with and without the
+  Adobe marker (:mod:`tf_d2.ops.cmyk_jpeg`), restart markers, anything behind the end;
+- PNG: grey, RGB, palette, each with or without opacity (dropped), 1 to 16 bits, interlaced, the first frame of an
+  animation;
+- BMP: everything but run lengths (:mod:`tf_d2.ops.bmp`);
+- WebP: lossy and lossless, opacity dropped, not animated;
+- GIF: the first frame (here; serving refuses GIF).
+
+The orientation is applied by :mod:`tf_d2.ops.exif`.
 """
+
+from __future__ import annotations
 
 import tensorflow as tf
 
+from tf_d2.ops import bmp, cmyk_jpeg
+from tf_d2.ops.image_metadata import PNG, is_jpeg, metadata
 from tf_d2.ops.octets import octets, starts_with
-
-PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def decode_image_bytes(data: tf.Tensor) -> tf.Tensor:
@@ -23,39 +29,59 @@ def decode_image_bytes(data: tf.Tensor) -> tf.Tensor:
     trusted.
 
     Raises:
-        InvalidArgumentError: broken data, another format, or an animated WebP (TensorFlow 2.21 writes
-        outside its buffer
-            when it decodes one into a single frame, so none is passed to it).
+        InvalidArgumentError: broken data, another format, a BMP of run lengths, or an animated WebP (TensorFlow
+        2.21 writes outside its buffer when it decodes one into a single frame, so none is passed to it).
 
     Source: `read_image`, detectron2/data/detection_utils.py, for the conversions to RGB.
     """
     data = tf.convert_to_tensor(data)
-    still = tf.debugging.Assert(
-        tf.logical_not(is_animated_webp(data)), ["animated WebP images are not supported"]
+    layers = tf.cond(is_jpeg(data), lambda: metadata(data).layers, lambda: tf.constant(0, tf.int64))
+    image = tf.case(
+        [
+            (layers == 4, lambda: _decode_cmyk(data)),
+            (is_jpeg(data), lambda: decode_jpeg(data)),
+            (bmp.is_bmp(data), lambda: _decode_bmp(data)),
+            (is_webp_with_alpha(data), lambda: decode_without_alpha(_still(data))),
+            (is_grey16_png(data), lambda: decode_grey16_png(data)),
+        ],
+        default=lambda: decode_other(_still(data)),
     )
-    with tf.control_dependencies([still] if still is not None else []):
-        image = tf.case(
-            [
-                (is_jpeg(data), lambda: decode_jpeg(data)),
-                (is_webp_with_alpha(data), lambda: decode_without_alpha(data)),
-                (is_grey16_png(data), lambda: decode_grey16_png(data)),
-            ],
-            default=lambda: decode_other(data),
-        )
     return tf.ensure_shape(image, [None, None, 3])
+
+
+def _still(data: tf.Tensor) -> tf.Tensor:
+    return _asserted(data, tf.logical_not(is_animated_webp(data)), "animated WebP images are not supported")
+
+
+def _decode_bmp(data: tf.Tensor) -> tf.Tensor:
+    header = bmp.read_header(data)
+    readable = bmp.promise(data, header) == bmp.READABLE
+    return bmp.decode(_asserted(data, readable, "not a complete BMP, or one of run lengths"), header)
+
+
+def _decode_cmyk(data: tf.Tensor) -> tf.Tensor:
+    files, facts = cmyk_jpeg.forms(data)
+    image, explained = decode_cmyk(files, facts)
+    return _asserted(image, explained, "inks of this JPEG cannot be told")
+
+
+def _asserted(value: tf.Tensor, condition: tf.Tensor, message: str) -> tf.Tensor:
+    check = tf.debugging.Assert(condition, [message])
+    with tf.control_dependencies([check] if check is not None else []):
+        return tf.identity(value)
 
 
 # === The parts: which kind a file is by its header, and how each kind is decoded ===
 
 
-def is_jpeg(data: tf.Tensor) -> tf.Tensor:
-    """Whether the file starts as a JPEG."""
-    return starts_with(data, 0, b"\xff\xd8")
-
-
 def decode_jpeg(data: tf.Tensor) -> tf.Tensor:
     """Pillow's settings: accurate integer DCT, smooth upsampling of the chroma planes."""
     return tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE", fancy_upscaling=True)
+
+
+def decode_cmyk(files: tf.Tensor, facts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Of :func:`tf_d2.ops.cmyk_jpeg.forms`: uint8 RGB ``[H, W, 3]``, and whether it is certain."""
+    return cmyk_jpeg.to_rgb([decode_jpeg(files[i]) for i in range(cmyk_jpeg.FORMS)], facts)
 
 
 def is_grey16_png(data: tf.Tensor) -> tf.Tensor:
@@ -87,7 +113,7 @@ def decode_without_alpha(data: tf.Tensor) -> tf.Tensor:
 
 
 def decode_other(data: tf.Tensor) -> tf.Tensor:
-    """PNG, BMP, GIF and WebP without alpha."""
+    """PNG, GIF and WebP without alpha."""
     return tf.io.decode_image(data, channels=3, expand_animations=False)
 
 

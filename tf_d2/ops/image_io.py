@@ -80,8 +80,11 @@ def _decode(data: bytes, name: str, mode: str, max_pixels: int) -> np.ndarray:
 
 def _upright(picture: Image.Image) -> Image.Image:
     try:
-        orientation = picture.getexif().get(_EXIF_ORIENTATION)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # Pillow's, about odd tags
+            orientation = picture.getexif().get(_EXIF_ORIENTATION)
     except Exception:  # broken EXIF data: detectron2 takes the image as it is
         return picture
-    method = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    # Whatever equals one of these numbers counts, a fraction or a float, too.
+    method = _UPRIGHT.get(orientation or 0)
     return picture if method is None else picture.transpose(method)

@@ -20,6 +20,7 @@ from tf_d2.ops.interpolate import bilinear
 _WEIGHT_BITS = 22  # Pillow's PRECISION_BITS for 8-bit images: 32 - 8 - 2
 _CHUNK_ELEMENTS = 1 << 19  # gathered float64 values per step: 4 MB; 2 MB to 8 MB are equally fast
 _PARALLEL_CHUNKS = 2  # bounds the memory to two chunks
+MAX_CHANNELS_UINT8 = 4
 
 Int = int | tf.Tensor
 
@@ -74,44 +75,79 @@ def resize_uint8(image: tf.Tensor, new_h: Int, new_w: Int) -> tf.Tensor:
 
     Coordinates: output pixel j is centred at (j+0.5)*in/out of the input, where pixel i covers [i,i+1]; the
     triangle has half-width max(in/out,1) (so it antialiases when shrinking) and is cut, and renormalised,
-    at the border. Every channel is treated alike: equal to Pillow for C=1 ("L") and C=3 ("RGB"); Pillow
-    itself premultiplies alpha for C=2 and C=4 and refuses more. The pass order, which shows in the rounding
-    of single pixels by 1 level, is that of Pillow 13: horizontal first, unless the height shrinks by more
-    than twice as many pixels as the width (portrait images of more than 2:1). Older Pillow always goes
-    horizontally first. Sizes may be Python ints or int32 scalars; memory beyond input and output is bounded
-    (about 50 MB).
+    at the border. C is 1 ("L"), 3 ("RGB"), 2 ("LA") or 4 ("RGBA"). To Pillow the last of 2 or 4 channels is an
+    opacity, whatever it means to the model: the others are multiplied by it, resized, and divided again. The
+    pass order, which shows in the rounding of single pixels by 1 level, is that of Pillow 13: horizontal
+    first, unless the height shrinks by more than twice as many pixels as the width (portrait images of more
+    than 2:1). Older Pillow always goes horizontally first. Sizes may be Python ints or int32 scalars; memory
+    beyond input and output is bounded (about 50 MB; 2 and 4 channels: a few copies of both).
 
-    Raises InvalidArgumentError when a side is empty.
+    Raises InvalidArgumentError when a side is empty, ValueError for another dtype or more channels.
     Source: ResizeTransform.apply_image, detectron2/data/transforms/transform.py; Pillow Resample.c.
     """
     image = tf.convert_to_tensor(image)
     if image.dtype != tf.uint8 or image.shape.rank != 3:
         raise ValueError(f"resize_uint8 takes a uint8 [H,W,C] image, got {image.dtype.name} {image.shape}")
+    channels = image.shape[2]
+    if channels is not None and channels > MAX_CHANNELS_UINT8:
+        raise ValueError(
+            f"resize_uint8 takes 1 to {MAX_CHANNELS_UINT8} channels, got {channels}: "
+            "Pillow, and so detectron2, has no 8-bit picture of more; pass it as float32"
+        )
     new_h, new_w = exact_constant(new_h, tf.int32), exact_constant(new_w, tf.int32)
     shape = tf.shape(image)
     sides = tf.stack([shape[0], shape[1], new_h, new_w])
-    nonempty = tf.debugging.Assert(
-        tf.reduce_all(sides > 0), ["resize_uint8: a side is 0 (H,W,new_h,new_w)", sides]
-    )
-    with tf.control_dependencies([nonempty] if nonempty is not None else []):
+    checks = [
+        tf.debugging.Assert(tf.reduce_all(sides > 0), ["resize_uint8: a side is 0 (H,W,new_h,new_w)", sides]),
+        tf.debugging.Assert(shape[2] <= MAX_CHANNELS_UINT8, ["resize_uint8: too many channels", shape[2]]),
+    ]
+    with tf.control_dependencies([check for check in checks if check is not None]):
         image = tf.identity(image)
-    resized = tf.cond(
-        _vertical_first(shape[0], shape[1], new_h, new_w),
-        lambda: _resize_columns(_resize_rows(image, new_h), new_w),
-        lambda: _resize_rows(_resize_columns(image, new_w), new_h),
-    )
+    if channels in (1, 3):
+        resized = _both_passes(image, new_h, new_w)
+    else:
+        changed = (shape[0] != new_h) | (shape[1] != new_w)
+        resized = tf.cond(
+            changed & (tf.math.floormod(shape[2], 2) == 0),
+            lambda: _with_opacity(image, new_h, new_w),
+            lambda: _both_passes(image, new_h, new_w),
+        )
     return tf.ensure_shape(resized, [None, None, image.shape[2]])
 
 
 def resize_float(image: tf.Tensor, new_h: Int, new_w: Int) -> tf.Tensor:
-    """Resize a float32 or float64 `image` [H,W,C] bilinearly, half-pixel centres, no antialiasing, dtype
+    """Resize a float16, float32 or float64 `image` [H,W,C] bilinearly, half-pixel centres, no antialiasing, dtype
     kept.
 
-    What detectron2 does to arrays that are not uint8; it differs from `resize_uint8` when shrinking.
-    Integer types are refused as torch refuses them.
+    What detectron2 does to arrays that are not uint8; it differs from `resize_uint8` when shrinking. float16 is
+    computed in float32 and rounded once, as torch does for 3 channels and more (with 1 or 2 its kernel for large
+    pictures rounds on the way: a fifth of the values differ by one step of float16). Integer types are refused
+    as torch refuses them.
     Source: ResizeTransform.apply_image, detectron2/data/transforms/transform.py.
     """
     return bilinear(image[tf.newaxis], new_h, new_w)[0]
+
+
+def _both_passes(image: tf.Tensor, new_h: tf.Tensor, new_w: tf.Tensor) -> tf.Tensor:
+    shape = tf.shape(image)
+    return tf.cond(
+        _vertical_first(shape[0], shape[1], new_h, new_w),
+        lambda: _resize_columns(_resize_rows(image, new_h), new_w),
+        lambda: _resize_rows(_resize_columns(image, new_w), new_h),
+    )
+
+
+def _with_opacity(image: tf.Tensor, new_h: tf.Tensor, new_w: tf.Tensor) -> tf.Tensor:
+    """Pillow's resize of LA and RGBA: by way of La and RGBa, whose colours are multiplied by the last channel."""
+    colours, opacity = tf.cast(image[:, :, :-1], tf.int32), image[:, :, -1:]
+    product = colours * tf.cast(opacity, tf.int32) + 128
+    product = (product + product // 256) // 256  # the nearest to product / 255
+    image = _both_passes(tf.concat([tf.cast(product, tf.uint8), opacity], 2), new_h, new_w)
+    colours, opacity = tf.cast(image[:, :, :-1], tf.int32), image[:, :, -1:]
+    divisor = tf.cast(opacity, tf.int32)
+    quotient = tf.minimum(255 * colours // tf.maximum(divisor, 1), 255)
+    colours = tf.where((divisor == 0) | (divisor == 255), colours, quotient)
+    return tf.concat([tf.cast(colours, tf.uint8), opacity], 2)
 
 
 def _vertical_first(height: tf.Tensor, width: tf.Tensor, new_h: tf.Tensor, new_w: tf.Tensor) -> tf.Tensor:

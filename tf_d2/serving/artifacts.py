@@ -12,7 +12,7 @@ import tensorflow as tf
 
 import tf_d2
 from tf_d2.config import ModelConfig, category_ids, class_names, keypoint_names, stuff_names
-from tf_d2.serving.decode import STATUS_TEXT
+from tf_d2.serving.decode import DECODED, STATUS_TEXT
 from tf_d2.serving.graph import GraphOptions
 from tf_d2.serving.saved_model import read_saved_model
 from tf_d2.serving_contract import NORMALISED_BOXES, TENSORS
@@ -163,6 +163,7 @@ def readme(folder: Path, config: ModelConfig, options: GraphOptions, report: Exp
         argument, setup = ", boxes", f"boxes = {box}   # x1 y1 x2 y2 in pixels of the photo, best first\n"
         photo = f'{{\\"image_bytes\\": {photo}, \\"proposal_boxes\\": {box}, \\"num_proposals\\": 1}}'
     return README.format(
+        decoded=f"`serving_bytes`: {DECODED}",
         photo=photo,
         argument=argument,
         setup=setup,
@@ -236,6 +237,8 @@ B images per request. {resize} Channels are put into the network's order in the 
 {precision}
 {batch}
 {bad}
+
+{decoded}
 Images of more than {pixels} pixels are refused before they are decoded. Files are turned as their EXIF orientation
 says (JPEG, PNG, WebP); boxes, masks and `image_size` are those of the upright picture.
 

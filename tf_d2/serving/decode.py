@@ -9,13 +9,14 @@ becomes a status.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from tf_d2.config import InputConfig
-from tf_d2.ops import exif, image_decode
+from tf_d2.ops import bmp, cmyk_jpeg, exif, image_decode
+from tf_d2.ops.image_metadata import PNG, is_jpeg, metadata
 from tf_d2.ops.octets import number, octets, starts_with
 from tf_d2.ops.resize import resize_uint8, shortest_edge_size_tf
 
@@ -25,11 +26,25 @@ UNREADABLE = 1  # not a complete JPEG, PNG, BMP or WebP file, or an image withou
 TOO_LARGE = 2  # more pixels than the export allows
 TOO_THIN = 3  # one side of the network input would be 0 pixels (detectron2 fails, too)
 
+NOT_EXACT = 4  # a file that detectron2 may read, but that the graph cannot read as detectron2 does
+
 STATUS_TEXT = {
     UNREADABLE: "not a readable JPEG, PNG, BMP or WebP image",
     TOO_LARGE: "the image has more pixels than this export accepts",
     TOO_THIN: "the image is too elongated to be resized to the network input",
+    NOT_EXACT: "a kind of JPEG, PNG, BMP or WebP file that cannot be decoded here exactly as detectron2 does; "
+    "convert it to PNG",
 }
+
+# What is decoded, and what is not; for the README of an export.
+DECODED = (
+    "Decoded as detectron2 decodes them, bit for bit: JPEG (baseline and progressive; grey, YCbCr, RGB, CMYK and YCCK; "
+    "8 bits), PNG (every colour type, 1 to 16 bits, interlaced; of an animation the first picture), BMP (colour "
+    "tables, 16, 24 and 32 bits, OS/2 and Windows headers) and still WebP (lossy, lossless). Opacity is dropped. They "
+    "are turned by the orientation that Pillow finds in EXIF (JPEG, PNG before and behind the pixels, WebP, "
+    "ImageMagick's profiles) or else in XMP. Refused with an `image_status`: BMP with run lengths, animated WebP, "
+    "files that are cut off, files whose orientation cannot be told, and every other format."
+)
 
 _HEADER_BYTES = 32
 
@@ -53,12 +68,17 @@ def picture_from_bytes(data: tf.Tensor, config: InputConfig, max_pixels: int) ->
         data: string ``[]``, a JPEG, PNG, BMP or WebP file (WebP: where the server's DecodeImage has it).
         max_pixels: larger images are refused by what their header says, before they are decoded.
     """
-    decoded, status = tf.cond(
-        image_decode.is_jpeg(data),
-        lambda: _read_jpeg(data, max_pixels),
-        lambda: _read_other(data, max_pixels),
+    found = metadata(data)
+    decoded, status = tf.case(
+        [
+            (is_jpeg(data), lambda: _read_jpeg(data, found.layers, max_pixels)),
+            (bmp.is_bmp(data), lambda: _read_bmp(data, max_pixels)),
+        ],
+        default=lambda: _read_other(data, max_pixels),
     )
-    decoded = exif.upright(tf.ensure_shape(decoded, [None, None, 3]), exif.orientation(data))
+    orientation = tf.cond(status == OK, lambda: exif.orientation_of(found), lambda: tf.constant(1))
+    status = tf.where(orientation == exif.UNCERTAIN, NOT_EXACT, status)
+    decoded = exif.upright(tf.ensure_shape(decoded, [None, None, 3]), orientation)
     return tf.cond(
         status == OK, lambda: picture_from_rgb(decoded, config, max_pixels), lambda: _no_picture(status)
     )
@@ -95,13 +115,32 @@ def _no_picture(status: tf.Tensor) -> Picture:
 Decoded = tuple[tf.Tensor, tf.Tensor]  # uint8 RGB [H, W, 3], status
 
 
-def _read_jpeg(data: tf.Tensor, max_pixels: int) -> Decoded:
+def _read_jpeg(data: tf.Tensor, layers: tf.Tensor, max_pixels: int) -> Decoded:
     def read(encoded: tf.Tensor) -> Decoded:
         too_large = _too_large(tf.io.extract_jpeg_shape(encoded)[:2], max_pixels)
         harmless = tf.where(too_large, _SMALL_JPEG, encoded)
         return image_decode.decode_jpeg(harmless), tf.where(too_large, TOO_LARGE, OK)
 
-    return _attempt(read, data)
+    def read_cmyk(files: tf.Tensor, facts: tf.Tensor) -> Decoded:
+        # Decoding takes as much memory as that of several pictures.
+        too_large = _too_large(tf.io.extract_jpeg_shape(files[0])[:2], max_pixels // 3)
+        harmless = tf.where(too_large, tf.fill([cmyk_jpeg.FORMS], _SMALL_JPEG), files)
+        image, explained = image_decode.decode_cmyk(harmless, facts)
+        return image, tf.where(too_large, TOO_LARGE, tf.where(explained, OK, NOT_EXACT))
+
+    return tf.cond(
+        layers == 4, lambda: _attempt(read_cmyk, *cmyk_jpeg.forms(data)), lambda: _attempt(read, data)
+    )
+
+
+def _read_bmp(data: tf.Tensor, max_pixels: int) -> Decoded:
+    header = bmp.read_header(data)
+    promise = bmp.promise(data, header)
+    too_large = (promise != bmp.BROKEN) & (header.width * header.height > max_pixels)
+    status = tf.where(promise == bmp.READABLE, OK, tf.where(promise == bmp.BROKEN, UNREADABLE, NOT_EXACT))
+    status = tf.where(too_large, TOO_LARGE, status)
+    nothing = tf.zeros(tf.constant([0, 0, 3]), tf.uint8)
+    return tf.cond(status == OK, lambda: bmp.decode(data, header), lambda: nothing), status
 
 
 def _read_other(data: tf.Tensor, max_pixels: int) -> Decoded:
@@ -112,10 +151,10 @@ def _read_other(data: tf.Tensor, max_pixels: int) -> Decoded:
 
     # A format without a header that is understood here could be of any size: it is not decoded. The kinds are told
     # apart out here because _attempt is slow with more than a few ops.
-    refused = (tf.reduce_min(size) < 1) | image_decode.is_animated_webp(data)
     return tf.case(
         [
-            (refused, lambda: _nothing(UNREADABLE)),
+            (tf.reduce_min(size) < 1, lambda: _nothing(UNREADABLE)),
+            (image_decode.is_animated_webp(data), lambda: _nothing(NOT_EXACT)),
             (_too_large(size, max_pixels), lambda: _nothing(TOO_LARGE)),
             (image_decode.is_webp_with_alpha(data), attempt(image_decode.decode_without_alpha)),
             (image_decode.is_grey16_png(data), attempt(image_decode.decode_grey16_png)),
@@ -124,15 +163,17 @@ def _read_other(data: tf.Tensor, max_pixels: int) -> Decoded:
     )
 
 
-def _attempt(read: Callable[[tf.Tensor], Decoded], data: tf.Tensor) -> Decoded:
-    """``read(data)``, or nothing and UNREADABLE where it fails.
+def _attempt(read: Callable[..., Decoded], *data: Any) -> Decoded:
+    """``read(*data)``, or nothing and UNREADABLE where it fails.
 
     The data set makes its function anew for every element, so that should be as small as it can be.
     """
     options = tf.data.Options()
     options.autotune.enabled = False
     options.experimental_optimization.apply_default_optimizations = False
-    dataset = tf.data.Dataset.from_tensors(data).map(read).ignore_errors().with_options(options)
+    # One element of one tensor or of several.
+    inputs = data[0] if len(data) == 1 else data
+    dataset = tf.data.Dataset.from_tensors(inputs).map(read).ignore_errors().with_options(options)
     return dataset.reduce(_nothing(UNREADABLE), lambda _, element: element)
 
 
@@ -148,20 +189,14 @@ def _too_large(size: tf.Tensor, max_pixels: int) -> tf.Tensor:
 
 
 def header_size(data: tf.Tensor) -> tf.Tensor:
-    """(height, width) of a PNG, BMP or WebP file by its header: int32 ``[2]``; 0 for every other format."""
+    """(height, width) of a PNG or WebP file by its header: int32 ``[2]``; 0 for every other format."""
     head = octets(data, 0, _HEADER_BYTES)
-    size = tf.where(starts_with(data, 0, image_decode.PNG), _png_size(head), tf.zeros([2], tf.int32))
-    size = tf.where(starts_with(data, 0, b"BM"), _bmp_size(head), size)
+    size = tf.where(starts_with(data, 0, PNG), _png_size(head), tf.zeros([2], tf.int32))
     return tf.where(starts_with(data, 0, b"RIFF"), _webp_size(head, data), size)
 
 
 def _png_size(head: tf.Tensor) -> tf.Tensor:
     return _pair(number(head[20:24], True), number(head[16:20], True))
-
-
-def _bmp_size(head: tf.Tensor) -> tf.Tensor:
-    # A negative height means rows from top to bottom.
-    return tf.abs(_pair(number(head[22:26], False), number(head[18:22], False)))
 
 
 def _webp_size(head: tf.Tensor, data: tf.Tensor) -> tf.Tensor:

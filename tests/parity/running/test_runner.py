@@ -348,3 +348,48 @@ def test_float32_is_refused_in_the_semantic_profile_before_anything_runs(
             candidates=candidate,
             profile="semantic",
         )
+
+
+@pytest.mark.parametrize(
+    ("reference", "held", "expected"),
+    [
+        ("torch", (), "torch"),  # it runs, so it can run in float64
+        ("trace", ("torch", "detectron2"), "detectron2"),
+        ("trace", ("torch",), "torch"),
+        ("trace", (), None),
+    ],
+)
+def test_what_gives_the_float64_run_beside_a_reference(monkeypatch, reference, held, expected):
+    monkeypatch.setattr(runner, "_can_import", lambda interpreter, name: name in held)
+    found = runner.precise_backend(Backend(reference, "r.h5"), "python")
+    assert (found.name if found else None) == expected
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_thread_noise_is_measured_only_where_there_is_no_float64_run(tmp_path, monkeypatch, works):
+    ran = []
+
+    def run_backend(backend, setup, target, progress=None):
+        ran.append(setup.profile)
+        if setup.profile == "semantic" and not works:
+            raise BackendError("out of memory")
+        return target
+
+    monkeypatch.setattr(runner, "run_backend", run_backend)
+    setup = Setup("c.yaml", "w.pkl", ["i.png"], source=Setup("c.yaml", "w.pkl", ["i.png"]))
+    traces, notes = runner._noise_runs(
+        Backend("torch"), setup, tmp_path / "r.h5", tmp_path, "truth", sys.executable, lambda text: None
+    )
+    assert ran == (["semantic"] if works else ["semantic", "strict"])
+    assert [Path(str(t)).name for t in traces] == ["noise_truth.h5" if works else "noise_threads.h5"]
+    assert works or "limits are estimates: out of memory" in notes[0]
+
+
+def test_a_recording_without_torch_is_judged_by_estimates(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "_can_import", lambda interpreter, name: False)
+    setup = Setup("c.yaml", "w.pkl", ["i.png"])
+    reference = Backend("trace", "r.h5")
+    traces, notes = runner._noise_runs(
+        reference, setup, tmp_path / "r.h5", tmp_path, "truth", sys.executable, lambda text: None
+    )
+    assert traces == [] and "torch is not installed" in notes[0]

@@ -279,7 +279,7 @@ class PointRendSemSegHeadConfig:
         if coarse != "SemSegFPNHead":
             raise keys.fail(_POINT + "COARSE_SEM_SEG_HEAD_NAME", "expected 'SemSegFPNHead'")
         head = PointHeadConfig.from_keys(keys, "MODEL.SEM_SEG_HEAD.NUM_CLASSES")
-        if len(head.in_features) > 1 or head.in_features[0] not in backbone.strides:
+        if len(head.in_features) != 1 or head.in_features[0] not in backbone.strides:
             # detectron2's own inference puts several on the axis of the images and fails.
             expected = f"{name} needs one of {', '.join(backbone.strides)}"
             raise keys.fail(_POINT + "IN_FEATURES", expected)
