@@ -26,6 +26,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from parity.backends import detectron2_lazy as lazy
 from parity.backends.detectron2_units import OPS, panoptic, size
 from parity.backends.torch_run import Arrays, flatten, recorder, serve
 from parity.core import job as jobs
@@ -87,6 +88,17 @@ def read_config(library: SimpleNamespace, path: str) -> Any:
     return cfg
 
 
+def build(library: SimpleNamespace, path: str, device: torch.device) -> Any:
+    """The module of a resolved configuration, be it of keys or a LazyConfig dump."""
+    data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    if lazy.is_lazy(data):
+        return lazy.build_model(library, data).to(device)
+    cfg = read_config(library, path)
+    cfg.MODEL.DEVICE = str(device)
+    cfg.MODEL.WEIGHTS = ""
+    return library.modeling.build_model(cfg)
+
+
 class Detectron2:
     """The real model as a backend of `parity.backends.torch_run`."""
 
@@ -94,10 +106,7 @@ class Detectron2:
 
     def __init__(self, job: Job, config: Mapping[str, Any], device: torch.device) -> None:
         self.library = library()
-        cfg = read_config(self.library, job.config_yaml)
-        cfg.MODEL.DEVICE = str(device)
-        cfg.MODEL.WEIGHTS = ""
-        self.module: nn.Module = self.library.modeling.build_model(cfg).eval().requires_grad_(False)
+        self.module: nn.Module = build(self.library, job.config_yaml, device).eval().requires_grad_(False)
         self.model: Any = self.module
         load_state(self.module, jobs.read_state(job.weights))
         self.config: Mapping[str, Any] = config

@@ -54,6 +54,9 @@ class Request:
     mutate: str = ""
     mutations: tuple[str, ...] = ()
     folder: str = "."  # of the user, who names files relative to it
+    ignore_keys: tuple[str, ...] = ()
+    ignore_tensors: tuple[str, ...] = ()
+    prefix: str | None = None
 
 
 def read_request(path: str) -> Request:
@@ -64,7 +67,7 @@ def read_request(path: str) -> Request:
     if unknown := sorted(set(value) - known):
         raise jobs.JobError(f"job {path} has unknown entries: {', '.join(unknown)}")
     given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
-    own |= {key: tuple(own.get(key) or ()) for key in ("opts", "mutations")}
+    own |= {key: tuple(own.get(key) or ()) for key in ("opts", "mutations", "ignore_keys", "ignore_tensors")}
     return Request(Job(**given), **own)
 
 
@@ -152,6 +155,8 @@ class TensorFlowModel:
         if self.dtype != "float64":
             self.predictor.model.fold_norms()
         self.version = tf_d2.__version__
+        config, _ = jobs.read_config(job.config_yaml)
+        self.known = {name for unit in units(config) for name in (*unit.inputs, *unit.outputs)}
 
     @property
     def tensors(self) -> dict[str, str]:
@@ -170,7 +175,8 @@ class TensorFlowModel:
         for name, value in traced.items():
             arrays[name if name.startswith("input/") else f"steps/{name}"] = value
         outputs, segments = named_outputs(self.predictor(image, **given))
-        return arrays | outputs, segments
+        # A model may record more than the table has (every step of PointRend), which the other side does not.
+        return {k: v for k, v in (arrays | outputs).items() if k in self.known}, segments
 
     def forced(self, unit: Unit, inputs: list[np.ndarray]) -> list[np.ndarray]:
         """One unit on given inputs."""
@@ -404,25 +410,36 @@ def layers_by_module(model: Any) -> dict[str, Any]:
 def write_config(request: Request) -> None:
     """Write the full configuration only."""
     from tf_d2.config import resolve_yaml
+    from tf_d2.config.load import reference_yaml
 
-    text = resolve_yaml(request.job.config_yaml, request.opts)
+    text = reference_yaml(resolve_yaml(request.job.config_yaml, request.opts))
     Path(request.job.output).write_text(text, encoding="utf-8")
 
 
 def resolve(request: Request) -> None:
-    """Write the full configuration, and the state dict beside it as ``<output>.npz``."""
+    """Write the full configuration, and the state dict beside it as ``<output>.npz``.
+
+    Of a file with more than the model (another prefix, tensors to leave out) the model alone is written as
+    ``<output>.pth``, which every backend then reads in its place.
+    """
     import weights
+    from tf_d2.config.load import reference_yaml
     from tf_d2.loading import model_yaml, resolve_model
 
     job = request.job
     os.chdir(request.folder)  # where a relative MODEL.WEIGHTS is looked for
-    _, path = resolve_model(job.config_yaml, job.weights or None, request.opts)
-    state = weights.read_checkpoint(path).state
+    _, path = resolve_model(job.config_yaml, job.weights or None, request.opts, request.ignore_keys)
+    state = weights.read_checkpoint(path, prefix=request.prefix).state
+    if request.prefix is not None or request.ignore_tensors:
+        state = {k: v for k, v in state.items() if not weights.is_ignored(k, request.ignore_tensors)}
+        path = Path(job.output + ".pth")
+        weights.write_pth(path, state)
     refuse_nonfinite(state, str(path))
     arrays: dict[str, Any] = dict(state)
     np.savez(job.output + ".npz", **arrays)
     say("resolved", weights=str(Path(path).resolve()), state=job.output + ".npz", tensors=len(state))
-    Path(job.output).write_text(model_yaml(job.config_yaml, request.opts), encoding="utf-8")
+    text = reference_yaml(model_yaml(job.config_yaml, request.opts, request.ignore_keys))
+    Path(job.output).write_text(text, encoding="utf-8")
 
 
 def refuse_nonfinite(state: Mapping[str, np.ndarray], path: str) -> None:

@@ -111,6 +111,17 @@ def main_command(
         list[str] | None,
         typer.Option("--opts", help="Override KEY VALUE, as in detectron2; may be repeated."),
     ] = None,
+    ignore_keys: Annotated[
+        list[str] | None,
+        typer.Option("--ignore-keys", help="Keys that detectron2 does not have and that change nothing."),
+    ] = None,
+    ignore_tensors: Annotated[
+        list[str] | None,
+        typer.Option("--ignore-tensors", help="Tensors of the checkpoint that the model has no place for."),
+    ] = None,
+    prefix: Annotated[
+        str | None, typer.Option("--prefix", help="Which of several models in the checkpoint.")
+    ] = None,
     annotations: Annotations = None,
     waive: WaiverOption = None,
     keep_going: KeepGoing = False,
@@ -146,6 +157,11 @@ def main_command(
         "opts": split_opts(opts),
         "early_stop": not keep_going,
         "mutate": mutate,
+        "left_out": {
+            "ignore_keys": list(ignore_keys or ()),
+            "ignore_tensors": list(ignore_tensors or ()),
+            "prefix": prefix,
+        },
     }
     truth = open_annotations(annotations)  # before the long part
     comparisons = _run(config_file, weights, input, output, waive, options)

@@ -81,6 +81,9 @@ class Setup:
     extra: Mapping[str, Any] = field(default_factory=dict)
     weights_sha256: str = ""
     state: str = ""  # the weights as a plain state dict, for workers that do not read the user's format
+    left_out: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # ignore_keys, ignore_tensors, prefix: see tf_d2.load_model
     source: Setup | None = None  # what the user asked for, before the files were resolved
 
 
@@ -141,6 +144,7 @@ def run(
     waivers: Sequence[Waiver] = (),
     early_stop: bool = True,
     mutate: str = "",
+    left_out: Mapping[str, Any] | None = None,
     progress: Progress = lambda text: None,
 ) -> list[Comparison]:
     """Run a reference and one or more candidates on the same model and images, and compare them.
@@ -148,7 +152,8 @@ def run(
     One image, candidate or proposal file may stand for a list of one. Traces and the resolved configuration
     go to ``output``. ``noise`` says how the reference's own noise is measured: "threads" (a second run with
     another thread count), "truth" (that and a float64 run) or "none". ``repeat`` runs per side prove
-    determinism. ``mutate`` plants a named bug in the candidate (the harness tests itself with it). Worker
+    determinism. ``mutate`` plants a named bug in the candidate (the harness tests itself with it).
+    ``left_out``: ``ignore_keys``, ``ignore_tensors`` and ``prefix`` as for ``tf_d2.load_model``. Worker
     failures give comparisons with an ERROR stage. Raises ValueError for unusable arguments and BackendError
     when the configuration cannot be resolved at all.
     """
@@ -173,6 +178,7 @@ def run(
         several(proposals),
         repeat,
         timeout,
+        left_out=left_out or {},
     )
     if any(not b.recorded for b in backends):
         setup = resolved(setup, folder, progress)
@@ -351,6 +357,9 @@ def reproduce(reference: Backend, candidate: Backend, setup: Setup, folder: Path
     words += ["--proposals", *setup.proposals] if setup.proposals else []
     words += ["--mutate", mutate] if mutate else []
     words += ["--output", str(folder)]
+    for name, value in setup.left_out.items():
+        option = "--" + name.replace("_", "-")
+        words += [] if not value else [option, value] if isinstance(value, str) else [option, *value]
     words += ["--opts", *map(str, setup.opts)] if setup.opts else []
     return shlex.join(words)
 
@@ -366,6 +375,7 @@ def resolved(setup: Setup, folder: Path, progress: Progress) -> Setup:
         "opts": list(setup.opts),
         "images": list(setup.images) or ["none"],
         "folder": os.getcwd(),
+        **setup.left_out,
     }
     progress("reading configuration and weights")
     events = call_worker("parity.backends.tf_worker", sys.executable, job, target, setup.timeout, progress)

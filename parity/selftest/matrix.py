@@ -13,10 +13,10 @@ import json
 import os
 import re
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,6 @@ class Cell:
     worst_score: float | None = None
     first_bad: str = ""
     error: str = ""
-    seconds: float = 0.0
 
     @property
     def key(self) -> tuple[str, str, str, str]:
@@ -118,7 +117,6 @@ def run_matrix(
 
 def _cell(key: tuple[str, str, str, str], folder: Path, python: str, timeout: float) -> Cell:
     model, setting, _, capability = key
-    begin = time.monotonic()
     try:
         setup = _setup(model, folder, timeout)
         with environment(ATEN_CPU_CAPABILITY=capability):
@@ -131,11 +129,11 @@ def _cell(key: tuple[str, str, str, str], folder: Path, python: str, timeout: fl
             run_backend(Backend("tf", "", python), fed, trace)
         comparison = compare(runs[0], trace, noise=runs[1:])[0]
     except (BackendError, ValueError, OSError) as error:
-        return Cell(*key, 2, error=str(error)[:300], seconds=round(time.monotonic() - begin, 1))
-    return _judged(key, comparison, time.monotonic() - begin)
+        return Cell(*key, 2, error=str(error)[:300])
+    return _judged(key, comparison)
 
 
-def _judged(key: tuple[str, str, str, str], comparison: Comparison, seconds: float) -> Cell:
+def _judged(key: tuple[str, str, str, str], comparison: Comparison) -> Cell:
     def worst(name: str) -> float | None:
         found = [s.details[name] for s in comparison.stages if isinstance(s.details.get(name), float)]
         return max(found) if found else None
@@ -147,7 +145,6 @@ def _judged(key: tuple[str, str, str, str], comparison: Comparison, seconds: flo
         worst("worst_box_px"),
         worst("worst_score"),
         first.name if first else "",
-        seconds=round(seconds, 1),
     )
 
 
@@ -268,7 +265,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if find_spec("torch") is None:
         parser.error("needs torch: pip install -e '.[test]'")
-    tensorflows = dict(pair.split("=", 1) for pair in options.tensorflow) or {"installed": sys.executable}
+    tensorflows = dict(pair.split("=", 1) for pair in options.tensorflow) or {
+        version("tensorflow"): sys.executable
+    }
     models = options.models or ["demo", *zoo_models()]
     cells = run_matrix(options.output, models, options.settings, tensorflows, options.capabilities)
     return max((cell.exit_code for cell in cells), default=0)

@@ -3,7 +3,15 @@
 import pytest
 import yaml
 
-from tf_d2.config import ConfigError, load_config, load_config_text, resolve_yaml, resolve_yaml_text
+from tf_d2.config import (
+    ConfigError,
+    category_ids,
+    class_names,
+    load_config,
+    load_config_text,
+    resolve_yaml,
+    resolve_yaml_text,
+)
 from tf_d2.config.defaults import IGNORED, INFERENCE
 from tf_d2.config.parts.densepose import DensePoseROIHeadsConfig
 from tf_d2.config.parts.point_rend import PointRendMaskHeadConfig
@@ -84,6 +92,8 @@ def test_meshes_of_classes():
         "coarse_segm": ("coarse_segm_lowres", 2),
     }
     assert load_config(ANIMALS, ["MODEL.DENSEPOSE_ON", False]).roi_heads.densepose is None
+    assert class_names(load_config(ANIMALS))[:3] == ("bear", "cow", "cat")
+    assert class_names(load_config(CHART)) == ("person",) and category_ids(load_config(CHART)) == (1,)
 
 
 def test_fields_of_charts():

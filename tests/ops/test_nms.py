@@ -215,3 +215,17 @@ def test_nothing_that_a_gpu_computes_without_determinism() -> None:
     kinds = {n.op for n in graph.node} | {n.op for f in graph.library.function for n in f.node_def}
     assert "NonMaxSuppressionV3" in kinds or any("NonMaxSuppression" in k for k in kinds)
     assert not [k for k in kinds if "Bincount" in k]
+
+
+def test_inverted_boxes_and_odd_numbers_overlap_with_nothing() -> None:
+    """torchvision gives them an IoU of 0 or NaN; TensorFlow's own suppression turns the first kind around."""
+    inverted = np.array([[10, 10, 50, 50], [50, 50, 10, 10], [10, 50, 50, 10]], np.float32)
+    assert ops.nms(inverted, np.array([0.9, 0.8, 0.7], np.float32), 0.5).numpy().tolist() == [0, 1, 2]
+    for odd in (np.nan, np.inf, -np.inf, 3e38):
+        boxes = np.array(
+            [[0, 0, 10, 10], [100, 0, 110, 10], [200, 0, 210, 10], [300, 0, 310, odd]], np.float32
+        )
+        scores = np.array([0.5, 0.9, 0.7, 0.8], np.float32)
+        groups = np.zeros(4, np.int32)
+        assert ops.nms(boxes, scores, 0.5).numpy().tolist() == [1, 3, 2, 0]
+        assert ops.batched_nms(boxes, scores, groups, 0.5).numpy().tolist() == [1, 3, 2, 0]

@@ -105,6 +105,15 @@ def test_points_of_a_box_lie_in_it():
     np.testing.assert_array_equal(got, [[[10, 20], [30, 60], [15, 40]]])
 
 
+def test_the_extent_of_a_box_is_rounded_as_its_corners_are():
+    box = np.array([[0.1, 0.2, 33.3, 44.4]], np.float32)
+    got = points_in_image(tf.constant([[[0.3, 0.7]]], tf.float64), tf.constant(box))
+    width, height = (float(v) for v in box[0, 2:] - box[0, :2])  # of float32 numbers
+    expected = [0.3 * width + float(box[0, 0]), 0.7 * height + float(box[0, 1])]
+    np.testing.assert_allclose(got[0, 0], expected, rtol=1e-15)
+    assert width != float(box[0, 2]) - float(box[0, 0])
+
+
 @pytest.mark.parametrize("count", [5, 12, 100])
 def test_the_most_uncertain_cells(run, count):
     uncertainty = np.random.default_rng(2).permutation(24).reshape(2, 3, 4).astype(np.float32)

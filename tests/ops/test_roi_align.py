@@ -315,3 +315,21 @@ def test_bfloat16_features_are_sampled_at_float32_positions(run):
     expected = oracle(tf.cast(rounded, tf.float32).numpy(), boxes, index, 7, 1 / 8, 0, True)
     got = run(lambda b, i: tf.cast(roi_align(rounded, b, i, 7, 1 / 8), tf.float32), boxes, index)
     np.testing.assert_allclose(got, expected, atol=4e-2)
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("ratio", [0, 2])
+def test_a_cell_that_is_not_finite_stays_with_the_bins_that_read_it(odd: float, ratio: int) -> None:
+    features = np.random.default_rng(0).random((1, 16, 16, 2)).astype(np.float32)
+    boxes = np.array([[0, 0, 2, 2], [4.6, 4.6, 8, 8], [2, 2, 9, 9]], np.float32)
+    arguments = boxes, np.zeros(3, np.int32), 7, 1.0, ratio
+    clean = roi_align(tf.constant(features), *arguments).numpy()
+    features[0, 3, 3, 0] = odd
+    pooled = roi_align(tf.constant(features), *arguments).numpy()
+    np.testing.assert_array_equal(pooled[:2], clean[:2])
+    np.testing.assert_array_equal(pooled[..., 1], clean[..., 1])
+    reached = ~np.isfinite(pooled[2, :, :, 0])
+    # Bins of 1 pixel from index 1.5 on: those that read row (and column) 3 are the first three.
+    assert reached.any() and not reached[3:].any() and not reached[:, 3:].any()
+    np.testing.assert_array_equal(pooled[2, :, :, 0][reached], np.full(reached.sum(), odd, np.float32))
+    np.testing.assert_allclose(pooled[2, :, :, 0][~reached], clean[2, :, :, 0][~reached], rtol=1e-6)

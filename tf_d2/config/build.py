@@ -81,13 +81,29 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
+def description(config: ModelConfig) -> Flat:
+    """The model as far as yacs keys, with their defaults, can say it.
+
+    Parts that only LazyConfig can name stand under the names of their classes, and two keys of this project say what
+    comes out: ``MODEL.BACKBONE.OUT_FEATURES``, and ``INNER_FEATURES`` of the network below a pyramid.
+
+    Raises:
+        AttributeError: a part has no `to_keys`.
+    """
+    flat = {**KEYS, **config.model.to_keys(), **config.input.to_keys(), "MODEL.WEIGHTS": config.weights}
+    flat["DATASETS.TEST"] = (config.dataset,) if config.dataset else ()
+    inner = getattr(config.backbone, "bottom_up", None) or getattr(config.backbone, "net", None)
+    flat["MODEL.BACKBONE.OUT_FEATURES"] = tuple(config.backbone.strides)
+    flat["MODEL.BACKBONE.INNER_FEATURES"] = tuple(inner.strides) if inner else ()
+    return flat
+
+
 def to_keys(config: ModelConfig) -> Flat | None:
     """The model as yacs keys with their defaults; None where these cannot say it."""
     try:
-        flat = {**KEYS, **config.model.to_keys(), **config.input.to_keys(), "MODEL.WEIGHTS": config.weights}
-    except AttributeError:  # a part that only LazyConfig can name has no `to_keys`
+        flat = description(config)
+    except AttributeError:  # a part that only LazyConfig can name may have no `to_keys`
         return None
-    flat["DATASETS.TEST"] = (config.dataset,) if config.dataset else ()
     try:
         flat = {key: coerce(key, _whole(flat[key], default)) for key, default in KEYS.items()}
         same = build_config(flat) == config

@@ -97,10 +97,10 @@ VOC = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable"),
     *("dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
-
 # Prefix of a data set's name in detectron2 -> (things, their category numbers, stuff).
 _DATASETS: tuple[tuple[str, tuple[str, ...], tuple[int, ...], tuple[str, ...]], ...] = (
     ("keypoints_coco_", ("person",), (1,), ()),
+    ("densepose_coco_", ("person",), (1,), ()),
     ("coco_", COCO, COCO_IDS, COCO_STUFF),
     ("cityscapes_", CITYSCAPES_THINGS, CITYSCAPES_THING_IDS, CITYSCAPES_STUFF),
     ("voc_", VOC, tuple(range(20)), ()),
@@ -109,6 +109,13 @@ _DATASETS: tuple[tuple[str, tuple[str, ...], tuple[int, ...], tuple[str, ...]], 
 
 def _dataset(name: str) -> tuple[tuple[str, ...], tuple[int, ...], tuple[str, ...]]:
     return next((row[1:] for row in _DATASETS if name.startswith(row[0])), ((), (), ()))
+
+
+def _animals(config: ModelConfig) -> tuple[str, ...]:
+    """What the meshes of a DensePose model are of; "smpl" is the mesh of a person."""
+    meshes = getattr(getattr(config.roi_heads, "densepose", None), "class_to_mesh", ())
+    names = [mesh.partition("_")[0] for _, mesh in meshes]
+    return tuple("person" if name == "smpl" else name for name in names)
 
 
 def num_classes(config: ModelConfig) -> int:
@@ -125,7 +132,7 @@ def class_names(source: ModelConfig | str) -> tuple[str, ...]:
     """
     if isinstance(source, str):
         return _dataset(source)[0]
-    names, count = _dataset(source.dataset)[0], num_classes(source)
+    names, count = _dataset(source.dataset)[0] or _animals(source), num_classes(source)
     return names if len(names) == count else tuple(f"class {i}" for i in range(count))
 
 
@@ -148,6 +155,18 @@ def category_ids(config: ModelConfig) -> tuple[int, ...]:
         return tuple(range(1, count + 1))
     ids = _dataset(config.dataset)[1]
     return ids if len(ids) == count else tuple(range(count))
+
+
+def stuff_category_ids(config: ModelConfig) -> tuple[int, ...]:
+    """Category number of semantic class 0, 1, ... in panoptic result files; of an unknown data set, the class itself.
+
+    Source: detectron2/data/datasets/builtin_meta.py, evaluation/panoptic_evaluation.py.
+    """
+    count = config.sem_seg_head.num_classes if config.sem_seg_head else 0
+    is_coco = _dataset(config.dataset)[2] == COCO_STUFF and count == len(COCO_STUFF_IDS)
+    # Both numberings, or none: the things' numbers are those of `category_ids`.
+    known = is_coco and category_ids(config) == COCO_IDS
+    return COCO_STUFF_IDS if known else tuple(range(count))
 
 
 def keypoint_names(config: ModelConfig) -> tuple[str, ...]:

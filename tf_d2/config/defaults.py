@@ -259,7 +259,7 @@ def add_keys(inference: Flat, ignored: Flat) -> None:
             if (key in KEYS and KEYS[key] != value) or key in SECTIONS:
                 raise ValueError(f"{key} is a key already, with another default or with keys below it")
             section = key.rpartition(".")[0]
-            start = key if section in SECTIONS else f"{section}."
+            start = f"{section}." if section and section not in SECTIONS else key
             if key not in KEYS and not key.startswith(tuple(OPTIONAL)):
                 OPTIONAL.append(start)
             table[key] = KEYS[key] = value

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tf_d2.config.build import build_config, build_lazy_config, to_keys
-from tf_d2.config.defaults import INFERENCE, OPTIONAL, Flat
+from tf_d2.config.build import build_config, build_lazy_config, description, to_keys
+from tf_d2.config.defaults import IGNORED, INFERENCE, OPTIONAL, Flat
 from tf_d2.config.errors import ConfigError, UnknownKeys, did_you_mean
 from tf_d2.config.extension import load_extensions
 from tf_d2.config.lazy import OPTIONS, dump, is_lazy, set_path
@@ -171,18 +171,37 @@ def resolve_yaml_text(
     return _named(source, lambda: _resolve_text(text, opts, source, ignore_keys).yaml())
 
 
+def reference_yaml(yaml_text: str) -> str:
+    """What `resolve_yaml` wrote, for a program that reads yacs keys only to know what a model is made of.
+
+    A LazyConfig dump gets the keys that describe it (`description`) beside it; it still reads as that dump.
+    """
+    data = parse_yaml(yaml_text, "configuration")
+    if not is_lazy(data):
+        return yaml_text
+    flat = description(load_config_text(yaml_text))
+    return (
+        yaml_text + "\n".join(_lines(_tree({k: v for k, v in flat.items() if k not in IGNORED}), "")) + "\n"
+    )
+
+
 def to_yaml(flat: Flat) -> str:
     """Nested block YAML of the inference keys, in the order of the table; leaves in JSON-like flow style."""
     unset = tuple(start for start in OPTIONAL if _is_default(flat, start))
-    tree: dict[str, Any] = {}
-    for key in INFERENCE:
-        if not key.startswith(unset):
-            *sections, leaf = key.split(".")
-            node = tree
-            for section in sections:
-                node = node.setdefault(section, {})
-            node[leaf] = _scalar(flat[key])  # text, also of a mapping (which is a leaf with keys of its own)
+    tree = _tree({key: flat[key] for key in INFERENCE if not key.startswith(unset)})
     return "\n".join(_lines(tree, "")) + "\n"
+
+
+def _tree(flat: Flat) -> dict[str, Any]:
+    """``{"A.B": 1}`` -> ``{"A": {"B": "1"}}``: leaves as text of YAML."""
+    tree: dict[str, Any] = {}
+    for key, value in flat.items():
+        *sections, leaf = key.split(".")
+        node = tree
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[leaf] = _scalar(value)  # text, also of a mapping (which is a leaf with keys of its own)
+    return tree
 
 
 def _lines(tree: dict[str, Any], indent: str) -> Iterator[str]:

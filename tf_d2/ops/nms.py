@@ -37,7 +37,8 @@ def nms(
     do not suppress one another.
 
     Args:
-        boxes: float32 ``[N, 4]`` xyxy pixels, finite.
+        boxes: float32 ``[N, 4]`` xyxy pixels. One with x2 < x1 or y2 < y1, a NaN or an infinite coordinate overlaps
+            with nothing: it is kept, and drops none.
         scores: float32 ``[N]``, finite.
         iou_threshold: not negative; above 1 all boxes are kept.
         max_output_size: stop after this many kept boxes; None = all.
@@ -48,7 +49,16 @@ def nms(
     Source: torchvision/csrc/ops/cpu/nms_kernel.cpp.
     """
     limit = tf.shape(boxes)[0] if max_output_size is None else max_output_size
-    return _suppress(tf.cast(boxes, tf.float32), _by_rank(scores), iou_threshold, limit)
+    boxes = _comparable(tf.cast(boxes, tf.float32))
+    return _suppress(boxes, _by_rank(scores), iou_threshold, limit)
+
+
+def _comparable(boxes: tf.Tensor) -> tf.Tensor:
+    """Boxes that have no overlap by torchvision's arithmetic become empty ones: TensorFlow would turn them around, and
+    lose the order of scores over a NaN."""
+    size = boxes[:, 2:] - boxes[:, :2]
+    usable = tf.reduce_all(size >= 0, axis=1) & tf.math.is_finite(size[:, 0] * size[:, 1])
+    return tf.where(usable[:, None], boxes, tf.zeros_like(boxes))
 
 
 def _suppress(boxes: tf.Tensor, ranks: tf.Tensor, iou_threshold: float, limit: tf.Tensor | int) -> tf.Tensor:
@@ -77,7 +87,8 @@ def batched_nms(
     group. Ties of the final order: lower index first (torch leaves them open).
 
     Args:
-        boxes: ``[N, 4]`` xyxy pixels, finite.
+        boxes: ``[N, 4]`` xyxy pixels; odd ones as in :func:`nms`. A NaN among up to 1000 boxes moves all of them out of
+            comparison, as in torchvision: all are kept, by score.
         scores: ``[N]``.
         groups: int ``[N]``.
         max_output_size: keep at most this many over all groups; None = all.
@@ -101,13 +112,15 @@ def _nms_moved_apart(
     boxes: tf.Tensor, ranks: tf.Tensor, groups: tf.Tensor, iou_threshold: float, limit: tf.Tensor
 ) -> tf.Tensor:
     # reduce_max of nothing is -inf; with no boxes the value is never used.
-    offsets = tf.cast(groups, tf.float32) * (tf.reduce_max(boxes) + 1.0)
-    return _suppress(boxes + offsets[:, None], ranks, iou_threshold, limit)
+    largest = tf.where(tf.reduce_any(tf.math.is_nan(boxes)), np.float32(np.nan), tf.reduce_max(boxes))
+    offsets = tf.cast(groups, tf.float32) * (largest + 1.0)
+    return _suppress(_comparable(boxes + offsets[:, None]), ranks, iou_threshold, limit)
 
 
 def _nms_per_group(
     boxes: tf.Tensor, ranks: tf.Tensor, groups: tf.Tensor, iou_threshold: float, limit: tf.Tensor
 ) -> tf.Tensor:
+    boxes = _comparable(boxes)
     order = tf.argsort(groups, stable=True)  # [N] group-major, file order inside
     # Not tf.math.bincount: on a GPU it has no deterministic kernel, and TensorFlow refuses it where determinism is on.
     by_group = tf.gather(groups, order)

@@ -28,9 +28,12 @@ def regular_grid(side: int, dtype: tf.DType = tf.float32) -> tf.Tensor:
 
 
 def points_in_image(points: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
-    """``[R, P, 2]`` in [0, 1] of boxes ``[R, 4]`` xyxy -> ``[R, P, 2]`` in pixels."""
-    boxes = tf.cast(boxes, points.dtype)
-    return points * (boxes[:, None, 2:] - boxes[:, None, :2]) + boxes[:, None, :2]
+    """``[R, P, 2]`` in [0, 1] of boxes ``[R, 4]`` xyxy -> ``[R, P, 2]`` in pixels.
+
+    Width and height are rounded as the boxes are, which are float32 in float64 models, too.
+    """
+    extent = tf.cast(boxes[:, None, 2:] - boxes[:, None, :2], points.dtype)
+    return points * extent + tf.cast(boxes[:, None, :2], points.dtype)
 
 
 def sample_points(maps: tf.Tensor, points: tf.Tensor, map_index: tf.Tensor) -> tf.Tensor:

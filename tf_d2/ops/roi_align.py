@@ -220,7 +220,22 @@ class Regions:
         cells = (self._base[members, None] + rows * size[1])[:, :, None] + columns[:, None, :]
         window = _gather_from(self._tables, chunk.level, cells)  # [n, Wh, Ww, C]
         weights_y, weights_x = tf.cast(weights_y, self.dtype), tf.cast(weights_x, self.dtype)
-        return _contract(window, weights_y, weights_x, self.bins, self.channels)
+        pooled = _contract(window, weights_y, weights_x, self.bins, self.channels)
+
+        def with_care() -> tf.Tensor:
+            touched = tf.cast(_touched(axes, size, tf.maximum(chunk.height, chunk.width)), self.dtype)
+            touched_y, touched_x = touched[0, :, :, : chunk.height], touched[1, :, :, : chunk.width]
+            finite = tf.where(tf.math.is_finite(window), window, tf.zeros_like(window))
+            sums = _contract(finite, weights_y, weights_x, self.bins, self.channels)
+            for odd in (np.inf, -np.inf, np.nan):
+                found = tf.math.is_nan(window) if np.isnan(odd) else window == tf.cast(odd, self.dtype)
+                count = _contract(tf.cast(found, self.dtype), touched_y, touched_x, self.bins, self.channels)
+                sums += tf.where(count > 0, tf.cast(odd, self.dtype), tf.zeros_like(count))
+            return sums
+
+        # A cell that is not finite makes all bins of its window so, by 0 * NaN, also those that do not read it. (The
+        # sum may run over: then the same comes out with more work.)
+        return tf.cond(tf.math.is_finite(tf.reduce_sum(pooled)), lambda: pooled, with_care)
 
 
 def _gather_from(tables: Sequence[tf.Tensor], level: tf.Tensor, cells: tf.Tensor) -> tf.Tensor:
@@ -325,19 +340,34 @@ def _windows(axes: _Axes, size: tf.Tensor, length: tf.Tensor) -> tuple[tf.Tensor
     ``[2, n, P, S]``. ``size``: int32 ``[2]`` of the map."""
     dtype = axes.bin_size.dtype
     index = axes.first[:, :, None] + tf.range(length)  # [2, n, S]
+    position, counted = _samples(axes, size)
+    distance = tf.abs(
+        tf.expand_dims(position, -1) - tf.cast(index, dtype)[:, :, None, None, :]
+    )  # [2, n, P, G, S]
+    triangle = tf.where(tf.expand_dims(counted, -1), tf.maximum(1 - distance, 0), 0)
+    weights = tf.reduce_sum(triangle, axis=3) / axes.divisor[:, :, None, None]
+    return tf.minimum(index, size[:, None, None] - 1), weights
+
+
+def _touched(axes: _Axes, size: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
+    """Which of the first ``length`` cells of each window the samples of a bin read, be it with weight 0: bool
+    ``[2, n, P, S]``."""
+    index = axes.first[:, :, None] + tf.range(length)
+    position, counted = _samples(axes, size)
+    offset = tf.cast(index, position.dtype)[:, :, None, None, :] - tf.expand_dims(position, -1)
+    return tf.reduce_any(tf.expand_dims(counted, -1) & (offset > -1) & (offset <= 1), axis=3)
+
+
+def _samples(axes: _Axes, size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Index coordinates of the samples, clamped to the map, and which of them count: ``[2, n, P, G]``."""
+    dtype = axes.bin_size.dtype
     sample = tf.range(tf.maximum(tf.reduce_max(axes.grid), 1))
     divisor = axes.divisor[:, :, None]
     inside_bin = (tf.cast(sample, dtype) + 0.5) * axes.bin_size[:, :, None] / divisor  # [2, n, G]
     position = axes.edges[:, :, :, None] + inside_bin[:, :, None, :]  # [2, n, P, G]
     limit = tf.cast(size, dtype)[:, None, None, None]
     counted = (position >= -1) & (position <= limit) & (sample < axes.grid[:, :, None])[:, :, None, :]
-    position = tf.clip_by_value(position, 0, limit - 1)
-    distance = tf.abs(
-        tf.expand_dims(position, -1) - tf.cast(index, dtype)[:, :, None, None, :]
-    )  # [2, n, P, G, S]
-    triangle = tf.where(tf.expand_dims(counted, -1), tf.maximum(1 - distance, 0), 0)
-    weights = tf.reduce_sum(triangle, axis=3) / divisor[:, :, None]
-    return tf.minimum(index, size[:, None, None] - 1), weights
+    return tf.clip_by_value(position, 0, limit - 1), counted
 
 
 def _contract(

@@ -9,7 +9,8 @@ layers/csrc/{box_iou_rotated,nms_rotated,ROIAlignRotated} at 02b5c4e2.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import tensorflow as tf
 
@@ -116,8 +117,10 @@ def iou_rotated(boxes1: tf.Tensor, boxes2: tf.Tensor) -> tf.Tensor:
     """Intersection over union of rotated boxes, row by row: [M,5] and [M,5] (or [1,5]) -> float32 [M].
 
     The intersection is the hull of edge crossings and of corners inside the other box, with detectron2's
-    slack of 1e-5 in these tests; computed in float64 from float32 boxes (detectron2: float32, so equal to
-    about 1e-5). Boxes with an area below 1e-14 have no overlap.
+    slack of 1e-5 in these tests; computed in float64 from float32 boxes. detectron2 computes in float32: boxes
+    of some pixels agree to about 1e-5, but of thin ones (a side below 1 pixel, angles half a turn or a full one
+    apart) its own values are wrong, 0.55 or even 3.0 where 1.0 is right. Here they are right, and so
+    `nms_rotated` may drop such a box where detectron2 keeps it. Boxes with an area below 1e-14 have no overlap.
 
     Source: single_box_iou_rotated, detectron2/layers/csrc/box_iou_rotated/box_iou_rotated_utils.h.
     """
@@ -214,6 +217,27 @@ def nms_rotated(
 
     Source: nms_rotated_cpu, detectron2/layers/csrc/nms_rotated/nms_rotated_cpu.cpp.
     """
+    count = tf.shape(boxes)[0]
+    limit = count if max_output_size is None else tf.minimum(max_output_size, count)
+    if tf.executing_eagerly():  # a hundred small operations per box, which are much faster as a graph
+        limit = tf.shape(boxes)[0] if max_output_size is None else max_output_size
+        return _as_graph(float(iou_threshold))(tf.cast(boxes, tf.float32), tf.cast(scores, tf.float32), limit)
+    return _nms_rotated(boxes, scores, iou_threshold, max_output_size)
+
+
+@lru_cache(maxsize=16)
+def _as_graph(iou_threshold: float) -> Callable[..., tf.Tensor]:
+    specs = [tf.TensorSpec([None, 5]), tf.TensorSpec([None]), tf.TensorSpec([], tf.int32)]
+    return tf.function(
+        lambda boxes, scores, limit: _nms_rotated(boxes, scores, iou_threshold, limit),
+        input_signature=specs,
+        autograph=False,
+    )
+
+
+def _nms_rotated(
+    boxes: tf.Tensor, scores: tf.Tensor, iou_threshold: float, max_output_size: tf.Tensor | int | None
+) -> tf.Tensor:
     count = tf.shape(boxes)[0]
     limit = count if max_output_size is None else tf.minimum(max_output_size, count)
     order = tf.argsort(rank_key(scores), direction="DESCENDING", stable=True)

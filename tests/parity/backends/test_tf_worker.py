@@ -60,3 +60,19 @@ def test_relative_weights_of_the_config_and_converted_files(demo_files, tmp_path
     job = Job(str(tmp_path / "m.weights.h5"), "", ("none",), str(tmp_path / "again.yaml"))
     tf_worker.resolve(tf_worker.Request(job, "resolve"))
     assert load_config(tmp_path / "again.yaml") == load_config(demo_files / "shapes.yaml")
+
+
+def test_a_file_with_more_than_the_model_is_written_as_the_model_alone(demo_files, tmp_path, capsys):
+    state = weights.read_checkpoint(demo_files / "shapes.pkl").state
+    more = {f"{who}.{key}": value for key, value in state.items() for who in ("teacher", "student")}
+    weights.write_pth(tmp_path / "both.pth", {**more, "teacher.critic.w": np.ones(2, np.float32)})
+    job = Job(
+        str(demo_files / "shapes.yaml"), str(tmp_path / "both.pth"), ("none",), str(tmp_path / "out.yaml")
+    )
+    request = tf_worker.Request(job, "resolve", ignore_tensors=("critic.*",), prefix="teacher")
+    with pytest.warns(weights.CheckpointNotice):
+        tf_worker.resolve(request)
+    told = json.loads(capsys.readouterr().out)
+    assert told["weights"] == str(tmp_path / "out.yaml.pth")
+    assert weights.read_checkpoint(told["weights"]).state.keys() == state.keys()
+    assert set(np.load(told["state"]).files) == state.keys()

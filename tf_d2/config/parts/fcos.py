@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from tf_d2.config.defaults import Flat
 from tf_d2.config.errors import ConfigError
 from tf_d2.config.lazy import REQUIRED, Node
 from tf_d2.config.parts.anchors import AnchorConfig
@@ -71,3 +72,11 @@ class FCOSConfig:
             transform.done()
         node.done(f"{_TRAINING} {COMMON}")
         return cls._checked(node.overridden(fields, cls.KEYS), backbone)
+
+    def to_keys(self) -> Flat:
+        return {
+            "MODEL.META_ARCHITECTURE": self.name,
+            **self.backbone.to_keys(),
+            "MODEL.RETINANET.IN_FEATURES": self.in_features,
+            "MODEL.RETINANET.NUM_CLASSES": self.num_classes,
+        }

@@ -121,6 +121,6 @@ class FPNConfig:
     def to_keys(self) -> Flat:
         below = self.bottom_up.to_keys()
         wanted = below["MODEL.BACKBONE.NAME"], self.top_block.name if self.top_block else None
-        name = next((n for n, pair in BUILDERS.items() if pair == wanted), "")
+        name = next((n for n, pair in BUILDERS.items() if pair == wanted), "FPN")
         values = {key: getattr(self, field) for field, key in self.KEYS.items()}
         return {**below, **values, "MODEL.BACKBONE.NAME": name}

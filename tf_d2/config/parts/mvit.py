@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from tf_d2.config.defaults import Flat
 from tf_d2.config.lazy import Node
 from tf_d2.config.parts.tokens import put_activation, put_norm_eps
 from tf_d2.config.reading import Fields
@@ -125,6 +126,9 @@ class MViTConfig:
         node.only("in_chans", 3)
         node.done("drop_path_rate rel_pos_zero_init use_act_checkpoint")
         return cls._checked(fields)
+
+    def to_keys(self) -> Flat:
+        return {"MODEL.BACKBONE.NAME": "MViT"}
 
 
 _COUNTS = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tf_d2.config.defaults import Flat
 from tf_d2.config.lazy import Node
 from tf_d2.config.parts.tokens import put_norm_eps
 from tf_d2.config.reading import Fields
@@ -72,3 +73,6 @@ class SwinConfig:
         node.only("in_chans", 3)
         node.done("drop_rate attn_drop_rate drop_path_rate frozen_stages use_checkpoint")
         return cls._checked(fields)
+
+    def to_keys(self) -> Flat:
+        return {"MODEL.BACKBONE.NAME": "SwinTransformer"}

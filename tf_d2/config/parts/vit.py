@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
 
+from tf_d2.config.defaults import Flat
 from tf_d2.config.errors import ConfigError
 from tf_d2.config.lazy import REQUIRED, Node
 from tf_d2.config.parts.fpn import TopBlockConfig
@@ -84,6 +85,9 @@ class ViTConfig:
         node.done("drop_path_rate rel_pos_zero_init use_act_checkpoint")
         return cls._checked(fields)
 
+    def to_keys(self) -> Flat:
+        return {"MODEL.BACKBONE.NAME": "ViT"}
+
 
 @dataclass(frozen=True)
 class SimpleFeaturePyramidConfig:
@@ -154,3 +158,6 @@ class SimpleFeaturePyramidConfig:
         node.put_norm(fields, "norm", "norm", "LN")
         node.done()
         return cls._checked(fields, net, top_block)
+
+    def to_keys(self) -> Flat:
+        return {"MODEL.BACKBONE.NAME": "SimpleFeaturePyramid", "MODEL.FPN.IN_FEATURES": (self.in_feature,)}
