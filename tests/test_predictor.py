@@ -399,3 +399,18 @@ def test_trace_of_a_proposal_network_holds_proposals_rescaled_in_place(proposal_
     factor = np.array([image.shape[1] / width, image.shape[0] / height] * 2)
     assert not np.allclose(factor, 1)
     np.testing.assert_allclose(network * factor, proposals.proposal_boxes, atol=1e-3)
+
+
+def test_the_configuration_of_a_training_run_names_what_it_started_from(demo_files, tmp_path):
+    config = yaml.safe_load((demo_files / "shapes.yaml").read_text())
+    config["MODEL"]["WEIGHTS"] = str(demo_files / "shapes.pkl")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert resolve_model(tmp_path / "config.yaml", None)[1].name == "shapes.pkl"  # without a word
+    (tmp_path / "model_0004999.pth").touch()
+    (tmp_path / "last_checkpoint").write_text("model_0004999.pth")
+    with pytest.warns(UserWarning, match="what the training started from.*model_0004999.pth"):
+        resolve_model(tmp_path / "config.yaml", None)
+    (tmp_path / "model_final.pth").touch()
+    with pytest.warns(UserWarning, match="--weights.*model_final.pth"):
+        assert resolve_model(tmp_path / "config.yaml", None)[1].name == "shapes.pkl"
+    resolve_model(tmp_path / "config.yaml", tmp_path / "model_final.pth")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -110,7 +111,25 @@ def resolve_model(
         raise ConfigError(
             f"{config}: names no checkpoint (MODEL.WEIGHTS is empty); give one as weights (--weights)"
         )
-    return parsed, _named_weights(config, parsed.weights)
+    found = _named_weights(config, parsed.weights)
+    _warn_of_trained(Path(config), parsed.weights, found)
+    return parsed, found
+
+
+def _warn_of_trained(config: Path, name: str, found: Path) -> None:
+    """A training run writes its configuration beside its checkpoints; MODEL.WEIGHTS in it is what it started from."""
+    trained = config.parent / "model_final.pth"
+    last = config.parent / "last_checkpoint"  # holds the name of a file
+    if not trained.is_file() and last.is_file():
+        trained = config.parent / last.read_text(errors="replace").strip()
+    if trained.is_file() and not trained.samefile(found):
+        warnings.warn(
+            f"{config}: no weights were given, so its MODEL.WEIGHTS is used ({name}), as detectron2 does. In the "
+            f"configuration of a training run that is what the training started from; for what it ended with give "
+            f"weights (--weights) {trained}",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _named_weights(config: str | Path, name: str) -> Path:

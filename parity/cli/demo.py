@@ -40,6 +40,8 @@ def demo(
     started = time.monotonic()
     data = demo_data()
     model = ["--config-file", str(data / "shapes.yaml"), "--weights", str(data / "shapes.pkl")]
+    if output.exists() and not output.is_dir():
+        raise typer.BadParameter(f"{output} is a file; give a folder", param_hint="--output")
     output.mkdir(parents=True, exist_ok=True)
 
     console.rule("1. Detect: a Mask R-CNN trained in detectron2, run in TensorFlow")
@@ -49,7 +51,8 @@ def demo(
     console.print(f"drawn: {output / 'shapes.detections.png'}", markup=False)
 
     target = output / "serving" / "shapes"
-    exporting = _start("export", *model, "--output", str(target)) if export else None
+    version = str(_next_version(target))  # of an earlier demo in the same folder, nothing is lost
+    exporting = _start("export", *model, "--output", str(target), "--version", version) if export else None
 
     console.rule("2. Prove it: stage by stage against what detectron2 recorded")
     recorded = data / "shapes_detectron2.h5"
@@ -76,6 +79,11 @@ def demo(
     for line in environment_lines(comparisons):
         console.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(overall_exit_code(comparisons))
+
+
+def _next_version(target: Path) -> int:
+    taken = [int(p.name) for p in target.glob("*") if p.name.isdecimal()]
+    return max(taken, default=0) + 1
 
 
 def demo_data() -> Path:

@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 
 import weights
 from tf_d2 import cli
-from tf_d2.commands.predict import files, unique_stems
+from tf_d2.commands.predict import _in_dataset_numbers, files, unique_stems
 from tf_d2.instances import Instances
 
 
@@ -218,3 +218,17 @@ def test_missing_pictures_are_named_before_a_model_is_loaded(predict, demo_files
     monkeypatch.setattr("tf_d2.predictor.Predictor", lambda *_, **__: pytest.fail("a model was loaded"))
     status, _, err, _ = predict(gone, "--input", other)
     assert (status, err) == (2, f"tf-d2: error: {gone}: no such file; {other}: no such file\n")
+
+
+def test_panoptic_segments_have_the_category_numbers_of_the_data_set(demo_predictor):
+    from tf_d2.config import load_config
+
+    coco = load_config("COCO-PanopticSegmentation/panoptic_fpn_R_50_1x")
+    info = [
+        {"id": 1, "isthing": True, "category_id": 11, "score": 0.5, "instance_id": 0},
+        {"id": 2, "isthing": False, "category_id": 1, "area": 9},
+        {"id": 3, "isthing": False, "category_id": 53, "area": 9},
+    ]
+    numbers = [s["category_id"] for s in _in_dataset_numbers(info, coco)]
+    assert numbers == [13, 92, 200]  # stop sign, banner, rug
+    assert _in_dataset_numbers(info, demo_predictor.config) == info  # an unknown data set

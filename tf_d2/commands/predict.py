@@ -50,10 +50,10 @@ def predict(
 ) -> None:
     """Detect on images and write, for each NAME.EXT:
 
-    NAME.json, a list in COCO result format (masks as RLE; category numbers of the data set where it is known,
-    else 0-based classes), and NAME.detections.png. Panoptic models also write NAME.panoptic.png (segment
-    numbers) and NAME.panoptic.json, semantic ones NAME.sem_seg.png (classes), DensePose NAME.densepose.json (parts
-    and coordinates, or vertices, of every pixel of each box; tf_d2.densepose.from_file reads one) and
+    NAME.json, a list in COCO result format (masks as RLE), and NAME.detections.png. Category numbers, in all files,
+    are those of the data set where it is known, else 0-based classes. Panoptic models also write NAME.panoptic.png
+    (segment numbers) and NAME.panoptic.json, semantic ones NAME.sem_seg.png (classes), DensePose NAME.densepose.json
+    (parts and coordinates, or vertices, of every pixel of each box; tf_d2.densepose.from_file reads one) and
     NAME.densepose.png.
     """
     from rich.console import Console
@@ -100,6 +100,21 @@ def predict(
         raise ValueError("; ".join(failed))
 
 
+def _in_dataset_numbers(info: list[dict[str, Any]], config: Any) -> list[dict[str, Any]]:
+    """Segments with the category numbers of the data set, as NAME.json has them; classes where it is unknown.
+
+    Source: ``COCOPanopticEvaluator._convert_category_id``, detectron2/evaluation/panoptic_evaluation.py.
+    """
+    from tf_d2.config.classes import category_ids, stuff_category_ids
+
+    def number(segment: dict[str, Any]) -> int:
+        numbers = category_ids(config) if segment["isthing"] else stuff_category_ids(config)
+        label = segment["category_id"]
+        return numbers[label] if label < len(numbers) else label
+
+    return [segment | {"category_id": number(segment)} for segment in info]
+
+
 def files(
     result: dict[str, Any], image: np.ndarray, predictor: Any, name: str, class_names: list[str] | None
 ) -> dict[str, bytes]:
@@ -121,7 +136,7 @@ def files(
     if "panoptic_seg" in result:
         segments, info = result["panoptic_seg"]
         written["panoptic.png"] = _png(segments.astype(np.uint16))
-        written["panoptic.json"] = _json(info)
+        written["panoptic.json"] = _json(_in_dataset_numbers(info, predictor.config))
     elif "sem_seg" in result:
         written["sem_seg.png"] = _png(result["sem_seg"].argmax(axis=0).astype(np.uint16))
     if class_names is not None:

@@ -97,7 +97,6 @@ VOC = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable"),
     *("dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
-
 # Prefix of a data set's name in detectron2 -> (things, their category numbers, stuff).
 _DATASETS: tuple[tuple[str, tuple[str, ...], tuple[int, ...], tuple[str, ...]], ...] = (
     ("keypoints_coco_", ("person",), (1,), ()),
@@ -156,6 +155,18 @@ def category_ids(config: ModelConfig) -> tuple[int, ...]:
         return tuple(range(1, count + 1))
     ids = _dataset(config.dataset)[1]
     return ids if len(ids) == count else tuple(range(count))
+
+
+def stuff_category_ids(config: ModelConfig) -> tuple[int, ...]:
+    """Category number of semantic class 0, 1, ... in panoptic result files; of an unknown data set, the class itself.
+
+    Source: detectron2/data/datasets/builtin_meta.py, evaluation/panoptic_evaluation.py.
+    """
+    count = config.sem_seg_head.num_classes if config.sem_seg_head else 0
+    is_coco = _dataset(config.dataset)[2] == COCO_STUFF and count == len(COCO_STUFF_IDS)
+    # Both numberings, or none: the things' numbers are those of `category_ids`.
+    known = is_coco and category_ids(config) == COCO_IDS
+    return COCO_STUFF_IDS if known else tuple(range(count))
 
 
 def keypoint_names(config: ModelConfig) -> tuple[str, ...]:
