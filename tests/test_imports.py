@@ -47,7 +47,10 @@ def test_weights_need_no_framework():
 
 
 def test_tf_d2_needs_neither_torch_nor_parity():
-    run_blocked(WALK + "everything('tf_d2')", ["torch", "torchvision", "detectron2", "parity"])
+    # tf_d2.beam needs Apache Beam, which is an extra.
+    run_blocked(
+        WALK + "everything('tf_d2', ('tf_d2.beam',))", ["torch", "torchvision", "detectron2", "parity"]
+    )
 
 
 def test_the_core_of_parity_needs_no_framework():
