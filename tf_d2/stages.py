@@ -187,15 +187,10 @@ def _res(model: D2Model, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arr
 @op
 def _fpn(model: D2Model, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
     backbone: Any = model.backbone
-    features = dict(zip(backbone.in_features, _maps(model, inputs), strict=True))
-    pyramid = backbone.top_down(features)
-    return [to_nchw(pyramid[name].numpy()) for name in args]
-
-
-@op
-def _pyramid(model: D2Model, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
-    backbone: Any = model.backbone
-    pyramid = backbone.pyramid(dict(zip([backbone.config.in_feature], _maps(model, inputs), strict=True)))
+    of_one_map = hasattr(backbone, "pyramid")  # SimpleFeaturePyramid
+    names = (backbone.config.in_feature,) if of_one_map else backbone.in_features
+    features = dict(zip(names, _maps(model, inputs), strict=True))
+    pyramid = (backbone.pyramid if of_one_map else backbone.top_down)(features)
     return [to_nchw(pyramid[name].numpy()) for name in args]
 
 

@@ -118,14 +118,8 @@ def _named(unit: Unit, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
 
 @op
 def _fpn(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    with _replaced(d.model.backbone, "bottom_up", _named(unit, inputs)):
-        pyramid = d.model.backbone(inputs[0])
-    return [pyramid[name] for name in unit.args]
-
-
-@op
-def _pyramid(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    with _replaced(d.model.backbone, "net", _named(unit, inputs)):
+    below = "net" if hasattr(d.model.backbone, "net") else "bottom_up"
+    with _replaced(d.model.backbone, below, _named(unit, inputs)):
         pyramid = d.model.backbone(inputs[0])
     return [pyramid[name] for name in unit.args]
 

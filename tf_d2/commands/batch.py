@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tf_d2.commands.options import import_tensorflow, terminated_by_exception
+from tf_d2.commands.options import choose_kernels, import_tensorflow, terminated_by_exception
 
 if TYPE_CHECKING:
     from tf_d2.batch.run import Folder, Summary
@@ -68,8 +67,7 @@ def batch(
     assert model is not None and input and output is not None
     if format is FormatChoice.parquet:
         _need_pyarrow()
-    # One model whose weights never change, run as a graph only: oneDNN may lay them out once.
-    os.environ.setdefault("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", "1")
+    choose_kernels()
     import_tensorflow()
     from tf_d2.batch import run as work
     from tf_d2.batch.model import Detector

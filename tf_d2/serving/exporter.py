@@ -78,6 +78,12 @@ def export(
     name = output.name if name is None else name
     _check_target(output, version, name)
     parsed, weights_file = resolve_model(config, weights, opts, ignore_keys)
+    channels = len(parsed.input.pixel_mean)
+    if channels != 3:
+        raise ExportError(
+            f"this model takes pictures of {channels} channels (MODEL.PIXEL_MEAN); an export takes RGB pictures only: "
+            "use tf_d2.Predictor"
+        )
     chosen = _options(parsed, options)
     scratch = _scratch_beside(output)
     try:

@@ -62,8 +62,7 @@ OPS = {
     "resize": "uint8 image of the file -> uint8 network image (Pillow's bilinear filter)",
     "normalize": "(x - mean) / std, transposed to NCHW, zero-padded at the bottom and right",
     "res": "args: consecutive residual stages to run",
-    "fpn": "bottom-up features -> pyramid; args: the pyramid's names",
-    "pyramid": "the one map of a plain network -> its pyramid; args: the pyramid's names",
+    "fpn": "features of the network below -> pyramid; args: the pyramid's names",
     "rpn_proposals": "head outputs, network image -> objectness_logits, proposal_boxes: decode, top-k per level, "
     "clip, size filter, NMS, top-k",
     "roi_pool": "args: (pooler,). Features, boxes -> pooled features",

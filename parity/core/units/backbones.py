@@ -82,14 +82,14 @@ def _pyramid_levels(kind: _Residual, model: Mapping[str, Any]) -> tuple[str, ...
     return tuple(f"p{number}" for number in numbers)
 
 
-def _inner_units(child: str, op: str, model: Mapping[str, Any]) -> list[Unit]:
+def _inner_units(child: str, model: Mapping[str, Any]) -> list[Unit]:
     """A network of any kind under the name `child`, one call of it, and the pyramid over it."""
     inner = [f"steps/backbone.{child}/{name}" for name in model["BACKBONE"]["INNER_FEATURES"]]
     read = tuple(f"steps/backbone.{child}/{name}" for name in model["FPN"]["IN_FEATURES"])
     levels = tuple(model["BACKBONE"]["OUT_FEATURES"])
     return [
         Unit(child, "module", ("steps/input",), arrays(*inner), "continuous", (f"backbone.{child}",)),
-        Unit(op, op, read, arrays(*map(feature_name, levels)), "continuous", levels),
+        Unit("fpn", "fpn", read, arrays(*map(feature_name, levels)), "continuous", levels),
     ]
 
 
@@ -106,8 +106,8 @@ BACKBONES: dict[str, Callable[[Mapping[str, Any]], list[Unit]]] = {
     "build_regnet_backbone": residual_units("REGNETS", "s", 1),
     "build_regnet_fpn_backbone": residual_units("REGNETS", "s", 1, 1),
     # names of classes: networks that only a LazyConfig can say
-    "FPN": partial(_inner_units, "bottom_up", "fpn"),
-    "SimpleFeaturePyramid": partial(_inner_units, "net", "pyramid"),
+    "FPN": partial(_inner_units, "bottom_up"),
+    "SimpleFeaturePyramid": partial(_inner_units, "net"),
     "ViT": _whole_units,
     "MViT": _whole_units,
     "SwinTransformer": _whole_units,

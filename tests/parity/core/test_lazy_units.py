@@ -21,10 +21,10 @@ def model(backbone, inner, read):
 
 def test_a_plain_network_under_a_pyramid():
     found = {unit.name: unit for unit in units(model("SimpleFeaturePyramid", ["last_feat"], ["last_feat"]))}
-    net, pyramid = found["net"], found["pyramid"]
+    net, pyramid = found["net"], found["fpn"]
     assert (net.op, net.args, net.inputs) == ("module", ("backbone.net",), ("steps/input",))
     assert net.outputs == pyramid.inputs == ("steps/backbone.net/last_feat",)
-    assert pyramid.op == "pyramid" and pyramid.outputs == tuple(f"steps/backbone/{p}" for p in LEVELS)
+    assert pyramid.op == "fpn" and pyramid.outputs == tuple(f"steps/backbone/{p}" for p in LEVELS)
     assert found["rpn_head"].inputs == pyramid.outputs
 
 
