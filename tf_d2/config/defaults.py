@@ -268,7 +268,6 @@ def add_keys(inference: Flat, ignored: Flat) -> None:
 
 PROJECTS: dict[str, str] = {
     "INPUT.POINT_SUP": "PointSup",
-    "MODEL.TRIDENT": "TridentNet",
     "MODEL.TENSOR_MASK": "TensorMask",
     "MODEL.PANOPTIC_DEEPLAB": "Panoptic-DeepLab",
     "MODEL.INS_EMBED_HEAD": "Panoptic-DeepLab",

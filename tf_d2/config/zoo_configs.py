@@ -290,6 +290,16 @@ _ROWS: dict[str, tuple[Flat, ...]] = {
     },
 }
 
+_TRIDENT: Flat = {
+    **_C4,
+    "MODEL.BACKBONE.NAME": "build_trident_resnet_backbone",
+    "MODEL.PROPOSAL_GENERATOR.NAME": "TridentRPN",
+    "MODEL.ROI_HEADS.NAME": "TridentRes5ROIHeads",
+}
+_ROWS |= {
+    f"projects/TridentNet/configs/tridentnet_fast_{depth}_C4_{schedule}": (_TRIDENT, weights)
+    for depth, schedule, weights in (("R_50", "1x", _R50), ("R_50", "3x", _R50), ("R_101", "3x", _R101))
+}
 _BASES = {"FPN": _FPN, "R_50": _R50, "R_101": _R101, "X_101_32x8d": _X101}
 _ROWS |= point_rend_rows(_BASES) | densepose_rows(_BASES)
 
@@ -299,7 +309,6 @@ _FAMILIES: dict[str, tuple[Flat, ...]] = {
     "DeepLabV3+": ({"MODEL.BACKBONE.NAME": "build_resnet_deeplab_backbone"},),
     "Panoptic-DeepLab": ({"MODEL.META_ARCHITECTURE": "PanopticDeepLab"},),
     "TensorMask": ({"MODEL.META_ARCHITECTURE": "TensorMask"},),
-    "TridentNet Faster R-CNN": ({"MODEL.BACKBONE.NAME": "build_trident_resnet_backbone"},),
 }
 
 
