@@ -87,3 +87,69 @@ def test_an_unknown_name_is_an_attribute_error():
 
     with pytest.raises(AttributeError, match="has no attribute 'predict'"):
         tf_d2.predict  # noqa: B018
+
+
+LIGHT = """
+import sys
+from tf_d2 import cli
+for line in {lines!r}:
+    try:
+        cli.main(line.split("|"))
+    except SystemExit as stop:
+        assert stop.code in (None, 0), (line, stop.code)
+loaded = set({heavy!r}) & set(sys.modules)
+assert not loaded, sorted(loaded)
+"""
+HEAVY = (
+    "tensorflow",
+    "keras",
+    "torch",
+    "scipy",
+    "matplotlib",
+    "jinja2",
+    "parity.judge",
+    "parity.running.runner",
+)
+COMMANDS = ("predict", "batch", "convert", "inspect", "export", "zoo", "demo", "parity", "bench")
+
+
+def run_light(lines, heavy):
+    program = LIGHT.format(lines=tuple(lines), heavy=tuple(heavy))
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_help_needs_no_heavy_module():
+    inner = (
+        "batch|merge",
+        "zoo|list",
+        "zoo|show",
+        "parity|rejudge",
+        "parity|mutations",
+        "parity|list-mutations",
+    )
+    run_light([f"{name}|--help" for name in (*COMMANDS, *inner)] + ["--help"], (*HEAVY, "weights", "h5py"))
+
+
+def test_inspect_and_zoo_need_no_heavy_module(demo_files):
+    checkpoint = demo_files / "shapes.pkl"
+    run_light(
+        [f"inspect|{checkpoint}", f"inspect|--diff|{checkpoint}|{checkpoint}", "zoo|list", "zoo"], HEAVY
+    )
+
+
+def test_the_help_imports_no_command():
+    out = run_light(
+        ["--help"], [*(f"tf_d2.commands.{name}" for name in COMMANDS), "parity.cli.demo", "numpy"]
+    )
+    assert all(name in out for name in COMMANDS)
+
+
+def test_a_command_imports_no_other():
+    run_light(["zoo|list"], ["tf_d2.commands.convert", "tf_d2.commands.inspect", "parity", "parity.cli"])
+
+
+def test_a_light_command_that_loads_a_heavy_module_is_seen():
+    with pytest.raises(AssertionError, match=r"tf_d2\.commands\.zoo"):
+        run_light(["zoo|list"], ["tf_d2.commands.zoo"])

@@ -1,5 +1,5 @@
 """The command ``tf-d2``: one module with ``register(app)`` per sub-command; other packages add theirs by
-entry point.
+entry point. A command's module is imported when that command is asked for, so that the help starts at once.
 """
 
 from __future__ import annotations
@@ -8,12 +8,22 @@ import io
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from importlib import import_module
-from importlib.metadata import entry_points
+from typing import Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-COMMANDS = ("predict", "batch", "convert", "inspect", "export", "zoo")
+# What `tf-d2 --help` says of each command, whose module is not imported for it.
+COMMANDS = {
+    "predict": "Detect on pictures; write COCO results, masks and drawings.",
+    "batch": "Run an export over very many pictures, in shards, and go on where it stopped.",
+    "convert": "Convert a checkpoint between detectron2's formats and Keras's.",
+    "inspect": "Show what a checkpoint holds, or how two differ.",
+    "export": "Write a SavedModel with everything a server needs.",
+    "zoo": "List the models detectron2 publishes, and which of them run.",
+}
 LIST_OPTIONS = (
     "--candidate",
     "--ignore-keys",
@@ -23,7 +33,9 @@ LIST_OPTIONS = (
     "--proposals",
     "--waive",
 )
-PLUGIN_GROUP = "tf_d2.commands"  # `parity` registers its commands here, since tf_d2 does not import parity
+# `parity` names its `register(app)` here, since tf_d2 does not import parity. Where the module of a plug-in has
+# COMMANDS (name -> one line of help), `register` runs only when one of them is asked for.
+PLUGIN_GROUP = "tf_d2.commands"
 
 _FORMAT = warnings.formatwarning
 # What a user can cause, with a message written for the user. Anything else is a defect of this program.
@@ -31,19 +43,83 @@ USER_ERRORS = (ValueError, OSError, KeyError, MemoryError)
 
 
 def make_app() -> typer.Typer:
-    """All commands, those of installed plug-ins included."""
-    app = typer.Typer(
-        help="detectron2 models in TensorFlow: the same detections, proved, and served.",
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
-    )
-    app.callback()(_root)
-    for name in COMMANDS:
-        import_module(f"tf_d2.commands.{name}").register(app)
-    for plugin in sorted(entry_points(group=PLUGIN_GROUP), key=lambda p: p.name):
-        plugin.load()(app)
+    """All commands, those of installed plug-ins included; each is imported when it is asked for."""
+    app = _empty_app(cls=LazyCommands, no_args_is_help=True)
+    app.info.help = "detectron2 models in TensorFlow: the same detections, proved, and served."
     return app
+
+
+def _empty_app(**settings: Any) -> typer.Typer:
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, **settings)
+    app.callback()(_root)  # makes it a group, also around a single command
+    return app
+
+
+class LazyCommands(TyperGroup):
+    """The group of all commands: a list shows one line for each, and running one imports its module.
+
+    ``commands`` holds a stand-in per name until the command is asked for, so that lists and the suggestion for
+    a misspelt name need no module.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._pending: dict[str, Callable[[typer.Typer], None]] = {}
+        self._listing = False
+        self._has_plugins = False
+        for name, line in COMMANDS.items():
+            self._announce(name, line, _importer(name))
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names in the order of the help, plug-ins last."""
+        self._add_plugins()
+        return list(self.commands)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command; its stand-in while help is printed, and None where there is no such command."""
+        if cmd_name not in self.commands:
+            self._add_plugins()
+        if not self._listing and cmd_name in self._pending:
+            found = _commands_of(self._pending.pop(cmd_name))
+            self.commands[cmd_name] = found[cmd_name]
+        return self.commands.get(cmd_name)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help with one line per command."""
+        self._listing = True
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            self._listing = False
+
+    def _announce(self, name: str, line: str, register: Callable[[typer.Typer], None]) -> None:
+        self.commands[name] = TyperCommand(name, help=line)
+        self._pending[name] = register
+
+    def _add_plugins(self) -> None:
+        if self._has_plugins:
+            return
+        self._has_plugins = True
+        from importlib.metadata import entry_points  # slow, and needed only here
+
+        for plugin in sorted(entry_points(group=PLUGIN_GROUP), key=lambda p: p.name):
+            register = plugin.load()
+            lines = getattr(sys.modules.get(register.__module__), "COMMANDS", None)
+            if lines is None:
+                self.commands.update(_commands_of(register))
+            for name, line in (lines or {}).items():
+                self._announce(name, line, register)
+
+
+def _importer(name: str) -> Callable[[typer.Typer], None]:
+    return lambda app: import_module(f"tf_d2.commands.{name}").register(app)
+
+
+def _commands_of(register: Callable[[typer.Typer], None]) -> dict[str, Any]:
+    """The commands that a ``register(app)`` adds, by name."""
+    app = _empty_app()
+    register(app)
+    return dict(typer.main.get_group(app).commands)
 
 
 def spread_lists(arguments: list[str]) -> list[str]:

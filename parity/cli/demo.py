@@ -10,17 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from parity.cli.parity import finish
-from parity.core.results import Comparison, overall_exit_code
-from parity.report import terminal
-from parity.report.environment import environment_lines
-from parity.running.runner import BackendError, run
+if TYPE_CHECKING:
+    from parity.core.results import Comparison
 
 console = Console()
 EXIT_NOT_COMPARABLE = 2
@@ -37,6 +34,11 @@ def demo(
     export: Annotated[bool, typer.Option(help="Also export for TensorFlow Serving.")] = True,
 ) -> None:
     """Predict, draw, prove it equals detectron2, export: with the embedded checkpoint. Exit 1 if anything differs."""
+    from parity.cli.parity import finish  # here and below: --help needs none of it
+    from parity.core.results import overall_exit_code
+    from parity.report import terminal
+    from parity.report.environment import environment_lines
+
     started = time.monotonic()
     data = demo_data()
     model = ["--config-file", str(data / "shapes.yaml"), "--weights", str(data / "shapes.pkl")]
@@ -116,6 +118,8 @@ def _finish(process: subprocess.Popen[str]) -> None:
 
 
 def _compare(reference: str, candidate: str, output: Path, data: Path) -> list[Comparison]:
+    from parity.running.runner import BackendError, run
+
     try:
         with console.status("starting") as status:
             return run(

@@ -7,17 +7,18 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from parity.cli import bench as bench_cli
-from parity.core.results import Comparison, overall_exit_code, to_json
 from parity.core.status import EXIT_NOT_COMPARABLE
-from parity.core.trace import TraceError
-from parity.judge.judge import Waiver, compare, parse_waiver
+
+if TYPE_CHECKING:  # imported by the functions that need them: --help needs none
+    from parity.core.results import Comparison
+    from parity.judge.judge import Waiver
 
 HELP = """Compare a model in TensorFlow with the same model in PyTorch, stage by stage.
 
@@ -138,6 +139,8 @@ def main_command(
 ) -> None:
     if context.invoked_subcommand is not None:
         return
+    from parity.core.results import overall_exit_code
+
     if ops:
         run_ops(output, torch_python, device, full)
         return
@@ -210,6 +213,8 @@ def _run(
 
 def read_waivers(texts: list[str] | None) -> list[Waiver]:
     """Waivers of the command line."""
+    from parity.judge.judge import parse_waiver
+
     return [parse_waiver(t) for t in texts or ()]
 
 
@@ -230,6 +235,10 @@ def rejudge(
     full: Full = False,
 ) -> None:
     """Judge two recorded traces again, without running anything."""
+    from parity.core.results import overall_exit_code
+    from parity.core.trace import TraceError
+    from parity.judge.judge import compare
+
     truth = open_annotations(annotations)
     try:
         comparisons = compare(
@@ -278,6 +287,7 @@ def judge_dataset(comparisons: list[Comparison], truth: dict[str, Any] | None) -
 
 def finish(comparisons: list[Comparison], output: Path | None, full: bool) -> None:
     """Show the result, and write JSON, JUnit XML and the HTML report to ``output``."""
+    from parity.core.results import to_json
     from parity.report import terminal
     from parity.report.junit import to_junit
 

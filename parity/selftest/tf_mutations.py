@@ -521,9 +521,11 @@ def _transposed(p: Any) -> Iterator[None]:
 @planter("roi_level_shifted")
 def _level_shifted(p: Any) -> Iterator[None]:
     old = poolers.assign_levels
-    with swapped(
-        poolers, "assign_levels", lambda b, low, high: tf.minimum(old(b, low, high) + 1, high - low)
-    ):
+
+    def shifted(boxes: tf.Tensor, low: int, high: int, *more: Any) -> tf.Tensor:
+        return tf.minimum(old(boxes, low, high, *more) + 1, high - low)
+
+    with swapped(poolers, "assign_levels", shifted):
         yield
 
 

@@ -163,7 +163,7 @@ REFUSED = [
     (REGNET, ["MODEL.ROI_HEADS.NAME", "Res5ROIHeads"], "needs .'res4',."),
     (FPN, ["MODEL.META_ARCHITECTURE", "PanopticDeepLab"], "setting of Panoptic-DeepLab.*GeneralizedRCNN"),
     (FPN, ["MODEL.META_ARCHITECTURE", "GeneralisedRCNN"], "did you mean GeneralizedRCNN"),
-    (FPN, ["MODEL.BACKBONE.NAME", "build_trident_resnet_backbone"], "TridentNet.*build_resnet_backbone"),
+    (FPN, ["MODEL.BACKBONE.NAME", "build_trident_resnet_backbone"], "makes only res2, res3, res4, res5"),
     (
         FPN,
         ["MODEL.BACKBONE.NAME", "build_mobilenet"],

@@ -47,12 +47,14 @@ def test_the_table_is_complete():
 def test_support_is_computed():
     reasons = {name: unsupported_reason(row) for name, row in zoo_models().items()}
     core = {name for name, row in zoo_models().items() if row.config_path.startswith("configs/")}
-    projects = ("projects/PointRend/", "projects/DensePose/", "projects/ViTDet/", "projects/MViTv2/")
+    projects = tuple(
+        f"projects/{name}/"
+        for name in ("PointRend", "DensePose", "ViTDet", "MViTv2", "TridentNet", "DeepLab")
+    )
     ours = {name for name in zoo_models() if name.startswith(projects)}
-    assert len(ours) == 47 + 29
+    assert len(ours) == 47 + 29 + 3 + 2
     assert {name for name, reason in reasons.items() if reason is None} == core | ours
     expected = {
-        "projects/TridentNet/configs/tridentnet_fast_R_50_C4_1x": "TridentNet",
         "projects/TensorMask/configs/tensormask_R_50_FPN_1x": "TensorMask",
         "catalog://Caffe2Detectron/COCO/35858933/e2e_mask_rcnn_R-50-FPN_1x": "no configuration",
         "detectron2://ImageNetPretrained/MSRA/R-50.pkl": "not a detector",

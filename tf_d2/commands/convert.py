@@ -8,14 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-import weights
 from tf_d2.commands.options import (
     IgnoreKeysOption,
     IgnoreTensorsOption,
@@ -25,7 +23,12 @@ from tf_d2.commands.options import (
     import_tensorflow,
     terminated_by_exception,
 )
-from weights import Checkpoint, WeightsError
+
+if TYPE_CHECKING:  # imported by the functions that need them: --help does not
+    import numpy as np
+
+    import weights
+    from weights import Checkpoint
 
 SUFFIXES = (".weights.h5", ".pkl", ".pth", ".safetensors")
 Specs = dict[str, tuple[int, ...]]
@@ -92,8 +95,10 @@ def run(
         WeightsError: the checkpoint cannot be read or written, or is not one of the config's model.
         tf_d2.config.ConfigError: the config cannot be read or asks for something unsupported.
     """
+    import weights
     from tf_d2.config import resolve_weights
     from tf_d2.config.download import split_matching
+    from weights import WeightsError
 
     if not output.name.endswith(SUFFIXES):
         raise WeightsError(f"{output}: the output must end in {', '.join(SUFFIXES)}")
@@ -125,6 +130,8 @@ class _Fill:
     def arrays(
         self, checkpoint: Checkpoint, state: dict[str, np.ndarray], model: _Model
     ) -> dict[str, np.ndarray]:
+        import weights
+
         return weights.to_keras_arrays(
             state,
             model.specs,
@@ -136,6 +143,8 @@ class _Fill:
 
     def kept(self, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """``state`` without the tensors that are left out."""
+        import weights
+
         return {key: array for key, array in state.items() if not weights.is_ignored(key, self.ignore)}
 
 
@@ -152,6 +161,7 @@ def _config_yaml(
 ) -> str | None:
     """The config as YAML text: the one given, or the one that travels in the file."""
     from tf_d2.config import resolve_yaml, resolve_yaml_text
+    from weights import WeightsError
 
     if config is not None:
         return resolve_yaml(config, opts, ignore_keys=ignore_keys)
@@ -181,6 +191,8 @@ def _to_keras(
     provenance: Future[dict[str, str]],
     fill: _Fill,
 ) -> int:
+    import weights
+
     model = _variables(config_yaml)
     specs = model.specs
     state = weights.matched_state(checkpoint, specs)
@@ -201,6 +213,9 @@ def _to_keras(
 
 def _to_detectron2(checkpoint: Checkpoint, output: Path, config_yaml: str | None, fill: _Fill) -> int:
     """Write the state dict; with a config, only after checking that it is complete."""
+    import weights
+    from weights import WeightsError
+
     state = checkpoint.state
     if config_yaml is not None:
         model = _variables(config_yaml)
@@ -225,6 +240,8 @@ def _provenance(checkpoint: Checkpoint) -> dict[str, str]:
     """Where the weights come from; kept from a converted file that is converted again."""
     if checkpoint.format == "keras-h5" and "source_sha256" in checkpoint.metadata:
         return checkpoint.metadata
+    import numpy as np
+
     facts = {
         "source": Path(checkpoint.path).name,
         "source_sha256": checkpoint.sha256,

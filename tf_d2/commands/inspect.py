@@ -7,7 +7,7 @@ import re
 import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -16,8 +16,10 @@ from rich.progress import track
 from rich.table import Table
 
 from tf_d2.commands.options import PrefixOption
-from weights import Checkpoint, CheckpointNotice, harmless_reason, read_checkpoint
-from weights.summary import TensorDifference, TensorSummary, differences, guess_architecture, summarize
+
+if TYPE_CHECKING:  # imported by the functions that need them: --help does not
+    from weights import Checkpoint
+    from weights.summary import TensorDifference, TensorSummary
 
 
 def register(app: typer.Typer) -> None:
@@ -38,6 +40,8 @@ def inspect(
 
     With --diff: which tensors of two files differ, and by how much; exit code 1 if any does.
     """
+    from weights import CheckpointNotice, read_checkpoint
+
     if len(files) != (2 if diff else 1):
         raise ValueError(f"inspect takes one file, and two with --diff; got {len(files)}")
     try:
@@ -64,6 +68,8 @@ def _console() -> Console:
 
 def show(checkpoint: Checkpoint, pattern: re.Pattern[str], as_json: bool) -> None:
     """Print the summary of one checkpoint."""
+    from weights.summary import summarize
+
     names = [name for name in checkpoint.state if pattern.search(name)]
     console = Console(stderr=True)
     quiet = as_json or not console.is_terminal
@@ -83,6 +89,9 @@ def show(checkpoint: Checkpoint, pattern: re.Pattern[str], as_json: bool) -> Non
 
 
 def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
+    from weights import harmless_reason
+    from weights.summary import guess_architecture
+
     arrays = checkpoint.state.values()
     ignored = {name: reason for name in checkpoint.state if (reason := harmless_reason(name))}
     return {
@@ -141,6 +150,8 @@ def _tensor_table(rows: list[TensorSummary]) -> Table:
 
 def show_differences(one: Checkpoint, other: Checkpoint, pattern: re.Pattern[str], as_json: bool) -> None:
     """Print how two checkpoints differ; exit code 1 if they do."""
+    from weights.summary import differences
+
     rows = [row for row in differences(one.state, other.state) if pattern.search(row.name)]
     unlike = [row for row in rows if row.status != "same"]
     if as_json:

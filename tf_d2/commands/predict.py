@@ -5,9 +5,8 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
 from tf_d2.commands.options import (
@@ -24,6 +23,9 @@ from tf_d2.commands.options import (
     native_notices_hidden,
     write_atomically,
 )
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def register(app: typer.Typer) -> None:
@@ -119,6 +121,8 @@ def files(
     result: dict[str, Any], image: np.ndarray, predictor: Any, name: str, class_names: list[str] | None
 ) -> dict[str, bytes]:
     """What is written for one image: file suffix -> content. Without ``class_names`` nothing is drawn."""
+    import numpy as np
+
     from tf_d2.coco import coco_box, to_coco
     from tf_d2.config.classes import category_ids
 
@@ -147,6 +151,8 @@ def files(
 def _densepose_files(
     instances: Any, image: np.ndarray, predictor: Any, name: str, draw: bool
 ) -> dict[str, bytes]:
+    import numpy as np
+
     from tf_d2.densepose import closest_vertices, draw_densepose, to_file
 
     embeddings, meshes = predictor.vertex_embeddings, predictor.class_to_mesh
@@ -188,6 +194,8 @@ def _above(result: dict[str, Any], threshold: float) -> dict[str, Any]:
 
 
 def _drawn(result: dict[str, Any], image: np.ndarray, predictor: Any, names: list[str]) -> bytes:
+    import numpy as np
+
     from tf_d2.config.classes import class_names
     from tf_d2.visualize import draw_instances, draw_segments
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tf_d2.config import ConfigError, ZooModel, resolve_yaml, unsupported_reason, zoo_models
-from tf_d2.config.errors import did_you_mean
-from tf_d2.config.zoo import zoo_name
+if TYPE_CHECKING:  # imported by the functions that need it: --help does not
+    from tf_d2.config import ZooModel
 
 zoo_app = typer.Typer(help="The models detectron2 publishes.", add_completion=False)
 
@@ -31,6 +30,8 @@ def _zoo(context: typer.Context) -> None:
 
 def _chosen(family: str | None, supported: bool | None) -> list[tuple[ZooModel, str | None]]:
     """The models of a family (any part of its name, any case) with the reason each cannot run, if any."""
+    from tf_d2.config import unsupported_reason, zoo_models
+
     rows = [(row, unsupported_reason(row)) for row in zoo_models().values()]
     if family is not None:
         rows = [(row, why) for row, why in rows if family.lower() in row.family.lower()]
@@ -72,6 +73,8 @@ def list_models(
         typer.echo(json.dumps(_records(rows), indent=1))
         return
     if not rows:
+        from tf_d2.config import zoo_models
+
         families = sorted({row.family for row in zoo_models().values()})
         typer.echo(f"No published model is of that kind. Families: {', '.join(families)}", err=True)
         raise typer.Exit(1)
@@ -84,6 +87,10 @@ def list_models(
 @zoo_app.command("show")
 def show_model(name: Annotated[str, typer.Argument(help="A name that `zoo list` shows.")]) -> None:
     """Print where a model's weights are, and its resolved configuration as YAML."""
+    from tf_d2.config import ConfigError, resolve_yaml, zoo_models
+    from tf_d2.config.errors import did_you_mean
+    from tf_d2.config.zoo import zoo_name
+
     canonical = zoo_name(name)
     if canonical is None:
         typer.echo(f"{name}: not the name of a published model{did_you_mean(name, zoo_models())}", err=True)

@@ -23,14 +23,8 @@ POOLERS = ("ROIAlignV2", "ROIAlign", "ROIPool", "ROIAlignRotated")
 
 # What a name elsewhere in detectron2's own tree or its projects would need, for a message that helps.
 ELSEWHERE = {
-    "TridentNet": "TridentNet",
-    "TridentRes5": "TridentNet",
-    "TridentStandard": "TridentNet",
-    "build_trident": "TridentNet",
     "TensorMask": "TensorMask",
     "PanopticDeepLab": "Panoptic-DeepLab",
-    "DeepLab": "DeepLab",
-    "build_resnet_deeplab": "DeepLab",
     "build_hrfpn": "DensePose",
 }
 

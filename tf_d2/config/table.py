@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 from tf_d2.config.defaults import add_keys
 from tf_d2.config.parts.box_head import FastRCNNConvFCHeadConfig
+from tf_d2.config.parts.deeplab import DeepLabHeadConfig, DeepLabResNetConfig
 from tf_d2.config.parts.densepose import DensePoseROIHeadsConfig
 from tf_d2.config.parts.fcos import FCOSConfig
 from tf_d2.config.parts.fpn import FPNConfig
@@ -47,6 +48,12 @@ from tf_d2.config.parts.rpn import PrecomputedProposalsConfig, RPNConfig
 from tf_d2.config.parts.sem_seg import SemSegHeadConfig
 from tf_d2.config.parts.semantic_segmentor import SemanticSegmentorConfig
 from tf_d2.config.parts.swin import SwinConfig
+from tf_d2.config.parts.trident import (
+    TridentRes5ROIHeadsConfig,
+    TridentResNetConfig,
+    TridentRPNConfig,
+    TridentStandardROIHeadsConfig,
+)
 from tf_d2.config.parts.vit import SimpleFeaturePyramidConfig, ViTConfig
 
 
@@ -89,6 +96,8 @@ PARTS: dict[str, dict[str, Part]] = {
     },
     "backbone": {
         "build_resnet_backbone": Part(ResNetConfig, _RESNET, _YACS),
+        "build_resnet_deeplab_backbone": Part(DeepLabResNetConfig, _RESNET, _YACS),
+        "build_trident_resnet_backbone": Part(TridentResNetConfig, _RESNET, _YACS),
         "build_regnet_backbone": Part(RegNetConfig, _REGNET, _YACS),
         "build_resnet_fpn_backbone": Part(FPNConfig, _FPN, _YACS),
         "build_retinanet_resnet_fpn_backbone": Part(FPNConfig, _FPN, _YACS),
@@ -106,6 +115,7 @@ PARTS: dict[str, dict[str, Part]] = {
     "proposal_generator": {
         "RPN": Part(RPNConfig, _RPN),
         "RRPN": Part(RPNConfig, _RPN, _YACS),
+        "TridentRPN": Part(TridentRPNConfig, _RPN, _YACS),
         "PrecomputedProposals": Part(PrecomputedProposalsConfig, None, _YACS),
     },
     "roi_heads": {
@@ -116,6 +126,8 @@ PARTS: dict[str, dict[str, Part]] = {
         "DensePoseROIHeads": Part(
             DensePoseROIHeadsConfig, "tf_d2.modeling.densepose.roi_heads:DensePoseROIHeads", _YACS
         ),
+        "TridentRes5ROIHeads": Part(TridentRes5ROIHeadsConfig, f"{_ROI}:Res5ROIHeads", _YACS),
+        "TridentStandardROIHeads": Part(TridentStandardROIHeadsConfig, f"{_ROI}:StandardROIHeads", _YACS),
         "RROIHeads": Part(StandardROIHeadsConfig, f"{_ROI}:StandardROIHeads", _YACS),
     },
     "box_head": {
@@ -135,6 +147,8 @@ PARTS: dict[str, dict[str, Part]] = {
     },
     "sem_seg_head": {
         "SemSegFPNHead": Part(SemSegHeadConfig, "tf_d2.modeling.semantic_seg:SemSegFPNHead"),
+        "DeepLabV3Head": Part(DeepLabHeadConfig, "tf_d2.modeling.deeplab:make_head", _YACS),
+        "DeepLabV3PlusHead": Part(DeepLabHeadConfig, "tf_d2.modeling.deeplab:make_head", _YACS),
         "PointRendSemSegHead": Part(
             PointRendSemSegHeadConfig, f"{_POINT_REND}.semantic_seg:PointRendSemSegHead", _YACS
         ),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import keras
 import tensorflow as tf
 
+from tf_d2.config.parts.deeplab import DeepLabResNetConfig
 from tf_d2.config.parts.resnet import ResNetConfig
 from tf_d2.layers.base import Module
 from tf_d2.layers.conv import Conv2d, DeformConv2d
 from tf_d2.modeling.backbone import BottomUp, stages_up_to
+from tf_d2.modeling.deeplab import DeepLabStem
 from tf_d2.ops.conv import max_pool2d
 from tf_d2.ops.elementary import sigmoid
 
@@ -176,14 +180,13 @@ def _shortcut(in_channels: int, out_channels: int, stride: int, norm: str) -> Co
 
 def make_stage(config: ResNetConfig, index: int, name: str) -> list[Module]:
     """The blocks of stage ``index`` (0 = res2 .. 3 = res5), constructed under ``name``."""
-    dilation = config.res5_dilation if index == 3 else 1
-    first_stride = 1 if index == 0 or dilation == 2 else 2
     out_channels = config.res2_out_channels * 2**index
     in_channels = config.stem_out_channels if index == 0 else out_channels // 2
+    count = BLOCKS_PER_STAGE[config.depth][index]
     blocks: list[Module] = []
     with keras.name_scope(name):
-        for i in range(BLOCKS_PER_STAGE[config.depth][index]):
-            stride = first_stride if i == 0 else 1
+        for i, dilation in enumerate(config.dilations(index, count)):
+            stride = config.first_stride(index) if i == 0 else 1
             blocks.append(_make_block(config, index, in_channels, out_channels, stride, dilation, str(i)))
             in_channels = out_channels
     return blocks
@@ -221,6 +224,12 @@ def _make_block(
     return BottleneckBlock(in_channels, out_channels, bottleneck, name, **common)
 
 
+def _stem(config: ResNetConfig) -> Callable[[int, int, str], Module]:
+    if isinstance(config, DeepLabResNetConfig) and config.stem_type == "deeplab":
+        return DeepLabStem
+    return BasicStem
+
+
 class ResNet(BottomUp):
     """Stem and stages up to the last one in ``config.out_features``."""
 
@@ -228,10 +237,9 @@ class ResNet(BottomUp):
         super().__init__(name, stages_up_to(STAGES, config.out_features), config.out_features)
         self.strides["stem"], self.channels["stem"] = 4, config.stem_out_channels
         with self.scope():
-            self.stem = BasicStem(in_channels, config.stem_out_channels, config.norm)
+            self.stem = _stem(config)(in_channels, config.stem_out_channels, config.norm)
             for i, stage in enumerate(self.stage_names):
                 setattr(self, stage, make_stage(config, i, stage))
-                undilated = i == 0 or (i == 3 and config.res5_dilation == 2)
                 previous = self.strides[STAGES[i - 1]] if i else 4
-                self.strides[stage] = previous * (1 if undilated else 2)
+                self.strides[stage] = previous * config.first_stride(i)
                 self.channels[stage] = config.res2_out_channels * 2**i

@@ -50,8 +50,19 @@ class ResNetConfig:
     @property
     def strides(self) -> dict[str, int]:
         """Pixels per cell of each feature the backbone returns, lowest level first."""
-        strides = STRIDES | ({"res5": 16} if self.res5_dilation == 2 else {})
+        strides, stride = {"stem": STRIDES["stem"]}, STRIDES["stem"]
+        for index, stage in enumerate(("res2", "res3", "res4", "res5")):
+            stride *= self.first_stride(index)
+            strides[stage] = stride
         return {name: stride for name, stride in strides.items() if name in self.out_features}
+
+    def first_stride(self, index: int) -> int:
+        """Stride of the first block of stage ``index`` (0 = res2 .. 3 = res5); the others have 1."""
+        return 1 if index == 0 or (index == 3 and self.res5_dilation > 1) else 2
+
+    def dilations(self, index: int, blocks: int) -> tuple[int, ...]:
+        """Dilation of the 3x3 convolution in each of the ``blocks`` of stage ``index``."""
+        return (self.res5_dilation if index == 3 else 1,) * blocks
 
     @classmethod
     def _checked(cls, fields: Fields) -> ResNetConfig:

@@ -1,0 +1,65 @@
+"""TridentNet at one branch against what the real detectron2 answered on the same picture.
+
+tests/data/deeplab_trident: models of reduced width with random weights, a picture, the answer and some stages.
+Detections have margins: float32 noise does not flip them.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tf_d2
+import weights
+
+FILE = Path(__file__).parents[1] / "data" / "deeplab_trident" / "tridentnet_fast_r50.npz"
+FIRST_STAGE, END_TO_END = (
+    2e-6,
+    3e-5,
+)  # relative L2 in float32: of the backbone; behind pooling and the random heads
+
+
+@cache
+def recorded() -> dict[str, np.ndarray]:
+    with np.load(FILE) as file:
+        return {key: file[key] for key in file.files}
+
+
+def group(prefix: str) -> dict[str, np.ndarray]:
+    return {k.removeprefix(prefix): v for k, v in recorded().items() if k.startswith(prefix)}
+
+
+def make_predictor(folder: Path, *opts: Any, **options: Any) -> tf_d2.Predictor:
+    (folder / "config.yaml").write_text(str(recorded()["config"]))
+    weights.write_detectron2_pkl(folder / "model.pkl", group("weights/"))
+    opts = ("MODEL.WEIGHTS", "", *opts)
+    return tf_d2.Predictor(folder / "config.yaml", folder / "model.pkl", opts=list(opts), **options)
+
+
+def error(got: Any, expected: Any) -> float:
+    got, expected = np.asarray(got, np.float64), np.asarray(expected, np.float64)
+    assert got.shape == expected.shape
+    return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
+
+
+def test_one_branch_is_that_of_detectron2(tmp_path: Path) -> None:
+    predictor = make_predictor(tmp_path)
+    image, expected = recorded()["input/image"], group("output/instances/")
+    instances = predictor(image)["instances"]
+    np.testing.assert_allclose(instances.pred_boxes, expected["pred_boxes"], rtol=0, atol=1e-3)
+    np.testing.assert_allclose(instances.scores, expected["scores"], rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(instances.pred_classes, expected["pred_classes"])
+    trace = predictor.trace(image)
+    assert error(trace["backbone/res4"], recorded()["steps/backbone/res4"]) < FIRST_STAGE
+    for stage, array in group("steps/").items():
+        assert error(trace[stage][: len(array)], array) < END_TO_END, stage
+
+
+@pytest.mark.parametrize("branch", [0, 2])
+def test_another_branch_computes_something_else_with_the_same_weights(tmp_path: Path, branch: int) -> None:
+    trace = make_predictor(tmp_path, "MODEL.TRIDENT.TEST_BRANCH_IDX", branch).trace(recorded()["input/image"])
+    assert error(trace["backbone/res4"], recorded()["steps/backbone/res4"]) > 0.01
