@@ -51,7 +51,7 @@ def test_shapes(model: D2Model) -> None:
     outputs: Any = keras.Model(inputs, model(inputs)).output
     assert outputs["classes"].dtype == "int64" and outputs["boxes"].dtype == "float32"
     lines: list[str] = []
-    model.summary(print_fn=lambda text, **_: lines.append(text), line_length=200)
+    model.summary(print_fn=lambda text, **_: lines.append(text))
     assert re.search(r"backbone \(FPN\)\s*│ {p2: \(None, None", "".join(lines))
 
 

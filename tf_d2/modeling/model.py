@@ -179,6 +179,7 @@ class D2Model(KerasConfig):
     # Keras would empty the file, or change the variables, before it asks this class anything.
     def save(self, *args: Any, **kwargs: Any) -> Any:
         self._must_be_loaded()
+        self.get_config()
         return super().save(*args, **kwargs)
 
     def save_weights(self, *args: Any, **kwargs: Any) -> Any:
