@@ -15,8 +15,9 @@ _CASCADE_WEIGHTS = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.
 
 # Not keys of detectron2's own YAML: a key, or all keys that start so. They are written only where one of them is
 # not the default. MODEL.REGNETS.* and MODEL.FPN.SQUARE_PAD are names of this project for arguments only LazyConfig
-# can set; a depth or width of 0 is "not given". `add_keys` adds those of projects and of a user's own parts.
-OPTIONAL = ["MODEL.FPN.SQUARE_PAD", "MODEL.REGNETS."]
+# can set; a depth or width of 0 is "not given"; INPUT.CROP.* is detectron2's, but only
+# DeepLab reads it at inference. `add_keys` adds those of projects and of a user's own parts.
+OPTIONAL = ["MODEL.FPN.SQUARE_PAD", "MODEL.REGNETS.", "INPUT.CROP."]
 
 # Keys that decide what a trained model computes, in the order `resolve_yaml` writes them.
 INFERENCE: Flat = {
@@ -175,9 +176,6 @@ IGNORED: Flat = {
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": "choice",
     "INPUT.MAX_SIZE_TRAIN": 1333,
     "INPUT.RANDOM_FLIP": "horizontal",
-    "INPUT.CROP.ENABLED": False,
-    "INPUT.CROP.TYPE": "relative_range",
-    "INPUT.CROP.SIZE": (0.9, 0.9),
     "INPUT.MASK_FORMAT": "polygon",
     "DATASETS.PROPOSAL_FILES_TRAIN": (),
     "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN": 2000,
@@ -271,16 +269,6 @@ PROJECTS: dict[str, str] = {
     "MODEL.TENSOR_MASK": "TensorMask",
     "MODEL.PANOPTIC_DEEPLAB": "Panoptic-DeepLab",
     "MODEL.INS_EMBED_HEAD": "Panoptic-DeepLab",
-    "MODEL.RESNETS.STEM_TYPE": "DeepLab",
-    "MODEL.RESNETS.RES4_DILATION": "DeepLab",
-    "MODEL.RESNETS.RES5_MULTI_GRID": "DeepLab",
-    "MODEL.SEM_SEG_HEAD.ASPP_CHANNELS": "DeepLab",
-    "MODEL.SEM_SEG_HEAD.ASPP_DILATIONS": "DeepLab",
-    "MODEL.SEM_SEG_HEAD.ASPP_DROPOUT": "DeepLab",
-    "MODEL.SEM_SEG_HEAD.PROJECT_FEATURES": "DeepLab",
-    "MODEL.SEM_SEG_HEAD.PROJECT_CHANNELS": "DeepLab",
-    "MODEL.SEM_SEG_HEAD.USE_DEPTHWISE_SEPARABLE_CONV": "DeepLab",
-    "MODEL.SEM_SEG_HEAD.LOSS_TYPE": "DeepLab",
     "MODEL.FCOS": "AdelaiDet (FCOS)",
     "MODEL.BASIS_MODULE": "AdelaiDet (BlendMask)",
     "MODEL.CENTERNET": "CenterNet2",

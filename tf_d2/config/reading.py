@@ -25,8 +25,6 @@ POOLERS = ("ROIAlignV2", "ROIAlign", "ROIPool", "ROIAlignRotated")
 ELSEWHERE = {
     "TensorMask": "TensorMask",
     "PanopticDeepLab": "Panoptic-DeepLab",
-    "DeepLab": "DeepLab",
-    "build_resnet_deeplab": "DeepLab",
     "build_hrfpn": "DensePose",
 }
 

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 from tf_d2.config.defaults import add_keys
 from tf_d2.config.parts.box_head import FastRCNNConvFCHeadConfig
+from tf_d2.config.parts.deeplab import DeepLabHeadConfig, DeepLabResNetConfig
 from tf_d2.config.parts.densepose import DensePoseROIHeadsConfig
 from tf_d2.config.parts.fcos import FCOSConfig
 from tf_d2.config.parts.fpn import FPNConfig
@@ -95,6 +96,7 @@ PARTS: dict[str, dict[str, Part]] = {
     },
     "backbone": {
         "build_resnet_backbone": Part(ResNetConfig, _RESNET, _YACS),
+        "build_resnet_deeplab_backbone": Part(DeepLabResNetConfig, _RESNET, _YACS),
         "build_trident_resnet_backbone": Part(TridentResNetConfig, _RESNET, _YACS),
         "build_regnet_backbone": Part(RegNetConfig, _REGNET, _YACS),
         "build_resnet_fpn_backbone": Part(FPNConfig, _FPN, _YACS),
@@ -145,6 +147,8 @@ PARTS: dict[str, dict[str, Part]] = {
     },
     "sem_seg_head": {
         "SemSegFPNHead": Part(SemSegHeadConfig, "tf_d2.modeling.semantic_seg:SemSegFPNHead"),
+        "DeepLabV3Head": Part(DeepLabHeadConfig, "tf_d2.modeling.deeplab:make_head", _YACS),
+        "DeepLabV3PlusHead": Part(DeepLabHeadConfig, "tf_d2.modeling.deeplab:make_head", _YACS),
         "PointRendSemSegHead": Part(
             PointRendSemSegHeadConfig, f"{_POINT_REND}.semantic_seg:PointRendSemSegHead", _YACS
         ),

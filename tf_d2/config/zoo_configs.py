@@ -300,13 +300,47 @@ _ROWS |= {
     f"projects/TridentNet/configs/tridentnet_fast_{depth}_C4_{schedule}": (_TRIDENT, weights)
     for depth, schedule, weights in (("R_50", "1x", _R50), ("R_50", "3x", _R50), ("R_101", "3x", _R101))
 }
+_DEEPLAB: Flat = {
+    **_DC5,
+    **_STRIDE_IN_3X3,
+    "MODEL.META_ARCHITECTURE": "SemanticSegmentor",
+    "MODEL.WEIGHTS": "detectron2://DeepLab/R-103.pkl",
+    "MODEL.PIXEL_MEAN": (123.675, 116.280, 103.530),
+    "MODEL.PIXEL_STD": (58.395, 57.120, 57.375),
+    "MODEL.BACKBONE.NAME": "build_resnet_deeplab_backbone",
+    "MODEL.RESNETS.DEPTH": 101,
+    "MODEL.RESNETS.NORM": "SyncBN",
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": 128,
+    "MODEL.SEM_SEG_HEAD.NAME": "DeepLabV3Head",
+    "MODEL.SEM_SEG_HEAD.IN_FEATURES": ("res5",),
+    "MODEL.SEM_SEG_HEAD.CONVS_DIM": 256,
+    "MODEL.SEM_SEG_HEAD.COMMON_STRIDE": 16,
+    "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 19,
+    "MODEL.SEM_SEG_HEAD.NORM": "SyncBN",
+    "INPUT.FORMAT": "RGB",
+    "INPUT.MIN_SIZE_TEST": 1024,
+    "INPUT.MAX_SIZE_TEST": 2048,
+    "INPUT.CROP.ENABLED": True,
+    "INPUT.CROP.TYPE": "absolute",
+    "INPUT.CROP.SIZE": (512, 1024),
+    "DATASETS.TRAIN": ("cityscapes_fine_sem_seg_train",),
+    "DATASETS.TEST": ("cityscapes_fine_sem_seg_val",),
+}
+_DEEPLAB_PLUS: Flat = {
+    "MODEL.RESNETS.OUT_FEATURES": ("res2", "res5"),
+    "MODEL.SEM_SEG_HEAD.NAME": "DeepLabV3PlusHead",
+    "MODEL.SEM_SEG_HEAD.IN_FEATURES": ("res2", "res5"),
+    "MODEL.SEM_SEG_HEAD.COMMON_STRIDE": 4,
+}
+_ROWS |= {
+    f"projects/DeepLab/configs/Cityscapes-SemanticSegmentation/deeplab_{name}_R_103_os16_mg124_poly_90k_bs16": parts
+    for name, parts in (("v3", (_DEEPLAB,)), ("v3_plus", (_DEEPLAB, _DEEPLAB_PLUS)))
+}
 _BASES = {"FPN": _FPN, "R_50": _R50, "R_101": _R101, "X_101_32x8d": _X101}
 _ROWS |= point_rend_rows(_BASES) | densepose_rows(_BASES)
 
 # What makes a family of `zoo_table` need code this version lacks: the setting `build_config` will refuse.
 _FAMILIES: dict[str, tuple[Flat, ...]] = {
-    "DeepLabV3": ({"MODEL.BACKBONE.NAME": "build_resnet_deeplab_backbone"},),
-    "DeepLabV3+": ({"MODEL.BACKBONE.NAME": "build_resnet_deeplab_backbone"},),
     "Panoptic-DeepLab": ({"MODEL.META_ARCHITECTURE": "PanopticDeepLab"},),
     "TensorMask": ({"MODEL.META_ARCHITECTURE": "TensorMask"},),
 }

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import keras
 import tensorflow as tf
 
+from tf_d2.config.parts.deeplab import DeepLabResNetConfig
 from tf_d2.config.parts.resnet import ResNetConfig
 from tf_d2.layers.base import Module
 from tf_d2.layers.conv import Conv2d, DeformConv2d
 from tf_d2.modeling.backbone import BottomUp, stages_up_to
+from tf_d2.modeling.deeplab import DeepLabStem
 from tf_d2.ops.conv import max_pool2d
 from tf_d2.ops.elementary import sigmoid
 
@@ -220,6 +224,12 @@ def _make_block(
     return BottleneckBlock(in_channels, out_channels, bottleneck, name, **common)
 
 
+def _stem(config: ResNetConfig) -> Callable[[int, int, str], Module]:
+    if isinstance(config, DeepLabResNetConfig) and config.stem_type == "deeplab":
+        return DeepLabStem
+    return BasicStem
+
+
 class ResNet(BottomUp):
     """Stem and stages up to the last one in ``config.out_features``."""
 
@@ -227,7 +237,7 @@ class ResNet(BottomUp):
         super().__init__(name, stages_up_to(STAGES, config.out_features), config.out_features)
         self.strides["stem"], self.channels["stem"] = 4, config.stem_out_channels
         with self.scope():
-            self.stem = BasicStem(in_channels, config.stem_out_channels, config.norm)
+            self.stem = _stem(config)(in_channels, config.stem_out_channels, config.norm)
             for i, stage in enumerate(self.stage_names):
                 setattr(self, stage, make_stage(config, i, stage))
                 previous = self.strides[STAGES[i - 1]] if i else 4

@@ -1,0 +1,207 @@
+"""DeepLab's stem and semantic heads. Source: projects/DeepLab/deeplab/, detectron2/layers/aspp.py, blocks.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import keras
+import tensorflow as tf
+
+from tf_d2.config.parts.deeplab import DeepLabHeadConfig
+from tf_d2.layers.base import Module, sequence
+from tf_d2.layers.conv import Conv2d
+from tf_d2.modeling.backbone import Backbone
+from tf_d2.modeling.recording import Stages, Unrecorded
+from tf_d2.ops.conv import max_pool2d
+from tf_d2.ops.interpolate import bilinear
+
+
+class DeepLabStem(Module):
+    """Three 3x3 convolutions, the first of stride 2, and max pooling: ``[N, H, W, 3]`` -> ``[N, H/4, W/4, C]``."""
+
+    def __init__(self, in_channels: int, out_channels: int, norm: str) -> None:
+        super().__init__("stem")
+        half = out_channels // 2
+        with self.scope():
+            self.conv1 = _conv(in_channels, half, 3, "conv1", norm, stride=2, bias=False)
+            self.conv2 = _conv(half, half, 3, "conv2", norm, bias=False)
+            self.conv3 = _conv(half, out_channels, 3, "conv3", norm, bias=False)
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return max_pool2d(self.conv3(self.conv2(self.conv1(x))), 3, 2, 1)
+
+
+def _conv(
+    in_channels: int,
+    out_channels: int,
+    size: int,
+    name: str,
+    norm: str,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    groups: int = 1,
+    bias: bool | None = None,
+) -> Conv2d:
+    """A convolution that keeps the size, norm and ReLU; the bias goes where there is no norm."""
+    return Conv2d(
+        in_channels,
+        out_channels,
+        size,
+        name,
+        stride=stride,
+        padding=dilation * (size // 2),
+        dilation=dilation,
+        groups=groups,
+        bias=norm == "" if bias is None else bias,
+        norm=norm,
+        relu=True,
+    )
+
+
+class DepthwiseSeparableConv2d(Module):
+    """A convolution of each channel on its own, then one of size 1; norm and ReLU after both."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, size: int, name: str, norm: str, *, dilation: int = 1
+    ) -> None:
+        super().__init__(name)
+        with self.scope():
+            self.depthwise = _conv(
+                in_channels, in_channels, size, "depthwise", norm, dilation=dilation, groups=in_channels
+            )
+            self.pointwise = _conv(in_channels, out_channels, 1, "pointwise", norm)
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return self.pointwise(self.depthwise(x))
+
+
+class ASPP(Module):
+    """Convolutions of several dilations and the average of the surroundings, side by side: ``[N, H, W, C]``.
+
+    ``H`` and ``W`` must be multiples of ``pool_kernel`` (cells; None averages over the whole map).
+    """
+
+    def __init__(self, config: DeepLabHeadConfig, in_channels: int, name: str) -> None:
+        super().__init__(name)
+        self.pool_kernel = config.pool_kernel
+        dim, norm = config.aspp_channels, config.norm
+        separable = config.use_depthwise_separable_conv
+        atrous = DepthwiseSeparableConv2d if separable else _conv
+        with self.scope():
+            with keras.name_scope("convs"):
+                self.convs: list[Module] = [_conv(in_channels, dim, 1, "0", norm)]
+                for k, dilation in enumerate(config.aspp_dilations, 1):
+                    self.convs.append(atrous(in_channels, dim, 3, str(k), norm, dilation=dilation))
+                # Position 0 of the pair is the pooling.
+                pooled = sequence("4", {"1": lambda key: Conv2d(in_channels, dim, 1, key, relu=True)})
+            self.pooled_conv = pooled["1"]
+            self.project = _conv(5 * dim, dim, 1, "project", norm)
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        height, width = tf.unstack(tf.shape(x)[1:3])
+        around = bilinear(self.pooled_conv(self.pool(x)), height, width)
+        return self.project(tf.concat([*(conv(x) for conv in self.convs), around], axis=-1))
+
+    def pool(self, x: tf.Tensor) -> tf.Tensor:
+        """The average of every window of ``pool_kernel``, or of the map."""
+        if self.pool_kernel is None:
+            return tf.reduce_mean(x, axis=[1, 2], keepdims=True)
+        height, width = self.pool_kernel
+        size = tf.shape(x)[1:3]
+        message = (
+            f"the map that ASPP gets must be a multiple of {height} x {width} cells (INPUT.CROP.SIZE divided by its "
+            "stride): resize the picture accordingly, or set INPUT.CROP.ENABLED False to average over all of it"
+        )
+        rest = tf.math.floormod(size, tf.constant([height, width]))
+        fits = tf.debugging.assert_equal(rest, 0, message)
+        with tf.control_dependencies([] if fits is None else [fits]):
+            return tf.nn.avg_pool2d(x, [height, width], 1, "VALID")
+
+
+class DeepLabHead(Module):
+    """What both heads share: logits of features by name, brought to the size of the network input."""
+
+    def __init__(self, config: DeepLabHeadConfig, backbone: Backbone, name: str) -> None:
+        super().__init__(name)
+        self.config, self.common_stride = config, config.common_stride
+        with self.scope():
+            self.build_layers(backbone.channels)
+            self.predictor = Conv2d(config.convs_dim, config.num_classes, 1, "predictor")
+
+    def build_layers(self, channels: Mapping[str, int]) -> None:
+        raise NotImplementedError
+
+    def decode(self, features: Mapping[str, tf.Tensor], stages: Stages, prefix: str) -> tf.Tensor:
+        """What the predictor gets, at the common stride."""
+        raise NotImplementedError
+
+    def call(self, features: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        return self.forward(features, Unrecorded(), "")
+
+    def forward(self, features: Mapping[str, tf.Tensor], stages: Stages, prefix: str) -> tf.Tensor:
+        """Logits ``[N, H, W, K]``; what is computed on the way goes to ``stages`` under ``prefix``."""
+        logits = self.predictor(self.decode(features, stages, prefix))
+        stages[f"{prefix}.predictor"] = logits
+        size = tf.shape(logits)[1:3] * self.common_stride
+        return bilinear(logits, size[0], size[1])
+
+
+class DeepLabV3Head(DeepLabHead):
+    """ASPP and predictor on one feature."""
+
+    def build_layers(self, channels: Mapping[str, int]) -> None:
+        (self.feature,) = self.config.in_features
+        self.aspp = ASPP(self.config, channels[self.feature], "aspp")
+
+    def decode(self, features: Mapping[str, tf.Tensor], stages: Stages, prefix: str) -> tf.Tensor:
+        stages[f"{prefix}.aspp"] = y = self.aspp(features[self.feature])
+        return y
+
+
+class DeepLabV3PlusHead(DeepLabHead):
+    """ASPP on the coarsest feature; every finer one is projected, put beside it and both are fused."""
+
+    def build_layers(self, channels: Mapping[str, int]) -> None:
+        config = self.config
+        *fine, coarse = config.in_features
+        self.projects: dict[str, Module] = {}
+        self.fuses: dict[str, dict[str, Module] | Module] = {}
+        above = config.aspp_channels
+        with keras.name_scope("decoder"):
+            with keras.name_scope(coarse):
+                self.aspp = ASPP(config, channels[coarse], "project_conv")
+            for feature, projected in reversed(list(zip(fine, config.project_channels, strict=True))):
+                with keras.name_scope(feature):
+                    self.projects[feature] = _conv(
+                        channels[feature], projected, 1, "project_conv", config.norm
+                    )
+                    self.fuses[feature] = self._fuse(projected + above)
+                above = config.convs_dim
+
+    def _fuse(self, in_channels: int) -> dict[str, Module] | Module:
+        dim, norm = self.config.convs_dim, self.config.norm
+        if self.config.use_depthwise_separable_conv:
+            return DepthwiseSeparableConv2d(in_channels, dim, 5, "fuse_conv", norm)
+        makers = {
+            "0": lambda key: _conv(in_channels, dim, 3, key, norm),
+            "1": lambda key: _conv(dim, dim, 3, key, norm),
+        }
+        return sequence("fuse_conv", makers)
+
+    def decode(self, features: Mapping[str, tf.Tensor], stages: Stages, prefix: str) -> tf.Tensor:
+        *fine, coarse = self.config.in_features
+        stages[f"{prefix}.decoder.{coarse}.project_conv"] = y = self.aspp(features[coarse])
+        for feature in reversed(fine):
+            low = self.projects[feature](features[feature])
+            height, width = tf.unstack(tf.shape(low)[1:3])
+            y = tf.concat([low, bilinear(y, height, width)], axis=-1)
+            fuse = self.fuses[feature]
+            for layer in fuse.values() if isinstance(fuse, dict) else (fuse,):
+                y = layer(y)
+        return y
+
+
+def make_head(config: DeepLabHeadConfig, backbone: Backbone, name: str) -> DeepLabHead:
+    """The head that a configuration names."""
+    return (DeepLabV3PlusHead if config.plus else DeepLabV3Head)(config, backbone, name)
