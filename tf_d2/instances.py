@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+
+from tf_d2.tables import html_table, to_pandas, to_supervision
 
 
 class Instances:
@@ -75,3 +77,15 @@ class Instances:
             for name, value in self._fields.items()
         )
         return f"Instances({len(self)} in {height}x{width}: {fields})"
+
+    def _repr_html_(self) -> str:
+        """What notebooks show: the first rows as a table, large fields by their shape."""
+        return html_table(self)
+
+    def to_supervision(self, names: Sequence[str] = ()) -> Any:
+        """``supervision.Detections`` of these (needs the package ``supervision``); see :mod:`tf_d2.tables`."""
+        return to_supervision(self, names)
+
+    def to_pandas(self, names: Sequence[str] = ()) -> Any:
+        """``pandas.DataFrame`` of these, one row each (needs the package ``pandas``); see :mod:`tf_d2.tables`."""
+        return to_pandas(self, names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,6 +72,7 @@ def load_model(
     parsed, path = resolve_model(config, weights, opts, ignore_keys)
     with unfilled():
         model = build_model(parsed, dtype)
+    model.read_yaml = partial(model_yaml, config, tuple(opts), tuple(ignore_keys))
     load_weights(
         model,
         path,

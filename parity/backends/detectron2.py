@@ -63,13 +63,30 @@ _PROJECTS = (
 )
 
 
+# How the names of parts begin, for projects whose keys are not written where they have their defaults.
+_PARTS = (
+    ("build_trident", "tridentnet", "add_tridentnet_config"),
+    ("Trident", "tridentnet", "add_tridentnet_config"),
+    ("build_resnet_deeplab", "deeplab", "add_deeplab_config"),
+    ("DeepLab", "deeplab", "add_deeplab_config"),
+)
+
+
+def _projects_of(node: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Package and function of every project that a configuration needs, each once."""
+    names = [section.get("NAME") for section in node.values() if isinstance(section, Mapping)]
+    found = [(project, add) for section, project, add in _PROJECTS if section in node]
+    found += [(project, add) for start, project, add in _PARTS for n in names if str(n).startswith(start)]
+    return list(dict.fromkeys(found))
+
+
 def _project(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise JobError(
             f"the package {name} of detectron2's projects cannot be imported by {sys.executable} ({error}): put "
-            "its folder (projects/PointRend, projects/DensePose) on PYTHONPATH"
+            "its folder (projects/PointRend, projects/DensePose, projects/DeepLab ...) on PYTHONPATH"
         ) from error
 
 
@@ -79,9 +96,8 @@ def read_config(library: SimpleNamespace, path: str) -> Any:
     node = yaml.safe_load(Path(path).read_text(encoding="utf-8"))["MODEL"]
     if "REGNETS" in node:
         importlib.import_module("parity.backends.detectron2_regnet").add_regnet(cfg)
-    for section, project, name in _PROJECTS:
-        if section in node:
-            getattr(_project(project), name)(cfg)
+    for project, name in _projects_of(node):
+        getattr(_project(project), name)(cfg)
     for extension in load_extensions():
         getattr(extension, "prepare", lambda _: None)(cfg)
     cfg.merge_from_file(path)

@@ -17,9 +17,10 @@ from typing import Any, Literal
 import numpy as np
 
 from tf_d2.client.images import encode_png
-from tf_d2.client.result import BadImageError, ServingError, to_result, to_supervision
+from tf_d2.client.result import BadImageError, ServingError, to_result
 from tf_d2.client.transport import Grpc, Rest, Transport
 from tf_d2.coco import to_coco
+from tf_d2.tables import to_supervision
 
 __all__ = ["BadImageError", "Client", "ServingError", "to_coco", "to_result", "to_supervision"]
 

@@ -113,15 +113,3 @@ def _segments(row: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
             segment["area"] = int(row["panoptic_segment_areas"][k])
         segments.append(segment)
     return segments
-
-
-def to_supervision(instances: Instances) -> Any:
-    """``supervision.Detections`` with boxes, masks, scores and classes (needs ``supervision``)."""
-    import supervision
-
-    return supervision.Detections(
-        xyxy=instances.pred_boxes,
-        mask=instances.pred_masks if instances.has("pred_masks") else None,
-        confidence=instances.scores,
-        class_id=instances.pred_classes,
-    )

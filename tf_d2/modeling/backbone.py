@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import keras
 import tensorflow as tf
 
 from tf_d2.layers.base import Module
@@ -38,6 +41,21 @@ class Backbone(Module):
 
     def call(self, x: tf.Tensor) -> Features:
         return self.forward(x, Unrecorded(), "")
+
+    # Asked for shapes alone, Keras would not trace.
+    def compute_output_spec(self, x: keras.KerasTensor) -> Any:
+        return keras.Operation.compute_output_spec(self, x)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> dict[str, tuple[int | None, ...]]:
+        """``(N, H, W, 3)``, None where unknown -> the shapes of the features by name; nothing is computed.
+
+        Raises NotImplementedError, for which ``summary()`` shows "?", where a shape is not enough or does not fit.
+        """
+        try:
+            specs = self.compute_output_spec(keras.KerasTensor(input_shape, self.compute_dtype))
+        except (ValueError, TypeError, tf.errors.OpError) as error:
+            raise NotImplementedError(f"no features of shape {input_shape}: {error}") from error
+        return {name: tuple(spec.shape) for name, spec in specs.items()}
 
 
 class BottomUp(Backbone):

@@ -16,6 +16,7 @@ from tf_d2.layers.conv import Conv2d
 from tf_d2.layers.norm import BatchNorm
 from tf_d2.modeling.backbone import Backbone
 from tf_d2.modeling.batches import Proposals
+from tf_d2.modeling.keras_config import KerasConfig
 from tf_d2.modeling.recording import Stages, Unrecorded
 from tf_d2.modeling.results import Outputs
 from tf_d2.ops.padding import normalize, padded_size
@@ -26,7 +27,7 @@ def make_layer(kind: str, config: Any, *arguments: Any) -> Any:
     return layer_of(kind, config)(config, *arguments)
 
 
-class D2Model(keras.Model):
+class D2Model(KerasConfig):
     """What all models share: the backbone, the way images get in, and the way weights get in and out.
 
     ``model(images, image_sizes)`` takes images at network resolution (already resized; see
@@ -40,6 +41,7 @@ class D2Model(keras.Model):
         self.vertex_embeddings: dict[str, np.ndarray] = {}  # by mesh, for DensePose's CSE
         channels = len(config.input.pixel_mean)
         self.backbone: Backbone = make_layer("backbone", config.backbone, channels, "backbone")
+        self.backbone.build((None, None, None, channels))  # the shape that Keras reports of it
         self.build_heads()
         self.built = True
 
@@ -177,6 +179,7 @@ class D2Model(keras.Model):
     # Keras would empty the file, or change the variables, before it asks this class anything.
     def save(self, *args: Any, **kwargs: Any) -> Any:
         self._must_be_loaded()
+        self.get_config()
         return super().save(*args, **kwargs)
 
     def save_weights(self, *args: Any, **kwargs: Any) -> Any:

@@ -101,6 +101,8 @@ def _whole_units(model: Mapping[str, Any]) -> list[Unit]:
 
 BACKBONES: dict[str, Callable[[Mapping[str, Any]], list[Unit]]] = {
     "build_resnet_backbone": residual_units("RESNETS", "res", 2),
+    "build_trident_resnet_backbone": residual_units("RESNETS", "res", 2),
+    "build_resnet_deeplab_backbone": residual_units("RESNETS", "res", 2),
     "build_resnet_fpn_backbone": residual_units("RESNETS", "res", 2, 1),
     "build_retinanet_resnet_fpn_backbone": residual_units("RESNETS", "res", 2, 2),
     "build_regnet_backbone": residual_units("REGNETS", "s", 1),

@@ -141,6 +141,9 @@ def _cascade_box_units(model: Mapping[str, Any], proposals: str) -> list[Unit]:
     return [*built, _detect(scores, deltas, boxes)]
 
 
+_C4 = ("Res5ROIHeads", "TridentRes5ROIHeads")  # masks and boxes share what res5 makes of the same pooler
+
+
 def _c4_box_units(model: Mapping[str, Any], proposals: str) -> list[Unit]:
     pooled, res5 = "steps/roi_heads.pooler", "steps/roi_heads.res5"
     features = arrays(res5, rows="proposals", cut=True)
@@ -159,7 +162,7 @@ def _mask_units(model: Mapping[str, Any]) -> list[Unit]:
     if model.get("ROI_MASK_HEAD", {}).get("NAME") in MASK_HEADS:
         return point_rend_mask_units(model)
     boxes, features = DETECTIONS.boxes, _roi_features(model)
-    if model["ROI_HEADS"]["NAME"] == "Res5ROIHeads":
+    if model["ROI_HEADS"]["NAME"] in _C4:
         pooled, source = "steps/roi_heads.pooler#1", "steps/roi_heads.res5#1"
         shared = arrays(source, rows="detections", cut=True)
         built = [
@@ -182,7 +185,7 @@ def _mask_units(model: Mapping[str, Any]) -> list[Unit]:
 def _keypoint_units(model: Mapping[str, Any]) -> list[Unit]:
     if not model["KEYPOINT_ON"]:
         return []
-    if model["ROI_HEADS"]["NAME"] == "Res5ROIHeads":
+    if model["ROI_HEADS"]["NAME"] in _C4:
         raise ValueError(
             "MODEL.KEYPOINT_ON with MODEL.ROI_HEADS.NAME Res5ROIHeads does not exist in detectron2"
         )
@@ -222,6 +225,7 @@ _DRAWN: dict[str, Judge] = {"pred_masks": "masks", "pred_keypoints": "keypoints"
 
 PROPOSAL_GENERATORS: dict[str, Callable[[Mapping[str, Any]], tuple[list[Unit], str]]] = {
     "RPN": _rpn,
+    "TridentRPN": _rpn,
     "PrecomputedProposals": _precomputed,
 }
 ROI_HEADS: dict[str, Callable[[Mapping[str, Any], str], list[Unit]]] = {
@@ -229,5 +233,6 @@ ROI_HEADS: dict[str, Callable[[Mapping[str, Any], str], list[Unit]]] = {
     "PointRendROIHeads": _standard_box_units,
     "DensePoseROIHeads": _standard_box_units,
     "CascadeROIHeads": _cascade_box_units,
-    "Res5ROIHeads": _c4_box_units,
+    "TridentStandardROIHeads": _standard_box_units,
+    **dict.fromkeys(_C4, _c4_box_units),
 }

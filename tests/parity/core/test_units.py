@@ -79,6 +79,20 @@ FAMILIES = {
     "rpn": config("ProposalNetwork"),
     "retinanet": config("RetinaNet", **RETINA),
     "semantic": config("SemanticSegmentor"),
+    "deeplab": config(
+        "SemanticSegmentor",
+        BACKBONE={"NAME": "build_resnet_deeplab_backbone"},
+        RESNETS={"OUT_FEATURES": ["res2", "res5"]},
+        SEM_SEG_HEAD={"NAME": "DeepLabV3PlusHead", "IN_FEATURES": ["res2", "res5"]},
+    ),
+    "trident": config(
+        **{
+            **C4,
+            "BACKBONE": {"NAME": "build_trident_resnet_backbone"},
+            "PROPOSAL_GENERATOR": {"NAME": "TridentRPN"},
+            "ROI_HEADS": {"NAME": "TridentRes5ROIHeads", "IN_FEATURES": ["res4"]},
+        }
+    ),
     "panoptic": config("PanopticFPN"),
     "point_rend": config(ROI_MASK_HEAD={"NAME": "PointRendMaskHead"}),
     "implicit": config(ROI_MASK_HEAD={"NAME": "ImplicitPointRendMaskHead"}),
