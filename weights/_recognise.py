@@ -120,6 +120,10 @@ def kind_of_archive(names: list[str]) -> str | None:
     return None
 
 
+for _, _name in _ENCODINGS:
+    codecs.lookup(_name)  # so that no file decides what is imported later
+
+
 def decoded(head: bytes) -> tuple[str, str] | None:
     """Text of a beginning that is text, and its encoding ("" for one of the many that are not Unicode), or None."""
     for mark, name in _ENCODINGS:

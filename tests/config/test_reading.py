@@ -3,8 +3,7 @@
 import pytest
 
 from tf_d2.config import ConfigError
-from tf_d2.config.reading import Fields, layer_norm_eps, norm_name
-from tf_d2.config.safe_yaml import parse_yaml
+from tf_d2.config.reading import Fields, norm_name
 
 INF = float("inf")
 
@@ -74,34 +73,3 @@ def test_names_of_norms():
     assert norm_name(None) == norm_name("") == ""
     assert norm_name("python:torch.nn.modules.batchnorm.SyncBatchNorm") == "SyncBN"
     assert norm_name("python:mine.Norm") == "python:mine.Norm"
-
-
-LAYER_NORM = "!!python/name:torch.nn.modules.normalization.LayerNorm ''"
-PARTIAL = """!!python/object/apply:functools.partial
-args: [&id %s]
-state: !!python/tuple [*id, !!python/tuple [], {%s}, null]"""
-
-
-def eps_of(text):
-    return layer_norm_eps("model.x", parse_yaml("a: " + text.replace("\n", "\n  "), "text")["a"])
-
-
-def test_epsilon_of_a_layer_norm_is_data():
-    assert eps_of("null") == eps_of(LAYER_NORM) == 1e-5
-    assert eps_of(PARTIAL % (LAYER_NORM, "eps: 1.0e-06")) == 1e-6
-    assert eps_of(PARTIAL % (LAYER_NORM, "")) == 1e-5
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "3",
-        "!!python/name:torch.nn.GroupNorm ''",
-        PARTIAL % ("!!python/name:os.system ''", "eps: 1.0e-06"),
-        PARTIAL % (LAYER_NORM, "elementwise_affine: false"),
-        PARTIAL % (LAYER_NORM, "eps: -1.0"),
-    ],
-)
-def test_anything_else_in_its_place_is_refused(text):
-    with pytest.raises(ConfigError, match=r"model.x"):
-        eps_of(text)

@@ -260,8 +260,8 @@ def regions(record, predictor, trace):
     boxes = record.file["one/steps/proposal_generator/0/0/proposal_boxes"][()]
     features = [trace[f"backbone/p{level}"] for level in (2, 3, 4, 5)]
     (pooled,) = predictor.run_op("roi_pool", ("box_pooler", 0), [*features, boxes])
-    (head,) = predictor.run_op("box_head", (f"box_head{suffix}",), [pooled])
-    scores, deltas = predictor.run_op("box_predictor", (f"box_predictor{suffix}",), [head])
+    (head,) = predictor.run_op("module", (f"roi_heads.box_head{suffix}",), [pooled])
+    scores, deltas = predictor.run_op("module", (f"roi_heads.box_predictor{suffix}",), [head])
     prefix = f"roi_heads.box_predictor{suffix}"
     results = {f"{prefix}/0": scores, f"{prefix}/1": deltas, f"roi_heads.box_head{suffix}": head}
     return {**results, "roi_heads.box_pooler": pooled}

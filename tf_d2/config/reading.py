@@ -71,32 +71,6 @@ def norm_name(value: Any) -> Any:
     return value
 
 
-TORCH_LAYER_NORM_EPS = 1e-5
-
-
-def layer_norm_eps(where: str, value: Any) -> float:
-    """The epsilon of a ``norm_layer`` of transformers: torch's LayerNorm, or a ``functools.partial`` of it.
-
-    Raises:
-        ConfigError: anything else, named by ``where``.
-    """
-    if value is None or _is_layer_norm(value):
-        return TORCH_LAYER_NORM_EPS
-    data = value.data if isinstance(value, Unread) and value.tag.endswith("functools.partial") else None
-    if isinstance(data, dict):
-        state = [*(data.get("state") or ()), None, None, None]
-        arguments = state[2] if isinstance(state[2], dict) else {}
-        if _is_layer_norm(next(iter(data.get("args") or ()), None)) and set(arguments) <= {"eps"}:
-            eps = arguments.get("eps", TORCH_LAYER_NORM_EPS)
-            if _is_number(eps) and eps > 0:
-                return float(eps)
-    raise refusal(where, value, "expected torch.nn.LayerNorm, or functools.partial of it with eps")
-
-
-def _is_layer_norm(value: Any) -> bool:
-    return isinstance(value, str) and value.rpartition(".")[2] == "LayerNorm"
-
-
 class Fields:
     """Field name -> value and the place it was written at. The methods check a field and return it."""
 
