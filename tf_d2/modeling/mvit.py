@@ -9,10 +9,10 @@ from tf_d2.layers.base import Module, sequence
 from tf_d2.layers.conv import Linear
 from tf_d2.layers.norm import LayerNorm
 from tf_d2.layers.transformer import DepthwiseConv2d, Mlp, PatchEmbed
-from tf_d2.modeling.backbone import Backbone, Features
+from tf_d2.modeling.backbone import Features
 from tf_d2.modeling.recording import Stages, record_tokens
-from tf_d2.modeling.vit import merge_heads
-from tf_d2.ops.attention import LOGITS_BUDGET, absolute_positions, attend, decomposed_bias
+from tf_d2.modeling.vit import TokenBackbone, merge_heads
+from tf_d2.ops.attention import LOGITS_BUDGET, attend, decomposed_bias
 from tf_d2.ops.conv import max_pool2d
 from tf_d2.ops.windows import Size, map_size, window_partition, window_unpartition
 
@@ -106,7 +106,7 @@ class MultiScaleBlock(Module):
         return x + self.mlp(self.norm2(x))
 
 
-class MViT(Backbone):
+class MViT(TokenBackbone):
     """Patches and blocks in stages; each stage's output is normalised on its way out only.
 
     ``call``: ``[N, H, W, 3]`` -> dict of the features asked for ("scale2" of stride 4, ...).
@@ -133,16 +133,7 @@ class MViT(Backbone):
             for feature, channels in self.channels.items():
                 norm = f"{feature}_norm"
                 setattr(self, norm, LayerNorm(channels, norm, config.norm_eps))
-        self.pos_embed = None
-        if config.use_abs_pos:
-            positions = (config.pretrain_img_size // config.patch_stride) ** 2 + config.pretrain_use_cls_token
-            self.pos_embed = self.parameter("pos_embed", (1, positions, config.embed_dim))
-
-    def add_positions(self, x: tf.Tensor) -> tf.Tensor:
-        if self.pos_embed is None:
-            return x
-        has_cls_token = self.config.pretrain_use_cls_token
-        return x + absolute_positions(self.value(self.pos_embed), has_cls_token, map_size(x))
+        self.make_positions(config, config.patch_stride)
 
     def forward(self, x: tf.Tensor, stages: Stages, path: str) -> Features:
         """Outputs by name; patches and blocks are recorded as ``[N, H', W', C]``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from tf_d2.config.parts.mvit import MViTConfig
 from tf_d2.config.parts.vit import ViTConfig
 from tf_d2.layers.base import Module, sequence
 from tf_d2.layers.conv import Linear
@@ -88,7 +89,24 @@ class Block(Module):
         return window_unpartition(self.attn(window_partition(x, self.window)), map_size(x))
 
 
-class ViT(Backbone):
+class TokenBackbone(Backbone):
+    """What ViT and MViT share: absolute positions, learned on the square grid of the pretraining's pictures."""
+
+    def make_positions(self, config: ViTConfig | MViTConfig, stride: int) -> None:
+        """``pos_embed`` ``[1, positions, embed_dim]`` where the configuration has it; ``stride``: pixels per patch."""
+        self.pos_embed, self.has_cls_token = None, config.pretrain_use_cls_token
+        if config.use_abs_pos:
+            positions = (config.pretrain_img_size // stride) ** 2 + config.pretrain_use_cls_token
+            self.pos_embed = self.parameter("pos_embed", (1, positions, config.embed_dim))
+
+    def add_positions(self, x: tf.Tensor) -> tf.Tensor:
+        """Patches ``[N, H, W, C]`` with the positions, resized to their map, added."""
+        if self.pos_embed is None:
+            return x
+        return x + absolute_positions(self.value(self.pos_embed), self.has_cls_token, map_size(x))
+
+
+class ViT(TokenBackbone):
     """Patches, positions, blocks: ``[N, H, W, 3]`` -> one map of stride ``patch_size``, without a final norm."""
 
     def __init__(self, config: ViTConfig, in_channels: int, name: str) -> None:
@@ -101,16 +119,7 @@ class ViT(Backbone):
             self.patch_embed = PatchEmbed(in_channels, config.embed_dim, config.patch_size, config.patch_size)
             blocks = {str(i): lambda key, index=i: Block(config, index, key) for i in range(config.depth)}
             self.blocks = sequence("blocks", blocks)
-        self.pos_embed = None
-        if config.use_abs_pos:
-            positions = (config.pretrain_img_size // config.patch_size) ** 2 + config.pretrain_use_cls_token
-            self.pos_embed = self.parameter("pos_embed", (1, positions, config.embed_dim))
-
-    def add_positions(self, x: tf.Tensor) -> tf.Tensor:
-        if self.pos_embed is None:
-            return x
-        has_cls_token = self.config.pretrain_use_cls_token
-        return x + absolute_positions(self.value(self.pos_embed), has_cls_token, map_size(x))
+        self.make_positions(config, config.patch_size)
 
     def forward(self, x: tf.Tensor, stages: Stages, path: str) -> Features:
         """The output by name; patches and blocks are recorded as ``[N, H', W', C]``."""
