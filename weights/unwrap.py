@@ -227,7 +227,7 @@ def prefixes_of(names: Iterable[str]) -> dict[str, int]:
     names = list(names)
     found = sorted(
         {match[1] for name in names if (match := re.match(r"((?:[^.]+\.)*?)backbone\.", name))},
-        key=len,
+        key=lambda prefix: (len(prefix), prefix),
     )
     outer: list[str] = []
     for prefix in found:
