@@ -31,6 +31,42 @@ def cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> np.n
     return np.asarray(rows, np.float64).astype(np.float32)
 
 
+def window_anchors(
+    stride: int, sizes: Sequence[float], aspect_ratios: Sequence[float], *, ratios_first: bool = True
+) -> np.ndarray:
+    """The anchors of one cell as Detectron makes them: rounded at the scale of the stride, x2 and y2 the last pixel.
+
+    For a ratio r = h / w, the window of the stride becomes ``w = round(sqrt(stride^2 / r))``, ``h = round(w * r)``
+    (halves to
+    the even number); then both are multiplied with size / stride. Centre ``(stride - 1) / 2``, corners
+    ``centre -+ (w - 1) / 2``. With stride 4, size 32 and ratio 0.5: 48 x 24.
+
+    Args:
+        stride: pixels of the network input per cell.
+        sizes: of the anchors, in pixels.
+        aspect_ratios: h / w.
+        ratios_first: ratios are the outer loop (RPN, and RetinaNet in maskrcnn-benchmark); otherwise sizes
+            (RetinaNet in Detectron).
+
+    Returns:
+        float32 ``[len(sizes) * len(aspect_ratios), 4]`` xyxy pixels, for a grid without offset.
+
+    Source: detectron/modeling/generate_anchors.py, detectron/core/test_retinanet.py ``_create_cell_anchors``.
+    """
+    rows = []
+    for ratio in aspect_ratios:
+        w = np.round(np.sqrt(stride * stride / ratio))
+        h = np.round(w * ratio)
+        for size in sizes:
+            half_w, half_h = (w * (size / stride) - 1) / 2, (h * (size / stride) - 1) / 2
+            centre = (stride - 1) / 2
+            rows.append((centre - half_w, centre - half_h, centre + half_w, centre + half_h))
+    anchors = np.asarray(rows, np.float64).reshape(len(aspect_ratios), len(sizes), 4)
+    if not ratios_first:
+        anchors = anchors.transpose(1, 0, 2)
+    return anchors.reshape(-1, 4).astype(np.float32)
+
+
 def rotated_cell_anchors(
     sizes: Sequence[float], aspect_ratios: Sequence[float], angles: Sequence[float]
 ) -> np.ndarray:

@@ -49,6 +49,21 @@ def bilinear(x: tf.Tensor, out_h: Int, out_w: Int) -> tf.Tensor:
     return tf.cast(tf.ensure_shape(resized, [x.shape[0], None, None, x.shape[3]]), dtype)
 
 
+def double_unclamped(x: tf.Tensor) -> tf.Tensor:
+    """Bilinear doubling of `x` [N,H,W,C] to [N,2H,2W,C] with zeros beyond the edges instead of edge pixels repeated.
+
+    What a transposed convolution with a 4 x 4 bilinear kernel, stride 2 and padding 1 computes: the outermost rows
+    and
+    columns carry 3/4 of their value, corners 9/16.
+
+    Source: detectron/modeling/detector.py `BilinearInterpolation` (the stored blob kps_score_w).
+    """
+    size = tf.shape(x)[1:3]
+    padded = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]])
+    doubled = bilinear(padded, 2 * size[0] + 4, 2 * size[1] + 4)
+    return doubled[:, 2:-2, 2:-2]
+
+
 def add_nearest2x(fine: tf.Tensor, coarse: tf.Tensor) -> tf.Tensor:
     """`fine` [N,2H,2W,C] plus `coarse` [N,H,W,C] with every pixel repeated 2x2, which is never held in memory.
 

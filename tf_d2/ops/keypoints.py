@@ -44,10 +44,33 @@ def decode_keypoints(heatmaps: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
     return tf.cond(count > 0, keypoints.stack, lambda: tf.zeros(tf.stack([0, tf.shape(heatmaps)[1], 3])))
 
 
-def _decode_one(maps: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
-    """[K,S,S] in one box [4] -> [K,3]."""
+def decode_keypoints_with_logits(heatmaps: tf.Tensor, boxes: tf.Tensor, min_size: int = 0) -> tf.Tensor:
+    """Keypoints [N,K,4] float32 (x, y, logit, probability) as Detectron decodes them; arguments as above.
+
+    The same stretching and positions. The logit is the highest of the stretched map, the probability its softmax over
+    the *stretched* map. `min_size`: sides of the stretched map, in cells, are at least this. Detectron decodes in
+    the boxes of the original picture.
+
+    Source: heatmaps_to_keypoints and scores_to_probs, detectron/utils/keypoints.py.
+    """
+    heatmaps, boxes = tf.cast(heatmaps, tf.float32), tf.cast(boxes, tf.float32)
+    count = tf.shape(boxes)[0]
+    rows = tf.TensorArray(tf.float32, size=count, infer_shape=False, element_shape=[heatmaps.shape[1], 4])
+    _, rows = tf.while_loop(
+        lambda i, _: i < count,
+        lambda i, rows: (i + 1, rows.write(i, _decode_one(heatmaps[i], boxes[i], min_size, True))),
+        (0, rows),
+        parallel_iterations=4,
+    )
+    return tf.cond(count > 0, rows.stack, lambda: tf.zeros(tf.stack([0, tf.shape(heatmaps)[1], 4])))
+
+
+def _decode_one(maps: tf.Tensor, box: tf.Tensor, min_size: int = 0, with_logits: bool = False) -> tf.Tensor:
+    """[K,S,S] in one box [4] -> [K,3], or [K,4] with logit and probability."""
     size = tf.maximum(box[2:] - box[:2], 1.0)  # (width, height)
     grid = tf.math.ceil(size)
+    if min_size > 0:
+        grid = tf.maximum(grid, float(min_size))
     out_w, out_h = tf.unstack(tf.cast(grid, tf.int32))
     lines = _stretch_columns(maps, out_w)  # [S,K,w]
     taps, weights = cubic_taps(tf.shape(maps)[1], out_h, maps.dtype)  # [4,h]
@@ -64,11 +87,29 @@ def _decode_one(maps: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
     row = ((terms[0] + terms[1]) + terms[2]) + terms[3]
     ix = tf.argmax(row, axis=1, output_type=tf.int32)
     highest = tf.reduce_max(row, axis=1)
-    powers = exp(maps - highest[:, tf.newaxis, tf.newaxis])
-    score = reciprocal(tf.cast(tf.reduce_sum(tf.cast(powers, tf.float64), axis=[1, 2]), tf.float32))
     cell = tf.cast(tf.stack([ix, iy], axis=1), tf.float32)
     position = (cell + 0.5) * (size / grid) + box[:2]
+    if with_logits:
+        total = _stretched_sum(lines, taps, weights, highest)
+        return tf.concat([position, highest[:, tf.newaxis], reciprocal(total)[:, tf.newaxis]], axis=1)
+    powers = exp(maps - highest[:, tf.newaxis, tf.newaxis])
+    score = reciprocal(tf.cast(tf.reduce_sum(tf.cast(powers, tf.float64), axis=[1, 2]), tf.float32))
     return tf.concat([position, score[:, tf.newaxis]], axis=1)
+
+
+def _stretched_sum(lines: tf.Tensor, taps: tf.Tensor, weights: tf.Tensor, highest: tf.Tensor) -> tf.Tensor:
+    """Sum over the stretched map of exp(logit - highest): lines [S,K,w], highest [K] -> [K], in pieces of rows."""
+    height = tf.shape(taps)[1]
+    step = tf.clip_by_value(_CHUNK_ELEMENTS // (tf.shape(lines)[1] * tf.shape(lines)[2]), 1, height)
+
+    def add(start: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        part = slice(start, start + step)
+        powers = exp(_blend(lines, taps[:, part], weights[:, part]) - highest[:, tf.newaxis])
+        return start + step, total + tf.reduce_sum(tf.cast(powers, tf.float64), axis=[0, 2])
+
+    start = (0, tf.zeros_like(highest, tf.float64))
+    _, total = tf.while_loop(lambda i, _: i < height, add, start, parallel_iterations=1)
+    return tf.cast(total, tf.float32)
 
 
 def _stretch_columns(maps: tf.Tensor, out_w: tf.Tensor) -> tf.Tensor:

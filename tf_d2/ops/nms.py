@@ -54,7 +54,8 @@ def nms(
 
 
 def _comparable(boxes: tf.Tensor) -> tf.Tensor:
-    """Boxes that have no overlap by torchvision's arithmetic become empty ones: TensorFlow would turn them around, and
+    """Boxes that have no overlap by torchvision's arithmetic become empty ones: TensorFlow would turn them around,
+    and
     lose the order of scores over a NaN."""
     size = boxes[:, 2:] - boxes[:, :2]
     usable = tf.reduce_all(size >= 0, axis=1) & tf.math.is_finite(size[:, 0] * size[:, 1])
@@ -87,7 +88,8 @@ def batched_nms(
     group. Ties of the final order: lower index first (torch leaves them open).
 
     Args:
-        boxes: ``[N, 4]`` xyxy pixels; odd ones as in :func:`nms`. A NaN among up to 1000 boxes moves all of them out of
+        boxes: ``[N, 4]`` xyxy pixels; odd ones as in :func:`nms`. A NaN among up to 1000 boxes moves all of them
+        out of
             comparison, as in torchvision: all are kept, by score.
         scores: ``[N]``.
         groups: int ``[N]``.
@@ -106,6 +108,64 @@ def batched_nms(
         lambda: _nms_per_group(boxes, ranks, groups, iou_threshold, limit),
         lambda: _nms_moved_apart(boxes, ranks, groups, iou_threshold, limit),
     )
+
+
+def batched_nms_inclusive(
+    boxes: tf.Tensor, scores: tf.Tensor, groups: tf.Tensor, iou_threshold: float, *, plus_one: bool = True
+) -> tf.Tensor:
+    """NMS within each group as Detectron and maskrcnn-benchmark (on a CPU) run it.
+
+    x2 and y2 name the last pixel inside: sides of boxes and overlaps have ``+ 1``. A box is dropped when its IoU
+    with a
+    kept one is **at least** the threshold (both float32). Every group is on its own, whatever their number.
+
+    Args:
+        boxes: ``[N, 4]`` xyxy pixels.
+        scores: ``[N]``.
+        groups: int ``[N]``, class or pyramid level.
+        iou_threshold: not negative.
+        plus_one: False: sides without ``+ 1``.
+
+    Returns:
+        int32 ``[kept]``, indices by descending score (ties: lower group, then lower index, first). Those projects
+        list the
+        rows in the order they came in.
+
+    Source: detectron/utils/cython_nms.pyx ``nms``, maskrcnn_benchmark/csrc/cpu/nms_cpu.cpp (its CUDA kernel drops
+    above the threshold only).
+    """
+    boxes = tf.cast(boxes, tf.float32)
+    if plus_one:
+        boxes = boxes + tf.constant([0.0, 0.0, 1.0, 1.0])
+    count = tf.shape(boxes)[0]
+    # `iou >= t` is `iou > the float32 below t`
+    below = max(float(np.nextafter(np.float32(iou_threshold), np.float32(-np.inf))), 0.0)
+    by_group = tf.argsort(groups, stable=True)
+    ranks = _by_rank(tf.gather(scores, by_group))
+    kept = _nms_per_group(tf.gather(boxes, by_group), ranks, tf.gather(groups, by_group), below, count)
+    return tf.gather(by_group, kept)
+
+
+def best_with_ties(scores: tf.Tensor, limit: int) -> tf.Tensor:
+    """int32 ``[n]``: rows of ``scores`` ``[N]``, which descend, with at least the score of the ``limit``-th.
+
+    Rows of equal score at the limit all stay, so that n may exceed it. A limit of 0 or less: all rows.
+
+    Source: detectron/core/test.py ``box_results_with_nms_and_limit``, maskrcnn_benchmark box_head/inference.py
+    ``filter_results``.
+    """
+    count = tf.shape(scores)[0]
+    if limit <= 0:
+        return tf.range(count)
+    last = tf.gather(tf.concat([scores, [-np.inf]], axis=0), tf.minimum(limit - 1, count))
+    return tf.cast(tf.where(scores >= last)[:, 0], tf.int32)
+
+
+def within_each(groups: tf.Tensor, limit: int, number: int) -> tf.Tensor:
+    """int32 ``[n]``: the first ``limit`` rows of each of ``number`` groups (int ``[N]``), in order."""
+    seen = tf.cumsum(tf.one_hot(groups, number, dtype=tf.int32), axis=0)  # [N, number]
+    place = tf.gather(seen, groups, batch_dims=1)
+    return tf.cast(tf.where(place <= limit)[:, 0], tf.int32)
 
 
 def _nms_moved_apart(

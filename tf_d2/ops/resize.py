@@ -70,6 +70,77 @@ def shortest_edge_size_tf(
     return size[0], size[1]
 
 
+def resize_factor(height: Int, width: Int, scale: Int, max_size: Int) -> tf.Tensor:
+    """The one factor by which Detectron resizes both sides: float64 scalar.
+
+    ``s = scale / shorter side``; if ``round(s * longer side)`` (halves to even) is above ``max_size``, then
+    ``max_size / longer side``. Source: detectron/utils/blob.py ``prep_im_for_blob``.
+    """
+    h, w, short, longest = (exact_constant(v, tf.float64) for v in (height, width, scale, max_size))
+    smaller, larger = tf.minimum(h, w), tf.maximum(h, w)
+    factor = short / smaller
+    return tf.where(tf.round(factor * larger) > longest, longest / larger, factor)
+
+
+def factor_size(height: Int, width: Int, factor: tf.Tensor) -> tf.Tensor:
+    """int32 ``[2]`` (height, width) of an image resized by ``factor``: rounded, halves to even."""
+    sides = tf.stack([exact_constant(height, tf.float64), exact_constant(width, tf.float64)])
+    return tf.cast(tf.round(sides * factor), tf.int32)
+
+
+def truncated_edge_size(height: int, width: int, min_size: int, max_size: int) -> tuple[int, int]:
+    """(height, width) as maskrcnn-benchmark resizes: the longer side is cut to a whole number, not rounded.
+
+    Source: maskrcnn-benchmark demo/predictor.py ``Resize.get_size``, data/transforms/transforms.py.
+    """
+    short, longer = min(height, width), max(height, width)
+    size = min_size
+    if float(longer) / float(short) * size > max_size:
+        size = round(max_size * float(short) / float(longer))
+    if short == size:
+        return height, width
+    longer = int(size * longer / short)
+    return (longer, size) if width < height else (size, longer)
+
+
+def truncated_edge_size_tf(
+    height: Int, width: Int, min_size: Int, max_size: Int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """`truncated_edge_size` as TensorFlow ops: int32 scalars in, int32 scalars out, the same integers."""
+    h, w, least, most = (exact_constant(v, tf.float64) for v in (height, width, min_size, max_size))
+    short, longer = tf.minimum(h, w), tf.maximum(h, w)
+    size = tf.where(longer / short * least > most, tf.round(most * short / longer), least)
+    stretched = tf.where(short == size, longer, tf.floor(size * longer / short))
+    new = tf.where(w < h, tf.stack([stretched, size]), tf.stack([size, stretched]))
+    return tf.cast(new[0], tf.int32), tf.cast(new[1], tf.int32)
+
+
+def resize_by_factor(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+    """Resize `image` [H,W,C] bilinearly by one factor, as OpenCV does given ``fx`` and ``fy``: float32 [H',W',C].
+
+    ``H' = round(H * factor)`` (halves to even). Output pixel i lies at ``(i + 0.5) / factor - 0.5`` of the input,
+    with the
+    exact factor and not the quotient of the sides; edges are repeated; nothing is antialiased, nothing rounded to
+    whole
+    levels. Computed in float64, which agrees with OpenCV's float32 to 1e-5 levels. Detectron subtracts the mean
+    before, which is the same to rounding, as the weights of a pixel sum to 1.
+
+    Source: detectron/utils/blob.py ``prep_im_for_blob``; OpenCV ``resize``, INTER_LINEAR.
+    """
+    shape = tf.shape(image)
+    size = factor_size(shape[0], shape[1], factor)
+    wide = tf.cast(image, tf.float64)
+    for axis in (0, 1):
+        position = (tf.cast(tf.range(size[axis]), tf.float64) + 0.5) / factor - 0.5
+        cell = tf.floor(position)
+        index = tf.clip_by_value(tf.cast(cell, tf.int32) + tf.constant([[0], [1]]), 0, shape[axis] - 1)
+        fraction = position - cell
+        fraction = fraction[:, None, None] if axis == 0 else fraction[None, :, None]
+        lower = tf.gather(wide, index[0], axis=axis)
+        wide = lower * (1 - fraction) + tf.gather(wide, index[1], axis=axis) * fraction
+    return tf.ensure_shape(tf.cast(wide, tf.float32), [None, None, image.shape[2]])
+
+
 def resize_uint8(image: tf.Tensor, new_h: Int, new_w: Int) -> tf.Tensor:
     """Resize uint8 `image` [H,W,C] to uint8 [new_h,new_w,C], bit-equal to Pillow's `resize(..., BILINEAR)`.
 
