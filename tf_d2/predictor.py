@@ -16,7 +16,7 @@ from tf_d2.densepose import with_densepose
 from tf_d2.instances import Instances
 from tf_d2.loading import DType, load_model, model_yaml
 from tf_d2.modeling.batches import Proposals
-from tf_d2.modeling.postprocess import paste, rescale_boxes, to_image
+from tf_d2.modeling.postprocess import paste, rescale_boxes
 from tf_d2.modeling.recording import Unrecorded
 from tf_d2.ops.resize import MAX_CHANNELS_UINT8, resize_float, resize_uint8, shortest_edge_size
 from tf_d2.stages import Trace, combine_panoptic, run_op, stage_array
@@ -31,7 +31,8 @@ class Predictor:
 
     ``predictor(image)`` with a BGR uint8 image returns a dict with, depending on the model, ``"instances"``
     (:class:`Instances`), ``"sem_seg"`` (float32 ``(C, H, W)`` logits, read-only), ``"panoptic_seg"`` ((int32
-    ``(H, W)``, list of segment dicts)) and ``"proposals"``. Everything is in pixels of the image given. One trace
+    ``(H, W)``, list of segment dicts); of Panoptic-DeepLab (int64 class * divisor + instance or -1, None)) and
+    ``"proposals"``. Everything is in pixels of the image given. One trace
     serves every image size.
     """
 
@@ -251,7 +252,7 @@ class Predictor:
         proposal_logits: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
         raw, _ = self._forward(image, network_size, proposal_boxes, proposal_logits, Unrecorded())
-        return to_image(raw, network_size, size)
+        return self.model.to_image(raw, network_size, size)
 
     def _run_traced(
         self,
@@ -269,16 +270,26 @@ class Predictor:
     def _result(self, fields: dict[str, np.ndarray], size: tuple[int, int]) -> dict[str, Any]:
         result: dict[str, Any] = {}
         sem_seg, labels = fields.pop("sem_seg", None), fields.pop("sem_seg_labels", None)
+        if (segments := fields.pop("panoptic_seg", None)) is not None:
+            result["panoptic_seg"] = segments, None
+            fields = _of_segments(fields, segments)
         if "proposal_boxes" in fields:
             result["proposals"] = Instances(size, **fields)
         elif fields:
-            result["instances"] = Instances(size, **with_densepose(paste(fields, size)))
+            pasted = fields if segments is not None else paste(fields, size)
+            result["instances"] = Instances(size, **with_densepose(pasted))
         if sem_seg is not None:
             # A view: copying hundreds of megabytes into another order takes longer than the semantic head.
             result["sem_seg"] = sem_seg.transpose(2, 0, 1)
         if self.config.panoptic is not None and labels is not None and "instances" in result:
             result["panoptic_seg"] = combine_panoptic(self.config.panoptic, result["instances"], labels)
         return result
+
+
+def _of_segments(fields: dict[str, np.ndarray], segments: np.ndarray) -> dict[str, np.ndarray]:
+    """Instances that are segments of a map, with their masks; nothing where there is none, as detectron2 has it."""
+    ids = fields.pop("panoptic_ids", np.zeros(0, np.int64))
+    return {**fields, "pred_masks": segments == ids[:, None, None]} if len(ids) else {}
 
 
 def _checked_image(image: object, channels: int) -> np.ndarray:

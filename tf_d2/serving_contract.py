@@ -117,6 +117,9 @@ TENSORS: dict[str, Tensor] = {
         f"detection_densepose_{name}": Tensor(f"{what}, relative to the box")
         for name, what in DENSEPOSE.items()
     },
+    "detection_panoptic_ids": Tensor(
+        "number of each instance in panoptic_seg, which is its mask; rows are in the order of these", "int32"
+    ),
     "image_size": Tensor("height, width of each image, after decoding", "int32"),
     "image_status": Tensor("", "int32"),
     "sem_seg": Tensor("logits of every class, padded to the largest image of the request"),
@@ -133,6 +136,12 @@ TENSORS: dict[str, Tensor] = {
     "panoptic_segment_areas": Tensor("pixels of the segment", "int32"),
     "num_panoptic_segments": Tensor("how many rows of panoptic_segment_* count", "int32"),
 }
+NUMBERED_SEGMENTS = {
+    "panoptic_seg": "class * LABEL_DIVISOR + instance (1, 2, ...; stuff 0) of each pixel, -1 = nothing",
+    "detection_boxes": "x1, y1, x2, y2 in pixels of the original image, by detection_panoptic_ids",
+    "detection_scores": "mean probability of the class times the raw heat at the middle; may be negative",
+}
+"""What outputs mean where segments have numbers and no table (Panoptic-DeepLab)."""
 NORMALISED_BOXES = (
     "y1, x1, y2, x2 as fractions of height and width of the original image, by descending score"
 )

@@ -161,7 +161,7 @@ REFUSED = [
     (REGNET, ["MODEL.REGNETS.OUT_FEATURES", ["s1", "res5"]], "makes only stem, s1, s2, s3, s4"),
     (REGNET, ["MODEL.FPN.IN_FEATURES", ["s1", "s2"]], "p6 from p5"),
     (REGNET, ["MODEL.ROI_HEADS.NAME", "Res5ROIHeads"], "needs .'res4',."),
-    (FPN, ["MODEL.META_ARCHITECTURE", "PanopticDeepLab"], "setting of Panoptic-DeepLab.*GeneralizedRCNN"),
+    (FPN, ["MODEL.META_ARCHITECTURE", "PanopticFCN"], "PanopticFCN.*GeneralizedRCNN.*PanopticDeepLab"),
     (FPN, ["MODEL.META_ARCHITECTURE", "GeneralisedRCNN"], "did you mean GeneralizedRCNN"),
     (FPN, ["MODEL.BACKBONE.NAME", "build_trident_resnet_backbone"], "makes only res2, res3, res4, res5"),
     (

@@ -49,10 +49,18 @@ def test_support_is_computed():
     core = {name for name, row in zoo_models().items() if row.config_path.startswith("configs/")}
     projects = tuple(
         f"projects/{name}/"
-        for name in ("PointRend", "DensePose", "ViTDet", "MViTv2", "TridentNet", "DeepLab")
+        for name in (
+            "PointRend",
+            "DensePose",
+            "ViTDet",
+            "MViTv2",
+            "TridentNet",
+            "DeepLab",
+            "Panoptic-DeepLab",
+        )
     )
     ours = {name for name in zoo_models() if name.startswith(projects)}
-    assert len(ours) == 47 + 29 + 3 + 2
+    assert len(ours) == 47 + 29 + 3 + 2 + 3
     assert {name for name, reason in reasons.items() if reason is None} == core | ours
     expected = {
         "projects/TensorMask/configs/tensormask_R_50_FPN_1x": "TensorMask",

@@ -1,7 +1,7 @@
 """Every published model has exactly the variables of detectron2's state dict, names and shapes.
 
 tests/data/zoo_state_dicts.json.gz lists names and shapes of `model.state_dict()` of the real detectron2
-for its 64 core models and those of PointRend and DensePose (`{config path: {"keys": {name: shape}}}`).
+for its 64 core models and those of its projects (`{config path: {"keys": {name: shape}}}`).
 Models are built here without allocating their variables.
 """
 
@@ -47,7 +47,8 @@ def keras_shape(torch_shape, spec):
 
 
 def test_all_models_are_listed():
-    projects = {"PointRend": 6, "DensePose": 41}
+    projects = {"PointRend": 6, "DensePose": 41, "DeepLab": 2, "Panoptic-DeepLab": 3}
+    projects |= {"TridentNet": 3}
     counts = {name: sum(m.startswith(f"projects/{name}/") for m in MODELS) for name in projects}
     assert counts == projects
     assert sum(not m.startswith("projects/") for m in MODELS) == 64

@@ -19,6 +19,8 @@ STATUS_TEXT = {
     3: "the image is too elongated to be resized to the network input",
     4: "a kind of JPEG, PNG, BMP or WebP file that cannot be decoded here exactly as detectron2 does; "
     "convert it to PNG",
+    5: "the image, once resized, is no multiple of the window that the model's pooling was trained with "
+    "(INPUT.CROP.SIZE)",
 }
 
 
@@ -63,7 +65,13 @@ def to_result(outputs: Mapping[str, np.ndarray], index: int) -> dict[str, Any]:
     if "sem_seg_labels" in row:
         result["sem_seg_labels"] = row["sem_seg_labels"][:height, :width]
     if "panoptic_seg" in row:
-        result["panoptic_seg"] = row["panoptic_seg"][:height, :width], _segments(row)
+        segments = row["panoptic_seg"][:height, :width]
+        if "num_panoptic_segments" in row:
+            result["panoptic_seg"] = segments, _segments(row)
+        else:  # Panoptic-DeepLab: the numbers say the classes, and instances are segments
+            result["panoptic_seg"] = segments.astype(np.int64), None
+            if "instances" in result and not len(result["instances"]):
+                del result["instances"]  # as detectron2 has it
     return result
 
 
@@ -75,7 +83,10 @@ def _instances(row: Mapping[str, np.ndarray], height: int, width: int) -> Instan
         "scores": row["detection_scores"][:count],
         "pred_classes": row["detection_classes"][:count],
     }
-    if "detection_masks" in row:
+    if "detection_panoptic_ids" in row:
+        ids = row["detection_panoptic_ids"][:count]
+        fields["pred_masks"] = row["panoptic_seg"][:height, :width] == ids[:, None, None]
+    elif "detection_masks" in row:
         masks = row["detection_masks"][:count]
         fields["pred_masks"] = paste_masks_numpy(masks, fields["pred_boxes"], height, width)
     elif "detection_masks_full" in row:

@@ -88,7 +88,7 @@ def predict(
         try:
             image = read_image(path, "BGR")
             with native_notices_hidden():
-                result = _above(predictor(image), confidence_threshold)
+                result = _numbered(_above(predictor(image), confidence_threshold), predictor.config.model)
         except OSError as error:
             failed.append(f"{path}: {(error.strerror or str(error)).lower()}")
             continue
@@ -100,6 +100,22 @@ def predict(
         console.print(f"{path}: {_summary(result)}", soft_wrap=True, markup=False)
     if failed:
         raise ValueError("; ".join(failed))
+
+
+def _numbered(result: dict[str, Any], model: Any) -> dict[str, Any]:
+    """Panoptic-DeepLab's map, whose numbers name the classes, as segments 1, 2, ... with a list of them."""
+    import numpy as np
+
+    segments, info = result.get("panoptic_seg", (None, ()))
+    if info is not None:
+        return result
+    ids, row = np.unique(segments, return_inverse=True)
+    first = int(np.searchsorted(ids, 0))  # -1, nothing, becomes 0
+    info = []
+    for number, value in enumerate(ids[first:].tolist(), 1):
+        label = value // model.label_divisor
+        info.append({"id": number, "isthing": label in model.thing_ids, "category_id": label})
+    return {**result, "panoptic_seg": (row.reshape(segments.shape) + 1 - first, info)}
 
 
 def _in_dataset_numbers(info: list[dict[str, Any]], config: Any) -> list[dict[str, Any]]:

@@ -79,6 +79,16 @@ COCO_STUFF_IDS = (
     *range(190, 201),
 )
 
+# Classes 80 to 132 where things and stuff are numbered together (Panoptic-DeepLab).
+COCO_PANOPTIC_STUFF = tuple(
+    """banner,blanket,bridge,cardboard,counter,curtain,door-stuff,floor-wood,flower,fruit,gravel,house,light,
+mirror-stuff,net,pillow,platform,playingfield,railroad,river,road,roof,sand,sea,shelf,snow,stairs,tent,towel,
+wall-brick,wall-stone,wall-tile,wall-wood,water-other,window-blind,window-other,tree-merged,fence-merged,
+ceiling-merged,sky-other-merged,cabinet-merged,table-merged,floor-other-merged,pavement-merged,mountain-merged,
+grass-merged,dirt-merged,paper-merged,food-other-merged,building-other-merged,rock-merged,wall-other-merged,
+rug-merged""".replace("\n", "").split(",")
+)
+
 COCO_KEYPOINTS = (
     *("nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder"),
     *("left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip"),
@@ -92,6 +102,8 @@ CITYSCAPES_STUFF = (
     *("terrain", "sky"),
     *CITYSCAPES_THINGS,
 )
+
+CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, *CITYSCAPES_THING_IDS)
 
 VOC = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable"),
@@ -108,6 +120,11 @@ _DATASETS: tuple[tuple[str, tuple[str, ...], tuple[int, ...], tuple[str, ...]], 
 
 
 def _dataset(name: str) -> tuple[tuple[str, ...], tuple[int, ...], tuple[str, ...]]:
+    if name.startswith("coco_") and name.endswith("_panoptic"):
+        together = COCO + COCO_PANOPTIC_STUFF
+        return together, COCO_IDS + COCO_STUFF_IDS[1:], together
+    if name.startswith("cityscapes_fine_panoptic_"):
+        return CITYSCAPES_STUFF, CITYSCAPES_IDS, CITYSCAPES_STUFF
     return next((row[1:] for row in _DATASETS if name.startswith(row[0])), ((), (), ()))
 
 

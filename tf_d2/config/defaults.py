@@ -267,8 +267,6 @@ def add_keys(inference: Flat, ignored: Flat) -> None:
 PROJECTS: dict[str, str] = {
     "INPUT.POINT_SUP": "PointSup",
     "MODEL.TENSOR_MASK": "TensorMask",
-    "MODEL.PANOPTIC_DEEPLAB": "Panoptic-DeepLab",
-    "MODEL.INS_EMBED_HEAD": "Panoptic-DeepLab",
     "MODEL.FCOS": "AdelaiDet (FCOS)",
     "MODEL.BASIS_MODULE": "AdelaiDet (BlendMask)",
     "MODEL.CENTERNET": "CenterNet2",

@@ -24,7 +24,6 @@ POOLERS = ("ROIAlignV2", "ROIAlign", "ROIPool", "ROIAlignRotated")
 # What a name elsewhere in detectron2's own tree or its projects would need, for a message that helps.
 ELSEWHERE = {
     "TensorMask": "TensorMask",
-    "PanopticDeepLab": "Panoptic-DeepLab",
     "build_hrfpn": "DensePose",
 }
 

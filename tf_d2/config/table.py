@@ -17,6 +17,7 @@ mask_head             number of classes               ``layer(config, in_channel
                                                       with ``samples_features``
 keypoint_head         none                            ``layer(config, in_channels, name)``
 sem_seg_head          backbone                        ``layer(config, backbone, name)``
+ins_embed_head        backbone                        ``layer(config, backbone, name)``
 ====================  ==============================  ========================================================
 """
 
@@ -34,6 +35,11 @@ from tf_d2.config.parts.fpn import FPNConfig
 from tf_d2.config.parts.keypoint_head import KeypointHeadConfig
 from tf_d2.config.parts.mask_head import MaskHeadConfig
 from tf_d2.config.parts.mvit import MViTConfig
+from tf_d2.config.parts.panoptic_deeplab import (
+    PanopticDeepLabConfig,
+    PanopticDeepLabInsEmbedHeadConfig,
+    PanopticDeepLabSemSegHeadConfig,
+)
 from tf_d2.config.parts.point_rend import (
     PointRendMaskHeadConfig,
     PointRendROIHeadsConfig,
@@ -84,6 +90,7 @@ _REGNET = "tf_d2.modeling.regnet:RegNet"
 _FPN = "tf_d2.modeling.fpn:FPN"
 _RPN = "tf_d2.modeling.rpn:RPN"
 _POINT_REND = "tf_d2.modeling.point_rend"
+_PANOPTIC_DEEPLAB = "tf_d2.modeling.panoptic_deeplab"
 
 PARTS: dict[str, dict[str, Part]] = {
     "meta_architecture": {
@@ -93,6 +100,7 @@ PARTS: dict[str, dict[str, Part]] = {
         "FCOS": Part(FCOSConfig, f"{_META}.fcos:FCOS", _LAZY),
         "SemanticSegmentor": Part(SemanticSegmentorConfig, f"{_META}.semantic_segmentor:SemanticSegmentor"),
         "PanopticFPN": Part(PanopticFPNConfig, f"{_META}.panoptic_fpn:PanopticFPN"),
+        "PanopticDeepLab": Part(PanopticDeepLabConfig, f"{_META}.panoptic_deeplab:PanopticDeepLab", _YACS),
     },
     "backbone": {
         "build_resnet_backbone": Part(ResNetConfig, _RESNET, _YACS),
@@ -151,6 +159,14 @@ PARTS: dict[str, dict[str, Part]] = {
         "DeepLabV3PlusHead": Part(DeepLabHeadConfig, "tf_d2.modeling.deeplab:make_head", _YACS),
         "PointRendSemSegHead": Part(
             PointRendSemSegHeadConfig, f"{_POINT_REND}.semantic_seg:PointRendSemSegHead", _YACS
+        ),
+        "PanopticDeepLabSemSegHead": Part(
+            PanopticDeepLabSemSegHeadConfig, f"{_PANOPTIC_DEEPLAB}:PanopticDeepLabSemSegHead", _YACS
+        ),
+    },
+    "ins_embed_head": {
+        "PanopticDeepLabInsEmbedHead": Part(
+            PanopticDeepLabInsEmbedHeadConfig, f"{_PANOPTIC_DEEPLAB}:PanopticDeepLabInsEmbedHead", _YACS
         ),
     },
 }

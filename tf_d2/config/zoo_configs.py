@@ -336,12 +336,56 @@ _ROWS |= {
     f"projects/DeepLab/configs/Cityscapes-SemanticSegmentation/deeplab_{name}_R_103_os16_mg124_poly_90k_bs16": parts
     for name, parts in (("v3", (_DEEPLAB,)), ("v3_plus", (_DEEPLAB, _DEEPLAB_PLUS)))
 }
+_PANOPTIC_DEEPLAB: Flat = {
+    **_DEEPLAB,
+    "MODEL.META_ARCHITECTURE": "PanopticDeepLab",
+    "MODEL.WEIGHTS": "detectron2://DeepLab/R-52.pkl",
+    "MODEL.RESNETS.DEPTH": 50,
+    "MODEL.RESNETS.OUT_FEATURES": ("res2", "res3", "res5"),
+    "MODEL.SEM_SEG_HEAD.NAME": "PanopticDeepLabSemSegHead",
+    "MODEL.SEM_SEG_HEAD.IN_FEATURES": ("res2", "res3", "res5"),
+    "MODEL.SEM_SEG_HEAD.COMMON_STRIDE": 4,
+    "MODEL.SEM_SEG_HEAD.PROJECT_CHANNELS": (32, 64),
+    "DATASETS.TRAIN": ("cityscapes_fine_panoptic_train",),
+    "DATASETS.TEST": ("cityscapes_fine_panoptic_val",),
+    # What _DC5 says of heads that this model does not have.
+    **{key: KEYS[key] for key in _DC5 if key.startswith(("MODEL.RPN", "MODEL.ROI_"))},
+}
+_SEPARABLE: Flat = {
+    "MODEL.SEM_SEG_HEAD.USE_DEPTHWISE_SEPARABLE_CONV": True,
+    "MODEL.PANOPTIC_DEEPLAB.USE_DEPTHWISE_SEPARABLE_CONV": True,
+}
+_PANOPTIC_DEEPLAB_COCO: Flat = {
+    **_SEPARABLE,
+    "MODEL.SEM_SEG_HEAD.NUM_CLASSES": 133,
+    "MODEL.PANOPTIC_DEEPLAB.STUFF_AREA": 4096,
+    "MODEL.PANOPTIC_DEEPLAB.NMS_KERNEL": 41,
+    "MODEL.PANOPTIC_DEEPLAB.SIZE_DIVISIBILITY": 640,
+    "INPUT.MIN_SIZE_TEST": 640,
+    "INPUT.MAX_SIZE_TEST": 640,
+    "INPUT.CROP.SIZE": (640, 640),
+    "DATASETS.TRAIN": ("coco_2017_train_panoptic",),
+    "DATASETS.TEST": ("coco_2017_val_panoptic",),
+}
+_ROWS |= {
+    f"projects/Panoptic-DeepLab/configs/{name}": (_PANOPTIC_DEEPLAB, own)
+    for name, own in (
+        ("Cityscapes-PanopticSegmentation/panoptic_deeplab_R_52_os16_mg124_poly_90k_bs32_crop_512_1024", {}),
+        (
+            "Cityscapes-PanopticSegmentation/panoptic_deeplab_R_52_os16_mg124_poly_90k_bs32_crop_512_1024_dsconv",
+            _SEPARABLE,
+        ),
+        (
+            "COCO-PanopticSegmentation/panoptic_deeplab_R_52_os16_mg124_poly_200k_bs64_crop_640_640_coco_dsconv",
+            _PANOPTIC_DEEPLAB_COCO,
+        ),
+    )
+}
 _BASES = {"FPN": _FPN, "R_50": _R50, "R_101": _R101, "X_101_32x8d": _X101}
 _ROWS |= point_rend_rows(_BASES) | densepose_rows(_BASES)
 
 # What makes a family of `zoo_table` need code this version lacks: the setting `build_config` will refuse.
 _FAMILIES: dict[str, tuple[Flat, ...]] = {
-    "Panoptic-DeepLab": ({"MODEL.META_ARCHITECTURE": "PanopticDeepLab"},),
     "TensorMask": ({"MODEL.META_ARCHITECTURE": "TensorMask"},),
 }
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import keras
 import tensorflow as tf
 
-from tf_d2.config.parts.deeplab import DeepLabHeadConfig
+from tf_d2.config.parts.deeplab import DeepLabDecoderConfig, DeepLabHeadConfig
 from tf_d2.layers.base import Module, sequence
 from tf_d2.layers.conv import Conv2d
 from tf_d2.modeling.backbone import Backbone
@@ -82,7 +82,7 @@ class ASPP(Module):
     ``H`` and ``W`` must be multiples of ``pool_kernel`` (cells; None averages over the whole map).
     """
 
-    def __init__(self, config: DeepLabHeadConfig, in_channels: int, name: str) -> None:
+    def __init__(self, config: DeepLabDecoderConfig, in_channels: int, name: str) -> None:
         super().__init__(name)
         self.pool_kernel = config.pool_kernel
         dim, norm = config.aspp_channels, config.norm
@@ -119,15 +119,41 @@ class ASPP(Module):
             return tf.nn.avg_pool2d(x, [height, width], 1, "VALID")
 
 
+def two_convs(
+    name: str, channels: tuple[int, int, int], norm: str, *, separable: bool = False
+) -> dict[str, Module] | Module:
+    """Two 3x3 convolutions (channels: of the input, between them, of the output), or one separable 5x5 for both."""
+    first, between, last = channels
+    if separable:
+        return DepthwiseSeparableConv2d(first, last, 5, name, norm)
+    makers = {
+        "0": lambda key: _conv(first, between, 3, key, norm),
+        "1": lambda key: _conv(between, last, 3, key, norm),
+    }
+    return sequence(name, makers)
+
+
+def in_turn(layers: dict[str, Module] | Module, x: tf.Tensor) -> tf.Tensor:
+    """What :func:`two_convs` made, on a map."""
+    for layer in layers.values() if isinstance(layers, dict) else (layers,):
+        x = layer(x)
+    return x
+
+
 class DeepLabHead(Module):
     """What both heads share: logits of features by name, brought to the size of the network input."""
 
-    def __init__(self, config: DeepLabHeadConfig, backbone: Backbone, name: str) -> None:
+    def __init__(self, config: DeepLabDecoderConfig, backbone: Backbone, name: str) -> None:
         super().__init__(name)
         self.config, self.common_stride = config, config.common_stride
         with self.scope():
             self.build_layers(backbone.channels)
-            self.predictor = Conv2d(config.convs_dim, config.num_classes, 1, "predictor")
+            self.build_predictor()
+
+    def build_predictor(self) -> None:
+        config = self.config
+        assert isinstance(config, DeepLabHeadConfig)
+        self.predictor = Conv2d(config.convs_dim, config.num_classes, 1, "predictor")
 
     def build_layers(self, channels: Mapping[str, int]) -> None:
         raise NotImplementedError
@@ -176,18 +202,10 @@ class DeepLabV3PlusHead(DeepLabHead):
                     self.projects[feature] = _conv(
                         channels[feature], projected, 1, "project_conv", config.norm
                     )
-                    self.fuses[feature] = self._fuse(projected + above)
+                    dims = (projected + above, config.convs_dim, config.convs_dim)
+                    separable = config.use_depthwise_separable_conv
+                    self.fuses[feature] = two_convs("fuse_conv", dims, config.norm, separable=separable)
                 above = config.convs_dim
-
-    def _fuse(self, in_channels: int) -> dict[str, Module] | Module:
-        dim, norm = self.config.convs_dim, self.config.norm
-        if self.config.use_depthwise_separable_conv:
-            return DepthwiseSeparableConv2d(in_channels, dim, 5, "fuse_conv", norm)
-        makers = {
-            "0": lambda key: _conv(in_channels, dim, 3, key, norm),
-            "1": lambda key: _conv(dim, dim, 3, key, norm),
-        }
-        return sequence("fuse_conv", makers)
 
     def decode(self, features: Mapping[str, tf.Tensor], stages: Stages, prefix: str) -> tf.Tensor:
         *fine, coarse = self.config.in_features
@@ -196,9 +214,7 @@ class DeepLabV3PlusHead(DeepLabHead):
             low = self.projects[feature](features[feature])
             height, width = tf.unstack(tf.shape(low)[1:3])
             y = tf.concat([low, bilinear(y, height, width)], axis=-1)
-            fuse = self.fuses[feature]
-            for layer in fuse.values() if isinstance(fuse, dict) else (fuse,):
-                y = layer(y)
+            y = in_turn(self.fuses[feature], y)
         return y
 
 

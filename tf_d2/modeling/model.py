@@ -17,6 +17,7 @@ from tf_d2.layers.norm import BatchNorm
 from tf_d2.modeling.backbone import Backbone
 from tf_d2.modeling.batches import Proposals
 from tf_d2.modeling.keras_config import KerasConfig
+from tf_d2.modeling.postprocess import to_image
 from tf_d2.modeling.recording import Stages, Unrecorded
 from tf_d2.modeling.results import Outputs
 from tf_d2.ops.padding import normalize, padded_size
@@ -52,6 +53,10 @@ class D2Model(KerasConfig):
         self, x: tf.Tensor, image_sizes: tf.Tensor, proposals: Proposals | None, stages: Stages
     ) -> Outputs:
         raise NotImplementedError
+
+    def to_image(self, raw: Outputs, network_size: tf.Tensor, size: tf.Tensor) -> Outputs:
+        """What :meth:`forward` returned for one image, in pixels of that image; see `postprocess.to_image`."""
+        return to_image(raw, network_size, size)
 
     # === From images to results ===
 

@@ -15,7 +15,7 @@ from tf_d2.config import ModelConfig, category_ids, class_names, keypoint_names,
 from tf_d2.serving.decode import DECODED, STATUS_TEXT
 from tf_d2.serving.graph import GraphOptions
 from tf_d2.serving.saved_model import read_saved_model
-from tf_d2.serving_contract import NORMALISED_BOXES, TENSORS
+from tf_d2.serving_contract import NORMALISED_BOXES, NUMBERED_SEGMENTS, TENSORS
 
 if TYPE_CHECKING:
     from tf_d2.serving.exporter import ExportReport
@@ -114,6 +114,8 @@ def signature_table(folder: Path, signature: str) -> str:
     """Inputs and outputs of a signature as a Markdown table, read back from the SavedModel."""
     definition = read_saved_model(folder / "saved_model.pb").meta_graphs[0].signature_def[signature]
     meaning = {name: tensor.meaning for name, tensor in TENSORS.items()} | {"image_status": _STATUS}
+    if "panoptic_seg" in definition.outputs and "num_panoptic_segments" not in definition.outputs:
+        meaning |= NUMBERED_SEGMENTS
     if "detection_boxes_xyxy" in definition.outputs:
         meaning["detection_boxes"] = NORMALISED_BOXES
     lines = ["| | name | dtype | shape | meaning |", "|---|---|---|---|---|"]

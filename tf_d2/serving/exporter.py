@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from tf_d2.config import ModelConfig
 from tf_d2.loading import load_model, model_yaml, resolve_model
-from tf_d2.serving import artifacts, warmup
+from tf_d2.serving import artifacts, fitting, warmup
 from tf_d2.serving.graph import GraphOptions, Requests, core_function, core_specs
 from tf_d2.serving.saved_model import ExportError, check_ops, traced
 from tf_d2.serving_contract import OPTION_NAMES, ExportOptions, Masks, SemSeg
@@ -85,6 +85,13 @@ def export(
             "use tf_d2.Predictor"
         )
     chosen = _options(parsed, options)
+    samples = fitting.sample_sizes(parsed, warmup.BUCKETS)
+    if not samples:
+        raise ExportError(
+            "no picture of a usual shape fits the pooling of this model (INPUT.CROP.SIZE) once it is resized to "
+            "INPUT.MIN_SIZE_TEST: set the size that the model was tested with, or INPUT.CROP.ENABLED False to average "
+            "over all of a picture, which is another result"
+        )
     scratch = _scratch_beside(output)
     try:
         model = load_model(
@@ -102,7 +109,7 @@ def export(
         folder = scratch / str(version)
         _save(folder, parsed, chosen, model)
         ops = check_ops(folder / "saved_model.pb")
-        warmup.write_warmup(folder, warmup.warmup_requests(name, parsed.needs_proposals))
+        warmup.write_warmup(folder, warmup.warmup_requests(name, parsed.needs_proposals, samples))
         source = {
             "config": model_yaml(config, opts, ignore_keys),
             "weights_name": weights_file.name,
@@ -110,7 +117,7 @@ def export(
             "precision": chosen.precision,
         }
         artifacts.write_assets(folder, parsed, source, asdict(chosen))
-        load, first, second = measure(folder, parsed.needs_proposals)
+        load, first, second = measure(folder, parsed.needs_proposals, samples[0])
         size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
         report = ExportReport(
             output / str(version),
@@ -182,7 +189,12 @@ def _options(config: ModelConfig, given: Mapping[str, Any]) -> GraphOptions:
     if config.meta_architecture == "SemanticSegmentor" and options.sem_seg == "none":
         raise ExportError("a semantic segmentation model without sem_seg answers nothing")
     rows = detections_per_image(config) if options.max_detections is None else options.max_detections
-    if rows < 1 and config.meta_architecture != "SemanticSegmentor":
+    if config.meta_architecture == "PanopticDeepLab" and rows < detections_per_image(config):
+        raise ExportError(
+            "max_detections: instances of this model are in the order of their segments, not by score; set "
+            "MODEL.PANOPTIC_DEEPLAB.TOP_K_INSTANCE (one more than the instances wanted) instead"
+        )
+    if rows < 1 and config.meta_architecture not in ("SemanticSegmentor", "PanopticDeepLab"):
         raise ExportError(f"max_detections must be at least 1, got {rows}; pass max_detections=")
     pixels = options.max_image_pixels
     if pixels is None:
@@ -207,7 +219,9 @@ def default_max_pixels(config: ModelConfig, rows: int, masks: Masks, sem_seg: Se
     per_pixel = 3
     if masks == "full" and config.roi_heads and config.roi_heads.mask_head:
         per_pixel += 2 * rows
-    if config.sem_seg_head and (sem_seg != "none" or config.panoptic):
+    if config.meta_architecture == "PanopticDeepLab":  # logits, and those of things with their probabilities
+        per_pixel += 12 * config.sem_seg_head.num_classes
+    elif config.sem_seg_head and (sem_seg != "none" or config.panoptic):
         per_pixel += 4 * config.sem_seg_head.num_classes * (2 if sem_seg == "logits" else 1)
     return min(DEFAULT_MAX_IMAGE_PIXELS, MAP_BUDGET_BYTES // per_pixel)
 
@@ -235,9 +249,11 @@ def _save(folder: Path, config: ModelConfig, options: GraphOptions, model: Any) 
     tf.saved_model.save(module, str(folder), signatures=signatures)
 
 
-def measure(folder: Path, with_proposals: bool) -> tuple[float, float, float]:
+def measure(
+    folder: Path, with_proposals: bool, size: tuple[int, int] = warmup.BUCKETS[0]
+) -> tuple[float, float, float]:
     """Seconds to load, of the first and of the second request, in a Session as in TensorFlow Serving."""
-    encoded = tf.io.encode_jpeg(warmup.sample_image(96, 128)).numpy()
+    encoded = tf.io.encode_jpeg(warmup.sample_image(*size)).numpy()
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         start = time.perf_counter()
         loaded = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(folder))
@@ -245,7 +261,7 @@ def measure(folder: Path, with_proposals: bool) -> tuple[float, float, float]:
         signature = loaded.signature_def["serving_bytes"]
         feed: dict[str, Any] = {signature.inputs["image_bytes"].name: [encoded]}
         if with_proposals:
-            feed[signature.inputs["proposal_boxes"].name] = [[[0.0, 0.0, 128.0, 96.0]]]
+            feed[signature.inputs["proposal_boxes"].name] = [[[0.0, 0.0, float(size[1]), float(size[0])]]]
             feed[signature.inputs["num_proposals"].name] = [1]
         fetches = {key: info.name for key, info in signature.outputs.items()}
         for _ in range(2):

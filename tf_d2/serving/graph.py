@@ -13,16 +13,13 @@ from tf_d2.modeling.batches import Detections
 from tf_d2.modeling.given import given_proposals
 from tf_d2.modeling.postprocess import DENSEPOSE, rescale, rescale_keypoints, scales
 from tf_d2.modeling.recording import Unrecorded
-from tf_d2.serving import decode, maps
+from tf_d2.serving import decode, fitting, maps
 from tf_d2.serving.decode import Picture, picture_from_bytes, picture_from_rgb
 from tf_d2.serving_contract import ExportOptions
 
 Outputs = dict[str, tf.Tensor]
 # Steps overlap, so that one computes while the other, say, suppresses boxes; not where images have large maps.
 _STEPS_AT_ONCE = 2
-
-# Side of the blank picture that goes through the model when no image of a request is usable.
-_BLANK = 64
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,7 @@ def core_function(model: D2Model, options: GraphOptions) -> Callable[..., Output
             given = given_proposals(proposals[0], proposals[1], network_sizes, sizes, topk)
         raw = model.forward(model.prepare(canvas, network_sizes), network_sizes, given, Unrecorded())
         outputs = row_outputs(config, raw, network_sizes, sizes, options)
-        outputs |= map_outputs(config, raw, outputs, network_sizes, sizes, map_size, options)
+        outputs |= map_outputs(model, raw, outputs, network_sizes, sizes, map_size, options)
         if options.masks != "roi":
             outputs.pop("detection_masks", None)
         if options.box_format == "tf" and "detection_boxes" in outputs:
@@ -140,7 +137,7 @@ def normalised(boxes: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
 
 
 def map_outputs(
-    config: ModelConfig,
+    model: D2Model,
     raw: Outputs,
     rows: Outputs,
     network_sizes: tf.Tensor,
@@ -149,9 +146,14 @@ def map_outputs(
     options: GraphOptions,
 ) -> Outputs:
     """Answers with a value per pixel, image by image, padded to the largest image of the request."""
+    config = model.config
 
     def one_image(i: tf.Tensor) -> Outputs:
         size, outputs = sizes[i], {}
+        if "offset" in raw:
+            one = {name: value[i][None] for name, value in raw.items()}
+            fields = model.to_image(one, network_sizes[i], size)
+            return maps.numbered_segments(fields, map_size, options.max_detections, options.sem_seg)
         if "detection_masks" in rows and options.masks in ("full", "png"):
             arguments = (
                 rows["detection_masks"][i],
@@ -251,7 +253,9 @@ class Requests:
     def _answer(
         self, picture: Callable[[tf.Tensor], Picture], count: tf.Tensor, proposals: tuple[tf.Tensor, ...]
     ) -> Outputs:
-        pixels, network_sizes, sizes, status = _collect(picture, count)
+        blank = fitting.blank_size(self.config)
+        pixels, network_sizes, sizes, status = _collect(picture, count, blank)
+        status = fitting.checked(self.config, status, network_sizes, decode.OK, decode.NOT_FITTING)
         status = self._checked(status[:count])
         usable = tf.cast(tf.where(status == decode.OK)[:, 0], tf.int32)
         # The blank picture behind the last image keeps the model from running on an empty batch.
@@ -324,7 +328,7 @@ class Requests:
 
 
 def _collect(
-    picture: Callable[[tf.Tensor], Picture], count: tf.Tensor
+    picture: Callable[[tf.Tensor], Picture], count: tf.Tensor, blank: tuple[int, int]
 ) -> tuple[tf.TensorArray, tf.Tensor, tf.Tensor, tf.Tensor]:
     """Pixels, network sizes, sizes and status of every image, and of a blank one after the last."""
     pixels = tf.TensorArray(
@@ -339,8 +343,8 @@ def _collect(
 
     start = (0, pixels, facts)
     _, pixels, facts = tf.while_loop(lambda i, *_: i < count, step, start, parallel_iterations=2)
-    pixels = pixels.write(count, tf.zeros([_BLANK, _BLANK, 3], tf.uint8))
-    table = facts.write(count, tf.constant([_BLANK] * 4 + [decode.OK])).stack()  # [B + 1, 5]
+    pixels = pixels.write(count, tf.zeros([*blank, 3], tf.uint8))
+    table = facts.write(count, tf.constant([*blank, *blank, decode.OK])).stack()  # [B + 1, 5]
     return pixels, table[:, :2], table[:, 2:4], table[:, 4]
 
 

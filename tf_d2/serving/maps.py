@@ -155,6 +155,32 @@ def _table(
     }
 
 
+def numbered_segments(fields: Outputs, map_size: tf.Tensor, limit: int, sem_seg: str) -> Outputs:
+    """What Panoptic-DeepLab finds in one image (`PanopticDeepLab.to_image`), padded.
+
+    ``panoptic_seg`` int32 with -1 for nothing, and rows padded with zeros to ``limit``: there are never more.
+    """
+    outputs = {"panoptic_seg": pad_map(tf.cast(fields["panoptic_seg"], tf.int32) + 1, map_size) - 1}
+    if sem_seg == "labels":
+        labels = tf.argmax(fields["sem_seg"], axis=-1, output_type=tf.int32)
+        outputs["sem_seg_labels"] = pad_map(labels, map_size)
+    elif sem_seg == "logits":
+        outputs["sem_seg"] = pad_map(tf.transpose(fields["sem_seg"], [2, 0, 1]), map_size, axis=1)
+    if "panoptic_ids" not in fields:
+        return outputs
+    count = tf.shape(fields["scores"])[0]
+    rows = {
+        "detection_boxes": fields["pred_boxes"],
+        "detection_scores": fields["scores"],
+        "detection_classes": fields["pred_classes"],
+        "detection_panoptic_ids": tf.cast(fields["panoptic_ids"], tf.int32),
+    }
+    for name, values in rows.items():
+        paddings = [[0, limit - count], *([0, 0] for _ in values.shape[1:])]
+        outputs[name] = tf.ensure_shape(tf.pad(values, tf.stack(paddings)), [limit, *values.shape[1:]])
+    return outputs | {"num_detections": count}
+
+
 def _rows_of(x: tf.Tensor) -> int:
     rows = x.shape[0]
     assert rows is not None

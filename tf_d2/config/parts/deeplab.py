@@ -105,16 +105,24 @@ class DeepLabResNetConfig(ResNetConfig):
         }
 
 
+def decoder_keys(section: str) -> dict[str, str]:
+    """Field -> key of a decoder whose keys start with ``section``."""
+    fields = "in_features convs_dim common_stride norm project_channels aspp_channels aspp_dilations".split()
+    return {
+        **{field: section + field.upper() for field in fields},
+        "use_depthwise_separable_conv": _HEAD + "USE_DEPTHWISE_SEPARABLE_CONV",
+    }
+
+
 @dataclass(frozen=True)
-class DeepLabHeadConfig:
-    """``DeepLabV3Head`` (one feature, no decoder) or ``DeepLabV3PlusHead``."""
+class DeepLabDecoderConfig:
+    """ASPP on the coarsest feature and a decoder over finer ones, under the keys of one section."""
 
     NEW_KEYS: ClassVar[Flat] = _HEAD_KEYS
     IGNORED_KEYS: ClassVar[Flat] = _IGNORED_KEYS
 
     name: str
     in_features: tuple[str, ...]  # finest first; the last goes through ASPP
-    num_classes: int
     convs_dim: int
     common_stride: int
     norm: str
@@ -125,26 +133,22 @@ class DeepLabHeadConfig:
     crop_size: tuple[int, int] | None  # INPUT.CROP.SIZE in pixels, from which the kernel comes
     use_depthwise_separable_conv: bool
 
-    KEYS: ClassVar[dict[str, str]] = {
-        "in_features": _HEAD + "IN_FEATURES",
-        "num_classes": _HEAD + "NUM_CLASSES",
-        "convs_dim": _HEAD + "CONVS_DIM",
-        "common_stride": _HEAD + "COMMON_STRIDE",
-        "norm": _HEAD + "NORM",
-        "project_channels": _HEAD + "PROJECT_CHANNELS",
-        "aspp_channels": _HEAD + "ASPP_CHANNELS",
-        "aspp_dilations": _HEAD + "ASPP_DILATIONS",
-        "use_depthwise_separable_conv": _HEAD + "USE_DEPTHWISE_SEPARABLE_CONV",
-    }
+    SECTION: ClassVar[str] = _HEAD
+    KEYS: ClassVar[dict[str, str]] = decoder_keys(_HEAD)
 
     @property
     def plus(self) -> bool:
-        return self.name == "DeepLabV3PlusHead"
+        """Whether there is a decoder behind ASPP."""
+        return self.name != "DeepLabV3Head"
 
     @classmethod
-    def from_keys(cls, keys: Keys, name: str, backbone: Any) -> DeepLabHeadConfig:
-        fields, plus = keys.fields(cls.KEYS), name == "DeepLabV3PlusHead"
-        strides = backbone.strides
+    def from_keys(cls, keys: Keys, name: str, backbone: Any) -> Any:
+        fields = keys.fields(cls.KEYS)
+        return cls(name=name, **cls._checked(keys, fields, name, backbone))
+
+    @classmethod
+    def _checked(cls, keys: Keys, fields: Fields, name: str, backbone: Any) -> dict[str, Any]:
+        plus, strides = name != "DeepLabV3Head", backbone.strides
         names = fields.names("in_features", strides)
         if not plus and len(names) != 1:
             raise fields.fail("in_features", f"{name} needs one")
@@ -161,26 +165,42 @@ class DeepLabHeadConfig:
         channels, convs = fields.integer("aspp_channels", 1), fields.integer("convs_dim", 1)
         if not plus and channels != convs:
             raise fields.fail("convs_dim", f"{name} needs that of {cls.KEYS['aspp_channels']}, {channels}")
-        return cls(
-            name=name,
-            in_features=names,
-            num_classes=fields.integer("num_classes", 1),
-            convs_dim=convs,
-            common_stride=stride,
-            norm=fields.norm("norm"),
-            project_channels=projected,
-            aspp_channels=channels,
-            aspp_dilations=_positive(fields, "aspp_dilations", 3),
-            pool_kernel=(crop[0] // divisor, crop[1] // divisor) if crop else None,
-            crop_size=crop,
-            use_depthwise_separable_conv=fields.flag("use_depthwise_separable_conv"),
-        )
+        return {
+            "in_features": names,
+            "convs_dim": convs,
+            "common_stride": stride,
+            "norm": fields.norm("norm"),
+            "project_channels": projected,
+            "aspp_channels": channels,
+            "aspp_dilations": _positive(fields, "aspp_dilations", 3),
+            "pool_kernel": (crop[0] // divisor, crop[1] // divisor) if crop else None,
+            "crop_size": crop,
+            "use_depthwise_separable_conv": fields.flag("use_depthwise_separable_conv"),
+        }
 
     def to_keys(self) -> Flat:
         crop: Flat = {_CROP + "ENABLED": self.crop_size is not None}
         if self.crop_size is not None:
             crop |= {_CROP + "TYPE": "absolute", _CROP + "SIZE": self.crop_size}
-        return {_HEAD + "NAME": self.name, **{key: getattr(self, f) for f, key in self.KEYS.items()}, **crop}
+        own = {key: getattr(self, field) for field, key in self.KEYS.items()}
+        return {self.SECTION + "NAME": self.name, **own, **crop}
+
+
+@dataclass(frozen=True)
+class DeepLabHeadConfig(DeepLabDecoderConfig):
+    """``DeepLabV3Head`` (one feature, no decoder) or ``DeepLabV3PlusHead``."""
+
+    num_classes: int
+
+    KEYS: ClassVar[dict[str, str]] = {
+        **DeepLabDecoderConfig.KEYS,
+        "num_classes": _HEAD + "NUM_CLASSES",
+    }
+
+    @classmethod
+    def _checked(cls, keys: Keys, fields: Fields, name: str, backbone: Any) -> dict[str, Any]:
+        classes = {"num_classes": fields.integer("num_classes", 1)}
+        return {**super()._checked(keys, fields, name, backbone), **classes}
 
 
 def _crop_size(keys: Keys) -> tuple[int, int] | None:
