@@ -20,14 +20,16 @@ from tf_d2.modeling.batches import Detections, Proposals
 from tf_d2.modeling.mask_head import mask_inference
 from tf_d2.modeling.model import D2Model
 from tf_d2.modeling.postprocess import DENSEPOSE, paste, resize_sem_seg, to_image
+from tf_d2.modeling.retinanet import run_tower
 from tf_d2.ops.keypoints import decode_keypoints
 from tf_d2.ops.panoptic import combine_semantic_and_instance_outputs
 from tf_d2.ops.resize import resize_uint8, shortest_edge_size
+from tf_d2.token_stages import TOKEN_OPS, layer_at
 
 Arrays = Sequence[Any]  # numpy arrays, or eager tensors that run_op turns into arrays
 Operation = Callable[[Any, tuple[Any, ...], list[np.ndarray]], Arrays]
 
-OPS: dict[str, Operation] = {}  # by name; see `op`
+OPS: dict[str, Operation] = dict(TOKEN_OPS)  # by name; see `op`
 
 
 def op(function: Operation) -> Operation:
@@ -120,16 +122,6 @@ def _size(image: np.ndarray) -> tf.Tensor:
 def _proposals(boxes: np.ndarray) -> Proposals:
     n = len(boxes)
     return Proposals(_float32(boxes), tf.zeros([n]), tf.zeros([n], tf.int32), tf.constant([n]))
-
-
-def layer_at(model: Any, path: str) -> Any:
-    """The layer at a module path of detectron2: attributes, and keys or indices where a module holds a list."""
-    for part in path.split("."):
-        if hasattr(model, part):
-            model = getattr(model, part)
-        else:
-            model = model[int(part) if isinstance(model, list | tuple) else part]
-    return model
 
 
 def _tensors(value: Any) -> list[np.ndarray]:
@@ -368,6 +360,27 @@ def _retinanet_out(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) 
     maps = [tf.constant(np.moveaxis(a, 1, -1).astype(np.float32)) for a in head]
     half = len(maps) // 2
     found = model.decoder(maps[:half], maps[half:])
+    done = to_image(dict(found._asdict()), _size(network), _size(image))
+    return [done["pred_boxes"], done["scores"], done["pred_classes"]]
+
+
+@op
+def _simfp(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
+    return [to_nchw(model.backbone.level(args[0], _maps(model, inputs)[0]).numpy())]
+
+
+@op
+def _tower(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
+    path, level = args
+    return [to_nchw(run_tower(layer_at(model, path), _maps(model, inputs)[0], level).numpy())]
+
+
+@op
+def _fcos_out(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
+    *head, network, image = inputs
+    maps = [tf.constant(np.moveaxis(a, 1, -1).astype(np.float32)) for a in head]
+    third = len(maps) // 3
+    found = model.decoder.detect(maps[:third], maps[third : 2 * third], maps[2 * third :])
     done = to_image(dict(found._asdict()), _size(network), _size(image))
     return [done["pred_boxes"], done["scores"], done["pred_classes"]]
 

@@ -25,6 +25,7 @@ import yaml
 from torch import Tensor, nn
 
 from parity.backends import detectron2_lazy as lazy
+from parity.backends import detectron2_tokens as tokens
 from parity.backends import driver
 from parity.backends.detectron2_units import OPS, panoptic, size
 from parity.backends.driver import Arrays, Segments
@@ -187,14 +188,11 @@ class Detectron2(TorchBackend):
     def _hooks(self, into: Arrays) -> Iterator[None]:
         """Record the outputs of the modules that the stage table names, the network input, and the boxes that
         the later stages of a cascade pool."""
-        names = {
-            stage.removeprefix("steps/").split("/")[0].split("#")[0]
-            for unit in self.units
-            for stage in unit.outputs
-            if stage.startswith("steps/") and stage != "steps/input"
-        }
+        outputs = [stage for unit in self.units for stage in unit.outputs]
+        stages = [stage for stage in outputs if stage.startswith("steps/") and stage != "steps/input"]
         modules = dict(self.module.named_modules())
-        handles = [modules[name].register_forward_hook(recorder(name, into)) for name in sorted(names)]
+        names = tokens.hooked(modules, stages)
+        handles = [modules[name].register_forward_hook(recorder(name, into)) for name in names]
 
         def network_input(module: nn.Module, inputs: Any) -> None:
             into["steps/input"] = inputs[0].cpu().numpy().copy()
@@ -203,7 +201,8 @@ class Detectron2(TorchBackend):
         if "roi_heads.box_pooler" in modules:
             handles.append(modules["roi_heads.box_pooler"].register_forward_pre_hook(_box_recorder(into)))
         try:
-            yield
+            with tokens.recording(self.module, stages, into):
+                yield
         finally:
             for handle in handles:
                 handle.remove()

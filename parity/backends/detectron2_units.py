@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from parity.backends.detectron2_tokens import TOKEN_OPS
 from parity.backends.torch_backend import flatten
 from parity.core.units import Unit
 
@@ -40,7 +41,7 @@ class Model(Protocol):
 
 Function = Callable[[Model, Unit, Sequence[Tensor]], Sequence[Tensor]]
 
-OPS: dict[str, Function] = {}  # by name; see `op`
+OPS: dict[str, Function] = dict(TOKEN_OPS)  # by name; see `op`
 
 
 def op(function: Function) -> Function:
@@ -122,6 +123,31 @@ def _fpn(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     with _replaced(d.model.backbone, below, _named(unit, inputs)):
         pyramid = d.model.backbone(inputs[0])
     return [pyramid[name] for name in unit.args]
+
+
+@op
+def _simfp(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    return [d.model.backbone.stages[unit.args[0]](inputs[0])]
+
+
+@op
+def _tower(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    path, level = unit.args
+    tower = d.model.get_submodule(path)
+    for module in tower:
+        if hasattr(module, "_pos"):  # statistics of its own for every level, taken in turn
+            module._pos = level
+    return [tower(inputs[0])]
+
+
+@op
+def _fcos_out(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    head, (resized, image) = list(inputs[:-2]), inputs[-2:]
+    count = len(head) // 3
+    predictions = [head[:count], head[count : 2 * count], head[2 * count :]]
+    (found,) = d.model.forward_inference(_image_list(d, head[0], resized), head[:count], predictions)
+    found = d.library.postprocessing.detector_postprocess(found, *size(image))
+    return [found.pred_boxes.tensor, found.scores, found.pred_classes]
 
 
 def _image_list(d: Model, like: Tensor, resized: Tensor) -> Any:

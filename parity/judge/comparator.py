@@ -49,7 +49,15 @@ from parity.core.units.table import (
 )
 from parity.judge import detections, pixels, provenance
 from parity.judge.detections import Items, MatchReport, Noise, Rules
-from parity.judge.truth import Lined, Truth, forced_errors, free_errors, mask_noise, probability_noise
+from parity.judge.truth import (
+    Lined,
+    Truth,
+    forced_errors,
+    free_errors,
+    mask_noise,
+    over_levels,
+    probability_noise,
+)
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -345,7 +353,8 @@ def _judge_values(context: Context, result: StageResult, name: str, lined: Lined
         return
     result.errors = free_errors(context.truth, name, lined, context.profile)
     if result.errors is not None and context.truth is not None:
-        bound = truth_limit(context.profile, result.errors.reference, forced=False, own=context.truth.own)
+        error = over_levels(context.truth, context.reference, name, result.errors.reference)
+        bound = truth_limit(context.profile, error, forced=False, own=context.truth.own)
     else:
         bound = limit(_free_profile(context, name), context.noise.get(name), forced=False)
     result.limit = bound
@@ -470,9 +479,12 @@ def _judge_forced(context: Context, result: StageResult, name: str) -> None:
 def forced_limit(context: Context, name: str) -> Limit:
     """The limit of a stage on the reference's input. Noise that was measured end to end holds what came in as
     well, so that only noise measured on the same input may raise the ceiling."""
+    stage = context.table.get(name)
+    rounds = stage is not None and stage.kind == "float32" and context.profile.dtype == "float64"
+    profile = STRICT if rounds else context.profile  # such a unit computes in float32 whatever the profile
     if name in context.forced_noise:
-        return limit(context.profile, context.forced_noise[name], forced=True)
-    return limit(context.profile, context.noise.get(name), forced=True)
+        return limit(profile, context.forced_noise[name], forced=True)
+    return limit(profile, context.noise.get(name), forced=True)
 
 
 def _is_cut(context: Context, name: str) -> bool:
@@ -669,7 +681,7 @@ def rules_of(config: Mapping[str, Any] | None, kind: str) -> Rules:
         if kind == "rpn":
             rpn = model["RPN"]
             return Rules(None, float(rpn["NMS_THRESH"]), int(rpn["POST_NMS_TOPK_TEST"]))
-        heads = model["RETINANET" if model["META_ARCHITECTURE"] == "RetinaNet" else "ROI_HEADS"]
+        heads = model["RETINANET" if model["META_ARCHITECTURE"] in ("RetinaNet", "FCOS") else "ROI_HEADS"]
         top = int((config or {})["TEST"]["DETECTIONS_PER_IMAGE"])
         return Rules(float(heads["SCORE_THRESH_TEST"]), float(heads["NMS_THRESH_TEST"]), top)
     except (KeyError, TypeError):

@@ -23,7 +23,7 @@ from parity.core.profiles import PEAK_FACTOR, TRUTH_FACTOR, Profile, get_profile
 from parity.core.results import RUNGS, Comparison, StageResult, headline
 from parity.core.status import EXIT_DIFFERENT, Status, Verdict
 from parity.core.trace import ImageTrace, Trace
-from parity.core.units import forced_name, row_owners
+from parity.core.units import forced_name, is_harmless, row_owners
 from parity.core.units.table import PANOPTIC, RESULTS, SET_MEMBERS, SETS, SetSpec
 from parity.judge.comparator import (
     Arrays,
@@ -341,10 +341,7 @@ def _weight_stages(job: _Job, comparison: Comparison) -> list[StageResult]:
             side = job.reference.name if cand else job.candidate.name
             comparison.notes.append(f"weights: {side} gives no tensor hashes, so tensors were not compared")
         return []
-    ref, cand = (
-        {k: v for k, v in t.items() if not k.endswith("num_batches_tracked") and "anchor_generator" not in k}
-        for t in (ref, cand)
-    )
+    ref, cand = ({k: v for k, v in t.items() if not is_harmless(k)} for t in (ref, cand))
     missing, extra = sorted(set(ref) - set(cand)), sorted(set(cand) - set(ref))
     unequal = sorted(k for k in set(ref) & set(cand) if ref[k] != cand[k])
     result = StageResult("weights", "weights", "exact", Status.PASS, f"{len(ref)} tensors bit-equal")

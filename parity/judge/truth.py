@@ -10,16 +10,16 @@ something else, however small the number is. See `parity.core.profiles` for the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from parity.core.feed import Fed, Inputs
-from parity.core.metrics import measure
+from parity.core.metrics import Metrics, measure
 from parity.core.profiles import PEAK_FACTOR, TRUTH_FACTOR, Profile
 from parity.core.results import Errors
 from parity.core.units import forced_name
-from parity.core.units.table import DENSE_HEAD
+from parity.core.units.table import DENSE_HEAD, RPN_HEAD
 from parity.judge import detections, provenance
 from parity.judge.detections import Items, Noise
 from parity.judge.pixels import sigmoid
@@ -78,6 +78,31 @@ def forced_errors(
         return None
     exact = truth.arrays[forced]
     return _errors(exact[: len(reference)] if exact.ndim and reference.ndim else exact, reference, candidate)
+
+
+def over_levels(truth: Truth, reference: Arrays, name: str, error: Metrics) -> Metrics:
+    """The reference's error in one level of a head that runs on every level of a pyramid: the largest of all levels.
+
+    The same weights make them all, and a coarse level has too few cells to show how much they round. ``error``: of
+    the array ``name`` alone, and the result for every other array.
+    """
+    found = [error]
+    for other in _same_head(truth.arrays, name):
+        exact = truth.arrays[other]
+        if other in reference and reference[other].shape == exact.shape and np.isfinite(exact).all():
+            found.append(measure(exact, reference[other]))
+    measures = ("rel_l2", "max_rel", "channel_rel_l2")
+    return replace(error, **{m: max(getattr(e, m) for e in found) for m in measures})
+
+
+def _same_head(arrays: Arrays, name: str) -> list[str]:
+    """The other levels' arrays: `steps/head/1/0`, `steps/head/1/1`, ...; `steps/head.cls_subnet`, `...#1`, ..."""
+    if name.startswith((f"{DENSE_HEAD}/", f"{RPN_HEAD}/")):
+        kind = name.rpartition("/")[0]
+        return [n for n in arrays if n != name and n.rpartition("/")[0] == kind]
+    if name.startswith(f"{DENSE_HEAD}."):
+        return [n for n in arrays if n != name and n.partition("#")[0] == name.partition("#")[0]]
+    return []
 
 
 def _errors(exact: np.ndarray, reference: np.ndarray, candidate: np.ndarray) -> Errors | None:

@@ -8,6 +8,7 @@ from tf_d2.ops.attention import (
     absolute_positions,
     attend,
     decomposed_bias,
+    positions_of_axes,
     relative_positions,
     window_position_index,
 )
@@ -92,7 +93,7 @@ def test_attention_in_pieces_is_the_same(budget, run):
     tables = normal(7, 5, seed=3), normal(5, 5, seed=4)
 
     def compute(q, k, v, *tables):
-        bias = decomposed_bias(q, *tables, q_size, k_size)
+        bias = decomposed_bias(q, positions_of_axes(tables, q_size, k_size), q_size, k_size)
         return attend(q, k, v, 0.3, bias, budget=budget)
 
     got = run(compute, q, k, v, *tables)

@@ -85,7 +85,8 @@ def description(config: ModelConfig) -> Flat:
     """The model as far as yacs keys, with their defaults, can say it.
 
     Parts that only LazyConfig can name stand under the names of their classes, and two keys of this project say what
-    comes out: ``MODEL.BACKBONE.OUT_FEATURES``, and ``INNER_FEATURES`` of the network below a pyramid.
+    comes out: ``MODEL.BACKBONE.OUT_FEATURES``, and ``INNER_FEATURES`` of the network below a pyramid. Of a transformer,
+    ``TOKENS`` says what its blocks are, and ``SCALED`` which levels a pyramid makes of its one map.
 
     Raises:
         AttributeError: a part has no `to_keys`.
@@ -95,6 +96,10 @@ def description(config: ModelConfig) -> Flat:
     inner = getattr(config.backbone, "bottom_up", None) or getattr(config.backbone, "net", None)
     flat["MODEL.BACKBONE.OUT_FEATURES"] = tuple(config.backbone.strides)
     flat["MODEL.BACKBONE.INNER_FEATURES"] = tuple(inner.strides) if inner else ()
+    tokens = getattr(inner or config.backbone, "tokens", None)
+    if tokens is not None:
+        flat["MODEL.BACKBONE.TOKENS"] = tokens
+        flat["MODEL.BACKBONE.SCALED"] = tuple(f"p{n}" for n in getattr(config.backbone, "levels", ()))
     return flat
 
 

@@ -30,6 +30,13 @@ class FCOSHead(RetinaNetHead):
         outputs = on_every_level(self._level_outputs, features, self.norm_name)
         return tuple(list(levels) for levels in zip(*outputs, strict=True))
 
+    def towers(self, features: list[tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """What the towers of classes and of boxes make of every level, for those who look inside."""
+        levels = list(enumerate(features))
+        subnets = (self.cls_subnet, self.bbox_subnet)
+        classes, boxes = ([run_tower(tower, x, level) for level, x in levels] for tower in subnets)
+        return classes, boxes
+
     def _level_outputs(self, x: tf.Tensor, level: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         logits = self.cls_score(run_tower(self.cls_subnet, x, level))
         boxes = run_tower(self.bbox_subnet, x, level)

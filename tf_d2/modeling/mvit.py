@@ -10,11 +10,13 @@ from tf_d2.layers.conv import Linear
 from tf_d2.layers.norm import LayerNorm
 from tf_d2.layers.transformer import DepthwiseConv2d, Mlp, PatchEmbed
 from tf_d2.modeling.backbone import Features
-from tf_d2.modeling.recording import Stages, record_tokens
+from tf_d2.modeling.recording import Stages, Unrecorded, record_positions, record_tokens
 from tf_d2.modeling.vit import TokenBackbone, merge_heads
-from tf_d2.ops.attention import LOGITS_BUDGET, attend, decomposed_bias
+from tf_d2.ops.attention import LOGITS_BUDGET, Positions, attend, decomposed_bias, positions_of_axes
 from tf_d2.ops.conv import max_pool2d
 from tf_d2.ops.windows import Size, map_size, window_partition, window_unpartition
+
+Tokens3 = tuple[tf.Tensor, tf.Tensor, tf.Tensor]  # queries, keys, values, ``[N, h, w, d]``
 
 
 class MultiScaleAttention(Module):
@@ -39,9 +41,28 @@ class MultiScaleAttention(Module):
             self.rel_pos_w = self.parameter("rel_pos_w", (block.table_length, self.head_dim))
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        q, k, v = self.pooled(x)
+        return self.forward(x, Unrecorded(), "")
+
+    def forward(self, x: tf.Tensor, stages: Stages, path: str) -> tf.Tensor:
+        """The same, recording what parity calls the units of the attention."""
+        pooled = self.pooled(x)
+        for name, part in zip("qkv", pooled, strict=True):
+            record_tokens(stages, f"{path}.norm_{name}", part)
+        parts = self.in_windows(*pooled) if self.q_window else pooled
+        if self.q_window:
+            for i, part in enumerate(parts):
+                record_tokens(stages, f"{path}.windows/{i}", part)
+        positions = self.positions(parts[0], parts[1])
+        record_positions(stages, path, positions)
+        y = self.attend(pooled[0], parts, positions)
+        record_tokens(stages, path, y)
+        return y
+
+    def attend(self, q: tf.Tensor, parts: Tokens3, positions: Positions | None) -> tf.Tensor:
+        """From queries of the map, and queries, keys and values of its windows (or of the map), to the output."""
         size = map_size(q)
-        y = window_unpartition(self.in_windows(q, k, v), size) if self.q_window else self.over_map(q, k, v)
+        y = self.over_map(parts, positions)
+        y = window_unpartition(y, size) if self.q_window else y
         if self.residual_pooling:
             y = y + q  # normalised, not scaled
         flat = tf.reshape(y, [-1, size[0] * size[1], self.head_dim])
@@ -59,20 +80,24 @@ class MultiScaleAttention(Module):
             self.norm_v(self.pool_v(v)),
         )
 
-    def in_windows(self, q: tf.Tensor, k: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
-        """Attention in each window. What fills the last ones is zero after the norm, and takes part all the same."""
+    def in_windows(self, q: tf.Tensor, k: tf.Tensor, v: tf.Tensor) -> Tokens3:
+        """All three in windows. What fills the last ones is zero after the norm, and takes part all the same."""
         q = window_partition(q, self.q_window)
         k, v = (window_partition(part, self.kv_window) for part in (k, v))
-        return self.over_map(q, k, v)
+        return q, k, v
 
-    def over_map(self, q: tf.Tensor, k: tf.Tensor, v: tf.Tensor) -> tf.Tensor:
+    def positions(self, q: tf.Tensor, k: tf.Tensor) -> Positions | None:
+        """Relative positions of rows and columns between the tokens of two maps; None where the model has none."""
+        if self.rel_pos_h is None or self.rel_pos_w is None:
+            return None
+        tables = self.value(self.rel_pos_h), self.value(self.rel_pos_w)
+        return positions_of_axes(tables, map_size(q), map_size(k))
+
+    def over_map(self, parts: Tokens3, positions: Positions | None) -> tf.Tensor:
         """Attention over all tokens of maps ``[N, h, w, d]``; keys and values may be of another size."""
-        q_size, k_size = map_size(q), map_size(k)
-        tokens, keys, values = (_flat(part, map_size(part)) for part in (q, k, v))
-        bias = None
-        if self.rel_pos_h is not None:
-            tables = self.value(self.rel_pos_h), self.value(self.rel_pos_w)
-            bias = decomposed_bias(tokens, *tables, q_size, k_size)
+        q_size, k_size = map_size(parts[0]), map_size(parts[1])
+        tokens, keys, values = (_flat(part, map_size(part)) for part in parts)
+        bias = None if positions is None else decomposed_bias(tokens, positions, q_size, k_size)
         y = attend(tokens, keys, values, self.head_dim**-0.5, bias, budget=self.logits_budget)
         return tf.reshape(y, [-1, *q_size, self.head_dim])
 
@@ -96,13 +121,29 @@ class MultiScaleBlock(Module):
             self.proj = Linear(block.dim, block.dim_out, "proj") if widens else None
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
+        return self.forward(x, Unrecorded(), "")
+
+    def forward(self, x: tf.Tensor, stages: Stages, path: str) -> tf.Tensor:
+        """The same, recording what parity calls the block's units."""
         normalised = self.norm1(x)
+        record_tokens(stages, f"{path}.norm1", normalised)
+        x = self.join(x, normalised, self.attn.forward(normalised, stages, f"{path}.attn"))
+        record_tokens(stages, f"{path}.attended", x)
+        x = self.finish(x)
+        record_tokens(stages, path, x)
+        return x
+
+    def join(self, x: tf.Tensor, normalised: tf.Tensor, attended: tf.Tensor) -> tf.Tensor:
+        """Shortcut plus attention."""
         # The projection starts from the normalised tokens, the plain shortcut from the raw ones.
         shortcut = x if self.proj is None else self.proj(normalised)
         if self.stride > 1:
             kernel = self.stride + 1
             shortcut = max_pool2d(shortcut, kernel, self.stride, kernel // 2)
-        x = shortcut + self.attn(normalised)
+        return shortcut + attended
+
+    def finish(self, x: tf.Tensor) -> tf.Tensor:
+        """What follows the attention."""
         return x + self.mlp(self.norm2(x))
 
 
@@ -140,10 +181,10 @@ class MViT(TokenBackbone):
         x = self.patch_embed(x)
         record_tokens(stages, f"{path}.patch_embed", x)
         x = self.add_positions(x)
+        record_tokens(stages, f"{path}.positions", x)
         outputs: dict[str, tf.Tensor] = {}
         for key, block in self.blocks.items():
-            x = block(x)
-            record_tokens(stages, f"{path}.blocks.{key}", x)
+            x = block.forward(x, stages, f"{path}.blocks.{key}")
             feature = self.ends.get(key)
             if feature is not None:
                 outputs[feature] = stages[f"{path}/{feature}"] = getattr(self, f"{feature}_norm")(x)

@@ -24,6 +24,12 @@ def is_recorded(stages: Stages) -> bool:
     return not isinstance(stages, Unrecorded)
 
 
+def record_positions(stages: Stages, attention: str, positions: tuple[tf.Tensor, tf.Tensor] | None) -> None:
+    """Record the relative positions ``[q, k, d]`` of rows and columns that an attention adds, if it does."""
+    for name, value in zip(("rel_h", "rel_w"), positions or (), strict=False):
+        stages[f"{attention}.{name}"] = value
+
+
 def record_tokens(stages: Stages, name: str, tokens: tf.Tensor) -> None:
     """Record ``[N, H, W, C]`` of a module that hands on this layout in detectron2, too.
 

@@ -48,18 +48,16 @@ class SimpleFeaturePyramid(Backbone):
     def pyramid(self, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Every level by name from the net's features."""
         x = features[self.config.in_feature]
-        results = {
-            f"p{level}": self._level(level, scale, x)
-            for level, scale in zip(self.levels, self.config.scale_factors, strict=True)
-        }
+        results = {f"p{level}": self.level(i, x) for i, level in enumerate(self.levels)}
         if self.top_block is not None and self.config.top_block is not None:
             source = {**results, **features}  # a name of the net wins over one of the pyramid
             for i, feature in enumerate(self.top_block(source[self.config.top_block.in_feature])):
                 results[f"p{self.levels[-1] + i + 1}"] = feature
         return results
 
-    def _level(self, level: int, scale: float, x: tf.Tensor) -> tf.Tensor:
-        branch = getattr(self, f"simfp_{level}")
+    def level(self, index: int, x: tf.Tensor) -> tf.Tensor:
+        """One of the levels made directly of the net's map, by its place in the configuration."""
+        branch, scale = getattr(self, f"simfp_{self.levels[index]}"), self.config.scale_factors[index]
         for up, norm in _UPSAMPLING[scale]:
             x = join_tiles(branch[up].tiles(x), 2)
             if norm is not None:

@@ -10,7 +10,7 @@ from tf_d2.layers.conv import Conv2d, Linear
 from tf_d2.layers.norm import LayerNorm
 from tf_d2.layers.transformer import Mlp
 from tf_d2.modeling.backbone import Backbone, Features
-from tf_d2.modeling.recording import Stages
+from tf_d2.modeling.recording import Stages, Unrecorded
 from tf_d2.modeling.vit import merge_heads, split_heads
 from tf_d2.ops.attention import LOGITS_BUDGET, AddBias, attend, window_position_index
 from tf_d2.ops.interpolate import bicubic
@@ -94,19 +94,42 @@ class SwinTransformerBlock(Module):
             self.mlp = Mlp(dim, config.mlp_ratio)
 
     def call(self, x: tf.Tensor, apart: tf.Tensor | None = None) -> tf.Tensor:
-        x = x + self.attention(self.norm1(x), apart)
-        return x + self.mlp(self.norm2(x))
+        return self.forward(x, apart, Unrecorded(), "")
 
-    def attention(self, x: tf.Tensor, apart: tf.Tensor | None) -> tf.Tensor:
-        """Attention of normalised tokens: pad, roll, attend, roll back, crop."""
-        size = map_size(x)
-        padded = padded_to(size, self.window)
+    def forward(self, x: tf.Tensor, apart: tf.Tensor | None, stages: Stages, path: str) -> tf.Tensor:
+        """The same, recording what parity calls the block's units: rows of tokens, of the map or of each window."""
+        normalised = self.norm1(x)
+        stages[f"{path}.norm1"] = _rows(normalised)
+        windows = self.windows(normalised)
+        stages[f"{path}.windows"] = _rows(windows)
+        attended = self.attn(windows, apart=apart if self.shift else None)
+        stages[f"{path}.attn"] = _rows(attended)
+        x = self.join(x, attended)
+        stages[f"{path}.attended"] = _rows(x)
+        x = self.finish(x)
+        stages[path] = _rows(x)
+        return x
+
+    def windows(self, x: tf.Tensor) -> tf.Tensor:
+        """The map, padded and in a shifted block rolled, cut into windows."""
         if not self.shift:
-            return window_unpartition(self.attn(window_partition(x, self.window)), size)
-        x = tf.roll(pad_to(x, padded), [-self.shift, -self.shift], [1, 2])
-        windows = self.attn(window_partition(x, self.window), apart=apart)
-        x = tf.roll(window_unpartition(windows, padded), [self.shift, self.shift], [1, 2])
-        return x[:, : size[0], : size[1]]
+            return window_partition(x, self.window)
+        padded = padded_to(map_size(x), self.window)
+        rolled = tf.roll(pad_to(x, padded), [-self.shift, -self.shift], [1, 2])
+        return window_partition(rolled, self.window)
+
+    def join(self, x: tf.Tensor, attended: tf.Tensor) -> tf.Tensor:
+        """Block input plus what the windows became: put together, rolled back, cropped."""
+        size = map_size(x)
+        if not self.shift:
+            return x + window_unpartition(attended, size)
+        whole = window_unpartition(attended, padded_to(size, self.window))
+        back = tf.roll(whole, [self.shift, self.shift], [1, 2])
+        return x + back[:, : size[0], : size[1]]
+
+    def finish(self, x: tf.Tensor) -> tf.Tensor:
+        """What follows the attention."""
+        return x + self.mlp(self.norm2(x))
 
 
 class PatchMerging(Module):
@@ -183,12 +206,14 @@ class SwinTransformer(Backbone):
         """Outputs by name; recorded are patches ``[N, H', W', C]`` and blocks ``[N, H' W', C]``."""
         x = stages[f"{path}.patch_embed"] = self.patch_embed(x)
         x = self.add_positions(x)
+        stages[f"{path}.pos_drop"] = _rows(x)
         outputs: dict[str, tf.Tensor] = {}
         for key, layer in self.layer_list.items():
             apart = layer.apart(x)
+            if apart is not None:
+                stages[f"{path}.layers.{key}.mask"] = apart
             for number, block in layer.blocks.items():
-                x = block(x, apart=apart)
-                stages[f"{path}.layers.{key}.blocks.{number}"] = _rows(x)
+                x = block.forward(x, apart, stages, f"{path}.layers.{key}.blocks.{number}")
             feature = f"p{key}"
             if feature in self.channels:
                 outputs[feature] = stages[f"{path}/{feature}"] = getattr(self, f"norm{key}")(x)

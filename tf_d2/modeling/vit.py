@@ -11,8 +11,15 @@ from tf_d2.layers.conv import Linear
 from tf_d2.layers.norm import LayerNorm
 from tf_d2.layers.transformer import Mlp, PatchEmbed, ResBottleneckBlock
 from tf_d2.modeling.backbone import Backbone, Features
-from tf_d2.modeling.recording import Stages, record_tokens
-from tf_d2.ops.attention import LOGITS_BUDGET, absolute_positions, attend, decomposed_bias
+from tf_d2.modeling.recording import Stages, Unrecorded, record_positions, record_tokens
+from tf_d2.ops.attention import (
+    LOGITS_BUDGET,
+    Positions,
+    absolute_positions,
+    attend,
+    decomposed_bias,
+    positions_of_axes,
+)
 from tf_d2.ops.windows import Size, map_size, window_partition, window_unpartition
 
 
@@ -32,13 +39,18 @@ class Attention(Module):
             self.rel_pos_h = self.parameter("rel_pos_h", (table_length, self.head_dim))
             self.rel_pos_w = self.parameter("rel_pos_w", (table_length, self.head_dim))
 
-    def call(self, x: tf.Tensor) -> tf.Tensor:
+    def positions(self, x: tf.Tensor) -> Positions | None:
+        """Relative positions of the rows and columns of ``x``; None where the model has none."""
+        if self.rel_pos_h is None or self.rel_pos_w is None:
+            return None
+        tables = self.value(self.rel_pos_h), self.value(self.rel_pos_w)
+        return positions_of_axes(tables, map_size(x), map_size(x))
+
+    def call(self, x: tf.Tensor, positions: Positions | None = None) -> tf.Tensor:
+        """``positions``: as :meth:`positions` returns them."""
         size = map_size(x)
         q, k, v = split_heads(self.qkv(x), size, self.heads)
-        bias = None
-        if self.rel_pos_h is not None:
-            tables = self.value(self.rel_pos_h), self.value(self.rel_pos_w)
-            bias = decomposed_bias(q, *tables, size, size)
+        bias = None if positions is None else decomposed_bias(q, positions, size, size)
         y = attend(q, k, v, self.head_dim**-0.5, bias, budget=self.logits_budget)
         return self.proj(merge_heads(y, size, self.heads))
 
@@ -78,15 +90,34 @@ class Block(Module):
                 self.residual = ResBottleneckBlock(dim, dim // 2, "residual")
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        x = x + self.attention(self.norm1(x))
+        return self.forward(x, Unrecorded(), "")
+
+    def forward(self, x: tf.Tensor, stages: Stages, path: str) -> tf.Tensor:
+        """The same, recording what parity calls the block's units. All are ``[N, H, W, C]``, of windows or the map."""
+        tokens = self.norm1(x)
+        record_tokens(stages, f"{path}.norm1", tokens)
+        if self.window:
+            # The zeros that fill the last windows take part in the attention like any token.
+            tokens = window_partition(tokens, self.window)
+            record_tokens(stages, f"{path}.windows", tokens)
+        positions = self.attn.positions(tokens)
+        record_positions(stages, f"{path}.attn", positions)
+        attended = self.attn(tokens, positions=positions)
+        record_tokens(stages, f"{path}.attn", attended)
+        x = self.join(x, attended)
+        record_tokens(stages, f"{path}.attended", x)
+        x = self.finish(x)
+        record_tokens(stages, path, x)
+        return x
+
+    def join(self, x: tf.Tensor, attended: tf.Tensor) -> tf.Tensor:
+        """Block input plus attention, which is still in windows."""
+        return x + (window_unpartition(attended, map_size(x)) if self.window else attended)
+
+    def finish(self, x: tf.Tensor) -> tf.Tensor:
+        """What follows the attention: perceptron, and convolutions where the block has them."""
         x = x + self.mlp(self.norm2(x))
         return x if self.residual is None else self.residual(x)
-
-    def attention(self, x: tf.Tensor) -> tf.Tensor:
-        """Attention of normalised tokens. The zeros that fill the last windows take part like any token."""
-        if not self.window:
-            return self.attn(x)
-        return window_unpartition(self.attn(window_partition(x, self.window)), map_size(x))
 
 
 class TokenBackbone(Backbone):
@@ -126,8 +157,8 @@ class ViT(TokenBackbone):
         x = self.patch_embed(x)
         record_tokens(stages, f"{path}.patch_embed", x)
         x = self.add_positions(x)
+        record_tokens(stages, f"{path}.positions", x)
         for key, block in self.blocks.items():
-            x = block(x)
-            record_tokens(stages, f"{path}.blocks.{key}", x)
+            x = block.forward(x, stages, f"{path}.blocks.{key}")
         stages[f"{path}/{self.config.out_feature}"] = x
         return {self.config.out_feature: x}

@@ -21,6 +21,7 @@ LOGITS_BUDGET = 256 << 20  # bytes of logits, and of what is made of them, that 
 _COPIES = 3  # arrays of the logits' size at once: the product, with its positions added, after the softmax
 
 AddBias = Callable[[tf.Tensor, tf.Tensor | int, tf.Tensor | int], tf.Tensor]
+Positions = tuple[tf.Tensor, tf.Tensor]  # what rows and columns have
 
 
 def attend(
@@ -131,23 +132,34 @@ def _relative_index(q_size: tf.Tensor, k_size: tf.Tensor) -> tf.Tensor:
     return tf.cast(q_at - k_at + tf.cast((k_wide - 1) * k_ratio, tf.float32), tf.int32)
 
 
-def decomposed_bias(
-    q: tf.Tensor, table_h: tf.Tensor, table_w: tf.Tensor, q_size: Size, k_size: Size
-) -> AddBias:
+def positions_of_axes(tables: Positions, q_size: Size, k_size: Size) -> Positions:
+    """:func:`relative_positions` of rows ``[qh, kh, d]`` and of columns ``[qw, kw, d]``, from a table ``[L, d]`` each.
+
+    They are float32 for 16-bit tables.
+    """
+    dtype = tf.float64 if tables[0].dtype == tf.float64 else tf.float32
+    by_row, by_column = (
+        relative_positions(tf.cast(table, dtype), q, k)
+        for table, q, k in zip(tables, q_size, k_size, strict=True)
+    )
+    return by_row, by_column
+
+
+def decomposed_bias(q: tf.Tensor, positions: Positions, q_size: Size, k_size: Size) -> AddBias:
     """What adds ``q . Rh[yq, yk] + q . Rw[xq, xk]`` to the logits of :func:`attend`; ``q`` is not scaled here.
 
     Args:
         q: ``[N, qh * qw, d]``.
-        table_h, table_w: ``[L, d]`` each, resized as needed, for all heads.
+        positions: Rh and Rw, see :func:`positions_of_axes`; for all heads.
 
     Source: detectron2/modeling/backbone/utils.py ``add_decomposed_rel_pos``.
     """
     dtype = tf.float64 if q.dtype == tf.float64 else tf.float32
-    q, table_h, table_w = (tf.cast(x, dtype) for x in (q, table_h, table_w))
+    q, rows, columns = (tf.cast(x, dtype) for x in (q, *positions))
     (q_h, q_w), (k_h, k_w) = q_size, k_size
     grid = tf.reshape(q, [-1, q_h, q_w, q.shape[2]])
-    by_row = tf.einsum("nhwc,hkc->nhwk", grid, relative_positions(table_h, q_h, k_h))
-    by_column = tf.einsum("nhwc,wkc->nhwk", grid, relative_positions(table_w, q_w, k_w))
+    by_row = tf.einsum("nhwc,hkc->nhwk", grid, rows)
+    by_column = tf.einsum("nhwc,wkc->nhwk", grid, columns)
     by_row, by_column = (tf.reshape(x, [-1, q_h * q_w, k]) for x, k in ((by_row, k_h), (by_column, k_w)))
 
     def add(logits: tf.Tensor, first: tf.Tensor | int, row: tf.Tensor | int) -> tf.Tensor:

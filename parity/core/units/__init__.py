@@ -25,7 +25,7 @@ from typing import Any
 
 from parity.core.extensions import load_extensions
 from parity.core.units.backbones import backbone_units
-from parity.core.units.dense import panoptic_units, retinanet_units, semantic_units
+from parity.core.units.dense import fcos_units, panoptic_units, retinanet_units, semantic_units
 from parity.core.units.rcnn import proposal_network_units, rcnn_units
 from parity.core.units.table import (
     GIVEN,
@@ -63,6 +63,28 @@ OPS = {
     "normalize": "(x - mean) / std, transposed to NCHW, zero-padded at the bottom and right",
     "res": "args: consecutive residual stages to run",
     "fpn": "features of the network below -> pyramid; args: the pyramid's names",
+    "simfp": "args: (index,). The map of a plain network -> one level of a SimpleFeaturePyramid",
+    "patches": "args: (module,). Network input -> tokens (N, H, W, C)",
+    "positions": "args: (network,). Tokens with the absolute positions added, if there are some",
+    "tokens": "args: (norm,). Tokens of any layout, normalised",
+    "windows": "args: (module, side of each input's windows ...). Maps (N, H, W, C), zero-padded and cut into windows",
+    "relative_positions": "args: (attention,). Queries, and keys where they differ -> (Hq, Hk, d), (Wq, Wk, d)",
+    "attention": "args: (attention,). Tokens, relative positions of both axes -> tokens",
+    "pool": "args: (attention,). Normalised tokens -> pooled and normalised q, k, v, (N * heads, H, W, d)",
+    "pooled_attention": "args: (attention, windowed). Normalised tokens, q, k, v, their windows, relative positions -> "
+    "tokens",
+    "join": "args: (block,). Block input, (normalised tokens,) attention -> block input or its shortcut plus attention",
+    "finish": "args: (block,). What join returned -> block output",
+    "token_map": "args: (network, norm or empty). Tokens -> feature map",
+    "rows_of_map": "args: (network,). Swin's patches -> rows (N, H * W, C), with absolute positions if there are some",
+    "shift_mask": "args: (layer, its number). Rows, patches -> what shifted windows add to their logits",
+    "shifted_windows": "args: (block, layer's number). Normalised rows, patches -> windows (windows, side^2, C)",
+    "window_attention": "args: (attention,). Windows, mask where they are shifted -> windows",
+    "shifted_join": "args: (block, layer's number). Block input, windows, patches -> their sum",
+    "merge": "args: (module, layer's number). Rows, patches -> rows of the next layer",
+    "rows_to_map": "args: (norm, layer's number). Rows, patches -> feature map",
+    "tower": "args: (module, level). A level's features -> those behind a tower of a dense head",
+    "fcos_out": "logits, deltas, centerness of every level, network image, file image -> results in file pixels",
     "rpn_proposals": "head outputs, network image -> objectness_logits, proposal_boxes: decode, top-k per level, "
     "clip, size filter, NMS, top-k",
     "roi_pool": "args: (pooler,). Features, boxes -> pooled features",
@@ -92,13 +114,14 @@ OPS = {
 
 META_ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], list[Unit]]] = {
     "GeneralizedRCNN": rcnn_units,
+    "FCOS": fcos_units,
     "PanopticFPN": panoptic_units,
     "ProposalNetwork": proposal_network_units,
     "RetinaNet": retinanet_units,
     "SemanticSegmentor": semantic_units,
 }
 
-# Entries of a detectron2 checkpoint that inference does not need: constants the configuration holds,
+# Entries of a detectron2 checkpoint that inference does not need: constants that the configuration implies,
 # counters, and buffers of training. A name is harmless when it contains one of these.
 HARMLESS = (
     "anchor_generator.cell_anchors",
@@ -106,6 +129,7 @@ HARMLESS = (
     "pixel_std",
     "num_batches_tracked",
     "fed_loss_cls_weights",
+    "relative_position_index",
     "roi_heads.embedder.",
 )
 

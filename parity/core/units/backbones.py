@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from parity.core.units.table import Unit, arrays
+from parity.core.units.tokens import token_units
 
 
 def feature_name(feature: str) -> str:
@@ -83,18 +84,32 @@ def _pyramid_levels(kind: _Residual, model: Mapping[str, Any]) -> tuple[str, ...
 
 
 def _inner_units(child: str, model: Mapping[str, Any]) -> list[Unit]:
-    """A network of any kind under the name `child`, one call of it, and the pyramid over it."""
-    inner = [f"steps/backbone.{child}/{name}" for name in model["BACKBONE"]["INNER_FEATURES"]]
-    read = tuple(f"steps/backbone.{child}/{name}" for name in model["FPN"]["IN_FEATURES"])
-    levels = tuple(model["BACKBONE"]["OUT_FEATURES"])
-    return [
-        Unit(child, "module", ("steps/input",), arrays(*inner), "continuous", (f"backbone.{child}",)),
-        Unit("fpn", "fpn", read, arrays(*map(feature_name, levels)), "continuous", levels),
-    ]
+    """A network of any kind under the name `child`, and the pyramid over it.
+
+    The network is one call of it where nothing is known of its inside; the levels that `SimpleFeaturePyramid` makes
+    of its one map are units of their own (MODEL.BACKBONE.SCALED).
+    """
+    node, network = model["BACKBONE"], f"backbone.{child}"
+    read = tuple(f"steps/{network}/{name}" for name in model["FPN"]["IN_FEATURES"])
+    if tokens := node.get("TOKENS"):
+        built = token_units(tokens["KIND"], network, tokens, f"steps/{network}")
+    else:
+        inner = arrays(*(f"steps/{network}/{name}" for name in node["INNER_FEATURES"]))
+        built = [Unit(child, "module", ("steps/input",), inner, "continuous", (network,))]
+    scaled = tuple(node.get("SCALED", ()))
+    for index, level in enumerate(scaled):
+        module = f"backbone.simfp_{level.removeprefix('p')}"
+        made = (feature_name(level),)
+        built.append(Unit(level, "simfp", read, made, "continuous", (index,), module=module))
+    levels = tuple(level for level in node["OUT_FEATURES"] if level not in scaled)
+    outputs = arrays(*map(feature_name, levels))
+    return [*built, *([Unit("fpn", "fpn", read, outputs, "continuous", levels)] if levels else [])]
 
 
 def _whole_units(model: Mapping[str, Any]) -> list[Unit]:
-    """A network of any kind without a pyramid, in one call."""
+    """A network of any kind without a pyramid; in one call where nothing is known of its inside."""
+    if tokens := model["BACKBONE"].get("TOKENS"):
+        return token_units(tokens["KIND"], "backbone", tokens, "steps/backbone")
     features = arrays(*map(feature_name, model["BACKBONE"]["OUT_FEATURES"]))
     return [Unit("backbone", "module", ("steps/input",), features, "continuous", ("backbone",))]
 

@@ -23,6 +23,33 @@ def retinanet_units(model: Mapping[str, Any]) -> list[Unit]:
     ]
 
 
+def fcos_units(model: Mapping[str, Any]) -> list[Unit]:
+    """An `FCOS` behind its backbone: both towers of every level, and the three outputs made of them."""
+    built, head = [], DENSE_HEAD.removeprefix("steps/")
+    outputs: list[list[str]] = [[], [], []]
+    for level, feature in enumerate(model["RETINANET"]["IN_FEATURES"]):
+        towers = [f"steps/{head}.{name}" + (f"#{level}" if level else "") for name in _TOWERS]
+        for name, tower in zip(_TOWERS, towers, strict=True):
+            inputs, args = (feature_name(feature),), (f"{head}.{name}", level)
+            built.append(Unit(f"{name}#{level}", "tower", inputs, (tower,), "continuous", args))
+        for kind, (name, tower) in enumerate(_FCOS_OUTPUTS.items()):
+            target, module = f"{DENSE_HEAD}/{kind}/{level}", f"{head}.{name}"
+            source, unit = (towers[tower],), f"{name}#{level}"
+            built.append(Unit(unit, "module", source, (target,), "continuous", (module,), module=module))
+            outputs[kind].append(target)
+    inputs = (*(name for kind in outputs for name in kind), *SIZES)
+    made = results("pred_boxes", "scores", "pred_classes")
+    return [*built, Unit("postprocess", "fcos_out", inputs, made, "discrete")]
+
+
+_TOWERS = ("cls_subnet", "bbox_subnet")
+_FCOS_OUTPUTS = {
+    "cls_score": 0,
+    "bbox_pred": 1,
+    "ctrness": 1,
+}  # in the head's order, with the tower each reads
+
+
 def semantic_units(model: Mapping[str, Any]) -> list[Unit]:
     """A `SemanticSegmentor` behind its backbone."""
     features = tuple(feature_name(name) for name in model["SEM_SEG_HEAD"]["IN_FEATURES"])

@@ -635,7 +635,12 @@ def test_embedded_model_fed_with_the_recording(demo):
 
 
 # The compact reference has the stock models; those of the projects are compared with detectron2 itself.
+TRANSFORMER_OPS = set(
+    "simfp patches positions tokens windows relative_positions attention pool pooled_attention join finish token_map "
+    "rows_of_map shift_mask shifted_windows window_attention shifted_join merge rows_to_map tower fcos_out".split()
+)
 PROJECT_OPS = {
+    *TRANSFORMER_OPS,
     "mask_look",
     "mask_points",
     "mask_refine",

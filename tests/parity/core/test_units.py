@@ -69,7 +69,30 @@ CSE = {
         "PREDICTOR_NAME": "DensePoseEmbeddingPredictor",
     },
 }
+LEVELS = ["p2", "p3", "p4", "p5", "p6"]
+
+
+def transformer(tokens, features):
+    """A model on a transformer under an FPN, or under a SimpleFeaturePyramid for ViT."""
+    plain = tokens["KIND"] == "ViT"
+    backbone = {
+        "NAME": "SimpleFeaturePyramid" if plain else "FPN",
+        "OUT_FEATURES": LEVELS,
+        "INNER_FEATURES": features,
+        "TOKENS": tokens,
+        "SCALED": LEVELS[:4] if plain else [],
+    }
+    return config(BACKBONE=backbone, FPN={"IN_FEATURES": features})
+
+
+VIT = {"KIND": "ViT", "WINDOWS": [7, 0], "REL_POS": True, "FEATURE": "last_feat"}
+MVIT = {"KIND": "MViT", "BLOCKS": [[56, 14, "scale2"], [0, 0, "scale3"]], "REL_POS": True}
+SWIN = {"KIND": "SwinTransformer", "DEPTHS": [2, 1], "SHIFTED": True, "OUT": [0, 1]}
 FAMILIES = {
+    "vit": transformer(VIT, ["last_feat"]),
+    "mvit": transformer(MVIT, ["scale2", "scale3"]),
+    "swin": transformer(SWIN, ["p0", "p1"]),
+    "fcos": config("FCOS", **RETINA),
     "mask": config(),
     "regnet": config("RetinaNet", **REGNET),
     "keypoint": config(MASK_ON=False, KEYPOINT_ON=True),
@@ -147,6 +170,48 @@ def test_stages_of_a_regnet():
     assert table["fpn"].outputs == tuple(f"steps/backbone/p{level}" for level in range(3, 7))
     alone = config("RetinaNet", **(REGNET | {"BACKBONE": {"NAME": "build_regnet_backbone"}}))
     assert {unit.name: unit for unit in units(alone)}["s4"].outputs == ("steps/backbone/s4",)
+
+
+def test_units_of_a_plain_transformer():
+    table = {unit.name: unit for unit in units(FAMILIES["vit"])}
+    inside = [name for name in table if name.startswith("blocks.0")]
+    assert inside == [f"blocks.0.{part}" for part in "norm1 windows positions attn join".split()] + [
+        "blocks.0"
+    ]
+    assert "blocks.1.windows" not in table  # it attends over the whole map
+    block = "steps/backbone.net.blocks.0"
+    assert table["blocks.0.attn"].inputs == tuple(
+        f"{block}.{name}" for name in ("windows", "attn.rel_h", "attn.rel_w")
+    )
+    assert table["blocks.1.norm1"].inputs == (block,)
+    assert table["p3"].op == "simfp" and table["p3"].args == (1,) and table["p3"].module == "backbone.simfp_3"
+    assert table["fpn"].args == ("p6",)
+
+
+def test_units_of_pooled_attention():
+    table = {unit.name: unit for unit in units(FAMILIES["mvit"])}
+    attention = "steps/backbone.bottom_up.blocks.0.attn"
+    assert table["blocks.0.windows"].args[1:] == (56, 14, 14)
+    assert table["blocks.0.positions"].inputs == (f"{attention}.windows/0", f"{attention}.windows/1")
+    assert len(table["blocks.0.attn"].inputs) == 9 and len(table["blocks.1.attn"].inputs) == 6
+    assert table["scale2"].outputs == ("steps/backbone.bottom_up/scale2",)
+
+
+def test_units_of_shifted_windows():
+    table = {unit.name: unit for unit in units(FAMILIES["swin"])}
+    layer = "steps/backbone.bottom_up.layers.0"
+    assert table["layers.0.blocks.1.attn"].inputs == (f"{layer}.blocks.1.windows", f"{layer}.mask")
+    assert table["layers.0.blocks.0.attn"].inputs == (f"{layer}.blocks.0.windows",)
+    assert "layers.1.mask" not in table  # its only block is not shifted
+    assert table["layers.1.blocks.0.norm1"].inputs == (f"{layer}.downsample",)
+
+
+def test_units_of_a_head_on_every_level():
+    table = {unit.name: unit for unit in units(FAMILIES["fcos"])}
+    assert table["cls_subnet#0"].outputs == ("steps/head.cls_subnet",)
+    assert table["ctrness#3"].inputs == ("steps/head.bbox_subnet#3",)  # the tower of the boxes
+    assert table["ctrness#3"].outputs == ("steps/head/2/3",)
+    assert len(table["postprocess"].inputs) == 3 * 5 + 2
 
 
 def test_a_cascade_pools_what_the_stage_before_decoded():

@@ -53,6 +53,27 @@ def test_a_candidate_as_near_the_truth_as_the_reference_is_the_same_whatever_the
     assert errors.reference.rel_l2 == pytest.approx(size, rel=0.2)
 
 
+def test_a_level_of_few_cells_may_round_as_the_other_levels_of_its_head() -> None:
+    """Few cells do not show how much the weights that all levels share round: the level's own luck is no limit."""
+    fine, coarse = "steps/head/1/0", "steps/head/1/1"
+    exact = {fine: exact_map(), coarse: exact_map()[..., :1, :1]}
+
+    def errors(by: float, name: str = coarse) -> bool:
+        sides = []
+        for seed, level in ((1, 1e-8), (2, by)):
+            small = exact[coarse] * (
+                1 + level * np.random.default_rng(seed).choice([-1, 1], exact[coarse].shape)
+            )
+            sides.append(Side("torch", [{fine: off(1e-5, seed), name: small}], {"dtype": "float32"}))
+        truth = Side("torch", [{fine: exact[fine], name: exact[coarse]}], {"dtype": "float64"})
+        (found,) = parity.compare(*sides, noise=[truth])
+        return found.status is Status.PASS
+
+    assert errors(1e-5)
+    assert not errors(4e-5)
+    assert not errors(1e-5, "steps/head/2/1")  # other weights make these
+
+
 @pytest.mark.parametrize("size", [1e-6, 1e-5])
 def test_a_candidate_farther_from_the_truth_is_different_however_small_the_number(size: float) -> None:
     """2e-5 is within the highest ceiling, and yet several times what the reference's rounding is."""

@@ -79,4 +79,7 @@ class FCOSConfig:
             **self.backbone.to_keys(),
             "MODEL.RETINANET.IN_FEATURES": self.in_features,
             "MODEL.RETINANET.NUM_CLASSES": self.num_classes,
+            "MODEL.RETINANET.SCORE_THRESH_TEST": self.score_thresh_test,
+            "MODEL.RETINANET.NMS_THRESH_TEST": self.nms_thresh_test,
+            "TEST.DETECTIONS_PER_IMAGE": self.detections_per_image,
         }

@@ -93,6 +93,16 @@ class MViTConfig:
             b.feature: b.feature_stride for b in self.blocks if b.feature in self.out_features and b.feature
         }
 
+    @property
+    def tokens(self) -> dict[str, Any]:
+        """What parity needs to know of the blocks: windows of queries and of keys, and the feature that each ends."""
+        made = self.strides
+        blocks = [
+            [b.window // b.stride_q, b.window // b.stride_kv, b.feature if b.feature in made else ""]
+            for b in self.blocks
+        ]
+        return {"KIND": "MViT", "BLOCKS": blocks, "REL_POS": self.use_rel_pos}
+
     @classmethod
     def _checked(cls, fields: Fields) -> MViTConfig:
         for name in ("patch_kernel", "patch_stride", "patch_padding", "qkv_pool_kernel"):

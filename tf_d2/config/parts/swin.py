@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from tf_d2.config.defaults import Flat
 from tf_d2.config.lazy import Node
@@ -32,6 +33,13 @@ class SwinConfig:
     def strides(self) -> dict[str, int]:
         """Pixels per cell of each feature, lowest level first."""
         return {f"p{i}": 2 ** (i + 2) for i in self.out_indices}
+
+    @property
+    def tokens(self) -> dict[str, Any]:
+        """What parity needs to know of the blocks: how many each layer has, and which layers have an output."""
+        shifted = self.window_size > 1
+        depths, out = list(self.depths), list(self.out_indices)
+        return {"KIND": "SwinTransformer", "DEPTHS": depths, "SHIFTED": shifted, "OUT": out}
 
     @classmethod
     def _checked(cls, fields: Fields) -> SwinConfig:

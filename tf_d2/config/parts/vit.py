@@ -42,6 +42,17 @@ class ViTConfig:
         """Pixels per cell of the one feature."""
         return {self.out_feature: self.patch_size}
 
+    @property
+    def tokens(self) -> dict[str, Any]:
+        """What parity needs to know of the blocks: the window of each (0: the whole map)."""
+        windows = [self.window_size if i in self.window_block_indexes else 0 for i in range(self.depth)]
+        return {
+            "KIND": "ViT",
+            "WINDOWS": windows,
+            "REL_POS": self.use_rel_pos,
+            "FEATURE": self.out_feature,
+        }
+
     @classmethod
     def _checked(cls, fields: Fields) -> ViTConfig:
         vit = cls(

@@ -7,7 +7,7 @@ import tensorflow as tf
 from tf_d2.modeling.batches import Proposals
 from tf_d2.modeling.fcos import FCOSDecoder, FCOSHead
 from tf_d2.modeling.model import D2Model
-from tf_d2.modeling.recording import Stages
+from tf_d2.modeling.recording import Stages, is_recorded
 from tf_d2.modeling.results import Outputs, detection_outputs, record_levels
 
 
@@ -24,6 +24,10 @@ class FCOS(D2Model):
     ) -> Outputs:
         del image_sizes, proposals
         features = self.backbone_features(x, stages)
-        outputs = self.head([features[f] for f in self.config.model.in_features])
+        levels = [features[f] for f in self.config.model.in_features]
+        outputs = self.head(levels)
+        if is_recorded(stages):
+            for name, maps in zip(("cls_subnet", "bbox_subnet"), self.head.towers(levels), strict=True):
+                stages.update({f"head.{name}" + (f"#{i}" if i else ""): x for i, x in enumerate(maps)})
         record_levels(stages, "head", *outputs)
         return detection_outputs(self.decoder.detect(*outputs))
