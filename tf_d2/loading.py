@@ -42,6 +42,7 @@ def load_model(
     ignore_keys: Sequence[str] = (),
     ignore_tensors: Sequence[str] = (),
     prefix: str | None = None,
+    conventions: str | None = None,
 ) -> D2Model:
     """Build the Keras model of a detectron2 configuration and load a checkpoint into it.
 
@@ -61,6 +62,8 @@ def load_model(
             place for and that are left out; never one that it needs.
         prefix: which of several models in the checkpoint to load: an entry of the file (``"teacher"``) or the start of
             its names (``"modelTeacher."``).
+        conventions: "detectron2", "detectron" or "maskrcnn-benchmark", whose arithmetic to follow; None = that of the
+            project whose configuration it is (the option MODEL.CONVENTIONS).
 
     Raises:
         tf_d2.config.ConfigError: the configuration cannot be read or asks for something unsupported.
@@ -69,6 +72,7 @@ def load_model(
     """
     if dtype == "bfloat16":
         kernels.check_bfloat16()
+    opts = with_conventions(opts, conventions)
     parsed, path = resolve_model(config, weights, opts, ignore_keys)
     with unfilled():
         model = build_model(parsed, dtype)
@@ -83,6 +87,11 @@ def load_model(
         match_names=split_matching(str(parsed.weights if weights is None else weights))[1],
     )
     return model
+
+
+def with_conventions(opts: Sequence[Any], conventions: str | None) -> Sequence[Any]:
+    """Options with MODEL.CONVENTIONS, where it is given."""
+    return opts if conventions is None else [*opts, "MODEL.CONVENTIONS", conventions]
 
 
 def resolve_model(

@@ -14,11 +14,12 @@ from tf_d2 import kernels
 from tf_d2.config import ModelConfig
 from tf_d2.densepose import with_densepose
 from tf_d2.instances import Instances
-from tf_d2.loading import DType, load_model, model_yaml
+from tf_d2.loading import DType, load_model, model_yaml, with_conventions
 from tf_d2.modeling.batches import Proposals
+from tf_d2.modeling.network_input import network_size, to_network
 from tf_d2.modeling.postprocess import paste, rescale_boxes
 from tf_d2.modeling.recording import Unrecorded
-from tf_d2.ops.resize import MAX_CHANNELS_UINT8, resize_float, resize_uint8, shortest_edge_size
+from tf_d2.ops.resize import MAX_CHANNELS_UINT8
 from tf_d2.stages import Trace, combine_panoptic, run_op, stage_array
 
 
@@ -48,11 +49,13 @@ class Predictor:
         ignore_keys: Sequence[str] = (),
         ignore_tensors: Sequence[str] = (),
         prefix: str | None = None,
+        conventions: str | None = None,
         fold_norms: bool | None = None,
     ) -> None:
         """Arguments of :func:`load_model`, and ``fold_norms``: merge frozen norms into convolutions, which is faster
         and differs by rounding only (None = yes, but not in float64, where the point is to compute as written).
         The merged kernels take the place of the loaded ones in ``model``, which cannot be saved then."""
+        opts = with_conventions(opts, conventions)
         self.config_yaml = model_yaml(config, opts, ignore_keys)
         self.model = load_model(
             config,
@@ -175,7 +178,7 @@ class Predictor:
         Raises ImageError where that is empty: detectron2 cannot resize such an image either.
         """
         config = self.config.input
-        size = shortest_edge_size(height, width, config.min_size_test, config.max_size_test)
+        size = network_size(height, width, config)
         if min(size) < 1:
             raise ImageError(
                 f"a {height}x{width} image would become {size[0]}x{size[1]} at INPUT.MIN_SIZE_TEST "
@@ -230,18 +233,15 @@ class Predictor:
     ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         if self.config.input.format == "RGB":
             image = image[:, :, ::-1]
-        if self.config.input.min_size_test == 0:  # no resizing
-            resized = image
-        else:
-            resize = resize_uint8 if image.dtype == tf.uint8 else resize_float
-            resized = resize(image, network_size[0], network_size[1])
+        shape = tf.shape(image)
+        resized = to_network(image, network_size, self.config.input)
         if resized.dtype != tf.uint8:  # detectron2 makes any picture float32 here
             resized = tf.cast(resized, tf.float32)
         count = tf.shape(proposal_boxes)[0]
         given = Proposals(proposal_boxes, proposal_logits, tf.zeros([count], tf.int32), count[None])
         stages["input"] = x = self.model.prepare(resized[None], None)
         proposals = given if self.config.needs_proposals else None
-        return self.model.forward(x, network_size[None], proposals, stages), resized
+        return self.model.run(x, network_size[None], shape[None, :2], proposals, stages), resized
 
     def _run(
         self,
@@ -276,7 +276,9 @@ class Predictor:
         if "proposal_boxes" in fields:
             result["proposals"] = Instances(size, **fields)
         elif fields:
-            pasted = fields if segments is not None else paste(fields, size)
+            pasted = fields
+            if segments is None:
+                pasted = paste(fields, size, self.config.conventions, self.config.mask_threshold)
             result["instances"] = Instances(size, **with_densepose(pasted))
         if sem_seg is not None:
             # A view: copying hundreds of megabytes into another order takes longer than the semantic head.

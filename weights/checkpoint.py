@@ -24,6 +24,7 @@ from weights._unpickle import ArrayShell, TensorRef
 from weights._zip import Archive
 from weights.errors import CheckpointError, CheckpointNotice
 from weights.keras_file import keras_weights
+from weights.maskrcnn_benchmark import from_maskrcnn_benchmark, is_maskrcnn_benchmark
 
 
 def read_checkpoint(
@@ -216,6 +217,8 @@ def _from_torch(value: Any, kind: str, size: int, choice: _Choice) -> Checkpoint
     if choice.ema:
         state = with_ema(state, others, budget)
     author, heuristics = others.get("__author__"), others.get("matching_heuristics") is True
+    if not choice.as_stored and is_maskrcnn_benchmark(state):
+        state, author = from_maskrcnn_benchmark(state), "maskrcnn-benchmark"
     return Checkpoint(
         legacy.from_caffe2(state) if heuristics and author == "Caffe2" else state,
         kind,

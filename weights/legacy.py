@@ -46,6 +46,11 @@ _CAFFE2_RULES = [
     (r"rpn\.cls\.logits(\.fpn2)?", "proposal_generator.rpn_head.objectness_logits"),
     (r"^bbox\.pred", "bbox_pred"),
     (r"^cls\.score", "cls_score"),
+    (r"^retnet\.cls\.conv\.n(\d)\.fpn\d\.", lambda match: f"head.cls_subnet.{2 * int(match[1])}."),
+    (r"^retnet\.bbox\.conv\.n(\d)\.fpn\d\.", lambda match: f"head.bbox_subnet.{2 * int(match[1])}."),
+    (r"^retnet\.cls\.pred\.fpn\d\.", "head.cls_score."),
+    (r"^retnet\.bbox\.pred\.fpn\d\.", "head.bbox_pred."),
+    (r"^fpn\.([67])\.", r"top_block.p\1."),
     (r"^fc6\.", "box_head.fc1."),
     (r"^fc7\.", "box_head.fc2."),
     (r"^head\.conv", "box_head.conv"),
@@ -83,6 +88,8 @@ def from_caffe2(blobs: Mapping[str, np.ndarray]) -> State:
     """
     state: State = {}
     for blob, value in sorted(blobs.items()):
+        if _is_copy(blob, blobs):
+            continue
         name = caffe2_name(blob)
         if name in state:
             raise CheckpointError(
@@ -92,12 +99,42 @@ def from_caffe2(blobs: Mapping[str, np.ndarray]) -> State:
     return state
 
 
+def _is_copy(blob: str, blobs: Mapping[str, np.ndarray]) -> bool:
+    """Whether a blob holds nothing of its own: a stage that masks share, the bilinear kernel of keypoint maps.
+
+    Detectron upsamples heat maps by a transposed convolution whose weights are never trained.
+
+    Raises:
+        CheckpointError: it is not what Detectron fills it with.
+    """
+    shared = blob.removeprefix("_[mask]_")
+    if shared != blob and shared.startswith("res"):
+        if shared not in blobs or not np.array_equal(blobs[shared], blobs[blob]):
+            raise CheckpointError(
+                f"{blob!r} differs from {shared!r}: a mask head with a res5 of its own is not supported."
+            )
+        return True
+    if blob == "kps_score_b" and blobs[blob].any():
+        raise CheckpointError(
+            f"{blob!r} is not zero: keypoint maps with a trained upsampling are not supported."
+        )
+    if blob == "kps_score_w":
+        value = blobs[blob]
+        taps = np.array([0.25, 0.75, 0.75, 0.25], np.float32)
+        wanted = np.eye(len(value), dtype=np.float32)[:, :, None, None] * np.outer(taps, taps)
+        if value.shape != wanted.shape or not np.allclose(value, wanted, rtol=0, atol=1e-6):
+            raise CheckpointError(
+                f"{blob!r} is not the bilinear kernel: keypoint maps with a trained upsampling are not supported."
+            )
+    return blob in ("kps_score_w", "kps_score_b")
+
+
 def _without_background(name: str, value: np.ndarray) -> np.ndarray:
     if not value.ndim:  # a scalar: no predictor, which the shapes will show
         return value
     if name.startswith("bbox_pred."):
         return value[4:]
-    if name.startswith("mask_head.predictor."):
+    if name.startswith("mask_head.predictor.") and len(value) > 1:  # one alone is for all classes
         return value[1:]
     if name.startswith("cls_score."):
         return np.concatenate([value[1:], value[:1]])

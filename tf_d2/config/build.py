@@ -14,6 +14,7 @@ from tf_d2.config.errors import ConfigError
 from tf_d2.config.keys import Keys
 from tf_d2.config.lazy import LazyFile
 from tf_d2.config.merge import coerce
+from tf_d2.config.parts.conventions import DETECTRON2, KEY
 from tf_d2.config.parts.input import InputConfig
 from tf_d2.config.schema import ModelConfig
 from tf_d2.config.table import PARTS
@@ -28,12 +29,23 @@ def build_config(flat: Flat) -> ModelConfig:
         ConfigError: a value is not supported, out of range, or inconsistent with another key.
     """
     keys = Keys(flat, PARTS)
-    return ModelConfig(
+    config = ModelConfig(
         model=keys.part("meta_architecture", "MODEL.META_ARCHITECTURE"),
         input=InputConfig.from_keys(keys),
         weights=flat["MODEL.WEIGHTS"],
         dataset=_dataset(keys),
     )
+    _check_conventions(keys, config)
+    return config
+
+
+def _check_conventions(keys: Keys, config: ModelConfig) -> None:
+    """The older projects have no other models than these."""
+    heads = getattr(config.roi_heads, "name", "StandardROIHeads")
+    known = config.meta_architecture in ("GeneralizedRCNN", "ProposalNetwork", "RetinaNet")
+    if config.conventions != DETECTRON2 and not (known and heads in ("StandardROIHeads", "Res5ROIHeads")):
+        model = heads if known else config.meta_architecture
+        raise keys.fail(KEY, f"{model} has detectron2's only")
 
 
 def _dataset(keys: Keys) -> str:

@@ -17,12 +17,26 @@ _CASCADE_WEIGHTS = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.
 # not the default. MODEL.REGNETS.* and MODEL.FPN.SQUARE_PAD are names of this project for arguments only LazyConfig
 # can set; a depth or width of 0 is "not given"; INPUT.CROP.* is detectron2's, but only
 # DeepLab reads it at inference. `add_keys` adds those of projects and of a user's own parts.
-OPTIONAL = ["MODEL.FPN.SQUARE_PAD", "MODEL.REGNETS.", "INPUT.CROP."]
+OPTIONAL = [
+    "MODEL.FPN.SQUARE_PAD",
+    "MODEL.REGNETS.",
+    "INPUT.CROP.",
+    # Detectron's and maskrcnn-benchmark's settings that detectron2 has no key for
+    "MODEL.CONVENTIONS",
+    "MODEL.SIZE_DIVISIBILITY",
+    "MODEL.RPN.POST_NMS_TOPK_PER_LEVEL",
+    "MODEL.ROI_HEADS.CANONICAL_",
+    "MODEL.ROI_MASK_HEAD.THRESH",
+    "MODEL.ROI_MASK_HEAD.DILATION",
+    "MODEL.ROI_KEYPOINT_HEAD.INFERENCE_MIN_SIZE",
+]
 
 # Keys that decide what a trained model computes, in the order `resolve_yaml` writes them.
 INFERENCE: Flat = {
     "VERSION": 2,
     "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
+    "MODEL.CONVENTIONS": "detectron2",
+    "MODEL.SIZE_DIVISIBILITY": -1,  # of the padded input; -1 = the backbone's own
     "MODEL.WEIGHTS": "",
     "MODEL.PIXEL_MEAN": (103.53, 116.28, 123.675),
     "MODEL.PIXEL_STD": (1.0, 1.0, 1.0),
@@ -47,10 +61,13 @@ INFERENCE: Flat = {
     "MODEL.RPN.BBOX_REG_WEIGHTS": (1.0, 1.0, 1.0, 1.0),
     "MODEL.RPN.PRE_NMS_TOPK_TEST": 6000,
     "MODEL.RPN.POST_NMS_TOPK_TEST": 1000,
+    "MODEL.RPN.POST_NMS_TOPK_PER_LEVEL": 0,  # 0 = no limit of a level's own
     "MODEL.RPN.NMS_THRESH": 0.7,
     "MODEL.ROI_HEADS.NAME": "Res5ROIHeads",
     "MODEL.ROI_HEADS.NUM_CLASSES": 80,
     "MODEL.ROI_HEADS.IN_FEATURES": ("res4",),
+    "MODEL.ROI_HEADS.CANONICAL_BOX_SIZE": 224,
+    "MODEL.ROI_HEADS.CANONICAL_LEVEL": 4,
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.05,
     "MODEL.ROI_HEADS.NMS_THRESH_TEST": 0.5,
     "MODEL.ROI_BOX_HEAD.NAME": "",
@@ -71,6 +88,8 @@ INFERENCE: Flat = {
     "MODEL.ROI_MASK_HEAD.NUM_CONV": 0,
     "MODEL.ROI_MASK_HEAD.CONV_DIM": 256,
     "MODEL.ROI_MASK_HEAD.NORM": "",
+    "MODEL.ROI_MASK_HEAD.DILATION": 1,
+    "MODEL.ROI_MASK_HEAD.THRESH": 0.5,
     "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": 14,
     "MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO": 0,
     "MODEL.ROI_MASK_HEAD.POOLER_TYPE": "ROIAlignV2",
@@ -78,6 +97,7 @@ INFERENCE: Flat = {
     "MODEL.ROI_KEYPOINT_HEAD.NAME": "KRCNNConvDeconvUpsampleHead",
     "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS": (512,) * 8,
     "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS": 17,
+    "MODEL.ROI_KEYPOINT_HEAD.INFERENCE_MIN_SIZE": 0,
     "MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION": 14,
     "MODEL.ROI_KEYPOINT_HEAD.POOLER_SAMPLING_RATIO": 0,
     "MODEL.ROI_KEYPOINT_HEAD.POOLER_TYPE": "ROIAlignV2",

@@ -18,7 +18,19 @@ from tf_d2.config.safe_yaml import Unread
 
 Floats = tuple[float, ...]
 
-NORMS = ("", "FrozenBN", "BN", "SyncBN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N", "GN", "LN")
+# AffineChannel is Detectron's name for a frozen batch norm without an epsilon; detectron2 has none of that kind.
+NORMS = (
+    "",
+    "FrozenBN",
+    "BN",
+    "SyncBN",
+    "nnSyncBN",
+    "naiveSyncBN",
+    "naiveSyncBN_N",
+    "GN",
+    "LN",
+    "AffineChannel",
+)
 POOLERS = ("ROIAlignV2", "ROIAlign", "ROIPool", "ROIAlignRotated")
 
 # What a name elsewhere in detectron2's own tree or its projects would need, for a message that helps.

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from tf_d2.config.parts.conventions import Conventions
 from tf_d2.config.parts.input import InputConfig
 from tf_d2.config.parts.rcnn import PanopticConfig
 from tf_d2.config.parts.rpn import PrecomputedProposalsConfig, RPNConfig
@@ -31,6 +32,16 @@ class ModelConfig:
     def meta_architecture(self) -> str:
         """detectron2's name of the class: "GeneralizedRCNN", "RetinaNet", ..."""
         return self.model.name
+
+    @property
+    def conventions(self) -> Conventions:
+        """Whose conventions it computes with."""
+        return self.input.conventions
+
+    @property
+    def mask_threshold(self) -> float:
+        """The probability from which a pixel belongs to a mask (detectron2), or above which it does."""
+        return getattr(getattr(self.roi_heads, "mask_head", None), "threshold", 0.5)
 
     @property
     def backbone(self) -> Any:

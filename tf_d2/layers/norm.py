@@ -13,20 +13,23 @@ LAYER_NORM_EPS = 1e-6  # detectron2's channel-first LayerNorm
 GROUP_NORM_GROUPS = 32
 
 # At inference all of these apply the recorded statistics.
-BATCH_NORMS = ("BN", "SyncBN", "FrozenBN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
+BATCH_NORMS = ("BN", "SyncBN", "FrozenBN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N", "AffineChannel")
 
 
 class BatchNorm(Module):
     """``(x - moving_mean) * gamma / sqrt(moving_variance + eps) + beta`` per channel of ``[..., C]``.
 
     Serves BN, SyncBN and FrozenBN, which differ in training only; old files fold the statistics of a ``frozen`` one
-    into its weight and bias.
+    into its weight and bias. ``eps`` is 0 in "AffineChannel", the frozen norm of Detectron (which has no statistics, so
+    that they are 0 and 1) and of maskrcnn-benchmark (layers/batch_norm.py).
     Source: detectron2/layers/batch_norm.py.
     """
 
-    def __init__(self, channels: int, name: str = "norm", frozen: bool = False) -> None:
+    def __init__(
+        self, channels: int, name: str = "norm", frozen: bool = False, eps: float = BATCH_NORM_EPS
+    ) -> None:
         super().__init__(name)
-        self.frozen = frozen
+        self.frozen, self.eps = frozen, eps
         self.gamma = self.parameter("gamma", (channels,))
         self.beta = self.parameter("beta", (channels,))
         self.moving_mean = self.parameter("moving_mean", (channels,), trainable=False)
@@ -38,11 +41,11 @@ class BatchNorm(Module):
             v.value.numpy().astype(np.float64)
             for v in (self.gamma, self.beta, self.moving_mean, self.moving_variance)
         )
-        scale = gamma / np.sqrt(variance + BATCH_NORM_EPS)
+        scale = gamma / np.sqrt(variance + self.eps)
         return scale, beta - mean * scale
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        scale = self.value(self.gamma) * rsqrt(self.value(self.moving_variance) + BATCH_NORM_EPS)
+        scale = self.value(self.gamma) * rsqrt(self.value(self.moving_variance) + self.eps)
         return x * scale + (self.value(self.beta) - self.value(self.moving_mean) * scale)
 
 
@@ -143,7 +146,8 @@ def get_norm(norm: str, channels: int, name: str = "norm") -> Module | None:
     if norm == "":
         return None
     if norm in BATCH_NORMS:
-        return BatchNorm(channels, name, frozen=norm == "FrozenBN")
+        frozen = norm in ("FrozenBN", "AffineChannel")
+        return BatchNorm(channels, name, frozen, 0.0 if norm == "AffineChannel" else BATCH_NORM_EPS)
     if norm == "GN":
         return GroupNorm(channels, name)
     if norm == "LN":

@@ -11,13 +11,14 @@ import numpy as np
 import tensorflow as tf
 
 from tf_d2.config.parts.box_head import FastRCNNConvFCHeadConfig
+from tf_d2.config.parts.conventions import DETECTRON2, Conventions
 from tf_d2.config.reading import Floats
 from tf_d2.layers.base import Module
 from tf_d2.layers.conv import Conv2d, Linear
 from tf_d2.modeling.batches import Detections, Proposals, for_each_image, rows_of
 from tf_d2.ops import boxes as box_ops
 from tf_d2.ops import elementary, rotated
-from tf_d2.ops.nms import batched_nms
+from tf_d2.ops.nms import batched_nms, batched_nms_inclusive, best_with_ties
 
 
 class FastRCNNConvFCHead(Module):
@@ -89,11 +90,14 @@ def predict_probs(scores: tf.Tensor, sigmoid: bool) -> tf.Tensor:
 
 
 def predict_boxes(
-    deltas: tf.Tensor, boxes: tf.Tensor, weights: Floats, is_rotated: bool = False
+    deltas: tf.Tensor, boxes: tf.Tensor, weights: Floats, is_rotated: bool = False, plus_one: bool = False
 ) -> tf.Tensor:
     """Decode all classes: ``[R, 4 k]`` deltas -> ``[R, k, 4]`` float32 boxes (rotated: 5)."""
     dim = 5 if is_rotated else 4
-    decoded = (rotated.apply_deltas if is_rotated else box_ops.apply_deltas)(deltas, boxes, weights)
+    if is_rotated:
+        decoded = rotated.apply_deltas(deltas, boxes, weights)
+    else:
+        decoded = box_ops.apply_deltas(deltas, boxes, weights, plus_one=plus_one)
     columns: int = deltas.shape[-1]  # pyright: ignore[reportAssignmentType]
     return tf.reshape(decoded, [-1, columns // dim, dim])
 
@@ -107,6 +111,7 @@ def fast_rcnn_inference(
     score_thresh: float,
     nms_thresh: float,
     topk: int,
+    conventions: Conventions = DETECTRON2,
 ) -> Detections:
     """Threshold, per-class NMS and top k of each image.
 
@@ -118,14 +123,17 @@ def fast_rcnn_inference(
         probs: ``[R, K + 1]``, background last.
         image_sizes: int32 ``[B, 2]`` (height, width).
         topk: detections per image; negative = all.
+        conventions: with ``inclusive_nms`` those of Detectron and maskrcnn-benchmark.
 
-    Source: detectron2/modeling/roi_heads/fast_rcnn.py ``fast_rcnn_inference_single_image``.
+    Source: detectron2/modeling/roi_heads/fast_rcnn.py ``fast_rcnn_inference_single_image``; detectron/core/test.py
+    ``box_results_with_nms_and_limit``; maskrcnn_benchmark/modeling/roi_heads/box_head/inference.py.
     """
     box_dim = boxes.shape[-1]
 
     def one_image(i: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         rows = rows_of(proposals.counts, i)
-        return _detect(boxes[rows], probs[rows], image_sizes[i], score_thresh, nms_thresh, topk)
+        arguments = boxes[rows], probs[rows], image_sizes[i], score_thresh, nms_thresh, topk
+        return _detect(*arguments, conventions)
 
     specs = [
         tf.TensorSpec([None, box_dim], tf.float32),
@@ -143,6 +151,7 @@ def _detect(
     score_thresh: float,
     nms_thresh: float,
     topk: int,
+    conventions: Conventions,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     is_rotated = boxes.shape[-1] == 5
     finite = tf.reduce_all(tf.math.is_finite(boxes), [1, 2]) & tf.reduce_all(tf.math.is_finite(probs), 1)
@@ -152,10 +161,23 @@ def _detect(
     region, classes = index[:, 0], index[:, 1]
     box_class = tf.zeros_like(classes) if boxes.shape[1] == 1 else classes
     chosen = tf.gather_nd(boxes, tf.stack([region, box_class], axis=1))  # [n, 4]
-    chosen = (rotated.clip if is_rotated else box_ops.clip)(chosen, image_size[0], image_size[1])
+    if is_rotated:
+        chosen = rotated.clip(chosen, image_size[0], image_size[1])
+    else:
+        last_pixel = conventions.clip_last_pixel
+        chosen = box_ops.clip(chosen, image_size[0], image_size[1], last_pixel=last_pixel)
     scores = tf.gather_nd(probs, index)
-    suppress = rotated.batched_nms_rotated if is_rotated else batched_nms
-    kept = suppress(chosen, scores, classes, nms_thresh, None if topk < 0 else topk)
+    limit = None if topk < 0 else topk
+    if is_rotated:
+        kept = rotated.batched_nms_rotated(chosen, scores, classes, nms_thresh, limit)
+    elif conventions.inclusive_nms:
+        kept = batched_nms_inclusive(chosen, scores, classes, nms_thresh)
+        if conventions.ties_at_limit:
+            kept = tf.gather(kept, best_with_ties(tf.gather(scores, kept), topk))
+        elif topk > 0:
+            kept = kept[:topk]
+    else:
+        kept = batched_nms(chosen, scores, classes, nms_thresh, limit)
     return tf.gather(chosen, kept), tf.gather(scores, kept), tf.gather(classes, kept)
 
 

@@ -21,6 +21,7 @@ from tf_d2.modeling.postprocess import to_image
 from tf_d2.modeling.recording import Stages, Unrecorded
 from tf_d2.modeling.results import Outputs
 from tf_d2.ops.padding import normalize, padded_size
+from tf_d2.ops.resize import resize_factor
 
 
 def make_layer(kind: str, config: Any, *arguments: Any) -> Any:
@@ -56,7 +57,7 @@ class D2Model(KerasConfig):
 
     def to_image(self, raw: Outputs, network_size: tf.Tensor, size: tf.Tensor) -> Outputs:
         """What :meth:`forward` returned for one image, in pixels of that image; see `postprocess.to_image`."""
-        return to_image(raw, network_size, size)
+        return to_image(raw, network_size, size, self.config.conventions)
 
     # === From images to results ===
 
@@ -115,11 +116,40 @@ class D2Model(KerasConfig):
     @property
     def size_divisibility(self) -> int:
         """Both sides of the padded input are a multiple of this; 0 = no padding."""
-        return self.backbone.size_divisibility
+        own = self.config.input.size_divisibility
+        return self.backbone.size_divisibility if own < 0 else own
 
     @property
     def square_pad(self) -> int:
         return self.backbone.square_pad
+
+    def run(
+        self,
+        x: tf.Tensor,
+        network_sizes: tf.Tensor,
+        sizes: tf.Tensor,
+        proposals: Proposals | None,
+        stages: Stages,
+    ) -> Outputs:
+        """:meth:`forward` of pictures whose original ``sizes`` int32 ``[B, 2]`` (height, width) are known.
+
+        With Detectron's conventions, boxes and keypoints come in pixels of these.
+        """
+        if self.config.conventions.boxes_in_picture:
+            forward: Any = self.forward
+            return forward(x, network_sizes, proposals, stages, sizes)
+        return self.forward(x, network_sizes, proposals, stages)
+
+    def factors(self, sizes: tf.Tensor | None) -> tf.Tensor | None:
+        """Pixels of the network input per pixel of pictures of ``sizes`` int32 ``[B, 2]``: float32 ``[B]``
+        (Detectron)."""
+        if sizes is None or not self.config.conventions.boxes_in_picture:
+            return None
+        config = self.config.input
+        if config.min_size_test == 0:
+            return tf.ones_like(sizes[:, 0], tf.float32)
+        factor = resize_factor(sizes[:, 0], sizes[:, 1], config.min_size_test, config.max_size_test)
+        return tf.cast(factor, tf.float32)
 
     def backbone_features(self, x: tf.Tensor, stages: Stages) -> dict[str, tf.Tensor]:
         """The backbone's outputs by name; every stage is recorded."""
@@ -132,7 +162,7 @@ class D2Model(KerasConfig):
         return {v.path: tuple(v.shape) for v in self._all_variables()}
 
     def frozen_statistics(self) -> frozenset[str]:
-        """Paths of the means and variances of the frozen norms (FrozenBN), which old files do not hold."""
+        """Paths of the means and variances of the frozen norms, which old files do not hold."""
         norms = [layer for layer in walk(self) if isinstance(layer, BatchNorm) and layer.frozen]
         return frozenset(v.path for norm in norms for v in (norm.moving_mean, norm.moving_variance))
 

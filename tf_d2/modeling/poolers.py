@@ -96,4 +96,6 @@ class ROIPooler:
             zero = tf.zeros_like(boxes[:, :2])
             boxes = tf.concat([zero, boxes[:, 2:4]], axis=1)
         size, level = float(self.config.canonical_box_size), self.config.canonical_level
-        return assign_levels(boxes, lowest, highest, size, level)
+        conventions = self.config.conventions
+        plus_one, epsilon = conventions.level_plus_one, conventions.level_epsilon
+        return assign_levels(boxes, lowest, highest, size, level, plus_one=plus_one, epsilon=epsilon)

@@ -7,11 +7,13 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tf_d2.config.parts.conventions import DETECTRON2, Conventions
 from tf_d2.modeling.batches import Detections
 from tf_d2.ops import boxes as box_ops
 from tf_d2.ops import rotated
 from tf_d2.ops.interpolate import bilinear
 from tf_d2.ops.mask_paste_numpy import paste_masks_numpy as paste_masks
+from tf_d2.ops.mask_paste_padded import paste_padded_masks_numpy
 
 DENSEPOSE = "pred_densepose/"
 """Before the name of each field of DensePose in a model's outputs."""
@@ -24,7 +26,12 @@ class Rescaled(NamedTuple):
     kept: tf.Tensor  # int32 [N'], rows of the input
 
 
-def rescale(detections: Detections, image_sizes: tf.Tensor, output_sizes: tf.Tensor) -> Rescaled:
+def rescale(
+    detections: Detections,
+    image_sizes: tf.Tensor,
+    output_sizes: tf.Tensor,
+    conventions: Conventions = DETECTRON2,
+) -> Rescaled:
     """Scale boxes to the original images, clip them, drop those without extent.
 
     The scale is a float64 quotient, rounded to float32 before it meets the float32 boxes.
@@ -32,9 +39,17 @@ def rescale(detections: Detections, image_sizes: tf.Tensor, output_sizes: tf.Ten
     Args:
         image_sizes: int32 ``[B, 2]``, unpadded (height, width) of the network inputs.
         output_sizes: int32 ``[B, 2]``, (height, width) of the original images.
+        conventions: with ``keep_all`` nothing is clipped again or dropped; with ``boxes_in_picture`` boxes are in the
+            pixels of the original image already.
 
-    Source: ``detector_postprocess``.
+    Source: ``detector_postprocess``; maskrcnn_benchmark/structures/bounding_box.py ``BoxList.resize``.
     """
+    if conventions.keep_all:
+        boxes = detections.boxes
+        if not conventions.boxes_in_picture:
+            per_row = tf.gather(scales(image_sizes, output_sizes), detections.image_index)
+            boxes = boxes * tf.gather(per_row, [1, 0, 1, 0], axis=1)
+        return Rescaled(detections._replace(boxes=boxes), tf.range(tf.shape(boxes)[0]))
     boxes = rescale_boxes(detections.boxes, detections.image_index, image_sizes, output_sizes)
     visible = (rotated if boxes.shape[-1] == 5 else box_ops).nonempty(boxes)
     kept = tf.cast(tf.where(visible)[:, 0], tf.int32)
@@ -81,7 +96,12 @@ def resize_sem_seg(logits: tf.Tensor, network_size: tf.Tensor, size: tf.Tensor) 
     return tf.cond(tf.reduce_all(network_size == size), lambda: cut, lambda: bilinear(cut, size[0], size[1]))
 
 
-def to_image(raw: dict[str, tf.Tensor], network_size: tf.Tensor, size: tf.Tensor) -> dict[str, tf.Tensor]:
+def to_image(
+    raw: dict[str, tf.Tensor],
+    network_size: tf.Tensor,
+    size: tf.Tensor,
+    conventions: Conventions = DETECTRON2,
+) -> dict[str, tf.Tensor]:
     """A model's flat outputs for one image -> detectron2's fields in pixels of the original image.
 
     Args:
@@ -108,7 +128,7 @@ def to_image(raw: dict[str, tf.Tensor], network_size: tf.Tensor, size: tf.Tensor
     scores = raw["objectness_logits"] if is_proposals else raw["scores"]
     classes = tf.zeros_like(scores, tf.int64) if is_proposals else raw["classes"]
     detections = Detections(raw["boxes"], scores, classes, raw["image_index"], raw["counts"])
-    done, kept = rescale(detections, network_size[None], size[None])
+    done, kept = rescale(detections, network_size[None], size[None], conventions)
     if is_proposals:
         return {"proposal_boxes": done.boxes, "objectness_logits": done.scores}
     fields |= {"pred_boxes": done.boxes, "scores": done.scores, "pred_classes": done.classes}
@@ -117,17 +137,29 @@ def to_image(raw: dict[str, tf.Tensor], network_size: tf.Tensor, size: tf.Tensor
     for name in [n for n in raw if n.startswith(DENSEPOSE)]:
         fields[name] = tf.cast(tf.gather(raw[name], kept), tf.float32)
     if "pred_keypoints" in raw:
-        factor = tf.gather(scales(network_size[None], size[None]), done.image_index)
-        fields["pred_keypoints"] = rescale_keypoints(tf.gather(raw["pred_keypoints"], kept), factor)
+        fields["pred_keypoints"] = tf.gather(raw["pred_keypoints"], kept)
+        if not conventions.boxes_in_picture:
+            factor = tf.gather(scales(network_size[None], size[None]), done.image_index)
+            fields["pred_keypoints"] = rescale_keypoints(fields["pred_keypoints"], factor)
+        if "keypoint_logits" in raw:
+            fields["keypoint_logits"] = tf.gather(raw["keypoint_logits"], kept)
         fields["pred_keypoint_heatmaps"] = tf.cast(tf.gather(raw["pred_keypoint_heatmaps"], kept), tf.float32)
     return fields
 
 
-def paste(fields: dict[str, np.ndarray], size: tuple[int, int]) -> dict[str, np.ndarray]:
+def paste(
+    fields: dict[str, np.ndarray],
+    size: tuple[int, int],
+    conventions: Conventions = DETECTRON2,
+    threshold: float = 0.5,
+) -> dict[str, np.ndarray]:
     """The same fields with ``pred_masks`` pasted into the image: bool ``(N, h, w)``. ``size`` is (height, width).
 
     Done by numpy outside the graph: only the window of each box is touched, which the graph form cannot match.
     """
     if "pred_masks" not in fields:
         return fields
-    return {**fields, "pred_masks": paste_masks(fields["pred_masks"], fields["pred_boxes"], *size)}
+    masks, boxes = fields["pred_masks"], fields["pred_boxes"]
+    if conventions.padded_mask_paste:
+        return {**fields, "pred_masks": paste_padded_masks_numpy(masks, boxes, *size, threshold)}
+    return {**fields, "pred_masks": paste_masks(masks, boxes, *size)}

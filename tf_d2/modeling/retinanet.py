@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tf_d2.config.parts.conventions import DETECTRON2
 from tf_d2.config.parts.fcos import FCOSConfig
 from tf_d2.config.parts.retinanet import RetinaNetConfig
 from tf_d2.layers.base import Module, on_levels, sequence
@@ -18,7 +19,7 @@ from tf_d2.modeling.rpn import level_cell_anchors
 from tf_d2.ops import anchors as anchor_ops
 from tf_d2.ops import boxes as box_ops
 from tf_d2.ops.elementary import above, rank_key, sigmoid
-from tf_d2.ops.nms import batched_nms
+from tf_d2.ops.nms import batched_nms, batched_nms_inclusive, best_with_ties
 
 
 class RetinaNetHead(Module):
@@ -95,13 +96,27 @@ class RetinaNetDecoder:
 
     def __init__(self, config: RetinaNetConfig | FCOSConfig, strides: Sequence[int]) -> None:
         self.config, self.strides, self.offset = config, list(strides), config.anchors.offset
-        self.cells = level_cell_anchors(config.anchors, len(self.strides))
+        self.conventions = getattr(config, "conventions", DETECTRON2)
+        self.cells = level_cell_anchors(config.anchors, self.strides, self.conventions.octaves_first)
 
-    def __call__(self, logits: Sequence[tf.Tensor], deltas: Sequence[tf.Tensor]) -> Detections:
+    def __call__(
+        self,
+        logits: Sequence[tf.Tensor],
+        deltas: Sequence[tf.Tensor],
+        image_sizes: tf.Tensor | None = None,
+        factors: tf.Tensor | None = None,
+    ) -> Detections:
         """Score threshold and top k per level, decoding, per-class NMS over all levels, best of the image.
 
         Boxes are neither clipped nor filtered here; that happens when they are scaled to the original image.
+        With the conventions of Detectron or maskrcnn-benchmark they are clipped before the NMS, to ``image_sizes``
+        int32
+        ``[B, 2]``: the original image's, in whose pixels they are after a division by ``factors`` float32 ``[B]``
+        (Detectron), or the network input's.
+
+        Source: detectron/core/test_retinanet.py, maskrcnn_benchmark/modeling/rpn/retinanet/inference.py.
         """
+        conventions = self.conventions
 
         def one_image(i: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             levels = [
@@ -111,10 +126,22 @@ class RetinaNetDecoder:
             boxes, scores, classes = (tf.concat(parts, axis=0) for parts in zip(*levels, strict=True))
             # A negative limit slices from the end, as in detectron2's `keep[:n]`.
             limit = self.config.detections_per_image
-            kept = batched_nms(
-                boxes, scores, classes, self.config.nms_thresh_test, limit if limit >= 0 else None
-            )
-            kept = kept[:limit]
+            if factors is not None:
+                boxes = boxes / factors[i]
+            if conventions.clip_before_nms and image_sizes is not None:
+                height, width = image_sizes[i, 0], image_sizes[i, 1]
+                boxes = box_ops.clip(boxes, height, width, last_pixel=conventions.clip_last_pixel)
+            if conventions.inclusive_nms:
+                kept = batched_nms_inclusive(boxes, scores, classes, self.config.nms_thresh_test)
+                if conventions.ties_at_limit and not conventions.boxes_in_picture:
+                    kept = tf.gather(kept, best_with_ties(tf.gather(scores, kept), limit))
+                elif limit > 0:  # Detectron's RetinaNet keeps no ties
+                    kept = kept[:limit]
+            else:
+                kept = batched_nms(
+                    boxes, scores, classes, self.config.nms_thresh_test, limit if limit >= 0 else None
+                )
+                kept = kept[:limit]
             return tf.gather(boxes, kept), tf.gather(scores, kept), tf.gather(classes, kept)
 
         specs = [
@@ -131,7 +158,10 @@ class RetinaNetDecoder:
         """Candidates of one level of one image: logits ``[H, W, A * K]``, deltas ``[H, W, A * 4]``."""
         shape = tf.shape(logits)
         num_classes = self.config.num_classes
-        candidates, scores = self.candidates(tf.reshape(logits, [-1]))
+        if self.conventions.coarsest_without_threshold and level == len(self.strides) - 1:
+            candidates, scores = self.candidates(tf.reshape(logits, [-1]), 0.0)
+        else:
+            candidates, scores = self.candidates(tf.reshape(logits, [-1]))
         k = tf.minimum(self.config.topk_candidates_test, tf.shape(candidates)[0])
         _, order = tf.math.top_k(rank_key(scores), k)
         chosen, best = tf.gather(candidates, order), tf.gather(scores, order)  # int64 and float32 [k]
@@ -143,9 +173,10 @@ class RetinaNetDecoder:
         boxes = self.boxes(tf.gather(flat, anchor_index), tf.gather(anchors, anchor_index))
         return boxes, best, classes
 
-    def candidates(self, logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def candidates(self, logits: tf.Tensor, threshold: float | None = None) -> tuple[tf.Tensor, tf.Tensor]:
         """Which of the logits ``[H * W * A * K]`` pass the threshold (int64 ``[n]``), and their scores."""
-        threshold = self.config.score_thresh_test
+        if threshold is None:
+            threshold = self.config.score_thresh_test
         likely = tf.where(logits >= _surely_below(threshold))[:, 0]
         likely_scores = sigmoid(tf.cast(tf.gather(logits, likely), tf.float32))
         passed = tf.where(above(likely_scores, threshold))[:, 0]
@@ -154,7 +185,8 @@ class RetinaNetDecoder:
     def boxes(self, deltas: tf.Tensor, anchors: tf.Tensor) -> tf.Tensor:
         """Decoded boxes ``[k, 4]``."""
         assert isinstance(self.config, RetinaNetConfig)
-        return box_ops.apply_deltas(deltas, anchors, self.config.bbox_reg_weights)
+        weights, plus_one = self.config.bbox_reg_weights, self.conventions.decode_plus_one
+        return box_ops.apply_deltas(deltas, anchors, weights, plus_one=plus_one)
 
 
 def _surely_below(threshold: float) -> float:

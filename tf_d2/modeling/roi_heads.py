@@ -25,13 +25,13 @@ from tf_d2.modeling.box_head import (
     predict_boxes,
     predict_probs,
 )
+from tf_d2.modeling.keypoint_head import keypoint_inference
 from tf_d2.modeling.mask_head import mask_inference
 from tf_d2.modeling.model import make_layer
 from tf_d2.modeling.poolers import ROIPooler
 from tf_d2.modeling.recording import Stages, is_recorded
 from tf_d2.modeling.resnet import make_stage
 from tf_d2.ops import boxes as box_ops
-from tf_d2.ops.keypoints import decode_keypoints
 
 Features = Mapping[str, tf.Tensor]
 PREFIX = "roi_heads"
@@ -169,7 +169,8 @@ class StandardROIHeads(Module):
         predictor = self.heads.box_predictor
         probs = average_probs([predict_probs(scores, predictor.use_sigmoid_ce) for scores in stage_scores])
         weights = predictor.bbox_reg_weights[len(stage_scores) - 1]
-        decoded = predict_boxes(deltas, proposals.boxes, weights, self.rotated)
+        plus_one = predictor.conventions.decode_plus_one
+        decoded = predict_boxes(deltas, proposals.boxes, weights, self.rotated, plus_one)
         return fast_rcnn_inference(
             decoded,
             probs,
@@ -179,15 +180,22 @@ class StandardROIHeads(Module):
             predictor.score_thresh_test,
             predictor.nms_thresh_test,
             predictor.detections_per_image,
+            predictor.conventions,
         )
 
     def per_instance(
-        self, features: Features, detections: Detections, stages: Stages
+        self,
+        features: Features,
+        detections: Detections,
+        stages: Stages,
+        keypoint_boxes: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
         """Masks and keypoints of detections, in network coordinates.
 
         Returns a dict with, where the model has them, ``pred_masks`` (probabilities ``[N, M, M]``),
         ``pred_keypoints`` (``[N, K, 3]`` x, y, score) and ``pred_keypoint_heatmaps`` (logits ``[N, K, S, S]``).
+        Keypoints
+        are decoded in ``keypoint_boxes``, if these are given (Detectron: in pixels of the picture).
         """
         outputs: dict[str, tf.Tensor] = {}
         if self.mask_head is not None:
@@ -205,7 +213,8 @@ class StandardROIHeads(Module):
             )
             heatmaps = tf.transpose(self.keypoint_head.upsample(lowres), [0, 3, 1, 2])
             outputs["pred_keypoint_heatmaps"] = heatmaps
-            outputs["pred_keypoints"] = decode_keypoints(tf.cast(heatmaps, tf.float32), detections.boxes)
+            boxes = detections.boxes if keypoint_boxes is None else keypoint_boxes
+            outputs |= keypoint_inference(self.heads.keypoint_head, tf.cast(heatmaps, tf.float32), boxes)
         return outputs
 
     def _masks(self, features: Features, detections: Detections, stages: Stages) -> tf.Tensor:

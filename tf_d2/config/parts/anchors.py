@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from tf_d2.config.defaults import Flat
 from tf_d2.config.keys import Keys
 from tf_d2.config.lazy import REQUIRED, Node
+from tf_d2.config.parts.conventions import DETECTRON2, Conventions, conventions_of
 from tf_d2.config.reading import Fields, Floats
 
 ROTATED = "RotatedAnchorGenerator"
@@ -23,6 +24,7 @@ class AnchorConfig:
     aspect_ratios: tuple[Floats, ...]
     angles: tuple[Floats, ...]
     offset: float
+    conventions: Conventions = DETECTRON2
 
     KEYS: ClassVar[dict[str, str]] = {
         "name": "MODEL.ANCHOR_GENERATOR.NAME",
@@ -59,7 +61,8 @@ class AnchorConfig:
 
     @classmethod
     def from_keys(cls, keys: Keys, owner: str, in_features: tuple[str, ...]) -> AnchorConfig:
-        return cls._checked(keys.fields(cls.KEYS), owner, in_features)
+        anchors = cls._checked(keys.fields(cls.KEYS), owner, in_features)
+        return replace(anchors, conventions=conventions_of(keys))
 
     @classmethod
     def from_lazy(cls, node: Node, owner: str, in_features: tuple[str, ...]) -> AnchorConfig:

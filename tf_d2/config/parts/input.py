@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from tf_d2.config.defaults import Flat
 from tf_d2.config.errors import ConfigError
 from tf_d2.config.keys import Keys
 from tf_d2.config.lazy import Node
+from tf_d2.config.parts.conventions import DETECTRON2, KEY, Conventions, conventions_of
 from tf_d2.config.reading import Fields, Floats
 
 _UNLIMITED = 2**31 - 1
@@ -23,6 +24,8 @@ class InputConfig:
     max_size_test: int  # cap of the longest edge in pixels
     pixel_mean: Floats
     pixel_std: Floats
+    size_divisibility: int = -1  # of the padded sides; -1 = the backbone's own
+    conventions: Conventions = DETECTRON2
 
     KEYS: ClassVar[dict[str, str]] = {
         "format": "INPUT.FORMAT",
@@ -30,6 +33,7 @@ class InputConfig:
         "max_size_test": "INPUT.MAX_SIZE_TEST",
         "pixel_mean": "MODEL.PIXEL_MEAN",
         "pixel_std": "MODEL.PIXEL_STD",
+        "size_divisibility": "MODEL.SIZE_DIVISIBILITY",
     }
 
     @classmethod
@@ -41,11 +45,12 @@ class InputConfig:
             max_size_test=fields.integer("max_size_test", 1),
             pixel_mean=mean,
             pixel_std=fields.nonzero("pixel_std", [len(mean)]),
+            size_divisibility=fields.integer("size_divisibility", -1),
         )
 
     @classmethod
     def from_keys(cls, keys: Keys) -> InputConfig:
-        return cls._checked(keys.fields(cls.KEYS))
+        return replace(cls._checked(keys.fields(cls.KEYS)), conventions=conventions_of(keys))
 
     @classmethod
     def from_lazy(cls, model: Node) -> InputConfig:
@@ -73,8 +78,10 @@ class InputConfig:
         if fields["max_size_test"] is None:
             fields.put("max_size_test", fields.where("max_size_test"), _UNLIMITED)
         mapper.put(fields, "format", "image_format")
+        fields.put("size_divisibility", "", -1)
         step.done("sample_style interp")
         return cls._checked(model.overridden(fields, cls.KEYS))
 
     def to_keys(self) -> Flat:
-        return {key: getattr(self, field) for field, key in self.KEYS.items()}
+        values = {key: getattr(self, field) for field, key in self.KEYS.items()}
+        return {**values, KEY: self.conventions.name}

@@ -21,10 +21,14 @@ class MaskHeadConfig:
     conv_dims: tuple[int, ...]
     norm: str
     cls_agnostic_mask: bool
+    threshold: float = 0.5  # of a pixel's probability
+    dilation: int = 1  # of the 3x3 convolutions
 
     KEYS: ClassVar[dict[str, str]] = {
         "norm": _PREFIX + "NORM",
         "cls_agnostic_mask": _PREFIX + "CLS_AGNOSTIC_MASK",
+        "threshold": _PREFIX + "THRESH",
+        "dilation": _PREFIX + "DILATION",
     }
 
     def mask_side(self, pooled: int) -> int:
@@ -35,7 +39,16 @@ class MaskHeadConfig:
     def _checked(cls, fields: Fields) -> MaskHeadConfig:
         if not fields.channels("conv_dims"):
             raise fields.fail("conv_dims", "expected at least one number of channels")
-        return cls(fields["conv_dims"], fields.norm("norm"), fields.flag("cls_agnostic_mask"))
+        threshold = fields.number("threshold")
+        if not 0 <= threshold <= 1:
+            raise fields.fail("threshold", "expected a probability")
+        return cls(
+            fields["conv_dims"],
+            fields.norm("norm"),
+            fields.flag("cls_agnostic_mask"),
+            threshold,
+            fields.integer("dilation", 1),
+        )
 
     @classmethod
     def from_keys(cls, keys: Keys, name: str, num_classes: int) -> MaskHeadConfig:
@@ -54,6 +67,8 @@ class MaskHeadConfig:
                 f"{node.name}.num_classes = {classes!r} is not supported: expected that of roi_heads, {num_classes!r}"
             )
         fields.put("cls_agnostic_mask", f"{node.name}.num_classes", classes == 1 and num_classes != 1)
+        fields.put("threshold", "", 0.5)
+        fields.put("dilation", "", 1)
         node.done("input_shape loss_weight vis_period")
         return cls._checked(node.overridden(fields, cls.KEYS))
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tf_d2.config.defaults import Flat
 from tf_d2.config.keys import Keys
 from tf_d2.config.lazy import Node
+from tf_d2.config.parts.conventions import DETECTRON2, Conventions, conventions_of
 from tf_d2.config.reading import POOLERS, Fields
 
 UPRIGHT = POOLERS[:3]
@@ -26,6 +27,7 @@ class PoolerConfig:
     sampling_ratio: int
     canonical_box_size: int = 224
     canonical_level: int = 4
+    conventions: Conventions = DETECTRON2
 
     @classmethod
     def _checked(cls, fields: Fields, allowed: Sequence[str]) -> PoolerConfig:
@@ -41,9 +43,7 @@ class PoolerConfig:
     def from_keys(cls, keys: Keys, head: str, allowed: Sequence[str] = UPRIGHT) -> PoolerConfig:
         """``head``: the section of the keys, such as "ROI_MASK_HEAD"."""
         fields = keys.fields(cls._keys(head))
-        fields.put("canonical_box_size", "", 224)
-        fields.put("canonical_level", "", 4)
-        return cls._checked(fields, allowed)
+        return replace(cls._checked(fields, allowed), conventions=conventions_of(keys))
 
     @classmethod
     def from_lazy(
@@ -73,6 +73,8 @@ class PoolerConfig:
             "type": f"MODEL.{head}.POOLER_TYPE",
             "resolution": f"MODEL.{head}.POOLER_RESOLUTION",
             "sampling_ratio": f"MODEL.{head}.POOLER_SAMPLING_RATIO",
+            "canonical_box_size": "MODEL.ROI_HEADS.CANONICAL_BOX_SIZE",
+            "canonical_level": "MODEL.ROI_HEADS.CANONICAL_LEVEL",
         }
 
     def to_keys(self, head: str) -> Flat:

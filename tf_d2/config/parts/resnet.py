@@ -9,6 +9,7 @@ from tf_d2.config.defaults import Flat
 from tf_d2.config.errors import ConfigError
 from tf_d2.config.keys import Keys
 from tf_d2.config.lazy import REQUIRED, Node
+from tf_d2.config.parts.conventions import conventions_of
 from tf_d2.config.reading import Fields
 
 STRIDES = {"stem": 4, "res2": 4, "res3": 8, "res4": 16, "res5": 32}
@@ -101,7 +102,10 @@ class ResNetConfig:
 
     @classmethod
     def from_keys(cls, keys: Keys, name: str) -> ResNetConfig:
-        return cls._checked(keys.fields(cls.KEYS))
+        fields = keys.fields(cls.KEYS)
+        if fields["norm"] == "FrozenBN" and conventions_of(keys).frozen_norm_without_epsilon:
+            fields.put("norm", fields.where("norm"), "AffineChannel")
+        return cls._checked(fields)
 
     @classmethod
     def from_lazy(cls, node: Node) -> ResNetConfig:

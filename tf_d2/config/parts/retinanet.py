@@ -10,6 +10,7 @@ from tf_d2.config.errors import ConfigError
 from tf_d2.config.keys import Keys
 from tf_d2.config.lazy import REQUIRED, Node, box2box_weights
 from tf_d2.config.parts.anchors import ROTATED, AnchorConfig
+from tf_d2.config.parts.conventions import Conventions
 from tf_d2.config.parts.rcnn import COMMON
 from tf_d2.config.reading import Fields, Floats
 
@@ -46,6 +47,10 @@ class RetinaNetConfig:
         "nms_thresh_test": _PREFIX + "NMS_THRESH_TEST",
         "detections_per_image": "TEST.DETECTIONS_PER_IMAGE",
     }
+
+    @property
+    def conventions(self) -> Conventions:
+        return self.anchors.conventions
 
     @classmethod
     def _checked(cls, fields: Fields, backbone: Any, anchors: AnchorConfig) -> RetinaNetConfig:

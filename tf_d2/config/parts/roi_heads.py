@@ -10,6 +10,7 @@ from tf_d2.config.defaults import Flat
 from tf_d2.config.errors import ConfigError
 from tf_d2.config.keys import Keys
 from tf_d2.config.lazy import Node, box2box_weights
+from tf_d2.config.parts.conventions import DETECTRON2, Conventions, conventions_of
 from tf_d2.config.parts.poolers import UPRIGHT, PoolerConfig
 from tf_d2.config.parts.resnet import ResNetConfig
 from tf_d2.config.reading import Fields, Floats, refusal
@@ -36,6 +37,7 @@ class BoxPredictorConfig:
     score_thresh_test: float
     nms_thresh_test: float
     detections_per_image: int  # -1 = no limit
+    conventions: Conventions = DETECTRON2
 
     KEYS: ClassVar[dict[str, str]] = {
         "cls_agnostic_bbox_reg": _AGNOSTIC,
@@ -58,7 +60,7 @@ class BoxPredictorConfig:
 
     @classmethod
     def from_keys(cls, keys: Keys, weights: tuple[Floats, ...]) -> BoxPredictorConfig:
-        return cls._checked(keys.fields(cls.KEYS), weights)
+        return replace(cls._checked(keys.fields(cls.KEYS), weights), conventions=conventions_of(keys))
 
     @classmethod
     def from_lazy(cls, node: Node, num_classes: int) -> BoxPredictorConfig:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from tf_d2.config.defaults import Flat
 from tf_d2.config.keys import Keys
 from tf_d2.config.lazy import Node, box2box_weights, second
 from tf_d2.config.parts.anchors import ROTATED, AnchorConfig
+from tf_d2.config.parts.conventions import Conventions
 from tf_d2.config.reading import Fields, Floats, refusal
 
 _TRAINING = (
@@ -30,6 +31,7 @@ class RPNConfig:
     post_nms_topk: int
     nms_thresh: float
     min_size: float
+    post_nms_topk_per_level: int = field(default=0, kw_only=True)  # 0 = none
 
     KEYS: ClassVar[dict[str, str]] = {
         "in_features": "MODEL.RPN.IN_FEATURES",
@@ -37,9 +39,14 @@ class RPNConfig:
         "bbox_reg_weights": "MODEL.RPN.BBOX_REG_WEIGHTS",
         "pre_nms_topk": "MODEL.RPN.PRE_NMS_TOPK_TEST",
         "post_nms_topk": "MODEL.RPN.POST_NMS_TOPK_TEST",
+        "post_nms_topk_per_level": "MODEL.RPN.POST_NMS_TOPK_PER_LEVEL",
         "nms_thresh": "MODEL.RPN.NMS_THRESH",
         "min_size": "MODEL.PROPOSAL_GENERATOR.MIN_SIZE",
     }
+
+    @property
+    def conventions(self) -> Conventions:
+        return self.anchors.conventions
 
     @property
     def rotated(self) -> bool:
@@ -65,6 +72,7 @@ class RPNConfig:
             bbox_reg_weights=fields.nonzero("bbox_reg_weights", [5 if name == "RRPN" else 4]),
             pre_nms_topk=fields.integer("pre_nms_topk", 1),
             post_nms_topk=fields.integer("post_nms_topk", 1),
+            post_nms_topk_per_level=fields.integer("post_nms_topk_per_level", 0),
             nms_thresh=fields.nms_threshold("nms_thresh"),
             min_size=min_size,
         )
@@ -89,8 +97,9 @@ class RPNConfig:
         head.put(fields, "conv_dims", "conv_dims", [-1])
         head.done("in_channels num_anchors box_dim")
         node.put(fields, "in_features", "in_features")
-        for field in ("pre_nms_topk", "post_nms_topk"):
-            fields.put(field, f"{node.name}.{field}", second(node, field))
+        for name in ("pre_nms_topk", "post_nms_topk"):
+            fields.put(name, f"{node.name}.{name}", second(node, name))
+        fields.put("post_nms_topk_per_level", "", 0)
         node.put(fields, "nms_thresh", "nms_thresh", 0.7)
         node.put(fields, "min_size", "min_box_size", 0.0)
         box2box_weights(node, fields)

@@ -10,6 +10,7 @@ from tf_d2.modeling.batches import Proposals, static_batch
 from tf_d2.modeling.model import D2Model, make_layer
 from tf_d2.modeling.recording import Stages
 from tf_d2.modeling.results import Outputs, detection_outputs, record_detections, record_levels
+from tf_d2.ops.padding import padded_size
 
 
 class _WithRPN(D2Model):
@@ -30,6 +31,7 @@ class _WithRPN(D2Model):
         image_sizes: tf.Tensor,
         given: Proposals | None,
         stages: Stages,
+        factors: tf.Tensor | None = None,
     ) -> Proposals:
         if self.proposal_generator is None:
             if given is None:
@@ -41,7 +43,12 @@ class _WithRPN(D2Model):
         assert self.config.rpn is not None
         logits, deltas = self.proposal_generator.rpn_head([features[f] for f in self.config.rpn.in_features])
         record_levels(stages, "proposal_generator.rpn_head", logits, deltas)
-        proposals = self.proposal_generator.predict_proposals(logits, deltas, image_sizes)
+        if self.config.conventions.clip_to_padded:
+            sides = padded_size(image_sizes[:, 0], image_sizes[:, 1], self.size_divisibility, 0)
+            arguments = logits, deltas, tf.stack(sides, axis=1), factors
+        else:
+            arguments = logits, deltas, image_sizes
+        proposals = self.proposal_generator.predict_proposals(*arguments)
         stages["proposal_generator/0/0/objectness_logits"] = proposals.logits
         stages["proposal_generator/0/0/proposal_boxes"] = proposals.boxes
         return proposals
@@ -55,10 +62,45 @@ class GeneralizedRCNN(_WithRPN):
         self.roi_heads = make_layer("roi_heads", self.config.roi_heads, self.backbone)
 
     def forward(
-        self, x: tf.Tensor, image_sizes: tf.Tensor, proposals: Proposals | None, stages: Stages
+        self,
+        x: tf.Tensor,
+        image_sizes: tf.Tensor,
+        proposals: Proposals | None,
+        stages: Stages,
+        sizes: tf.Tensor | None = None,
     ) -> Outputs:
         features = self.backbone_features(x, stages)
+        factors = self.factors(sizes)
+        if factors is not None:
+            assert sizes is not None
+            return self.instances_in_picture(features, image_sizes, proposals, sizes, factors, stages)
         return self.instances(features, image_sizes, proposals, static_batch(x), stages)
+
+    def instances_in_picture(
+        self,
+        features: Mapping[str, tf.Tensor],
+        image_sizes: tf.Tensor,
+        proposals: Proposals | None,
+        sizes: tf.Tensor,
+        factors: tf.Tensor,
+        stages: Stages,
+    ) -> Outputs:
+        """As Detectron does it: what is pooled is scaled back, then decoded, clipped and suppressed in the picture.
+
+        Masks and keypoints are pooled in the final boxes times the factor. Source: detectron/core/test.py.
+        """
+        found = self.propose(features, image_sizes, proposals, stages, factors)
+        scores, deltas = self.roi_heads.classify(features, found, stages)
+        per_row = tf.gather(factors, found.image_index)[:, None]
+        scaled = found._replace(boxes=found.boxes / per_row)
+        detections = self.roi_heads.select(
+            [scores], deltas, scaled, sizes, static_batch(next(iter(features.values())))
+        )
+        per_row = tf.gather(factors, detections.image_index)[:, None]
+        pooled = detections._replace(boxes=detections.boxes * per_row)
+        extra = self.roi_heads.per_instance(features, pooled, stages, detections.boxes)
+        record_detections(stages, "roi_heads/0/0", detections, extra)
+        return {**detection_outputs(detections), **extra}
 
     def instances(
         self,
@@ -82,11 +124,21 @@ class ProposalNetwork(_WithRPN):
         self.build_rpn()
 
     def forward(
-        self, x: tf.Tensor, image_sizes: tf.Tensor, proposals: Proposals | None, stages: Stages
+        self,
+        x: tf.Tensor,
+        image_sizes: tf.Tensor,
+        proposals: Proposals | None,
+        stages: Stages,
+        sizes: tf.Tensor | None = None,
     ) -> Outputs:
-        found = self.propose(self.backbone_features(x, stages), image_sizes, proposals, stages)
+        factors = self.factors(sizes)
+        features = self.backbone_features(x, stages)
+        found = self.propose(features, image_sizes, proposals, stages, factors)
+        boxes = found.boxes
+        if factors is not None:  # Detectron: in pixels of the picture
+            boxes = boxes / tf.gather(factors, found.image_index)[:, None]
         return {
-            "boxes": found.boxes,
+            "boxes": boxes,
             "objectness_logits": found.logits,
             "image_index": found.image_index,
             "counts": found.counts,

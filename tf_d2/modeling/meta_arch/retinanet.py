@@ -22,10 +22,16 @@ class RetinaNet(D2Model):
         self.head = RetinaNetHead(config, channels, len(self.decoder.cells[0]), "head")
 
     def forward(
-        self, x: tf.Tensor, image_sizes: tf.Tensor, proposals: Proposals | None, stages: Stages
+        self,
+        x: tf.Tensor,
+        image_sizes: tf.Tensor,
+        proposals: Proposals | None,
+        stages: Stages,
+        sizes: tf.Tensor | None = None,
     ) -> Outputs:
-        del image_sizes, proposals
+        del proposals
         features = self.backbone_features(x, stages)
         logits, deltas = self.head([features[f] for f in self.config.model.in_features])
         record_levels(stages, "head", logits, deltas)
-        return detection_outputs(self.decoder(logits, deltas))
+        limits = image_sizes if sizes is None else sizes
+        return detection_outputs(self.decoder(logits, deltas, limits, self.factors(sizes)))

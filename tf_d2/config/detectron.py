@@ -1,0 +1,416 @@
+"""Detectron's configuration (Caffe2, 2018). Source: detectron/core/config.py, detectron/modeling/."""
+
+from __future__ import annotations
+
+import re
+
+from tf_d2.config.defaults import Flat
+from tf_d2.config.older import RESNET, Older, Values, pyramid
+
+DEFAULTS: Flat = {
+    "MODEL.TYPE": "",
+    "MODEL.CONV_BODY": "",
+    "MODEL.NUM_CLASSES": -1,  # the background is one
+    "MODEL.CLS_AGNOSTIC_BBOX_REG": False,
+    "MODEL.BBOX_REG_WEIGHTS": (10.0, 10.0, 5.0, 5.0),
+    "MODEL.FASTER_RCNN": False,
+    "MODEL.MASK_ON": False,
+    "MODEL.KEYPOINTS_ON": False,
+    "MODEL.RPN_ONLY": False,
+    "RPN.RPN_ON": False,
+    "RPN.SIZES": (64, 128, 256, 512),
+    "RPN.STRIDE": 16,
+    "RPN.ASPECT_RATIOS": (0.5, 1, 2),
+    "RETINANET.RETINANET_ON": False,
+    "RETINANET.ASPECT_RATIOS": (0.5, 1.0, 2.0),
+    "RETINANET.SCALES_PER_OCTAVE": 3,
+    "RETINANET.ANCHOR_SCALE": 4,
+    "RETINANET.NUM_CONVS": 4,
+    "RETINANET.PRE_NMS_TOP_N": 1000,
+    "RETINANET.SHARE_CLS_BBOX_TOWER": False,
+    "RETINANET.CLASS_SPECIFIC_BBOX": False,
+    "RETINANET.SOFTMAX": False,
+    "RETINANET.INFERENCE_TH": 0.05,
+    "TEST.WEIGHTS": "",
+    "TEST.DATASETS": (),
+    "TEST.SCALE": 600,
+    "TEST.MAX_SIZE": 1000,
+    "TEST.NMS": 0.3,
+    "TEST.BBOX_REG": True,
+    "TEST.PROPOSAL_LIMIT": 2000,
+    "TEST.RPN_NMS_THRESH": 0.7,
+    "TEST.RPN_PRE_NMS_TOP_N": 12000,
+    "TEST.RPN_POST_NMS_TOP_N": 2000,
+    "TEST.RPN_MIN_SIZE": 0,
+    "TEST.DETECTIONS_PER_IM": 100,
+    "TEST.SCORE_THRESH": 0.05,
+    "TEST.SOFT_NMS.ENABLED": False,
+    "TEST.BBOX_VOTE.ENABLED": False,
+    "FPN.FPN_ON": False,
+    "FPN.DIM": 256,
+    "FPN.COARSEST_STRIDE": 32,
+    "FPN.MULTILEVEL_ROIS": False,
+    "FPN.ROI_CANONICAL_SCALE": 224,
+    "FPN.ROI_CANONICAL_LEVEL": 4,
+    "FPN.ROI_MAX_LEVEL": 5,
+    "FPN.ROI_MIN_LEVEL": 2,
+    "FPN.MULTILEVEL_RPN": False,
+    "FPN.RPN_MAX_LEVEL": 6,
+    "FPN.RPN_MIN_LEVEL": 2,
+    "FPN.RPN_ASPECT_RATIOS": (0.5, 1, 2),
+    "FPN.RPN_ANCHOR_START_SIZE": 32,
+    "FPN.EXTRA_CONV_LEVELS": False,
+    "FPN.USE_GN": False,
+    "FAST_RCNN.ROI_BOX_HEAD": "",
+    "FAST_RCNN.MLP_HEAD_DIM": 1024,
+    "FAST_RCNN.CONV_HEAD_DIM": 256,
+    "FAST_RCNN.NUM_STACKED_CONVS": 4,
+    "FAST_RCNN.ROI_XFORM_METHOD": "RoIPoolF",
+    "FAST_RCNN.ROI_XFORM_SAMPLING_RATIO": 0,
+    "FAST_RCNN.ROI_XFORM_RESOLUTION": 14,
+    "MRCNN.ROI_MASK_HEAD": "",
+    "MRCNN.RESOLUTION": 14,
+    "MRCNN.ROI_XFORM_METHOD": "RoIAlign",
+    "MRCNN.ROI_XFORM_RESOLUTION": 7,
+    "MRCNN.ROI_XFORM_SAMPLING_RATIO": 0,
+    "MRCNN.DIM_REDUCED": 256,
+    "MRCNN.DILATION": 2,
+    "MRCNN.UPSAMPLE_RATIO": 1,
+    "MRCNN.USE_FC_OUTPUT": False,
+    "MRCNN.CLS_SPECIFIC_MASK": True,
+    "MRCNN.THRESH_BINARIZE": 0.5,
+    "KRCNN.ROI_KEYPOINTS_HEAD": "",
+    "KRCNN.HEATMAP_SIZE": -1,
+    "KRCNN.UP_SCALE": -1,
+    "KRCNN.USE_DECONV": False,
+    "KRCNN.USE_DECONV_OUTPUT": False,
+    "KRCNN.DILATION": 1,
+    "KRCNN.DECONV_KERNEL": 4,
+    "KRCNN.NUM_KEYPOINTS": -1,
+    "KRCNN.NUM_STACKED_CONVS": 8,
+    "KRCNN.CONV_HEAD_DIM": 256,
+    "KRCNN.CONV_HEAD_KERNEL": 3,
+    "KRCNN.NMS_OKS": False,
+    "KRCNN.ROI_XFORM_METHOD": "RoIAlign",
+    "KRCNN.ROI_XFORM_RESOLUTION": 7,
+    "KRCNN.ROI_XFORM_SAMPLING_RATIO": 0,
+    "KRCNN.INFERENCE_MIN_SIZE": 0,
+    "RESNETS.NUM_GROUPS": 1,
+    "RESNETS.WIDTH_PER_GROUP": 64,
+    "RESNETS.STRIDE_1X1": True,
+    "RESNETS.TRANS_FUNC": "bottleneck_transformation",
+    "RESNETS.STEM_FUNC": "basic_bn_stem",
+    "RESNETS.SHORTCUT_FUNC": "basic_bn_shortcut",
+    "RESNETS.RES5_DILATION": 1,
+    "GROUP_NORM.DIM_PER_GP": -1,
+    "GROUP_NORM.NUM_GROUPS": 32,
+    "GROUP_NORM.EPSILON": 1e-5,
+    "PIXEL_MEANS": (102.9801, 115.9465, 122.7717),
+}
+# Training, evaluation, what only augmented tests read, files and machines.
+_IGNORED = (
+    *"TRAIN. SOLVER. DATA_LOADER. CLUSTER. RFCN. TEST.BBOX_AUG. TEST.MASK_AUG. TEST.KPS_AUG.".split(),
+    *"TEST.PROPOSAL_FILES TEST.PROPOSAL_FILE TEST.GENERATE_PROPOSALS_ON_GPU TEST.COMPETITION_MODE".split(),
+    *"TEST.FORCE_JSON_DATASET_EVAL TEST.PRECOMPUTED_PROPOSALS TEST.CLASS_SPECIFIC_AR TEST.NUM_TEST_IMAGES".split(),
+    *"TEST.SOFT_NMS.METHOD TEST.SOFT_NMS.SIGMA TEST.BBOX_VOTE.VOTE_TH TEST.BBOX_VOTE.SCORING_METHOD".split(),
+    *"TEST.BBOX_VOTE.SCORING_METHOD_BETA MODEL.EXECUTION_TYPE FPN.ZERO_INIT_LATERAL FPN.RPN_COLLECT_SCALE".split(),
+    *"RETINANET.BBOX_REG_WEIGHT RETINANET.BBOX_REG_BETA RETINANET.POSITIVE_OVERLAP RETINANET.LOSS_ALPHA".split(),
+    *"RETINANET.NEGATIVE_OVERLAP RETINANET.LOSS_GAMMA RETINANET.PRIOR_PROB MRCNN.CONV_INIT KRCNN.CONV_INIT".split(),
+    *"MRCNN.WEIGHT_LOSS_MASK KRCNN.DECONV_DIM KRCNN.KEYPOINT_CONFIDENCE KRCNN.LOSS_WEIGHT".split(),
+    *"KRCNN.MIN_KEYPOINT_COUNT_FOR_VALID_MINIBATCH KRCNN.NORMALIZE_BY_VISIBLE_KEYPOINTS".split(),
+    *"NUM_GPUS USE_NCCL DEDUP_BOXES BBOX_XFORM_CLIP RNG_SEED EPS ROOT_DIR OUTPUT_DIR MATLAB MEMONGER".split(),
+    *"MEMONGER_SHARE_ACTIVATIONS VIS VIS_TH EXPECTED_RESULTS EXPECTED_RESULTS_RTOL EXPECTED_RESULTS_ATOL".split(),
+    *"EXPECTED_RESULTS_SIGMA_TOL EXPECTED_RESULTS_EMAIL DOWNLOAD_CACHE USE_GPU_NMS FINAL_MSG ROOT_GPU_ID".split(),
+)
+_FIXED: Flat = {
+    "TEST.BBOX_REG": True,
+    "TEST.SOFT_NMS.ENABLED": False,
+    "TEST.BBOX_VOTE.ENABLED": False,
+    "KRCNN.NMS_OKS": False,
+    "RETINANET.SHARE_CLS_BBOX_TOWER": False,
+    "RETINANET.CLASS_SPECIFIC_BBOX": False,
+    "RETINANET.SOFTMAX": False,
+    "GROUP_NORM.DIM_PER_GP": -1,
+    "GROUP_NORM.NUM_GROUPS": 32,
+    "GROUP_NORM.EPSILON": 1e-5,
+}
+_TYPES = dict.fromkeys(
+    "generalized_rcnn retinanet fast_rcnn mask_rcnn keypoint_rcnn mask_and_keypoint_rcnn rpn fpn_rpn faster_rcnn "
+    "fpn_faster_rcnn fpn_fast_rcnn".split()
+)
+_BODY = re.compile(r"(FPN\.add_fpn_|ResNet\.add_)ResNet(50|101|152)_conv([45])_body")
+_POOLERS = {"RoIAlign": "ROIAlign", "RoIPoolF": "ROIPool"}
+
+
+def _translate(v: Values) -> Flat:
+    v.choice("MODEL.TYPE", _TYPES)
+    match = _BODY.fullmatch(str(v["MODEL.CONV_BODY"]))
+    fpn = bool(v["FPN.FPN_ON"])
+    if match is None or fpn != match[1].startswith("FPN") or (fpn and match[3] != "5"):
+        v.refuse(
+            "MODEL.CONV_BODY", "expected ResNet.add_ResNet50_conv4_body or, with FPN.FPN_ON, "
+            "FPN.add_fpn_ResNet50_conv5_body (101, 152)"
+        )  # fmt: skip
+        return {}
+    one_stage = v["MODEL.TYPE"] == "retinanet" or v["RETINANET.RETINANET_ON"]
+    top = v["MODEL.NUM_CLASSES"] - 1
+    has_rpn = v["RPN.RPN_ON"] or v["MODEL.FASTER_RCNN"] or v["MODEL.RPN_ONLY"]
+    only_rpn = v["MODEL.RPN_ONLY"] or v["MODEL.TYPE"] in ("rpn", "fpn_rpn")
+    if not only_rpn and top < 1:
+        v.refuse("MODEL.NUM_CLASSES", "expected at least 2, for the background is one")
+    flat: Flat = {
+        "MODEL.WEIGHTS": v["TEST.WEIGHTS"],
+        "DATASETS.TEST": v["TEST.DATASETS"],
+        "INPUT.FORMAT": "BGR",
+        "INPUT.MIN_SIZE_TEST": v["TEST.SCALE"],
+        "INPUT.MAX_SIZE_TEST": v["TEST.MAX_SIZE"],
+        "MODEL.PIXEL_MEAN": _means(v),
+        "MODEL.PIXEL_STD": (1.0, 1.0, 1.0),
+        "MODEL.SIZE_DIVISIBILITY": v["FPN.COARSEST_STRIDE"] if fpn else 0,
+        "TEST.DETECTIONS_PER_IMAGE": v["TEST.DETECTIONS_PER_IM"] or -1,
+        **_resnet(v, int(match[2]), int(match[3])),
+    }
+    if fpn:
+        flat |= _fpn(v, one_stage)
+    if one_stage:
+        return flat | _retinanet(v, top)
+    flat |= _rpn(v, f"res{match[3]}", fpn) if has_rpn or only_rpn else _given(v)
+    if only_rpn:
+        return {**flat, "MODEL.META_ARCHITECTURE": "ProposalNetwork"}
+    return flat | _heads(v, top, f"res{match[3]}")
+
+
+def _means(v: Values) -> tuple[float, ...]:
+    means = v["PIXEL_MEANS"]
+    while len(means) == 1 and isinstance(means[0], tuple):
+        means = means[0]
+    if len(means) != 3 or not all(type(m) in (int, float) for m in means):
+        v.refuse("PIXEL_MEANS", "expected three numbers, for blue, green and red")
+    return tuple(map(float, means)) if len(means) == 3 else (0.0, 0.0, 0.0)
+
+
+def _resnet(v: Values, depth: int, last: int) -> Flat:
+    transformation = v.choice(
+        "RESNETS.TRANS_FUNC", {"bottleneck_transformation": "FrozenBN", "bottleneck_gn_transformation": "GN"}
+    )
+    for key, frozen, group in (
+        ("RESNETS.STEM_FUNC", "basic_bn_stem", "basic_gn_stem"),
+        ("RESNETS.SHORTCUT_FUNC", "basic_bn_shortcut", "basic_gn_shortcut"),
+    ):
+        if v[key] != (group if transformation == "GN" else frozen):
+            v.refuse(key, f"expected the same norm as RESNETS.TRANS_FUNC = {v['RESNETS.TRANS_FUNC']!r}")
+    return {
+        "MODEL.BACKBONE.NAME": "build_resnet_backbone",
+        "MODEL.RESNETS.DEPTH": depth,
+        "MODEL.RESNETS.NORM": transformation,
+        "MODEL.RESNETS.NUM_GROUPS": v["RESNETS.NUM_GROUPS"],
+        "MODEL.RESNETS.WIDTH_PER_GROUP": v["RESNETS.WIDTH_PER_GROUP"],
+        "MODEL.RESNETS.STRIDE_IN_1X1": v["RESNETS.STRIDE_1X1"],
+        "MODEL.RESNETS.RES5_DILATION": v["RESNETS.RES5_DILATION"],
+        "MODEL.RESNETS.OUT_FEATURES": (f"res{last}",),
+    }
+
+
+def _fpn(v: Values, one_stage: bool) -> Flat:
+    """Laterals reach down to the lowest level that RPN or regions use."""
+    extra = v["FPN.EXTRA_CONV_LEVELS"]
+    levels = [v["FPN.RPN_MIN_LEVEL"]] if v["FPN.MULTILEVEL_RPN"] else []
+    levels += [v["FPN.ROI_MIN_LEVEL"]] if v["FPN.MULTILEVEL_ROIS"] else []
+    lowest = min(levels, default=2)
+    if not 2 <= lowest <= 5:
+        v.refuse("FPN.RPN_MIN_LEVEL", "expected 2 to 5")
+        lowest = 2
+    if v["FPN.MULTILEVEL_RPN"] and v["FPN.RPN_MAX_LEVEL"] > (7 if extra else 6):
+        v.refuse("FPN.RPN_MAX_LEVEL", "expected at most 6, or 7 with FPN.EXTRA_CONV_LEVELS")
+    if extra and not one_stage:
+        v.refuse("FPN.EXTRA_CONV_LEVELS", "expected False but in RetinaNet")
+    features = RESNET[lowest - 2 :]
+    builder = "build_retinanet_resnet_fpn_backbone" if extra else "build_resnet_fpn_backbone"
+    return {
+        "MODEL.BACKBONE.NAME": builder,
+        "MODEL.RESNETS.OUT_FEATURES": features,
+        "MODEL.FPN.IN_FEATURES": features,
+        "MODEL.FPN.OUT_CHANNELS": v["FPN.DIM"],
+        "MODEL.FPN.NORM": "GN" if v["FPN.USE_GN"] else "",
+        "MODEL.ROI_HEADS.CANONICAL_BOX_SIZE": v["FPN.ROI_CANONICAL_SCALE"],
+        "MODEL.ROI_HEADS.CANONICAL_LEVEL": v["FPN.ROI_CANONICAL_LEVEL"],
+    }
+
+
+def _retinanet(v: Values, classes: int) -> Flat:
+    levels = range(v["FPN.RPN_MIN_LEVEL"], v["FPN.RPN_MAX_LEVEL"] + 1)
+    octaves = [2 ** (o / v["RETINANET.SCALES_PER_OCTAVE"]) for o in range(v["RETINANET.SCALES_PER_OCTAVE"])]
+    if not v["FPN.FPN_ON"]:
+        v.refuse("FPN.FPN_ON", "RetinaNet needs a feature pyramid")
+    return {
+        "MODEL.META_ARCHITECTURE": "RetinaNet",
+        "MODEL.ANCHOR_GENERATOR.SIZES": tuple(
+            tuple(2**level * octave * v["RETINANET.ANCHOR_SCALE"] for octave in octaves) for level in levels
+        ),
+        "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": (tuple(map(float, v["RETINANET.ASPECT_RATIOS"])),),
+        "MODEL.RETINANET.IN_FEATURES": pyramid(levels[0], levels[-1]),
+        "MODEL.RETINANET.NUM_CLASSES": classes,
+        "MODEL.RETINANET.NUM_CONVS": v["RETINANET.NUM_CONVS"],
+        "MODEL.RETINANET.SCORE_THRESH_TEST": v["RETINANET.INFERENCE_TH"],
+        "MODEL.RETINANET.TOPK_CANDIDATES_TEST": v["RETINANET.PRE_NMS_TOP_N"],
+        "MODEL.RETINANET.NMS_THRESH_TEST": v["TEST.NMS"],
+    }
+
+
+def _given(v: Values) -> Flat:
+    return {
+        "MODEL.PROPOSAL_GENERATOR.NAME": "PrecomputedProposals",
+        "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST": v["TEST.PROPOSAL_LIMIT"],
+    }
+
+
+def _rpn(v: Values, feature: str, fpn: bool) -> Flat:
+    flat: Flat = {
+        "MODEL.PROPOSAL_GENERATOR.MIN_SIZE": v["TEST.RPN_MIN_SIZE"],
+        "MODEL.RPN.PRE_NMS_TOPK_TEST": v["TEST.RPN_PRE_NMS_TOP_N"],
+        "MODEL.RPN.POST_NMS_TOPK_TEST": v["TEST.RPN_POST_NMS_TOP_N"],
+        "MODEL.RPN.POST_NMS_TOPK_PER_LEVEL": v["TEST.RPN_POST_NMS_TOP_N"],
+        "MODEL.RPN.NMS_THRESH": v["TEST.RPN_NMS_THRESH"],
+    }
+    if not fpn:
+        if v["RPN.STRIDE"] != 16:
+            v.refuse("RPN.STRIDE", "expected 16")
+        return flat | {
+            "MODEL.RPN.IN_FEATURES": (feature,),
+            "MODEL.ANCHOR_GENERATOR.SIZES": (tuple(map(float, v["RPN.SIZES"])),),
+            "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": (tuple(map(float, v["RPN.ASPECT_RATIOS"])),),
+        }
+    if not v["FPN.MULTILEVEL_RPN"]:
+        v.refuse("FPN.MULTILEVEL_RPN", "expected True: an RPN on one level of a pyramid is not supported")
+    lowest, highest = v["FPN.RPN_MIN_LEVEL"], v["FPN.RPN_MAX_LEVEL"]
+    start = float(v["FPN.RPN_ANCHOR_START_SIZE"])
+    return flat | {
+        "MODEL.RPN.IN_FEATURES": pyramid(lowest, highest),
+        "MODEL.ANCHOR_GENERATOR.SIZES": tuple((start * 2**i,) for i in range(highest - lowest + 1)),
+        "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": (tuple(map(float, v["FPN.RPN_ASPECT_RATIOS"])),),
+    }
+
+
+def _heads(v: Values, classes: int, feature: str) -> Flat:
+    rois = pyramid(v["FPN.ROI_MIN_LEVEL"], v["FPN.ROI_MAX_LEVEL"]) if v["FPN.FPN_ON"] else (feature,)
+    if v["FPN.FPN_ON"] and not v["FPN.MULTILEVEL_ROIS"]:
+        v.refuse("FPN.MULTILEVEL_ROIS", "expected True: regions on one level of a pyramid are not supported")
+    flat: Flat = {
+        "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
+        "MODEL.MASK_ON": v["MODEL.MASK_ON"],
+        "MODEL.KEYPOINT_ON": v["MODEL.KEYPOINTS_ON"],
+        "MODEL.ROI_HEADS.IN_FEATURES": rois,
+        "MODEL.ROI_HEADS.NUM_CLASSES": classes,
+        "MODEL.ROI_HEADS.SCORE_THRESH_TEST": v["TEST.SCORE_THRESH"],
+        "MODEL.ROI_HEADS.NMS_THRESH_TEST": v["TEST.NMS"],
+        "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS": tuple(map(float, v["MODEL.BBOX_REG_WEIGHTS"])),
+        "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": v["MODEL.CLS_AGNOSTIC_BBOX_REG"],
+        **_pooler(v, "FAST_RCNN", "ROI_BOX_HEAD"),
+        **_box_head(v),
+    }
+    if v["MODEL.MASK_ON"]:
+        flat |= _mask_head(v, flat["MODEL.ROI_HEADS.NAME"] == "Res5ROIHeads")
+    if v["MODEL.KEYPOINTS_ON"]:
+        flat |= _keypoint_head(v)
+    return flat
+
+
+def _pooler(v: Values, section: str, head: str) -> Flat:
+    return {
+        f"MODEL.{head}.POOLER_TYPE": v.choice(f"{section}.ROI_XFORM_METHOD", _POOLERS),
+        f"MODEL.{head}.POOLER_RESOLUTION": v[f"{section}.ROI_XFORM_RESOLUTION"],
+        f"MODEL.{head}.POOLER_SAMPLING_RATIO": v[f"{section}.ROI_XFORM_SAMPLING_RATIO"],
+    }
+
+
+def _box_head(v: Values) -> Flat:
+    key, prefix = "FAST_RCNN.ROI_BOX_HEAD", "MODEL.ROI_BOX_HEAD."
+    kind, norm = v.choice(
+        key,
+        {
+            "ResNet.add_ResNet_roi_conv5_head": ("res5", ""),
+            "fast_rcnn_heads.add_roi_2mlp_head": ("mlp", ""),
+            "fast_rcnn_heads.add_roi_Xconv1fc_head": ("convs", ""),
+            "fast_rcnn_heads.add_roi_Xconv1fc_gn_head": ("convs", "GN"),
+        },
+    )
+    if kind == "res5":
+        if v["FAST_RCNN.ROI_XFORM_RESOLUTION"] != 14:
+            v.refuse("FAST_RCNN.ROI_XFORM_RESOLUTION", f"expected 14 with {v[key]}")
+        return {"MODEL.ROI_HEADS.NAME": "Res5ROIHeads"}
+    return {
+        "MODEL.ROI_HEADS.NAME": "StandardROIHeads",
+        f"{prefix}NAME": "FastRCNNConvFCHead",
+        f"{prefix}NUM_CONV": v["FAST_RCNN.NUM_STACKED_CONVS"] if kind == "convs" else 0,
+        f"{prefix}CONV_DIM": v["FAST_RCNN.CONV_HEAD_DIM"],
+        f"{prefix}NUM_FC": 1 if kind == "convs" else 2,
+        f"{prefix}FC_DIM": v["FAST_RCNN.MLP_HEAD_DIM"],
+        f"{prefix}NORM": norm,
+    }
+
+
+def _mask_head(v: Values, res5: bool) -> Flat:
+    key, prefix = "MRCNN.ROI_MASK_HEAD", "MODEL.ROI_MASK_HEAD."
+    shared = {"mask_rcnn_heads.mask_rcnn_fcn_head_v0upshare": (0, "")}
+    convolutions = {
+        "mask_rcnn_heads.mask_rcnn_fcn_head_v1up4convs": (4, ""),
+        "mask_rcnn_heads.mask_rcnn_fcn_head_v1up4convs_gn": (4, "GN"),
+        "mask_rcnn_heads.mask_rcnn_fcn_head_v1up": (2, ""),
+    }
+    convs, norm = v.choice(key, shared if res5 else convolutions)
+    side = v["MRCNN.ROI_XFORM_RESOLUTION"] * (1 if res5 else 2)
+    if v["MRCNN.RESOLUTION"] != side:
+        v.refuse("MRCNN.RESOLUTION", f"expected {side} from regions of MRCNN.ROI_XFORM_RESOLUTION")
+    if v["MRCNN.UPSAMPLE_RATIO"] != 1:
+        v.refuse("MRCNN.UPSAMPLE_RATIO", "expected 1")
+    if v["MRCNN.USE_FC_OUTPUT"]:
+        v.refuse("MRCNN.USE_FC_OUTPUT", "expected False")
+    if res5 and v["MRCNN.DILATION"] != 1:
+        v.refuse("MRCNN.DILATION", "expected 1 with the shared stage")
+    if res5 and any(
+        v[f"MRCNN.ROI_XFORM_{k}"] != v[f"FAST_RCNN.ROI_XFORM_{k}"]
+        for k in ("METHOD", "RESOLUTION", "SAMPLING_RATIO")
+    ):
+        v.refuse(
+            "MRCNN.ROI_XFORM_METHOD", "expected regions pooled as FAST_RCNN pools them, whose stage is shared"
+        )
+    return {
+        f"{prefix}NUM_CONV": convs,
+        f"{prefix}CONV_DIM": v["MRCNN.DIM_REDUCED"],
+        f"{prefix}NORM": norm,
+        f"{prefix}DILATION": v["MRCNN.DILATION"],
+        f"{prefix}THRESH": v["MRCNN.THRESH_BINARIZE"],
+        f"{prefix}CLS_AGNOSTIC_MASK": not v["MRCNN.CLS_SPECIFIC_MASK"],
+        **_pooler(v, "MRCNN", "ROI_MASK_HEAD"),
+    }
+
+
+def _keypoint_head(v: Values) -> Flat:
+    prefix = "MODEL.ROI_KEYPOINT_HEAD."
+    v.choice("KRCNN.ROI_KEYPOINTS_HEAD", {"keypoint_rcnn_heads.add_roi_pose_head_v1convX": None})
+    for key, value in (
+        ("USE_DECONV", False),
+        ("USE_DECONV_OUTPUT", True),
+        ("UP_SCALE", 2),
+        ("DILATION", 1),
+        ("CONV_HEAD_KERNEL", 3),
+        ("DECONV_KERNEL", 4),
+        ("HEATMAP_SIZE", 4 * v["KRCNN.ROI_XFORM_RESOLUTION"]),
+    ):
+        if v[f"KRCNN.{key}"] != value:
+            v.refuse(f"KRCNN.{key}", f"expected {value}")
+    return {
+        f"{prefix}CONV_DIMS": (v["KRCNN.CONV_HEAD_DIM"],) * v["KRCNN.NUM_STACKED_CONVS"],
+        f"{prefix}NUM_KEYPOINTS": v["KRCNN.NUM_KEYPOINTS"],
+        f"{prefix}INFERENCE_MIN_SIZE": v["KRCNN.INFERENCE_MIN_SIZE"],
+        **_pooler(v, "KRCNN", "ROI_KEYPOINT_HEAD"),
+    }
+
+
+DETECTRON = Older("Detectron", "detectron", DEFAULTS, _IGNORED, _FIXED, _translate)
+
+
+def is_detectron(data: dict) -> bool:
+    """Whether the mapping of a YAML file is Detectron's: it names a CONV_BODY where only Detectron has one."""
+    model = data.get("MODEL")
+    return isinstance(model, dict) and ("CONV_BODY" in model or "TYPE" in model)
