@@ -116,26 +116,13 @@ def test_a_program_that_loads_both_is_seen(tmp_path):
     assert set(frameworks("parity.typed", tmp_path)) == {"TensorFlow"}
 
 
-# Tests whose oracle is torch in pytest's own process, where other tests have TensorFlow: with a CUDA build of torch
-# that process may crash when it ends, with a CPU build it does not. This list may only become shorter: a new test
-# asks torch in a process of its own, or reads recorded numbers.
-STILL_IN_PROCESS = {
-    *(f"layers/test_{name}.py" for name in ("conv", "norm")),
-    *(
-        f"ops/test_{n}.py"
-        for n in ("boxes", "conv", "deform_conv", "interpolate", "keypoints", "mask_paste", "padding")
-    ),
-    *(f"weights/test_{name}.py" for name in ("checkpoint", "recognise", "unwrap", "writers")),
-    *(f"parity/backends/test_{name}.py" for name in ("torch", "torch_reference")),
-    "parity/bench/suite/test_weights.py",
-}
-
-
-def test_no_further_test_imports_torch_beside_tensorflow():
+def test_no_test_imports_torch_beside_tensorflow():
+    """It asks torch in a process of its own (``support.torch_process``), reads recorded numbers, or is a torch_*.py."""
     tests = ROOT / "tests"
-    found = {
+    found = [
         path.relative_to(tests).as_posix()
-        for path in tests.rglob("test_*.py")
-        if any(FRAMEWORKS.get(name.split(".")[0]) == "torch" for name in imports(path, ""))
-    }
-    assert found == STILL_IN_PROCESS
+        for path in tests.rglob("*.py")
+        if path.name.startswith(("test_", "conftest"))
+        and any(FRAMEWORKS.get(name.split(".")[0]) == "torch" for name in imports(path, ""))
+    ]
+    assert found == []

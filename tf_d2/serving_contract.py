@@ -64,6 +64,11 @@ class ExportOptions:
                 raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(choices)}")
 
 
+def takes_files(channels: int) -> bool:
+    """Whether an export has the signature ``serving_bytes``: image files hold RGB, or grey, and nothing else."""
+    return channels in (1, 3)
+
+
 OPTION_NAMES = tuple(field.name for field in fields(ExportOptions))
 
 
@@ -142,6 +147,11 @@ NUMBERED_SEGMENTS = {
     "detection_scores": "mean probability of the class times the raw heat at the middle; may be negative",
 }
 """What outputs mean where segments have numbers and no table (Panoptic-DeepLab)."""
+OTHER_CHANNELS = (
+    "pixels, 0 to 255, with the channels of the model in the order that tf_d2.Predictor takes them; all images of a "
+    "request have the same size"
+)
+"""What ``inputs`` are where a model has another number of channels than three."""
 NORMALISED_BOXES = (
     "y1, x1, y2, x2 as fractions of height and width of the original image, by descending score"
 )

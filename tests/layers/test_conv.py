@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-import torch
-import torch.nn.functional as F
+from support.torch_process import F
 
 from tf_d2.layers.base import walk
 from tf_d2.layers.conv import Conv2d, ConvTranspose2d, DeformConv2d, Linear
@@ -24,11 +23,11 @@ def fill(layer, seed=0):
 
 
 def nchw(x):
-    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1)))
+    return np.moveaxis(x, -1, 1)
 
 
 def torch_kernel(kernel):
-    return torch.from_numpy(np.ascontiguousarray(kernel.transpose(3, 2, 0, 1)))
+    return kernel.transpose(3, 2, 0, 1)
 
 
 def random(dtype, *shape):
@@ -48,11 +47,11 @@ def test_convolution_then_norm_then_relu(dtype, norm, bias, relu):
     layer = Conv2d(8, 12, 3, "conv", stride=2, padding=1, groups=4, bias=bias, norm=norm, relu=relu)
     values, x = fill(layer), random(dtype, 2, 9, 10, 8)
     weight = torch_kernel(values["conv/kernel"])
-    expected = F.conv2d(nchw(x), weight, torch.tensor(values["conv/bias"]) if bias else None, 2, 1, 1, 4)
+    expected = F.conv2d(nchw(x), weight, values["conv/bias"] if bias else None, 2, 1, 1, 4)
     if norm:
         leaves = ("moving_mean", "moving_variance", "gamma", "beta")
-        expected = F.batch_norm(expected, *(torch.tensor(values[f"conv/norm/{v}"]) for v in leaves), eps=1e-5)
-    expected = np.moveaxis((F.relu(expected) if relu else expected).numpy(), 1, -1)
+        expected = F.batch_norm(expected, *(values[f"conv/norm/{v}"] for v in leaves), eps=1e-5)
+    expected = np.moveaxis(F.relu(expected) if relu else expected, 1, -1)
     got = layer(tf.constant(x)).numpy()
     assert got.dtype == dtype
     np.testing.assert_allclose(got, expected, rtol=0, atol=TOLERANCE[dtype] * 10)
@@ -108,28 +107,28 @@ def test_an_unknown_norm_is_refused():
 def test_conv_transpose(dtype, kernel, stride, padding):
     layer = ConvTranspose2d(6, 5, kernel, "deconv", stride=stride, padding=padding, relu=True)
     values, x = fill(layer), random(dtype, 3, 5, 4, 6)
-    weight, bias = torch_kernel(values["deconv/kernel"]), torch.tensor(values["deconv/bias"])
+    weight, bias = torch_kernel(values["deconv/kernel"]), values["deconv/bias"]
     expected = F.relu(F.conv_transpose2d(nchw(x), weight, bias, stride, padding))
     got = layer(tf.constant(x)).numpy()
-    np.testing.assert_allclose(got, np.moveaxis(expected.numpy(), 1, -1), rtol=0, atol=TOLERANCE[dtype] * 10)
+    np.testing.assert_allclose(got, np.moveaxis(expected, 1, -1), rtol=0, atol=TOLERANCE[dtype] * 10)
 
 
 def test_linear_after_pooling_equals_torchs_chw_flatten(dtype):
     """The kernel keeps its (H, W, C, out) axes: torch flattens C first."""
     layer = Linear(3 * 7 * 7, 10, "fc1", spatial=7, relu=True)
     values, x = fill(layer), random(dtype, 4, 7, 7, 3)
-    weight = torch_kernel(values["fc1/kernel"]).flatten(1)  # (out, C * H * W)
-    expected = F.relu(F.linear(nchw(x).flatten(1), weight, torch.tensor(values["fc1/bias"])))
+    weight = torch_kernel(values["fc1/kernel"]).reshape(10, -1)  # (out, C * H * W)
+    expected = F.relu(F.linear(nchw(x).reshape(4, -1), weight, values["fc1/bias"]))
     assert values["fc1/kernel"].shape == (7, 7, 3, 10)
-    np.testing.assert_allclose(layer(tf.constant(x)), expected.numpy(), rtol=0, atol=TOLERANCE[dtype] * 10)
+    np.testing.assert_allclose(layer(tf.constant(x)), expected, rtol=0, atol=TOLERANCE[dtype] * 10)
 
 
 def test_linear(dtype):
     layer = Linear(10, 4, "cls_score")
     values, x = fill(layer), random(dtype, 5, 10)
-    weight = torch.tensor(values["cls_score/kernel"].T.copy())
-    expected = F.linear(torch.tensor(x), weight, torch.tensor(values["cls_score/bias"]))
-    np.testing.assert_allclose(layer(tf.constant(x)), expected.numpy(), rtol=0, atol=TOLERANCE[dtype] * 10)
+    weight = values["cls_score/kernel"].T
+    expected = F.linear(x, weight, values["cls_score/bias"])
+    np.testing.assert_allclose(layer(tf.constant(x)), expected, rtol=0, atol=TOLERANCE[dtype] * 10)
     assert layer(tf.zeros([0, 10], dtype)).shape == (0, 4)
 
 

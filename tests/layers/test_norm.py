@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-import torch
-import torch.nn.functional as F
+from support.torch_process import F
 
 from tf_d2.layers.norm import BATCH_NORMS, BatchNorm, CycleBatchNorm, GroupNorm, LayerNorm, get_norm
 
@@ -27,15 +26,15 @@ def inputs(dtype, channels=64):
 
 
 def nchw(x):
-    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1)))
+    return np.moveaxis(x, -1, 1)
 
 
-def as_torch(variable):
-    return torch.tensor(variable.value.numpy())
+def value_of(variable):
+    return variable.value.numpy()
 
 
 def close(got, expected, dtype):
-    expected = np.moveaxis(expected.numpy(), 1, -1)
+    expected = np.moveaxis(expected, 1, -1)
     assert got.dtype == dtype
     error = np.linalg.norm(got - expected) / np.linalg.norm(expected)
     assert error < TOLERANCE[dtype], error
@@ -44,7 +43,7 @@ def close(got, expected, dtype):
 @pytest.mark.parametrize("kind", BATCH_NORMS)
 def test_batch_norms(run, dtype, kind):
     layer, x = fill(get_norm(kind, 64)), inputs(dtype)
-    parts = (as_torch(v) for v in (layer.moving_mean, layer.moving_variance, layer.gamma, layer.beta))
+    parts = (value_of(v) for v in (layer.moving_mean, layer.moving_variance, layer.gamma, layer.beta))
     close(run(layer, x), F.batch_norm(nchw(x), *parts, eps=1e-5), dtype)
 
 
@@ -58,7 +57,7 @@ def test_scale_and_shift_are_the_same_map(dtype):
 @pytest.mark.parametrize("channels", [32, 64, 96])
 def test_group_norm(run, dtype, channels):
     layer, x = fill(GroupNorm(channels)), inputs(dtype, channels)
-    close(run(layer, x), F.group_norm(nchw(x), 32, as_torch(layer.gamma), as_torch(layer.beta), 1e-5), dtype)
+    close(run(layer, x), F.group_norm(nchw(x), 32, value_of(layer.gamma), value_of(layer.beta), 1e-5), dtype)
 
 
 def test_group_norm_of_no_regions(run):
@@ -73,8 +72,8 @@ def test_group_norm_needs_full_groups():
 
 def test_layer_norm_is_per_pixel_with_its_own_epsilon(run, dtype):
     layer, x = fill(LayerNorm(64)), inputs(dtype)
-    by_pixel = F.layer_norm(torch.from_numpy(x), (64,), as_torch(layer.gamma), as_torch(layer.beta), eps=1e-6)
-    close(run(layer, x), by_pixel.permute(0, 3, 1, 2), dtype)
+    by_pixel = F.layer_norm(x, (64,), value_of(layer.gamma), value_of(layer.beta), eps=1e-6)
+    close(run(layer, x), by_pixel.transpose(0, 3, 1, 2), dtype)
 
 
 def test_cycle_batch_norm_has_statistics_per_level_and_one_affine_map(dtype):
@@ -84,7 +83,7 @@ def test_cycle_batch_norm_has_statistics_per_level_and_one_affine_map(dtype):
     }
     for level in range(3):
         stats = getattr(layer, f"level{level}")
-        parts = (as_torch(v) for v in (stats.moving_mean, stats.moving_variance, layer.gamma, layer.beta))
+        parts = (value_of(v) for v in (stats.moving_mean, stats.moving_variance, layer.gamma, layer.beta))
         got = layer(tf.constant(x), level=level).numpy()
         close(got, F.batch_norm(nchw(x), *parts, eps=1e-5), dtype)
 

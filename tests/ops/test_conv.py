@@ -5,8 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import tensorflow as tf
-import torch
-import torch.nn.functional as F
+from support.torch_process import F
 
 from tf_d2.ops import conv as ops
 
@@ -22,20 +21,20 @@ def assert_sum(got, expected, sizes):
 
 def exact(function, x, w, b, *args):
     """A convolution of torch in float64, and of the absolute values."""
-    doubles = [torch.from_numpy(np.asarray(t, np.float64)) for t in (nchw(x), oihw(w), b)]
-    return nhwc(function(*doubles, *args)), nhwc(function(*(t.abs() for t in doubles), *args))
+    doubles = [np.asarray(t, np.float64) for t in (nchw(x), oihw(w), b)]
+    return nhwc(function(*doubles, *args)), nhwc(function(*(np.abs(t) for t in doubles), *args))
 
 
 def nchw(x):
-    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1)))
+    return np.moveaxis(x, -1, 1)
 
 
 def nhwc(x):
-    return np.moveaxis(x.numpy(), 1, -1)
+    return np.moveaxis(x, 1, -1)
 
 
 def oihw(kernel):
-    return torch.from_numpy(np.ascontiguousarray(kernel.transpose(3, 2, 0, 1)))
+    return kernel.transpose(3, 2, 0, 1)
 
 
 def data(rng, kind, *shape):

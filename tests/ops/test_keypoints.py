@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-import torch
-import torch.nn.functional as F
+from support.torch_process import F
 
 from tf_d2.ops.keypoints import decode_keypoints
 
@@ -23,7 +22,7 @@ def decode_by_loop(heatmaps: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     for n, (x1, y1, x2, y2) in enumerate(boxes):
         width, height = max(x2 - x1, np.float32(1)), max(y2 - y1, np.float32(1))
         size = int(np.ceil(height)), int(np.ceil(width))
-        stretched = F.interpolate(torch.from_numpy(heatmaps[n : n + 1]), size=size, mode="bicubic")[0].numpy()
+        stretched = F.interpolate(heatmaps[n : n + 1], size=size, mode="bicubic")[0]
         for k, cells in enumerate(stretched):
             iy, ix = np.unravel_index(cells.argmax(), cells.shape)
             score = 1 / np.exp(heatmaps[n, k].astype(np.float64) - cells.max()).sum()
@@ -33,12 +32,8 @@ def decode_by_loop(heatmaps: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 def test_equals_the_loop_for_growing_and_shrinking_maps():
     rng = np.random.default_rng(0)
-    heatmaps = F.interpolate(
-        torch.from_numpy(rng.standard_normal((40, 5, 9, 9)).astype(np.float32) * 5), size=(56, 56)
-    )
-    heatmaps = np.ascontiguousarray(
-        heatmaps.numpy() + rng.standard_normal((40, 5, 56, 56)).astype(np.float32) / 2
-    )
+    heatmaps = F.interpolate(rng.standard_normal((40, 5, 9, 9)).astype(np.float32) * 5, size=(56, 56))
+    heatmaps = np.ascontiguousarray(heatmaps + rng.standard_normal((40, 5, 56, 56)).astype(np.float32) / 2)
     sides = np.exp(rng.uniform(np.log(0.5), np.log(300), (40, 2)))
     corner = rng.random((40, 2)) * 400
     boxes = np.concatenate([corner, corner + sides], axis=1).astype(np.float32)

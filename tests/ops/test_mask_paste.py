@@ -9,8 +9,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import tensorflow as tf
-import torch
-import torch.nn.functional as F
+from support.torch_process import F
 
 from parity.core import machine
 from tf_d2.ops import mask_paste_numpy
@@ -30,11 +29,11 @@ _graph = tf.function(
 
 def probabilities(mask: np.ndarray, box: np.ndarray, height: int, width: int) -> np.ndarray:
     """One mask sampled at every pixel of the image by torch, float32, detectron2's order of operations."""
-    x1, y1, x2, y2 = torch.from_numpy(box)
-    x = (torch.arange(width, dtype=torch.float32) + 0.5 - x1) / (x2 - x1) * 2 - 1
-    y = (torch.arange(height, dtype=torch.float32) + 0.5 - y1) / (y2 - y1) * 2 - 1
-    grid = torch.stack([x[None, :].expand(height, width), y[:, None].expand(height, width)], dim=2)
-    return F.grid_sample(torch.from_numpy(mask)[None, None], grid[None], align_corners=False)[0, 0].numpy()
+    x1, y1, x2, y2 = box
+    x = (np.arange(width, dtype=np.float32) + 0.5 - x1) / (x2 - x1) * 2 - 1
+    y = (np.arange(height, dtype=np.float32) + 0.5 - y1) / (y2 - y1) * 2 - 1
+    grid = np.stack(np.meshgrid(x, y), axis=2)
+    return F.grid_sample(mask[None, None], grid[None], align_corners=False)[0, 0]
 
 
 def window(box: np.ndarray, height: int, width: int) -> np.ndarray:

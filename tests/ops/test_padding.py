@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-import torch
-import torch.nn.functional as F
+from support.torch_process import F, torch
 
 from tf_d2.ops import padding as ops
 
@@ -12,10 +11,10 @@ MEAN, STD = (103.530, 116.280, 123.675), (57.375, 57.120, 58.395)
 
 def test_normalize_divides_like_torch_bit_for_bit(run):
     image = np.random.default_rng(0).integers(0, 256, (9, 7, 3)).astype(np.uint8)
-    expected = (torch.from_numpy(image) - torch.tensor(MEAN)) / torch.tensor(STD)
-    np.testing.assert_array_equal(run(lambda x: ops.normalize(x, MEAN, STD), image), expected.numpy())
+    expected = torch.div(torch.sub(image, np.float32(MEAN)), np.float32(STD))
+    np.testing.assert_array_equal(run(lambda x: ops.normalize(x, MEAN, STD), image), expected)
     np.testing.assert_array_equal(
-        run(lambda x: ops.normalize(x, MEAN, STD), image.astype(np.float32)), expected.numpy()
+        run(lambda x: ops.normalize(x, MEAN, STD), image.astype(np.float32)), expected
     )
 
 
@@ -50,6 +49,6 @@ def test_pad_bottom_right(run, canvas):
     """torch's F.pad with negative numbers crops; so does this."""
     image = np.random.default_rng(1).standard_normal((5, 4, 3))
     height, width = canvas
-    expected = F.pad(torch.from_numpy(image).permute(2, 0, 1), (0, width - 4, 0, height - 5)).permute(1, 2, 0)
+    expected = F.pad(image.transpose(2, 0, 1), (0, width - 4, 0, height - 5)).transpose(1, 2, 0)
     got = run(lambda x: ops.pad_bottom_right(x, height, width), image)
-    np.testing.assert_array_equal(got, expected.numpy())
+    np.testing.assert_array_equal(got, expected)

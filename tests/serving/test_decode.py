@@ -211,7 +211,7 @@ def test_gif_is_refused(read) -> None:
 def test_network_size_and_channel_order() -> None:
     config = InputConfig("BGR", 32, 50, CONFIG.pixel_mean, CONFIG.pixel_std)
     rgb = np.asarray(photo())
-    found = decode.picture_from_rgb(tf.constant(rgb), config, MAX_PIXELS)
+    found = decode.picture_from_pixels(tf.constant(rgb), config, MAX_PIXELS)
     expected = np.asarray(photo().resize((43, 32), Image.Resampling.BILINEAR))[:, :, ::-1]
     np.testing.assert_array_equal(found.pixels.numpy(), expected)
     assert found.network_size.numpy().tolist() == [32, 43]
@@ -223,6 +223,6 @@ def test_network_size_and_channel_order() -> None:
 )
 def test_pictures_that_cannot_be_used(shape: tuple[int, ...], status: int) -> None:
     config = InputConfig("BGR", 32, 50, CONFIG.pixel_mean, CONFIG.pixel_std)
-    found = decode.picture_from_rgb(tf.zeros(shape, tf.uint8), config, MAX_PIXELS)
+    found = decode.picture_from_pixels(tf.zeros(shape, tf.uint8), config, MAX_PIXELS)
     assert found.status.numpy() == status
     assert found.pixels.shape == (0, 0, 3)

@@ -14,6 +14,7 @@ from tf_d2.batch.rows import Row, detected, failed
 from tf_d2.client.result import STATUS_TEXT
 from tf_d2.instances import Instances
 from tf_d2.ops.image_io import read_image
+from tf_d2.serving_contract import takes_files
 
 # Pictures in the network at the same time: the second one fills the gaps in which the first does not use all cores.
 AT_ONCE = 2
@@ -40,6 +41,13 @@ class Detector:
                 f"{export}: batch needs a model that answers a picture with detections; this one takes "
                 f"{', '.join(sorted(inputs))} and answers {', '.join(sorted(outputs))}"
             )
+        channels = inputs["inputs"].shape[-1]
+        if not takes_files(channels):
+            raise ValueError(
+                f"{export}: this model takes {channels} channels, which no image file holds; call its signature "
+                "serving_default with arrays"
+            )
+        self._format = "L" if channels == 1 else "RGB"
         self._masks_in_box = "detection_masks" in outputs
         self._places = threading.Semaphore(AT_ONCE)
 
@@ -57,7 +65,7 @@ class Detector:
         import tensorflow as tf
 
         try:
-            image = read_image(data, "RGB")
+            image = read_image(data, self._format)
         except ValueError as error:
             return failed(path, str(error).removeprefix("image: "))
         try:

@@ -15,7 +15,7 @@ from tf_d2.config import ModelConfig, category_ids, class_names, keypoint_names,
 from tf_d2.serving.decode import DECODED, STATUS_TEXT
 from tf_d2.serving.graph import GraphOptions
 from tf_d2.serving.saved_model import read_saved_model
-from tf_d2.serving_contract import NORMALISED_BOXES, NUMBERED_SEGMENTS, TENSORS
+from tf_d2.serving_contract import NORMALISED_BOXES, NUMBERED_SEGMENTS, OTHER_CHANNELS, TENSORS, takes_files
 
 if TYPE_CHECKING:
     from tf_d2.serving.exporter import ExportReport
@@ -118,6 +118,8 @@ def signature_table(folder: Path, signature: str) -> str:
         meaning |= NUMBERED_SEGMENTS
     if "detection_boxes_xyxy" in definition.outputs:
         meaning["detection_boxes"] = NORMALISED_BOXES
+    if "inputs" in definition.inputs and definition.inputs["inputs"].tensor_shape.dim[3].size != 3:
+        meaning["inputs"] = OTHER_CHANNELS
     lines = ["| | name | dtype | shape | meaning |", "|---|---|---|---|---|"]
     for kind, infos in (("in", definition.inputs), ("out", definition.outputs)):
         for name in sorted(infos):
@@ -159,13 +161,24 @@ def readme(folder: Path, config: ModelConfig, options: GraphOptions, report: Exp
             "The network computes in bfloat16: it finds nearly the objects of the float32 model, boxes differ "
             "by about a pixel and scores by about 0.01; weak objects may appear or vanish. Check it on your pictures."
         )
+    channels = len(sizes.pixel_mean)
+    decoded = f"`serving_bytes`: {DECODED}"
+    if takes_files(channels):
+        encoded = MERGE + signature_table(folder, "serving_bytes")
+        if channels == 1:
+            decoded += " A picture with colours becomes grey as Pillow makes it."
+    else:
+        decoded = encoded = (
+            f"There is no `serving_bytes`: an image file does not hold the {channels} channels of this model. Send "
+            "arrays to `serving_default` (`tf_d2.client.Client.predict_batch`)."
+        )
     photo, argument, setup = '{\\"b64\\": \\"$(base64 -w0 photo.jpg)\\"}', "", ""
     if config.needs_proposals:
         box = "[[10, 20, 200, 150]]"
         argument, setup = ", boxes", f"boxes = {box}   # x1 y1 x2 y2 in pixels of the photo, best first\n"
         photo = f'{{\\"image_bytes\\": {photo}, \\"proposal_boxes\\": {box}, \\"num_proposals\\": 1}}'
-    return README.format(
-        decoded=f"`serving_bytes`: {DECODED}",
+    return README.replace("{call}", CALL_FILES if takes_files(channels) else CALL_ARRAYS).format(
+        decoded=decoded,
         photo=photo,
         argument=argument,
         setup=setup,
@@ -174,7 +187,7 @@ def readme(folder: Path, config: ModelConfig, options: GraphOptions, report: Exp
         version=report.version,
         architecture=config.meta_architecture,
         default=signature_table(folder, "serving_default"),
-        encoded=signature_table(folder, "serving_bytes"),
+        encoded=encoded,
         resize=resize,
         batch=batch,
         bad=bad,
@@ -188,6 +201,28 @@ def readme(folder: Path, config: ModelConfig, options: GraphOptions, report: Exp
     )
 
 
+MERGE = "Merge requests of any sizes here (`--enable_batching`).\n\n"
+CALL_FILES = """\
+```python
+from tf_d2.client import Client                         # REST; Client("grpc://localhost:8500", ...) for gRPC
+client = Client("http://localhost:8501", "{name}")
+{setup}result = client.predict_file("photo.jpg"{argument})     # as tf_d2.Predictor gives it, of what is exported
+```
+
+```sh
+curl -s localhost:8501/v1/models/{name}:predict -d "{{\\"signature_name\\": \\"serving_bytes\\",
+  \\"instances\\": [{photo}]}}"
+```
+
+"""
+CALL_ARRAYS = """\
+```python
+from tf_d2.client import Client
+client = Client("grpc://localhost:8500", "{name}")
+result = client.predict_batch(array[None])[0]     # uint8, as tf_d2.Predictor takes it
+```
+
+"""
 README = """\
 # {name}
 
@@ -220,17 +255,7 @@ The server warms up with `{version}/assets.extra/tf_serving_warmup_requests` bef
 
 ## Call
 
-```python
-from tf_d2.client import Client                         # REST; Client("grpc://localhost:8500", ...) for gRPC
-client = Client("http://localhost:8501", "{name}")
-{setup}result = client.predict_file("photo.jpg"{argument})     # as tf_d2.Predictor gives it, of what is exported
-```
-
-```sh
-curl -s localhost:8501/v1/models/{name}:predict -d "{{\\"signature_name\\": \\"serving_bytes\\",
-  \\"instances\\": [{photo}]}}"
-```
-
+{call}
 Over gRPC, raise the client's message limit (`grpc.max_receive_message_length`); `tf_d2.client` does.
 
 ## Signatures
@@ -245,8 +270,6 @@ Images of more than {pixels} pixels are refused before they are decoded. Files a
 says (JPEG, PNG, WebP); boxes, masks and `image_size` are those of the upright picture.
 
 ### serving_bytes
-
-Merge requests of any sizes here (`--enable_batching`).
 
 {encoded}
 

@@ -58,7 +58,7 @@ _SMALL_JPEG = tf.io.encode_jpeg(np.zeros((1, 1, 1), np.uint8)).numpy()
 class Picture(NamedTuple):
     """One image of a request. Where ``status`` is not 0, ``pixels`` is empty and both sizes are 0."""
 
-    pixels: tf.Tensor  # uint8 [h, w, 3] at network size, channels in INPUT.FORMAT order
+    pixels: tf.Tensor  # uint8 [h, w, C] at network size, channels in the network's order
     network_size: tf.Tensor  # int32 [2] (height, width) of `pixels`
     size: tf.Tensor  # int32 [2] (height, width) of the upright image
     status: tf.Tensor  # int32 []
@@ -66,6 +66,8 @@ class Picture(NamedTuple):
 
 def picture_from_bytes(data: tf.Tensor, config: InputConfig, max_pixels: int) -> Picture:
     """Read one encoded image, turned as its EXIF orientation says; never fails, whatever the bytes.
+
+    A model of one channel gets what detectron2's ``read_image`` gives for format "L".
 
     Args:
         data: string ``[]``, a JPEG, PNG, BMP or WebP file (WebP: where the server's DecodeImage has it).
@@ -82,13 +84,29 @@ def picture_from_bytes(data: tf.Tensor, config: InputConfig, max_pixels: int) ->
     orientation = tf.cond(status == OK, lambda: exif.orientation_of(found), lambda: tf.constant(1))
     status = tf.where(orientation == exif.UNCERTAIN, NOT_EXACT, status)
     decoded = exif.upright(tf.ensure_shape(decoded, [None, None, 3]), orientation)
+    image = grey(decoded) if len(config.pixel_mean) == 1 else decoded
     return tf.cond(
-        status == OK, lambda: picture_from_rgb(decoded, config, max_pixels), lambda: _no_picture(status)
+        status == OK,
+        lambda: picture_from_pixels(image, config, max_pixels),
+        lambda: _no_picture(status, len(config.pixel_mean)),
     )
 
 
-def picture_from_rgb(image: tf.Tensor, config: InputConfig, max_pixels: int) -> Picture:
-    """Resize a decoded uint8 RGB image ``[H, W, 3]`` to the network size, with Pillow's bytes."""
+def grey(rgb: tf.Tensor) -> tf.Tensor:
+    """uint8 RGB ``[H, W, 3]`` -> ``[H, W, 1]`` as Pillow's convert("L"): (19595 R + 38470 G + 7471 B + 2^15) >> 16."""
+    r, g, b = tf.unstack(tf.cast(rgb, tf.int32), axis=2)
+    weighted = 19595 * r + 38470 * g + 7471 * b + 0x8000
+    return tf.cast(tf.bitwise.right_shift(weighted, 16), tf.uint8)[:, :, None]
+
+
+def picture_from_pixels(image: tf.Tensor, config: InputConfig, max_pixels: int) -> Picture:
+    """Resize a decoded uint8 image ``[H, W, C]`` to the network size, with Pillow's bytes.
+
+    Three channels are RGB. Any other number of them is in the order of ``Predictor``'s argument: to that, too,
+    detectron2 applies INPUT.FORMAT "RGB" by turning the order of all channels around.
+    """
+    channels = len(config.pixel_mean)
+    turned = config.format == ("BGR" if channels == 3 else "RGB")
     shape = tf.shape(image)
     height, width = shape[0], shape[1]
     network = tf.stack(
@@ -102,14 +120,15 @@ def picture_from_rgb(image: tf.Tensor, config: InputConfig, max_pixels: int) -> 
     status = tf.where((height < 1) | (width < 1), UNREADABLE, status)
 
     def resized() -> Picture:
-        ordered = image if config.format == "RGB" else image[:, :, ::-1]
-        return Picture(resize_uint8(ordered, network[0], network[1]), network, shape[:2], status)
+        ordered = tf.ensure_shape(image[:, :, ::-1] if turned else image, [None, None, channels])
+        pixels = ordered if config.min_size_test == 0 else resize_uint8(ordered, network[0], network[1])
+        return Picture(pixels, network, shape[:2], status)
 
-    return tf.cond(status == OK, resized, lambda: _no_picture(status))
+    return tf.cond(status == OK, resized, lambda: _no_picture(status, channels))
 
 
-def _no_picture(status: tf.Tensor) -> Picture:
-    pixels = tf.ensure_shape(tf.zeros(tf.constant([0, 0, 3]), tf.uint8), [None, None, 3])
+def _no_picture(status: tf.Tensor, channels: int) -> Picture:
+    pixels = tf.ensure_shape(tf.zeros(tf.constant([0, 0, channels]), tf.uint8), [None, None, channels])
     return Picture(pixels, tf.zeros([2], tf.int32), tf.zeros([2], tf.int32), status)
 
 

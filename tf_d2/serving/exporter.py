@@ -17,10 +17,11 @@ import tensorflow as tf
 
 from tf_d2.config import ModelConfig
 from tf_d2.loading import load_model, model_yaml, resolve_model
+from tf_d2.ops.resize import MAX_CHANNELS_UINT8
 from tf_d2.serving import artifacts, fitting, warmup
 from tf_d2.serving.graph import GraphOptions, Requests, core_function, core_specs
 from tf_d2.serving.saved_model import ExportError, check_ops, traced
-from tf_d2.serving_contract import OPTION_NAMES, ExportOptions, Masks, SemSeg
+from tf_d2.serving_contract import OPTION_NAMES, ExportOptions, Masks, SemSeg, takes_files
 
 # Decoded pixels of one image (uint8 RGB: 150 MB) and the memory that maps of one image may take.
 DEFAULT_MAX_IMAGE_PIXELS = 50_000_000
@@ -79,10 +80,11 @@ def export(
     _check_target(output, version, name)
     parsed, weights_file = resolve_model(config, weights, opts, ignore_keys)
     channels = len(parsed.input.pixel_mean)
-    if channels != 3:
+    if channels > MAX_CHANNELS_UINT8 and parsed.input.min_size_test:
         raise ExportError(
-            f"this model takes pictures of {channels} channels (MODEL.PIXEL_MEAN); an export takes RGB pictures only: "
-            "use tf_d2.Predictor"
+            f"this model takes pictures of {channels} channels (MODEL.PIXEL_MEAN), and Pillow, which detectron2 "
+            f"resizes uint8 pictures with, has none of more than {MAX_CHANNELS_UINT8}: set INPUT.MIN_SIZE_TEST 0 "
+            "(--opts) and send pictures at network size, or use tf_d2.Predictor with float32 pictures"
         )
     chosen = _options(parsed, options)
     samples = fitting.sample_sizes(parsed, warmup.BUCKETS)
@@ -109,7 +111,7 @@ def export(
         folder = scratch / str(version)
         _save(folder, parsed, chosen, model)
         ops = check_ops(folder / "saved_model.pb")
-        warmup.write_warmup(folder, warmup.warmup_requests(name, parsed.needs_proposals, samples))
+        warmup.write_warmup(folder, warmup.warmup_requests(name, parsed.needs_proposals, samples, channels))
         source = {
             "config": model_yaml(config, opts, ignore_keys),
             "weights_name": weights_file.name,
@@ -117,7 +119,7 @@ def export(
             "precision": chosen.precision,
         }
         artifacts.write_assets(folder, parsed, source, asdict(chosen))
-        load, first, second = measure(folder, parsed.needs_proposals, samples[0])
+        load, first, second = measure(folder, parsed.needs_proposals, samples[0], channels)
         size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
         report = ExportReport(
             output / str(version),
@@ -239,27 +241,30 @@ def _save(folder: Path, config: ModelConfig, options: GraphOptions, model: Any) 
             tf.TensorSpec([None], tf.int32, "num_proposals"),
         ]
     module: Any = tf.Module()
-    raw = [tf.TensorSpec([None, None, None, 3], tf.uint8, "inputs"), *extra]
+    channels = len(config.input.pixel_mean)
+    raw = [tf.TensorSpec([None, None, None, channels], tf.uint8, "inputs"), *extra]
     encoded = [tf.TensorSpec([None], tf.string, "image_bytes"), *extra]
     default = tf.function(requests.from_tensors, input_signature=raw, autograph=False)
-    from_bytes = tf.function(requests.from_bytes, input_signature=encoded, autograph=False)
     module.weights = variables
-    module.serving_default, module.serving_bytes = default, from_bytes
-    signatures = {"serving_default": default, "serving_bytes": from_bytes}
+    module.serving_default = default
+    signatures = {"serving_default": default}
+    if takes_files(channels):
+        module.serving_bytes = tf.function(requests.from_bytes, input_signature=encoded, autograph=False)
+        signatures["serving_bytes"] = module.serving_bytes
     tf.saved_model.save(module, str(folder), signatures=signatures)
 
 
 def measure(
-    folder: Path, with_proposals: bool, size: tuple[int, int] = warmup.BUCKETS[0]
+    folder: Path, with_proposals: bool, size: tuple[int, int] = warmup.BUCKETS[0], channels: int = 3
 ) -> tuple[float, float, float]:
     """Seconds to load, of the first and of the second request, in a Session as in TensorFlow Serving."""
-    encoded = tf.io.encode_jpeg(warmup.sample_image(*size)).numpy()
+    name, key, value = warmup.sample_inputs(*size, channels)[-1]
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         start = time.perf_counter()
         loaded = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(folder))
         times = [time.perf_counter() - start]
-        signature = loaded.signature_def["serving_bytes"]
-        feed: dict[str, Any] = {signature.inputs["image_bytes"].name: [encoded]}
+        signature = loaded.signature_def[name]
+        feed: dict[str, Any] = {signature.inputs[key].name: value}
         if with_proposals:
             feed[signature.inputs["proposal_boxes"].name] = [[[0.0, 0.0, float(size[1]), float(size[0])]]]
             feed[signature.inputs["num_proposals"].name] = [1]

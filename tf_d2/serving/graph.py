@@ -14,7 +14,7 @@ from tf_d2.modeling.given import given_proposals
 from tf_d2.modeling.postprocess import DENSEPOSE, rescale, rescale_keypoints, scales
 from tf_d2.modeling.recording import Unrecorded
 from tf_d2.serving import decode, fitting, maps
-from tf_d2.serving.decode import Picture, picture_from_bytes, picture_from_rgb
+from tf_d2.serving.decode import Picture, picture_from_bytes, picture_from_pixels
 from tf_d2.serving_contract import ExportOptions
 
 Outputs = dict[str, tf.Tensor]
@@ -34,7 +34,7 @@ def core_specs(config: ModelConfig, options: GraphOptions) -> list[tf.TensorSpec
     """Arguments of the core: canvas, network sizes, original sizes, size of maps, proposals if needed."""
     n = 1 if options.pad_independent else None
     specs = [
-        tf.TensorSpec([n, None, None, 3], tf.uint8, "canvas"),
+        tf.TensorSpec([n, None, None, len(config.input.pixel_mean)], tf.uint8, "canvas"),
         tf.TensorSpec([n, 2], tf.int32, "network_sizes"),
         tf.TensorSpec([n, 2], tf.int32, "sizes"),
         tf.TensorSpec([2], tf.int32, "map_size"),
@@ -229,15 +229,16 @@ class Requests:
 
     def __init__(self, config: ModelConfig, options: GraphOptions, core: Callable[..., Outputs]) -> None:
         self.config, self.options, self.core = config, options, core
+        self.channels = len(config.input.pixel_mean)
         has_maps = config.sem_seg_head is not None or options.masks in ("full", "png")
         self.at_once = 1 if has_maps else _STEPS_AT_ONCE
 
     def from_tensors(self, inputs: tf.Tensor, *proposals: tf.Tensor) -> Outputs:
-        """``inputs`` uint8 RGB ``[B, H, W, 3]``."""
+        """``inputs`` uint8 ``[B, H, W, C]``: RGB, or as many channels as the model has."""
         limit = self.options.max_image_pixels
 
         def picture(i: tf.Tensor) -> Picture:
-            return picture_from_rgb(inputs[i], self.config.input, limit)
+            return picture_from_pixels(inputs[i], self.config.input, limit)
 
         return self._answer(picture, tf.shape(inputs)[0], proposals)
 
@@ -254,7 +255,7 @@ class Requests:
         self, picture: Callable[[tf.Tensor], Picture], count: tf.Tensor, proposals: tuple[tf.Tensor, ...]
     ) -> Outputs:
         blank = fitting.blank_size(self.config)
-        pixels, network_sizes, sizes, status = _collect(picture, count, blank)
+        pixels, network_sizes, sizes, status = _collect(picture, count, (*blank, self.channels))
         status = fitting.checked(self.config, status, network_sizes, decode.OK, decode.NOT_FITTING)
         status = self._checked(status[:count])
         usable = tf.cast(tf.where(status == decode.OK)[:, 0], tf.int32)
@@ -293,7 +294,7 @@ class Requests:
         canvas = tf.map_fn(
             lambda i: maps.pad_map(pixels.read(i), largest),
             chosen,
-            fn_output_signature=tf.TensorSpec([None, None, 3], tf.uint8),
+            fn_output_signature=tf.TensorSpec([None, None, self.channels], tf.uint8),
         )
 
         def step(start: tf.Tensor, end: tf.Tensor) -> Outputs:
@@ -328,11 +329,11 @@ class Requests:
 
 
 def _collect(
-    picture: Callable[[tf.Tensor], Picture], count: tf.Tensor, blank: tuple[int, int]
+    picture: Callable[[tf.Tensor], Picture], count: tf.Tensor, blank: tuple[int, int, int]
 ) -> tuple[tf.TensorArray, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Pixels, network sizes, sizes and status of every image, and of a blank one after the last."""
+    """Pixels, network sizes, sizes and status of every image, and of a ``blank`` one ``(h, w, C)`` after the last."""
     pixels = tf.TensorArray(
-        tf.uint8, count + 1, infer_shape=False, element_shape=[None, None, 3], clear_after_read=False
+        tf.uint8, count + 1, infer_shape=False, element_shape=[None, None, blank[2]], clear_after_read=False
     )
     facts = tf.TensorArray(tf.int32, count + 1, element_shape=[5])
 
@@ -343,8 +344,8 @@ def _collect(
 
     start = (0, pixels, facts)
     _, pixels, facts = tf.while_loop(lambda i, *_: i < count, step, start, parallel_iterations=2)
-    pixels = pixels.write(count, tf.zeros([*blank, 3], tf.uint8))
-    table = facts.write(count, tf.constant([*blank, *blank, decode.OK])).stack()  # [B + 1, 5]
+    pixels = pixels.write(count, tf.zeros(blank, tf.uint8))
+    table = facts.write(count, tf.constant([*blank[:2], *blank[:2], decode.OK])).stack()  # [B + 1, 5]
     return pixels, table[:, :2], table[:, 2:4], table[:, 4]
 
 

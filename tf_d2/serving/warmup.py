@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_d2.client.wire import field, predict_request
+from tf_d2.serving_contract import takes_files
 
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 MAX_RECORDS = 1000  # the server refuses more
@@ -32,23 +33,28 @@ def prediction_log(request: bytes) -> bytes:
 
 
 def warmup_requests(
-    model: str, needs_proposals: bool, buckets: Sequence[tuple[int, int]] = BUCKETS
+    model: str, needs_proposals: bool, buckets: Sequence[tuple[int, int]] = BUCKETS, channels: int = 3
 ) -> list[bytes]:
     """One request per signature and bucket, as ``PredictionLog`` messages."""
     logs = []
     for height, width in buckets:
-        image = sample_image(height, width)
-        encoded = tf.io.encode_jpeg(image).numpy()
         extra: dict[str, np.ndarray] = {}
         if needs_proposals:
             extra["proposal_boxes"] = np.array([[[0, 0, width, height]]], np.float32)
             extra["num_proposals"] = np.array([1], np.int32)
-        for signature, key, value in (
-            ("serving_default", "inputs", image[None]),
-            ("serving_bytes", "image_bytes", np.array([encoded], object)),
-        ):
+        for signature, key, value in sample_inputs(height, width, channels):
             logs.append(prediction_log(predict_request(model, signature, {key: value, **extra})))
     return logs
+
+
+def sample_inputs(height: int, width: int, channels: int) -> list[tuple[str, str, np.ndarray]]:
+    """One picture for every signature of an export: its name, the name of the input, the value."""
+    image = sample_image(height, width, channels)
+    inputs = [("serving_default", "inputs", image[None])]
+    if takes_files(channels):
+        encoded = tf.io.encode_jpeg(image).numpy()
+        inputs.append(("serving_bytes", "image_bytes", np.array([encoded], object)))
+    return inputs
 
 
 def write_warmup(folder: Path, logs: Sequence[bytes]) -> None:
@@ -62,8 +68,8 @@ def write_warmup(folder: Path, logs: Sequence[bytes]) -> None:
             writer.write(log)
 
 
-def sample_image(height: int, width: int) -> np.ndarray:
-    """A picture with some structure: uint8 RGB ``[height, width, 3]``."""
+def sample_image(height: int, width: int, channels: int = 3) -> np.ndarray:
+    """A picture with some structure: uint8 ``[height, width, channels]``."""
     y, x = np.mgrid[:height, :width]
-    waves = [128 + 100 * np.sin((x * (i + 1) + y * (3 - i)) / 9.0) for i in range(3)]
+    waves = [128 + 100 * np.sin((x * (i + 1) + y * (3 - i)) / 9.0) for i in range(channels)]
     return np.stack(waves, axis=-1).astype(np.uint8)
