@@ -32,6 +32,10 @@ def demo(
         "tf-d2-demo"
     ),
     export: Annotated[bool, typer.Option(help="Also export for TensorFlow Serving.")] = True,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Write over what is in the folder; without it, that is an error."),
+    ] = False,
 ) -> None:
     """Predict, draw, prove it equals detectron2, export: with the embedded checkpoint. Exit 1 if anything differs."""
     from parity.cli.parity import finish  # here and below: --help needs none of it
@@ -42,8 +46,7 @@ def demo(
     started = time.monotonic()
     data = demo_data()
     model = ["--config-file", str(data / "shapes.yaml"), "--weights", str(data / "shapes.pkl")]
-    if output.exists() and not output.is_dir():
-        raise typer.BadParameter(f"{output} is a file; give a folder", param_hint="--output")
+    check_empty(output, overwrite)
     output.mkdir(parents=True, exist_ok=True)
 
     console.rule("1. Detect: a Mask R-CNN trained in detectron2, run in TensorFlow")
@@ -53,8 +56,7 @@ def demo(
     console.print(f"drawn: {output / 'shapes.detections.png'}", markup=False)
 
     target = output / "serving" / "shapes"
-    version = str(_next_version(target))  # of an earlier demo in the same folder, nothing is lost
-    exporting = _start("export", *model, "--output", str(target), "--version", version) if export else None
+    exporting = _start("export", *model, "--output", str(target), "--overwrite") if export else None
 
     console.rule("2. Prove it: stage by stage against what detectron2 recorded")
     recorded = data / "shapes_detectron2.h5"
@@ -83,9 +85,17 @@ def demo(
     raise typer.Exit(overall_exit_code(comparisons))
 
 
-def _next_version(target: Path) -> int:
-    taken = [int(p.name) for p in target.glob("*") if p.name.isdecimal()]
-    return max(taken, default=0) + 1
+def check_empty(output: Path, overwrite: bool) -> None:
+    """A usage error where the folder cannot be written to, or holds something that is not to be overwritten."""
+    if output.exists() and not output.is_dir():
+        raise typer.BadParameter(f"{output} is a file; give a folder", param_hint="--output")
+    held = sorted(p.name for p in output.iterdir()) if output.exists() else []
+    if held and not overwrite:
+        raise typer.BadParameter(
+            f"{output} is not empty ({', '.join(held[:3])}); name another folder with --output, or write over it with "
+            "--overwrite",
+            param_hint="--output",
+        )
 
 
 def demo_data() -> Path:

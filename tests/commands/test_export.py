@@ -46,6 +46,7 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         "output": Path("out"),
         "version": 1,
         "name": None,
+        "overwrite": False,
         "max_detections": None,
         "masks": "roi",
         "sem_seg": "labels",
@@ -75,6 +76,7 @@ def test_every_option(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (seen["masks"], seen["sem_seg"], seen["precision"]) == ("png", "logits", "bfloat16")
     assert (seen["pad_independent"], seen["bad_images"], seen["max_image_pixels"]) == (True, "error", 1000)
     assert (seen["box_format"], seen["step_pixels"]) == ("tf", 5)
+    assert not seen["overwrite"]
     assert seen["opts"] == ["TEST.DETECTIONS_PER_IMAGE", "9"]
 
 
@@ -97,3 +99,25 @@ def test_errors_reach_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(result.exception, ValueError)  # tf_d2.cli prints it and exits with 2
     result, _ = run(monkeypatch, *arguments, "--masks", "polygons")
     assert result.exit_code == 2
+
+
+def test_a_folder_in_use_is_found_before_tensorflow_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(command, "import_tensorflow", lambda: pytest.fail("too late"))
+    (tmp_path / "photo.jpg").write_text("x")
+    arguments = ("--config-file", "c", "--output", str(tmp_path), "--name", "m")
+    result, seen = run(monkeypatch, *arguments)
+    assert str(result.exception) == (
+        f"{tmp_path} holds something else than an export (photo.jpg); name a new or empty folder, or write beside it "
+        "with --overwrite"
+    )
+    (tmp_path / "photo.jpg").rename(tmp_path / "3")
+    result, seen = run(monkeypatch, *arguments, "--version", "3")
+    assert str(result.exception) == (
+        f"{tmp_path / '3'} exists; export another version (--version 4), or replace it with --overwrite"
+    )
+    assert seen == {}
+    monkeypatch.setattr(command, "import_tensorflow", lambda: None)
+    result, seen = run(monkeypatch, *arguments, "--version", "3", "--overwrite")
+    assert (result.exit_code, seen["overwrite"]) == (0, True)

@@ -321,6 +321,17 @@ def test_second_version_is_published_last(tmp_path: Path) -> None:
     assert (output / "README.md").read_text() == "new"
 
 
+def test_a_version_is_replaced_whole(tmp_path: Path) -> None:
+    output, scratch = tmp_path / "m", tmp_path / "scratch"
+    (output / "1").mkdir(parents=True)
+    (output / "1" / "old").write_text("")
+    (output / "mine.txt").write_text("")
+    (scratch / "1").mkdir(parents=True)
+    (scratch / "1" / "new").write_text("")
+    exporter._publish(scratch, output, 1)
+    assert sorted(p.relative_to(output).as_posix() for p in output.rglob("*")) == ["1", "1/new", "mine.txt"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

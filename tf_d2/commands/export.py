@@ -13,6 +13,7 @@ from tf_d2.commands.options import (
     IgnoreTensorsOption,
     NonfiniteOption,
     OptsArgument,
+    OverwriteOption,
     PrefixOption,
     WeightsOption,
     checked_opts,
@@ -20,6 +21,7 @@ from tf_d2.commands.options import (
     native_notices_hidden,
     terminated_by_exception,
 )
+from tf_d2.export_folder import check_target
 from tf_d2.serving_contract import BadImages, BoxFormat, ExportOptions, Masks, Precision, SemSeg
 
 DEFAULTS = ExportOptions()
@@ -38,6 +40,7 @@ def export(
     name: Annotated[
         str | None, typer.Option(help="Name on the server; left out: that of the folder.")
     ] = None,
+    overwrite: OverwriteOption = False,
     max_detections: Annotated[
         int | None, typer.Option(help="Rows per image; left out: what the configuration detects at most.")
     ] = None,
@@ -81,6 +84,8 @@ def export(
     from rich.console import Console
 
     words = checked_opts(opts)
+    target = output.absolute()
+    check_target(target, version, target.name if name is None else name, overwrite)
     import_tensorflow()
     from tf_d2.serving import export as write
 
@@ -91,6 +96,7 @@ def export(
             output,
             version=version,
             name=name,
+            overwrite=overwrite,
             max_detections=max_detections,
             masks=masks,
             sem_seg=sem_seg,

@@ -34,6 +34,10 @@ NonfiniteOption = Annotated[
     bool,
     typer.Option("--allow-nonfinite", help="Load NaN and infinite weights, with a warning."),
 ]
+OverwriteOption = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Write over what is in the folder; without it, that is an error."),
+]
 OptsArgument = Annotated[
     list[str] | None,
     typer.Option("--opts", help="Overrides: --opts KEY VALUE [KEY VALUE ...], as in detectron2."),

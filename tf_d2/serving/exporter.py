@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
 import tempfile
 import time
@@ -16,6 +15,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_d2.config import ModelConfig
+from tf_d2.export_folder import check_target
 from tf_d2.loading import load_model, model_yaml, resolve_model
 from tf_d2.ops.resize import MAX_CHANNELS_UINT8
 from tf_d2.serving import artifacts, fitting, warmup
@@ -52,6 +52,7 @@ def export(
     *,
     version: int = 1,
     name: str | None = None,
+    overwrite: bool = False,
     opts: Sequence[Any] = (),
     ema: bool = False,
     allow_nonfinite: bool = False,
@@ -67,6 +68,7 @@ def export(
             :func:`tf_d2.load_model`.
         output: folder of the model; further versions may be exported into it.
         version: a positive integer that ``output`` does not have yet.
+        overwrite: replace the version that is there, and write beside files that are none of an export.
         name: the model's name on the server; default: the name of the folder.
         options: those of :class:`tf_d2.serving_contract.ExportOptions` by name: ``masks="png"``, ``max_detections=50``.
 
@@ -77,7 +79,10 @@ def export(
     """
     output = Path(output).absolute()
     name = output.name if name is None else name
-    _check_target(output, version, name)
+    try:
+        check_target(output, version, name, overwrite)
+    except ValueError as error:
+        raise ExportError(str(error)) from None
     parsed, weights_file = resolve_model(config, weights, opts, ignore_keys)
     channels = len(parsed.input.pixel_mean)
     if channels > MAX_CHANNELS_UINT8 and parsed.input.min_size_test:
@@ -155,19 +160,6 @@ def _scratch_beside(output: Path) -> Path:
 
 
 # === Checks ===
-
-
-def _check_target(output: Path, version: int, name: str) -> None:
-    if not 0 < version < 2**63:
-        raise ExportError(f"version must be a positive integer below 2^63, got {version}")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-        raise ExportError(
-            f"a server cannot address a model named {name!r}; pass name= with letters, digits, _ . -"
-        )
-    if output.exists() and not output.is_dir():
-        raise ExportError(f"{output} is a file; the output must be a folder")
-    if (output / str(version)).exists():
-        raise ExportError(f"{output / str(version)} exists; export another version, or remove it first")
 
 
 def _options(config: ModelConfig, given: Mapping[str, Any]) -> GraphOptions:
@@ -285,7 +277,10 @@ def _publish(scratch: Path, output: Path, version: int) -> None:
     for path in scratch.iterdir():
         if path.name != str(version):
             os.replace(path, output / path.name)
-    os.rename(scratch / str(version), output / str(version))
+    target = output / str(version)
+    if target.exists():  # to be overwritten; the scratch folder is removed with it
+        os.rename(target, scratch / "replaced")
+    os.rename(scratch / str(version), target)
 
 
 def _sha256(path: Path) -> str:
