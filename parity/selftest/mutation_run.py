@@ -11,14 +11,24 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 from parity.core.results import Comparison
 from parity.core.status import EXIT_SAME, Verdict
 from parity.judge.judge import TraceLike, compare
 from parity.running.ops import run_ops
-from parity.running.runner import Backend, BackendError, Setup, call_worker, resolved, run_backend
+from parity.running.runner import (
+    Backend,
+    BackendError,
+    Setup,
+    auto_reference,
+    call_worker,
+    resolved,
+    run_backend,
+)
 from parity.selftest.mutations import MUTATIONS, Mutation
+from weights.writers import write_safetensors
 
 Progress = Callable[[str], None]
 
@@ -50,6 +60,10 @@ FAMILIES: dict[str, tuple[str, Sequence[str]]] = {
     "retinanet": ("COCO-Detection/retinanet_R_50_FPN_3x", _SMALL),
 }
 
+
+# Families of detectron2's recordings in this repository, at reduced width: only detectron2 itself is their reference.
+RECORDED = {"vitdet": "vitdet_b", "mvit": "mvitv2_t", "swin": "swin_b_cascade", "fcos": "fcos"}
+RECORDINGS = Path(__file__).parents[2] / "tests" / "data" / "new_baselines"
 
 CONTROLS = ("self-noise", "identity")  # runs without a bug, per family; they must pass
 
@@ -96,6 +110,9 @@ def run_mutations(
         raise ValueError(f"no planted bug is called {', '.join(unknown)}; see: tf-d2 parity list-mutations")
     output.mkdir(parents=True, exist_ok=True)
     chosen = [m for m in MUTATIONS if not names or m.name in names]
+    if not names and auto_reference(torch_python or sys.executable).name != "detectron2":
+        progress(f"left out, since they need detectron2 itself (--torch-python): {', '.join(RECORDED)}")
+        chosen = [m for m in chosen if m.model not in RECORDED]
     outcomes: list[Outcome] = []
     for family in dict.fromkeys(m.model for m in chosen):
         bugs = [m for m in chosen if m.model == family]
@@ -126,7 +143,8 @@ def _family(
     """The bugs of one model family against one reference run."""
     folder.mkdir(parents=True, exist_ok=True)
     setup = family_setup(family, folder, torch_python, timeout, threads, progress)
-    torch = Backend("torch", "", torch_python or sys.executable)
+    name = "detectron2" if family in RECORDED else "torch"
+    torch = Backend(name, "", torch_python or sys.executable)
     reference = run_backend(torch, setup, folder / "reference.h5", progress)
     again = replace(setup, threads=threads % 2 + 1)
     noise = run_backend(torch, again, folder / "noise.h5", progress)
@@ -200,6 +218,9 @@ def family_setup(
     family: str, folder: Path, torch_python: str | None, timeout: float, threads: int, progress: Progress
 ) -> Setup:
     """Configuration, weights and a picture of one family, ready to run on both sides."""
+    if family in RECORDED:
+        setup = recorded_setup(RECORDINGS / f"{RECORDED[family]}.h5", folder)
+        return resolved(replace(setup, threads=threads, repeat=1, timeout=timeout), folder, progress)
     picture = folder / "picture.npy"
     np.save(picture, sample_picture())
     if family in ("mask", "semantic"):
@@ -217,6 +238,28 @@ def family_setup(
         call_worker("parity.backends.torch_random", python, random_job, weights, timeout, progress)
         setup = Setup(str(config), str(weights), [str(picture)])
     return resolved(replace(setup, threads=threads, repeat=1, timeout=timeout), folder, progress)
+
+
+def recorded_setup(recording: Path, folder: Path) -> Setup:
+    """The model and the picture of a recording of detectron2. Raises BackendError outside of a checkout."""
+    if not recording.is_file():
+        raise BackendError(
+            f"no {recording}: the bugs of this family are planted in a checkout of the repository"
+        )
+    state: dict[str, np.ndarray] = {}
+    with h5py.File(recording) as file:
+
+        def visit(name: str, item: h5py.Group | h5py.Dataset) -> None:
+            if isinstance(item, h5py.Dataset):
+                state[name] = np.asarray(item[()])
+
+        file["weights"].visititems(visit)  # pyright: ignore[reportAttributeAccessIssue]
+        (folder / "given.yaml").write_text(str(file.attrs["config"]))
+        np.save(folder / "picture.npy", np.asarray(file["input/image"]))
+    write_safetensors(folder / "given.safetensors", state)
+    files = (folder / name for name in ("given.yaml", "given.safetensors", "picture.npy"))
+    config, weights, picture = map(str, files)
+    return Setup(config, weights, [picture])
 
 
 def embedded_demo() -> Path:

@@ -21,6 +21,9 @@ POOLER, HEAD = "steps/roi_heads.box_pooler", "steps/roi_heads.box_head"
 PREDICTOR = "steps/roi_heads.box_predictor"
 MASK_POOLER, MASK_HEAD = "steps/roi_heads.mask_pooler", "steps/roi_heads.mask_head.predictor"
 SEM_SEG, KEYPOINTS = "steps/sem_seg_head/0", "steps/roi_heads/0/0/pred_keypoints"
+NET, BLOCK = "steps/backbone.net", "steps/backbone.net.blocks.0"
+BLOCKS, LAYER = "steps/backbone.bottom_up.blocks", "steps/backbone.bottom_up.layers.0"
+_RESIZED = f"{BLOCKS}.2.attn.rel_h"  # the first block that attends over the whole map
 HEATMAPS = "steps/roi_heads/0/0/pred_keypoint_heatmaps"
 
 
@@ -103,6 +106,61 @@ MUTATIONS = (
     _m("retina_octaves", "retinanet", INSTANCES, "three equal anchor sizes per level"),
     _m("retina_softmax", "retinanet", INSTANCES, "softmax over classes instead of sigmoid"),
     _m("p7_without_relu", "retinanet", f"{P}7", "p7 from p6 without the ReLU between"),
+    _m("square_pad_ignored", "vitdet", INPUT, "input padded to no square"),
+    _m(
+        "class_token_last",
+        "vitdet",
+        f"{NET}.positions",
+        "the last absolute position dropped instead of the first",
+    ),
+    _m("class_token_kept", "vitdet", f"{NET}.positions", "absolute positions with that of the class token"),
+    _m("positions_transposed", "vitdet", f"{NET}.positions", "grid of absolute positions transposed"),
+    _m("positions_bicubic_half", "vitdet", f"{NET}.positions", "absolute positions resized with a = -0.5"),
+    _m("layer_norm_eps_1e-5", "vitdet", f"{BLOCK}.norm1", "layer norm with epsilon 1e-5 instead of 1e-6"),
+    _m("windows_by_columns", "vitdet", f"{BLOCK}.windows", "windows counted column by column"),
+    _m("windows_joined_by_columns", "vitdet", f"{BLOCK}.attended", "windows put together column by column"),
+    _m("relative_positions_reversed", "vitdet", f"{BLOCK}.attn.rel_h", "key minus query"),
+    _m("rows_for_columns", "vitdet", f"{BLOCK}.attn.rel_h", "tables of rows and columns exchanged"),
+    _m("relative_term_scaled", "vitdet", f"{BLOCK}.attn", "relative term made of the scaled queries"),
+    _m("padding_masked", "vitdet", f"{BLOCK}.attn", "what fills the last windows masked out of the softmax"),
+    _m("qkv_bias_dropped", "vitdet", f"{BLOCK}.attn", "queries, keys and values without bias"),
+    _m("heads_before_qkv", "vitdet", f"{BLOCK}.attn", "qkv split by head first"),
+    _m("gelu_tanh", "vitdet", BLOCK, "GELU with tanh"),
+    _m(
+        "pyramid_without_gelu",
+        "vitdet",
+        f"{P}2",
+        "no GELU between the transposed convolutions of the finest level",
+    ),
+    _m(
+        "relative_positions_nearest",
+        "mvit",
+        _RESIZED,
+        "nearest instead of linear resizing of relative positions",
+    ),
+    _m("relative_positions_aligned", "mvit", _RESIZED, "relative positions resized with aligned corners"),
+    _m("query_not_scaled", "mvit", f"{BLOCKS}.0.attn", "logits not divided by the root of the heads' width"),
+    _m("residual_pooling_missing", "mvit", f"{BLOCKS}.0.attn", "pooled queries not added"),
+    _m("pooled_values_not_normed", "mvit", f"{BLOCKS}.0.attn.norm_v", "values pooled without their norm"),
+    _m(
+        "shortcut_from_raw",
+        "mvit",
+        f"{BLOCKS}.1.attended",
+        "shortcut projected from the tokens before the norm",
+    ),
+    _m("shortcut_zero_padding", "mvit", f"{BLOCKS}.1.attended", "pooling of the shortcut padded with zeros"),
+    _m("shift_without_mask", "swin", f"{LAYER}.blocks.1.attn", "shifted windows without their mask"),
+    _m("mask_of_unshifted_labels", "swin", f"{LAYER}.mask", "labels of the mask cut at the windows only"),
+    _m("shift_missing", "swin", f"{LAYER}.blocks.1.windows", "windows not shifted"),
+    _m("shift_not_undone", "swin", f"{LAYER}.blocks.1.attended", "map not rolled back after the attention"),
+    _m("offsets_reversed", "swin", f"{LAYER}.blocks.0.attn", "bias of key minus query"),
+    _m("merge_by_rows", "swin", f"{LAYER}.downsample", "2x2 cells merged row by row"),
+    _m("tower_norm_missing", "fcos", "steps/head.bbox_subnet", "tower without its first group norm"),
+    _m("centerness_not_in_score", "fcos", INSTANCES, "score without the centerness"),
+    _m("score_without_root", "fcos", INSTANCES, "product of class and centerness without its root"),
+    _m("distances_in_pixels", "fcos", INSTANCES, "distances not multiplied by the stride"),
+    _m("distances_not_rectified", "fcos", INSTANCES, "negative distances kept"),
+    _m("locations_at_corners", "fcos", INSTANCES, "locations at the corners of cells"),
     _m("norm_eps_1.001e-5", "semantic", STEM, "batch norm with epsilon 1.001e-5 instead of 1e-5"),
     _m("bias_off_1e-6", "semantic", P, "one lateral convolution's bias added as 1.000001 of itself"),
     _m("nms_at_threshold", "ops", "nms", "NMS drops boxes exactly at the threshold"),

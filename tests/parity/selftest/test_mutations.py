@@ -13,8 +13,9 @@ from parity.selftest.mutations import BY_NAME, MUTATIONS
 
 def planter_names():
     """Names in the worker's module, read without importing TensorFlow."""
-    source = Path(parity.selftest.mutations.__file__).with_name("tf_mutations.py")
-    return re.findall(r'^@planter\("([^"]+)"\)$', source.read_text(), re.MULTILINE)
+    folder = Path(parity.selftest.mutations.__file__).parent
+    sources = [(folder / f"tf_{name}.py").read_text() for name in ("mutations", "transformer_mutations")]
+    return re.findall(r'^@planter\("([^"]+)"\)$', "\n".join(sources), re.MULTILINE)
 
 
 def test_every_bug_has_exactly_one_planter():

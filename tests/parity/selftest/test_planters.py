@@ -16,7 +16,8 @@ import weights
 from parity.backends.results import named_outputs
 from parity.backends.tf_ops import FUNCTIONS
 from parity.core.opcases import all_cases
-from parity.selftest.mutation_run import embedded_demo, sample_picture
+from parity.selftest.mutation_run import RECORDED as TRANSFORMERS
+from parity.selftest.mutation_run import RECORDINGS, embedded_demo, recorded_setup, sample_picture
 from parity.selftest.mutations import BY_NAME, MUTATIONS
 from parity.selftest.tf_mutations import plant
 
@@ -43,16 +44,17 @@ def eagerly():
 class Model:
     """A predictor of its own (bugs change it), and everything it computes without a bug."""
 
-    def __init__(self, config, checkpoint, opts=(), dtype="float32"):
+    def __init__(self, config, checkpoint, opts=(), dtype="float32", picture=None):
+        self.picture = sample_picture() if picture is None else picture
         self.predictor = tf_d2.Predictor(config, checkpoint, opts=opts, dtype=dtype, fold_norms=False)
         if dtype != "float64":
             self.predictor.model.fold_norms()
         self.right = self.computed()
 
     def computed(self):
-        traced = dict(self.predictor.trace(sample_picture()))
+        traced = dict(self.predictor.trace(self.picture))
         held = {v.path: v.numpy() for v in self.predictor.model._all_variables()}
-        return traced | held | named_outputs(self.predictor(sample_picture()))[0]
+        return traced | held | named_outputs(self.predictor(self.picture))[0]
 
     def differing(self):
         now = self.computed()
@@ -79,6 +81,9 @@ def make(family, folder):
         return Model(embedded_demo() / "shapes.yaml", embedded_demo() / "shapes.pkl")
     if family == "semantic":
         return Model(embedded_demo() / "shapes.yaml", embedded_demo() / "shapes.pkl", dtype="float64")
+    if family in TRANSFORMERS:
+        setup = recorded_setup(RECORDINGS / f"{TRANSFORMERS[family]}.h5", folder)
+        return Model(setup.config, setup.weights, picture=np.load(setup.images[0]))
     with h5py.File(DATA / f"{RECORDED[family]}.h5") as file:
         (folder / "config.yaml").write_text(str(file.attrs["config"]))
         group = file["weights"]
@@ -88,7 +93,11 @@ def make(family, folder):
     return Model(folder / "config.yaml", folder / "model.pkl", COMBINING if family == "panoptic" else ())
 
 
-@pytest.mark.parametrize("name", bugs("mask", "semantic", *RECORDED))
+# The models of many blocks run eagerly here, which takes seconds each time.
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in bugs(*TRANSFORMERS)]
+
+
+@pytest.mark.parametrize("name", [*bugs("mask", "semantic", *RECORDED), *SLOW])
 def test_a_bug_changes_the_model(models, name):
     model = models(BY_NAME[name].model)
     with plant(name, model.predictor):
