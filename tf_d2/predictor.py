@@ -19,6 +19,7 @@ from tf_d2.modeling.batches import Proposals
 from tf_d2.modeling.network_input import network_size, to_network
 from tf_d2.modeling.postprocess import paste, rescale_boxes
 from tf_d2.modeling.recording import Unrecorded
+from tf_d2.ops import onednn
 from tf_d2.ops.resize import MAX_CHANNELS_UINT8
 from tf_d2.stages import Trace, combine_panoptic, run_op, stage_array
 
@@ -51,10 +52,18 @@ class Predictor:
         prefix: str | None = None,
         conventions: str | None = None,
         fold_norms: bool | None = None,
+        constant_weights: bool | None = None,
     ) -> None:
-        """Arguments of :func:`load_model`, and ``fold_norms``: merge frozen norms into convolutions, which is faster
-        and differs by rounding only (None = yes, but not in float64, where the point is to compute as written).
-        The merged kernels take the place of the loaded ones in ``model``, which cannot be saved then."""
+        """Arguments of :func:`load_model`, and what makes a model faster that only predicts, by rounding only:
+
+        Args:
+            fold_norms: merge frozen norms into convolutions (None = yes, but not in float64, where the point is to
+                compute as written). The merged kernels take the place of the loaded ones in ``model``, which cannot be
+                saved then.
+            constant_weights: convolutions keep the weights of their first call, in the layout that is fastest on an
+                x86-64 CPU (see :mod:`tf_d2.ops.onednn`; None = where norms are folded). Change variables of ``model``
+                after that, and predictions go on with the old ones.
+        """
         opts = with_conventions(opts, conventions)
         self.config_yaml = model_yaml(config, opts, ignore_keys)
         self.model = load_model(
@@ -69,8 +78,11 @@ class Predictor:
             prefix=prefix,
         )
         self.config: ModelConfig = self.model.config
-        if fold_norms if fold_norms is not None else dtype != "float64":
+        fold_norms = dtype != "float64" if fold_norms is None else fold_norms
+        if fold_norms:
             self.model.fold_norms(release=True)
+        self._constant = fold_norms if constant_weights is None else constant_weights
+        self.model.weights_are_constant = self._constant
         channels = len(self.config.input.pixel_mean)
         spec = {
             t: [
@@ -82,7 +94,8 @@ class Predictor:
             ]
             for t in (tf.uint8, tf.float16, tf.float32, tf.float64)
         }
-        kernels.advise()
+        if not (self._constant and onednn.available(tf.as_dtype(dtype))):
+            kernels.advise()
         # The code is graph code already; AutoGraph would only spend seconds on rewriting it.
         self._predict = {
             t: tf.function(self._run, input_signature=s, autograph=False) for t, s in spec.items()
@@ -241,7 +254,8 @@ class Predictor:
         given = Proposals(proposal_boxes, proposal_logits, tf.zeros([count], tf.int32), count[None])
         stages["input"] = x = self.model.prepare(resized[None], None)
         proposals = given if self.config.needs_proposals else None
-        return self.model.run(x, network_size[None], shape[None, :2], proposals, stages), resized
+        with onednn.keep_weights(self._constant):
+            return self.model.run(x, network_size[None], shape[None, :2], proposals, stages), resized
 
     def _run(
         self,

@@ -89,18 +89,34 @@ class Conv2d(Module):
                 "takes no other weights; use tf_d2.load_model (a Predictor with fold_norms=False will do, too)"
             )
 
-    def call(self, x: tf.Tensor) -> tf.Tensor:
-        folded = self._folded
-        if folded is not None:
-            y = self.convolve(x, *(self.value(part) for part in folded))
-        else:
-            y = self.convolve(x, self.value(self.kernel), self.optional_value(self.bias))
-            if self.norm is not None:
-                y = self.norm(y)
-        return tf.nn.relu(y) if self.relu else y
+    def call(self, x: tf.Tensor, add: tf.Tensor | None = None, relu: bool = False) -> tf.Tensor:
+        """``add`` and ``relu``: a residual block's sum and what follows it, computed with the convolution."""
+        relu = relu or self.relu
+        if self._folded is None and self.norm is not None:
+            y = self.norm(self.convolve(x, self.value(self.kernel), self.optional_value(self.bias)))
+            y = y if add is None else y + add
+            return tf.nn.relu(y) if relu else y
+        kernel, bias = self._folded or (self.kernel, self.bias)
+        return self.convolve(x, self.value(kernel), self.optional_value(bias), add, relu)
 
-    def convolve(self, x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
-        return conv2d(x, kernel, bias, stride=self.stride, padding=self.padding, dilation=self.dilation)
+    def convolve(
+        self,
+        x: tf.Tensor,
+        kernel: tf.Tensor,
+        bias: tf.Tensor | None,
+        add: tf.Tensor | None = None,
+        relu: bool = False,
+    ) -> tf.Tensor:
+        return conv2d(
+            x,
+            kernel,
+            bias,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            add=add,
+            relu=relu,
+        )
 
 
 class DeformConv2d(Conv2d):

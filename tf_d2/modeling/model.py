@@ -41,6 +41,9 @@ class D2Model(KerasConfig):
         super().__init__(name="model", autocast=False)
         self.config = config
         self.vertex_embeddings: dict[str, np.ndarray] = {}  # by mesh, for DensePose's CSE
+        self.weights_are_constant = (
+            False  # whether a Predictor has put them into its graphs (see tf_d2.ops.onednn)
+        )
         channels = len(config.input.pixel_mean)
         self.backbone: Backbone = make_layer("backbone", config.backbone, channels, "backbone")
         self.backbone.build((None, None, None, channels))  # the shape that Keras reports of it
@@ -177,7 +180,7 @@ class D2Model(KerasConfig):
         Raises KeyError or ValueError, before anything is changed, if paths or shapes differ or the loaded weights were
         released (:meth:`fold_norms`).
         """
-        self._must_be_loaded()
+        self._must_be_changeable()
         variables = {v.path: v for v in self._all_variables()}
         if set(variables) != set(arrays):
             raise KeyError(f"variables and arrays differ: {sorted(set(variables) ^ set(arrays))}")
@@ -207,6 +210,14 @@ class D2Model(KerasConfig):
     def _convolutions(self) -> list[Conv2d]:
         return [layer for layer in walk(self) if isinstance(layer, Conv2d)]
 
+    def _must_be_changeable(self) -> None:
+        self._must_be_loaded()
+        if self.weights_are_constant:
+            raise ValueError(
+                "this model belongs to a Predictor whose convolutions keep the weights of their first call, and takes "
+                "no others; make the Predictor with constant_weights=False, or use tf_d2.load_model"
+            )
+
     def _must_be_loaded(self) -> None:
         for conv in self._convolutions():
             conv.must_be_loaded()
@@ -226,7 +237,7 @@ class D2Model(KerasConfig):
         return super().get_weights()
 
     def set_weights(self, weights: list[np.ndarray]) -> None:
-        self._must_be_loaded()
+        self._must_be_changeable()
         super().set_weights(weights)
         for conv in self._convolutions():
             conv.loaded()

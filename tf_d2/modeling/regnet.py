@@ -60,9 +60,10 @@ class BottleneckTransform(Module):
             self.se = SqueezeExcitation(width, hidden, "se") if hidden else None
             self.c = _conv(width, width, 1, "c", "c_bn", norm=norm)
 
-    def call(self, x: tf.Tensor) -> tf.Tensor:
+    def call(self, x: tf.Tensor, shortcut: tf.Tensor) -> tf.Tensor:
+        """With the sum and the ReLU of the block around it, which are computed with the last convolution."""
         y = self.b(self.a(x))
-        return self.c(y if self.se is None else self.se(y))
+        return self.c(y if self.se is None else self.se(y), add=shortcut, relu=True)
 
 
 class ResBottleneckBlock(Module):
@@ -79,7 +80,7 @@ class ResBottleneckBlock(Module):
             self.f = BottleneckTransform(in_channels, stage, "f", stride=stride, hidden=hidden, norm=norm)
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        return tf.nn.relu((x if self.proj is None else self.proj(x)) + self.f(x))
+        return self.f(x, x if self.proj is None else self.proj(x))
 
 
 def _conv(

@@ -62,8 +62,7 @@ class BasicBlock(Module):
             self.conv2 = Conv2d(out_channels, out_channels, 3, "conv2", padding=1, bias=False, norm=norm)
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        y = self.conv2(self.conv1(x))
-        return tf.nn.relu(y + (x if self.shortcut is None else self.shortcut(x)))
+        return self.conv2(self.conv1(x), add=x if self.shortcut is None else self.shortcut(x), relu=True)
 
 
 class BottleneckBlock(Module):
@@ -121,8 +120,8 @@ class BottleneckBlock(Module):
         return self.conv2(x)
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        y = self.conv3(self.middle(self.conv1(x)))
-        return tf.nn.relu(y + (x if self.shortcut is None else self.shortcut(x)))
+        y = self.middle(self.conv1(x))
+        return self.conv3(y, add=x if self.shortcut is None else self.shortcut(x), relu=True)
 
 
 class DeformBottleneckBlock(BottleneckBlock):

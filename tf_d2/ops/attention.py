@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_d2.ops.interpolate import bicubic, linear
+from tf_d2.ops.onednn import matmul
 from tf_d2.ops.windows import Size
 
 LOGITS_BUDGET = 256 << 20  # bytes of logits, and of what is made of them, that may exist at once
@@ -56,10 +57,10 @@ def attend(
     def piece(step: Any) -> tf.Tensor:
         first, row = step // per_head * together, step % per_head * part
         heads = slice(first, first + together)
-        logits = tf.matmul(q[heads, row : row + part] * scale, k[heads], transpose_b=True)
+        logits = matmul(q[heads, row : row + part] * scale, k[heads], transpose_b=True)
         if bias is not None:
             logits = bias(logits, first, row)
-        return tf.reshape(tf.matmul(tf.nn.softmax(logits), v[heads]), [-1, v.shape[2]])
+        return tf.reshape(matmul(tf.nn.softmax(logits), v[heads]), [-1, v.shape[2]])
 
     if isinstance(pieces, int) and pieces == 1:
         joined = piece(0)

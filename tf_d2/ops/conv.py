@@ -11,6 +11,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from tf_d2.ops import onednn
+
 
 def conv2d(
     x: tf.Tensor,
@@ -20,8 +22,10 @@ def conv2d(
     stride: int = 1,
     padding: int = 0,
     dilation: int = 1,
+    add: tf.Tensor | None = None,
+    relu: bool = False,
 ) -> tf.Tensor:
-    """2-D cross-correlation.
+    """2-D cross-correlation, then what may follow it: ``relu(conv(x) + bias + add)``.
 
     Args:
         x: ``[N, H, W, C_in]``, any float dtype.
@@ -29,6 +33,8 @@ def conv2d(
             grouped convolution.
         bias: ``[C_out]`` or None.
         padding: zeros added on every side, in cells.
+        add: of the shape of the result, or None.
+        relu: whether negative values become 0 at the end.
 
     Returns:
         ``[N, H', W', C_out]``.
@@ -36,7 +42,14 @@ def conv2d(
     Source: torch.nn.functional.conv2d.
     """
     pads: Any = _conv_padding(kernel, stride, padding, dilation)
-    y = tf.nn.conv2d(x, kernel, stride, pads, dilations=dilation)
+    if onednn.active(x.dtype):
+        return onednn.conv2d(x, kernel, bias, stride, pads, dilation, add, relu)
+    y = _with_bias(x, tf.nn.conv2d(x, kernel, stride, pads, dilations=dilation), kernel, bias)
+    y = y if add is None else y + add
+    return tf.nn.relu(y) if relu else y
+
+
+def _with_bias(x: tf.Tensor, y: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
     if bias is None:
         return y
     # Without oneDNN (TF_ENABLE_ONEDNN_OPTS=0, and by default on processors without AVX512_VNNI) the graph optimiser

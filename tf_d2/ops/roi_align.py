@@ -24,6 +24,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_d2.ops.exact import exact_constant
+from tf_d2.ops.onednn import matmul
 
 
 class Grouping(NamedTuple):
@@ -375,6 +376,6 @@ def _contract(
 ) -> tf.Tensor:
     """``A_y @ window @ A_x^T`` per region and channel: ``[n, Wh, Ww, C]`` -> ``[n, P, P, C]``."""
     n, height, width = tf.unstack(tf.shape(window)[:3])
-    rows = tf.matmul(weights_y, tf.reshape(window, [n, height, width * channels]))  # [n, P, Ww * C]
+    rows = matmul(weights_y, tf.reshape(window, [n, height, width * channels]))  # [n, P, Ww * C]
     rows = tf.reshape(rows, [n, bins, width, channels])
-    return tf.matmul(weights_x[:, None], rows)  # [n, 1, P, Ww] x [n, P, Ww, C]
+    return matmul(weights_x[:, None], rows)  # [n, 1, P, Ww] x [n, P, Ww, C]

@@ -69,11 +69,18 @@ def body_convs(config: DensePoseHeadConfig, channels: int, norm: str) -> list[Co
 class AtrousConv2d(Conv2d):
     """A dilated 3x3 convolution; on maps no larger than its dilation only the centre tap sees anything but zeros."""
 
-    def convolve(self, x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
+    def convolve(
+        self,
+        x: tf.Tensor,
+        kernel: tf.Tensor,
+        bias: tf.Tensor | None,
+        add: tf.Tensor | None = None,
+        relu: bool = False,
+    ) -> tf.Tensor:
         height, width = x.shape[1:3]
         if height is not None and width is not None and max(height, width) <= self.dilation:
-            return conv2d(x, kernel[1:2, 1:2], bias)
-        return super().convolve(x, kernel, bias)
+            return conv2d(x, kernel[1:2, 1:2], bias, add=add, relu=relu)
+        return super().convolve(x, kernel, bias, add, relu)
 
 
 class ASPP(Module):
