@@ -33,6 +33,8 @@ MODULES = {
     "detectron2": TORCH,
     "torchscript": TORCH,
     "onnx": TORCH,
+    "openvino": TORCH,
+    "openvino-default": TORCH,
     "compile": TORCH,
     "tf": TF,
     "tf-bfloat16": TF,
@@ -43,11 +45,14 @@ NAMES = {
     "detectron2": "detectron2, eager",
     "torchscript": "detectron2, TorchScript export",
     "onnx": "detectron2, ONNX Runtime",
+    "openvino": "detectron2, OpenVINO, float32",
+    "openvino-default": "detectron2, OpenVINO as it comes",
     "compile": "detectron2, backbone compiled",
     "tf": "TensorFlow, tf.function",
     "tf-bfloat16": "TensorFlow, bfloat16",
     "savedmodel": "TensorFlow, SavedModel",
 }
+FORMATS = {"torchscript": "torchscript", "onnx": "onnx", "openvino": "onnx", "openvino-default": "onnx"}
 EXPORT_SECONDS = 1800.0
 
 
@@ -231,10 +236,12 @@ def _check_names(backends: Sequence[str]) -> None:
 
 
 def run_sides(model: Model, backends: Sequence[str], options: Options) -> Bench:
-    """Run ``options.rounds`` interleaved rounds after the warm-up. Names in ``backends`` may carry a file:
-    ``savedmodel:DIR``, ``onnx:FILE``, ``torchscript:FILE`` (left out: exported first). The first is what ratios
-    refer to. A side that cannot run is listed with its error; the others still run. Raises ValueError for unknown
-    names."""
+    """Run ``options.rounds`` interleaved rounds after the warm-up.
+
+    Names in ``backends`` may carry a file: ``savedmodel:DIR``, ``onnx:FILE``, ``openvino:FILE``, ``torchscript:FILE``
+    (left out: exported first). The first is what ratios refer to. A side that cannot run is listed with its error; the
+    others still run. Raises ValueError for unknown names.
+    """
     _check_names(backends)
     bench = Bench([], model.title, options.threads, options.device, machine.facts())
     with contextlib.ExitStack() as stack:
@@ -304,13 +311,13 @@ def exported(name: str, model: Model, options: Options) -> str:
         }
         call_worker("parity.backends.tf_tools", sys.executable, job, folder, EXPORT_SECONDS)
         return str(folder)
-    if name not in ("onnx", "torchscript"):
+    if name not in FORMATS:
         return ""
-    path = model.folder / f"detectron2.{name}"
+    path = model.folder / f"detectron2.{FORMATS[name]}"
     sources = (Path(model.weights), Path(model.config), Path(model.images[0]))
     if not path.exists() or path.stat().st_mtime < max(p.stat().st_mtime for p in sources):
         job = {
-            "format": name,
+            "format": FORMATS[name],
             "config_yaml": model.config,
             "weights": model.weights,
             "state": model.state,

@@ -11,6 +11,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -38,10 +39,9 @@ class Side:
     def facts(self) -> Facts:
         """Versions."""
         text = f"torch {torch.__version__}"
-        if self.job["backend"] == "onnx":
-            import onnxruntime
-
-            text = f"onnxruntime {onnxruntime.__version__}"
+        if self.job["backend"] in RUNTIMES:
+            runtime = RUNTIMES[self.job["backend"]]
+            text = f"{runtime} {import_module(runtime).__version__}"
         device = torch.cuda.get_device_name() if self.job["device"] == "gpu" else ""
         return {"version": text, "accelerator": device}
 
@@ -228,6 +228,21 @@ def _onnx(job: Mapping[str, Any]) -> Predict:
     return _exported(job, lambda pixels: [np.asarray(x) for x in session.run(None, {name: pixels})])
 
 
+def _openvino(job: Mapping[str, Any]) -> Predict:
+    """The same ONNX file in OpenVINO on the CPU: in float32, or as it comes (bfloat16 where the processor has it)."""
+    openvino: Any = import_module("openvino")
+    settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": job["threads"]} if job["threads"] else {}
+    if job["backend"] == "openvino":
+        settings["INFERENCE_PRECISION_HINT"] = "f32"
+    model = openvino.Core().compile_model(job["target"], "CPU", settings)
+
+    def network(pixels: np.ndarray) -> list[np.ndarray]:
+        answer = model([pixels])
+        return [np.array(answer[output]) for output in model.outputs]
+
+    return _exported(job, network)
+
+
 def _exported(job: Mapping[str, Any], network: Callable[[np.ndarray], list[np.ndarray]]) -> Predict:
     """Resizing before and detectron2's post-processing after an exported network."""
     from detectron2.data.transforms import ResizeShortestEdge
@@ -278,7 +293,10 @@ MAKERS: dict[str, Callable[[Mapping[str, Any]], Predict]] = {
     "compile": _compiled,
     "torchscript": _torchscript,
     "onnx": _onnx,
+    "openvino": _openvino,
+    "openvino-default": _openvino,
 }
+RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "openvino-default": "openvino"}
 
 
 def load(job: Mapping[str, Any]) -> tuple[bench_loop.Actions, Facts]:

@@ -67,8 +67,8 @@ def bench(
     backend: Annotated[
         list[str] | None,
         typer.Option(
-            help="torch, detectron2, torchscript, onnx[:FILE], compile, tf, tf-bfloat16, savedmodel[:DIR]; may be "
-            "repeated. Ratios refer to the first."
+            help="torch, detectron2, torchscript, onnx[:FILE], openvino[:FILE], openvino-default, compile, tf, "
+            "tf-bfloat16, savedmodel[:DIR]; may be repeated. Ratios refer to the first."
         ),
     ] = None,
     rounds: Annotated[

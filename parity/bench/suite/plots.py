@@ -112,7 +112,11 @@ def profile_plot(part: Part) -> str:
 
 def colour(name: str) -> str:
     """Of a side, the same in every plot."""
-    return REFERENCE if name in ("detectron2", "torch", "torchscript", "onnx", "compile") else CANDIDATE
+    return (
+        REFERENCE
+        if name in ("detectron2", "torch", "torchscript", "onnx", "openvino", "openvino-default", "compile")
+        else CANDIDATE
+    )
 
 
 PLOTS: dict[str, Callable[[Part], str]] = {

@@ -23,7 +23,8 @@ from parity.running.runner import BackendError, Setup, auto_reference, resolved
 
 SCHEMA = "tf-d2-bench/2"
 TRAINED_SIDES = ("tf", "tf-bfloat16")
-MAIN_SIDES = ("torchscript", "onnx", "tf", "savedmodel", "tf-bfloat16")
+EXPORTED_SIDES = ("torchscript", "onnx", "openvino", "openvino-default")
+MAIN_SIDES = (*EXPORTED_SIDES, "tf", "savedmodel", "tf-bfloat16")
 BATCHES = (1, 2, 4, 8)
 SQUARES = (320, 480, 640, 800, 1024, 1440, 2048)  # pixels on a side
 PROPOSALS = (100, 300, 1000, 2000, 5000)
@@ -143,7 +144,7 @@ def prepare_all(suite: Suite) -> None:
 def main_part(suite: Suite) -> dict[str, Any]:
     """Every way to run Mask R-CNN R50-FPN."""
     (model,) = prepare([(MASK_RCNN, ())], suite.size, suite.work, suite.options)
-    exports = MAIN_SIDES if suite.reference == "detectron2" else MAIN_SIDES[2:]
+    exports = MAIN_SIDES if suite.reference == "detectron2" else MAIN_SIDES[len(EXPORTED_SIDES) :]
     sides = [suite.reference, *exports, *(("compile",) if suite.compiled else ())]
     bench = run_sides(model, sides, suite.options)
     trained = run_sides(_demo(suite), [suite.reference, *TRAINED_SIDES], suite.fewer(0.3))
