@@ -16,9 +16,11 @@ import pytest
 import tensorflow as tf
 
 import tf_d2
+from tf_d2.client.result import to_result
 from tf_d2.config.parts.conventions import CONVENTIONS, DETECTRON2
 from tf_d2.modeling.batches import Proposals
 from tf_d2.ops.boxes import assign_levels
+from tf_d2.serving import export
 
 DATA = Path(__file__).parent / "data" / "detectron1"
 MASK, RETINANET, KEYPOINT = "mask_rcnn_R_50_FPN", "retinanet_R_50_FPN", "keypoint_rcnn_R_50_FPN"
@@ -154,6 +156,22 @@ def test_detections_of_recorded_predictions(predictors: Predictors) -> None:
     np.testing.assert_array_equal(found.classes, wanted["pred_classes"])
     np.testing.assert_allclose(found.boxes, wanted["pred_boxes"], rtol=0, atol=256 * 8 * 2**-23)
     np.testing.assert_allclose(found.scores, wanted["scores"], rtol=0, atol=8 * 2**-23)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [MASK, f"mrb_{MASK}"])
+@pytest.mark.parametrize("masks", ["roi", "full"])
+def test_an_export_answers_the_same(name: str, masks: str, tmp_path: Path) -> None:
+    image = recorded(name, "input")["image"]
+    arguments = files(name, tmp_path)
+    wanted = tf_d2.Predictor(*arguments)(image)["instances"]
+    export(*arguments, tmp_path / "export", masks=masks)
+    model: Any = tf.saved_model.load(str(tmp_path / "export" / "1"))
+    answer = model.signatures["serving_default"](inputs=tf.constant(image[None, :, :, ::-1].copy()))
+    found = to_result({key: value.numpy() for key, value in answer.items()}, 0)["instances"]
+    np.testing.assert_array_equal(found.pred_classes, wanted.pred_classes)
+    np.testing.assert_allclose(found.pred_boxes, wanted.pred_boxes, rtol=0, atol=PIXELS)
+    np.testing.assert_array_equal(found.pred_masks, wanted.pred_masks)
 
 
 # === The other conventions, and each difference left out ===

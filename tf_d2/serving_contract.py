@@ -113,6 +113,9 @@ TENSORS: dict[str, Tensor] = {
     "detection_masks": Tensor(
         "probabilities in the box; paste them and compare with 0.5 (tf_d2.client does)"
     ),
+    "masks_in_whole_pixels": Tensor(
+        "1: detection_masks are pasted as Detectron pastes them (tf_d2.ops.mask_paste_padded_numpy)", "int32"
+    ),
     "detection_masks_full": Tensor(
         "1 where the object is; padded with 0 to the largest image of the request", "uint8"
     ),

@@ -61,10 +61,11 @@ def test_support_is_computed():
     )
     ours = {name for name in zoo_models() if name.startswith(projects)}
     assert len(ours) == 47 + 29 + 3 + 2 + 3
-    assert {name for name, reason in reasons.items() if reason is None} == core | ours
+    older = {name for name in zoo_models() if name.startswith("catalog://Caffe2Detectron/")}
+    assert len(older) == 13
+    assert {name for name, reason in reasons.items() if reason is None} == core | ours | older
     expected = {
         "projects/TensorMask/configs/tensormask_R_50_FPN_1x": "TensorMask",
-        "catalog://Caffe2Detectron/COCO/35858933/e2e_mask_rcnn_R-50-FPN_1x": "no configuration",
         "detectron2://ImageNetPretrained/MSRA/R-50.pkl": "not a detector",
     }
     for name, word in expected.items():
@@ -126,9 +127,25 @@ def test_local_files_and_unknown_names(tmp_path):
         str(tmp_path): "is a directory",
         str(tmp_path / "none.pkl"): "no such file",
         "COCO-Detection/faster_rcnn_R50_FPN_3x": "did you mean COCO-Detection/faster_rcnn_R_50_FPN_3x",
-        "Misc/semantic_R_50_FPN_1x": "without weights",
+        "Misc/semantic_R_50_FPN_1x": "no weights are known",
         "catalog://ImageNetPretrained/FAIR/R-50-BN": "not in detectron2's catalogue",
         "": "directory|no such file",
     }.items():
         with pytest.raises(DownloadError, match=message):
             resolve_weights(source)
+
+
+def test_models_of_detectron_go_by_their_file_and_by_the_catalogue():
+    catalogue = "catalog://Caffe2Detectron/COCO/35858933/e2e_mask_rcnn_R-50-FPN_1x"
+    for name in (catalogue, "Detectron/e2e_mask_rcnn_R-50-FPN_1x", "Detectron/e2e_mask_rcnn_R_50_FPN_1x"):
+        assert zoo_name(name) == catalogue
+        config = load_config(name)
+        assert config.conventions.name == "detectron" and config.input.size_divisibility == 32
+        assert weights_url(name) == zoo_models()[catalogue].url
+    assert (
+        load_config(catalogue, ["TEST.SCALE", 400, "MODEL.CONVENTIONS", "detectron2"]).input.min_size_test
+        == 400
+    )
+    assert zoo_name("Detectron/e2e_mask_rcnn_R-50-FPN_2x") == "Detectron/e2e_mask_rcnn_R-50-FPN_2x"
+    assert zoo_name("Detectron/e2e_mask_rcnn_R-50-DC5_1x") is None
+    assert load_config("Detectron/retinanet_X-101-64x4d-FPN_1x").meta_architecture == "RetinaNet"

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_d2.ops import anchors, boxes, keypoints, mask_paste_padded, nms, resize
+from tf_d2.ops import anchors, boxes, keypoints, mask_paste_padded, mask_paste_padded_numpy, nms, resize
 from tf_d2.ops.interpolate import double_unclamped
 
 FILE = Path(__file__).parent.parent / "data" / "detectron1" / "functions.h5"
@@ -24,7 +25,8 @@ def cases(group: str) -> list[str]:
 
 def recorded(name: str) -> dict[str, np.ndarray]:
     with h5py.File(FILE) as file:
-        return {key: value[()] for key, value in file[name].items()}
+        group: Any = file[name]
+        return {key: group[key][()] for key in group}
 
 
 @pytest.mark.parametrize("case", cases("generate_anchors"))
@@ -143,7 +145,9 @@ def test_keypoints(case: str) -> None:
 def test_masks(case: str) -> None:
     r = recorded(f"segm_results/{case}")
     chosen = r["masks"][np.arange(len(r["labels"])), r["labels"]]
-    got = mask_paste_padded.paste_padded_masks_numpy(chosen, r["boxes"], *r["hw"], float(r["threshold"]))
+    got = mask_paste_padded_numpy.paste_padded_masks_numpy(
+        chosen, r["boxes"], int(r["hw"][0]), int(r["hw"][1]), float(r["threshold"])
+    )
     np.testing.assert_array_equal(got, r["out"])
     for mask, box, wanted in zip(chosen, r["boxes"], r["out"], strict=True):
         graph = mask_paste_padded.paste_padded_mask(

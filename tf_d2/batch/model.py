@@ -93,7 +93,8 @@ class Detector:
         if "detection_keypoints" in arrays:
             fields["pred_keypoints"] = arrays["detection_keypoints"][:count]
         height, width = (int(n) for n in arrays["image_size"])
-        return detected(path, Instances((height, width), **fields))
+        whole_pixels = "masks_in_whole_pixels" in arrays
+        return detected(path, Instances((height, width), **fields), whole_pixels)
 
 
 def version_folder(export: Path) -> Path:

@@ -7,6 +7,7 @@ from typing import Any
 from tf_d2.coco import encode_mask
 from tf_d2.instances import Instances
 from tf_d2.ops.mask_paste_numpy import paste_masks_numpy
+from tf_d2.ops.mask_paste_padded_numpy import paste_padded_masks_numpy
 
 Row = dict[str, Any]
 
@@ -18,7 +19,7 @@ def failed(path: str | None, reason: str) -> Row:
     return dict.fromkeys(COLUMNS) | {"path": path, "failure": reason}
 
 
-def detected(path: str | None, found: Instances) -> Row:
+def detected(path: str | None, found: Instances, whole_pixels: bool = False) -> Row:
     """The row of a picture.
 
     Args:
@@ -26,6 +27,7 @@ def detected(path: str | None, found: Instances) -> Row:
         found: boxes in pixels of the picture; ``pred_masks`` are full masks ``(N, H, W)`` or, as an export answers
             them, probabilities in the box ``(N, M, M)``, which are pasted one by one, so that the memory for one
             full mask is enough.
+        whole_pixels: these are pasted as Detectron and maskrcnn-benchmark do.
 
     Returns:
         ``boxes`` lists of x1, y1, x2, y2 in pixels (5 numbers where boxes are rotated), ``scores``, ``classes``
@@ -40,19 +42,19 @@ def detected(path: str | None, found: Instances) -> Row:
         "boxes": found.pred_boxes.tolist(),
         "scores": found.scores.tolist(),
         "classes": [int(label) for label in found.pred_classes],
-        "masks": _masks(found) if found.has("pred_masks") else None,
+        "masks": _masks(found, whole_pixels) if found.has("pred_masks") else None,
         "keypoints": found.pred_keypoints.tolist() if found.has("pred_keypoints") else None,
         "failure": None,
     }
 
 
-def _masks(found: Instances) -> list[dict[str, Any]]:
+def _masks(found: Instances, whole_pixels: bool) -> list[dict[str, Any]]:
     height, width = found.image_size
     masks = found.pred_masks
     if masks.dtype == bool:
         return [encode_mask(mask) for mask in masks]
+    paste = paste_padded_masks_numpy if whole_pixels else paste_masks_numpy
     pasted = (
-        paste_masks_numpy(masks[i : i + 1], found.pred_boxes[i : i + 1], height, width)[0]
-        for i in range(len(masks))
+        paste(masks[i : i + 1], found.pred_boxes[i : i + 1], height, width)[0] for i in range(len(masks))
     )
     return [encode_mask(mask) for mask in pasted]

@@ -11,6 +11,7 @@ import numpy as np
 from tf_d2.densepose import predictor_output
 from tf_d2.instances import Instances
 from tf_d2.ops.mask_paste_numpy import paste_masks_numpy
+from tf_d2.ops.mask_paste_padded_numpy import paste_padded_masks_numpy
 
 # Values of `image_status`; tf_d2.serving.decode writes them.
 STATUS_TEXT = {
@@ -88,7 +89,8 @@ def _instances(row: Mapping[str, np.ndarray], height: int, width: int) -> Instan
         fields["pred_masks"] = row["panoptic_seg"][:height, :width] == ids[:, None, None]
     elif "detection_masks" in row:
         masks = row["detection_masks"][:count]
-        fields["pred_masks"] = paste_masks_numpy(masks, fields["pred_boxes"], height, width)
+        paste = paste_padded_masks_numpy if "masks_in_whole_pixels" in row else paste_masks_numpy
+        fields["pred_masks"] = paste(masks, fields["pred_boxes"], height, width)
     elif "detection_masks_full" in row:
         fields["pred_masks"] = row["detection_masks_full"][:count, :height, :width].astype(bool)
     elif "detection_masks_png_bytes" in row:

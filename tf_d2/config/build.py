@@ -69,6 +69,8 @@ def build_lazy_config(data: dict, options: Flat) -> ModelConfig:
         dataset=_lazy_dataset(file, options),
     )
     for key in options:
+        if key == KEY and options[key] == DETECTRON2.name:
+            continue
         if (
             key not in file.used
             and key not in (*_DATASETS, "MODEL.WEIGHTS", "VERSION")

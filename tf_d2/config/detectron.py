@@ -330,6 +330,7 @@ def _box_head(v: Values) -> Flat:
         {
             "ResNet.add_ResNet_roi_conv5_head": ("res5", ""),
             "fast_rcnn_heads.add_roi_2mlp_head": ("mlp", ""),
+            "head_builder.add_roi_2mlp_head": ("mlp", ""),  # its older name
             "fast_rcnn_heads.add_roi_Xconv1fc_head": ("convs", ""),
             "fast_rcnn_heads.add_roi_Xconv1fc_gn_head": ("convs", "GN"),
         },

@@ -19,6 +19,7 @@ from tf_d2.config.older import Older, keys_of
 from tf_d2.config.safe_yaml import exists, parse_yaml, read_with_bases
 from tf_d2.config.schema import ModelConfig
 from tf_d2.config.zoo import published_python, zoo_lazy, zoo_models, zoo_name, zoo_values
+from tf_d2.config.zoo_detectron import detectron_data
 
 
 class _Yacs:
@@ -66,7 +67,7 @@ def _resolve(config: str | Path, opts: Sequence, ignore: Sequence[str] = ()) -> 
 
 
 def _published(name: str, opts: Sequence, ignore: Sequence[str]) -> _Yacs | _Lazy:
-    data = zoo_lazy(name)
+    data = zoo_lazy(name) or detectron_data(name)
     if data is not None:
         return _merge(data, opts, name, ignore)
     return _Yacs(merge_opts(zoo_values(name), opts, ignore))
@@ -115,7 +116,7 @@ def _resolve_text(text: str, opts: Sequence, source: str, ignore: Sequence[str] 
 
 
 def _merge(data: dict, opts: Sequence, source: str, ignore: Sequence[str]) -> _Yacs | _Lazy:
-    older = _older(data)
+    older = DETECTRON if "MODEL.CONV_BODY" in data else _older(data)
     if older is not None:
         flat, rest = keys_of(data, opts, source, older)
         return _Yacs(merge_opts(flat, rest, ignore))

@@ -344,6 +344,10 @@ _MARKS = (
     ("RPN", "USE_FPN"),
     ("RPN", "ANCHOR_STRIDE"),
     ("ROI_HEADS", "USE_FPN"),
+    ("RPN", "PRE_NMS_TOP_N_TEST"),
+    ("RPN", "POST_NMS_TOP_N_TEST"),
+    ("ROI_MASK_HEAD", "PREDICTOR"),
+    ("ROI_MASK_HEAD", "SHARE_BOX_FEATURE_EXTRACTOR"),
 )
 
 

@@ -12,19 +12,19 @@ from types import MappingProxyType
 
 from tf_d2.config.build import build_config, build_lazy_config
 from tf_d2.config.defaults import Flat
+from tf_d2.config.detectron import DETECTRON
 from tf_d2.config.download import fetch, split_matching
 from tf_d2.config.errors import ConfigError, DownloadError, did_you_mean
+from tf_d2.config.older import keys_of
 from tf_d2.config.zoo_configs import is_complete, published_values
+from tf_d2.config.zoo_detectron import PREFIX, detectron_data, file_name
 from tf_d2.config.zoo_lazy import DIGESTS, LAZY
 from tf_d2.config.zoo_table import HOST, TABLE
 
 _CATALOG = "catalog://ImageNetPretrained/"
 _IMAGENET = "ImageNet backbone (init only)"
-_DETECTRON1 = "Legacy Detectron1 (Caffe2)"
 _NO_CONFIG = {
     _IMAGENET: "weights of a backbone for starting a training; not a detector",
-    _DETECTRON1: "detectron2 publishes no configuration for the weights of its predecessor; give one with "
-    "--config-file (boxes then follow detectron2's conventions)",
 }
 # catalog:// names whose checkpoint detectron2's documents list by URL alone
 _CATALOG_IDS = {"47261647": "FAIR/", "47592356": "FAIR/", "25093814": "FAIR/", "MSRA": "MSRA/"}
@@ -87,6 +87,8 @@ def zoo_name(name: str) -> str | None:
     stem = _stem(name.removeprefix("configs/"))
     if _is_known(stem):
         return stem
+    if name.startswith(PREFIX) and detectron_data(stem) is not None:
+        return _catalogue().get(file_name(stem), PREFIX + file_name(stem))
     if name.endswith(".py"):
         stem = _published_path(name) or stem
     return stem if _is_known(stem) else _short_names().get(stem)
@@ -94,6 +96,14 @@ def zoo_name(name: str) -> str | None:
 
 def _is_known(stem: str) -> bool:
     return stem in zoo_models() or stem in LAZY or published_values(stem, "") is not None
+
+
+@lru_cache(maxsize=1)
+def _catalogue() -> Mapping[str, str]:
+    """Detectron's file name -> the name of the row, of the models in detectron2's catalogue."""
+    return MappingProxyType(
+        {file_name(name): name for name in zoo_models() if name.startswith("catalog://Caffe2")}
+    )
 
 
 @lru_cache(maxsize=1)
@@ -141,6 +151,9 @@ def zoo_values(name: str) -> Flat:
     Raises:
         ConfigError: the model has no configuration, or one this version does not hold.
     """
+    detectron = detectron_data(name)
+    if detectron is not None:
+        return keys_of(detectron, (), name, DETECTRON)[0]
     row = zoo_models().get(name)
     values = published_values(name, row.family if row else "")
     if values is None:
@@ -209,8 +222,6 @@ def resolve_weights(name_or_path: str | Path, *, progress: bool = True) -> Path:
     if path.is_dir():
         raise DownloadError(f"{name}: is a directory, not a checkpoint")
     if zoo_name(name):
-        raise DownloadError(
-            f"{name}: detectron2 publishes this configuration without weights; give a checkpoint"
-        )
+        raise DownloadError(f"{name}: no weights are known of this configuration; give a checkpoint")
     hint = did_you_mean(_stem(name), zoo_models())
     raise DownloadError(f"{name}: no such file, and not the name of a published model{hint}")

@@ -30,12 +30,18 @@ def network_size_tf(height: tf.Tensor, width: tf.Tensor, config: InputConfig) ->
     return size[0], size[1]
 
 
+def pixel_dtype(config: InputConfig) -> tf.DType:
+    """The dtype of a uint8 picture at network size: with Detectron's conventions float32, for nothing is rounded."""
+    is_float = config.conventions.resize == "factor" and config.min_size_test != 0
+    return tf.float32 if is_float else tf.uint8
+
+
 def to_network(image: tf.Tensor, size: tf.Tensor, config: InputConfig) -> tf.Tensor:
     """Resize ``image`` ``[H, W, C]`` to ``size`` int32 ``[2]``, which is :func:`network_size`.
 
     uint8 stays uint8, but for Detectron's conventions, whose pixels are float32 from here on.
     """
-    if config.min_size_test == 0:
+    if config.min_size_test == 0:  # no resizing
         return image
     if config.conventions.resize == "factor":
         shape = tf.shape(image)

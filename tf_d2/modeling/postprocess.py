@@ -13,7 +13,7 @@ from tf_d2.ops import boxes as box_ops
 from tf_d2.ops import rotated
 from tf_d2.ops.interpolate import bilinear
 from tf_d2.ops.mask_paste_numpy import paste_masks_numpy as paste_masks
-from tf_d2.ops.mask_paste_padded import paste_padded_masks_numpy
+from tf_d2.ops.mask_paste_padded_numpy import paste_padded_masks_numpy
 
 DENSEPOSE = "pred_densepose/"
 """Before the name of each field of DensePose in a model's outputs."""

@@ -133,6 +133,13 @@ def signature_table(folder: Path, signature: str) -> str:
     return "\n".join(lines)
 
 
+_RESIZED = {
+    "pillow": "with the bytes that Pillow gives",
+    "truncated": "with the bytes that Pillow gives and the longer side cut as maskrcnn-benchmark cuts it",
+    "factor": "by one factor and without rounding to whole levels, as Detectron does it",
+}
+
+
 def readme(folder: Path, config: ModelConfig, options: GraphOptions, report: ExportReport) -> str:
     """What a person needs who has only this folder."""
     name, sizes = report.name, config.input
@@ -140,7 +147,7 @@ def readme(folder: Path, config: ModelConfig, options: GraphOptions, report: Exp
         "Images are not resized."
         if sizes.min_size_test == 0
         else f"Images are resized in the graph, shorter side {sizes.min_size_test}, longer side at most "
-        f"{sizes.max_size_test}, with the bytes that Pillow gives."
+        f"{sizes.max_size_test}, {_RESIZED[config.conventions.resize]}."
     )
     batch = (
         "Every image is computed on its own canvas: its answer does not depend on the rest of the batch."

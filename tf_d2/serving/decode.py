@@ -15,10 +15,10 @@ import numpy as np
 import tensorflow as tf
 
 from tf_d2.config import InputConfig
+from tf_d2.modeling.network_input import network_size_tf, pixel_dtype, to_network
 from tf_d2.ops import bmp, cmyk_jpeg, exif, image_decode
 from tf_d2.ops.image_metadata import PNG, is_jpeg, metadata
 from tf_d2.ops.octets import number, octets, starts_with
-from tf_d2.ops.resize import resize_uint8, shortest_edge_size_tf
 
 # Values of the output `image_status`.
 OK = 0
@@ -58,7 +58,8 @@ _SMALL_JPEG = tf.io.encode_jpeg(np.zeros((1, 1, 1), np.uint8)).numpy()
 class Picture(NamedTuple):
     """One image of a request. Where ``status`` is not 0, ``pixels`` is empty and both sizes are 0."""
 
-    pixels: tf.Tensor  # uint8 [h, w, C] at network size, channels in the network's order
+    # [h, w, C] at network size, channels in the network's order; uint8, with Detectron's conventions float32
+    pixels: tf.Tensor
     network_size: tf.Tensor  # int32 [2] (height, width) of `pixels`
     size: tf.Tensor  # int32 [2] (height, width) of the upright image
     status: tf.Tensor  # int32 []
@@ -88,7 +89,7 @@ def picture_from_bytes(data: tf.Tensor, config: InputConfig, max_pixels: int) ->
     return tf.cond(
         status == OK,
         lambda: picture_from_pixels(image, config, max_pixels),
-        lambda: _no_picture(status, len(config.pixel_mean)),
+        lambda: _no_picture(status, config),
     )
 
 
@@ -109,11 +110,7 @@ def picture_from_pixels(image: tf.Tensor, config: InputConfig, max_pixels: int) 
     turned = config.format == ("BGR" if channels == 3 else "RGB")
     shape = tf.shape(image)
     height, width = shape[0], shape[1]
-    network = tf.stack(
-        shortest_edge_size_tf(
-            tf.maximum(height, 1), tf.maximum(width, 1), config.min_size_test, config.max_size_test
-        )
-    )
+    network = tf.stack(network_size_tf(tf.maximum(height, 1), tf.maximum(width, 1), config))
     status = tf.where(tf.reduce_min(network) < 1, TOO_THIN, OK)
     too_large = tf.cast(height, tf.int64) * tf.cast(width, tf.int64) > max_pixels
     status = tf.where(too_large, TOO_LARGE, status)
@@ -121,14 +118,15 @@ def picture_from_pixels(image: tf.Tensor, config: InputConfig, max_pixels: int) 
 
     def resized() -> Picture:
         ordered = tf.ensure_shape(image[:, :, ::-1] if turned else image, [None, None, channels])
-        pixels = ordered if config.min_size_test == 0 else resize_uint8(ordered, network[0], network[1])
-        return Picture(pixels, network, shape[:2], status)
+        return Picture(to_network(ordered, network, config), network, shape[:2], status)
 
-    return tf.cond(status == OK, resized, lambda: _no_picture(status, channels))
+    return tf.cond(status == OK, resized, lambda: _no_picture(status, config))
 
 
-def _no_picture(status: tf.Tensor, channels: int) -> Picture:
-    pixels = tf.ensure_shape(tf.zeros(tf.constant([0, 0, channels]), tf.uint8), [None, None, channels])
+def _no_picture(status: tf.Tensor, config: InputConfig) -> Picture:
+    channels = len(config.pixel_mean)
+    pixels = tf.zeros(tf.constant([0, 0, channels]), pixel_dtype(config))
+    pixels = tf.ensure_shape(pixels, [None, None, channels])
     return Picture(pixels, tf.zeros([2], tf.int32), tf.zeros([2], tf.int32), status)
 
 

@@ -180,6 +180,11 @@ def _options(config: ModelConfig, given: Mapping[str, Any]) -> GraphOptions:
         if asked and not there:
             value = getattr(options, name)
             raise ExportError(f"{name}={value!r}: the model has no {what}; leave the option out")
+    if options.masks == "roi" and config.mask_threshold != 0.5:
+        raise ExportError(
+            f"masks='roi': clients compare with 0.5, and this model has the mask threshold {config.mask_threshold}; "
+            "export masks='full' or 'png'"
+        )
     if config.meta_architecture == "SemanticSegmentor" and options.sem_seg == "none":
         raise ExportError("a semantic segmentation model without sem_seg answers nothing")
     rows = detections_per_image(config) if options.max_detections is None else options.max_detections

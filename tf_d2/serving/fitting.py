@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_d2.config import ModelConfig
-from tf_d2.ops.resize import shortest_edge_size
+from tf_d2.modeling.network_input import network_size
 
 # Side of the blank picture that goes through a model without such a window when no image of a request is usable.
 _BLANK = 64
@@ -58,9 +58,7 @@ def sample_sizes(config: ModelConfig, wanted: Sequence[tuple[int, int]]) -> list
     """
 
     def usable(size: tuple[int, int]) -> bool:
-        return fits(
-            config, *shortest_edge_size(*size, config.input.min_size_test, config.input.max_size_test)
-        )
+        return fits(config, *network_size(*size, config.input))
 
     return [s for s in wanted if usable(s)] or [s for s in _of_windows(config) if usable(s)][: len(wanted)]
 

@@ -11,6 +11,7 @@ from tf_d2.config.schema import ModelConfig
 from tf_d2.modeling import D2Model
 from tf_d2.modeling.batches import Detections
 from tf_d2.modeling.given import given_proposals
+from tf_d2.modeling.network_input import pixel_dtype
 from tf_d2.modeling.postprocess import DENSEPOSE, rescale, rescale_keypoints, scales
 from tf_d2.modeling.recording import Unrecorded
 from tf_d2.serving import decode, fitting, maps
@@ -34,7 +35,7 @@ def core_specs(config: ModelConfig, options: GraphOptions) -> list[tf.TensorSpec
     """Arguments of the core: canvas, network sizes, original sizes, size of maps, proposals if needed."""
     n = 1 if options.pad_independent else None
     specs = [
-        tf.TensorSpec([n, None, None, len(config.input.pixel_mean)], tf.uint8, "canvas"),
+        tf.TensorSpec([n, None, None, len(config.input.pixel_mean)], pixel_dtype(config.input), "canvas"),
         tf.TensorSpec([n, 2], tf.int32, "network_sizes"),
         tf.TensorSpec([n, 2], tf.int32, "sizes"),
         tf.TensorSpec([2], tf.int32, "map_size"),
@@ -61,8 +62,9 @@ def core_function(model: D2Model, options: GraphOptions) -> Callable[..., Output
         given = None
         if proposals:
             topk = config.precomputed_proposal_topk
-            given = given_proposals(proposals[0], proposals[1], network_sizes, sizes, topk)
-        raw = model.forward(model.prepare(canvas, network_sizes), network_sizes, given, Unrecorded())
+            factors = model.factors(sizes)
+            given = given_proposals(proposals[0], proposals[1], network_sizes, sizes, topk, factors)
+        raw = model.run(model.prepare(canvas, network_sizes), network_sizes, sizes, given, Unrecorded())
         outputs = row_outputs(config, raw, network_sizes, sizes, options)
         outputs |= map_outputs(model, raw, outputs, network_sizes, sizes, map_size, options)
         if options.masks != "roi":
@@ -85,7 +87,7 @@ def row_outputs(
     scores = raw["objectness_logits"] if is_proposals else raw["scores"]
     classes = tf.zeros_like(scores, tf.int64) if is_proposals else raw["classes"]
     found = Detections(raw["boxes"], scores, classes, raw["image_index"], raw["counts"])
-    done, kept = rescale(found, network_sizes, sizes)
+    done, kept = rescale(found, network_sizes, sizes, config.conventions)
 
     def padded(rows: tf.Tensor) -> tf.Tensor:
         return pad_rows(rows, done.image_index, done.counts, options.max_detections)
@@ -107,14 +109,18 @@ def row_outputs(
         side = config.roi_heads.mask_side()
         masks = tf.ensure_shape(tf.gather(raw["pred_masks"], kept), [None, side, side])
         outputs["detection_masks"] = padded(tf.cast(masks, tf.float32))
+        if config.conventions.padded_mask_paste and options.masks == "roi":
+            outputs["masks_in_whole_pixels"] = tf.ones_like(count)
     for name in [n for n in raw if n.startswith(DENSEPOSE)]:
         values = tf.transpose(tf.gather(raw[name], kept), [0, 3, 1, 2])
         side = config.roi_heads.densepose.output_side
         values = tf.ensure_shape(values, [None, raw[name].shape[-1], side, side])
         outputs[f"detection_densepose_{name.removeprefix(DENSEPOSE)}"] = padded(tf.cast(values, tf.float32))
     if "pred_keypoints" in raw:
-        factor = tf.gather(scales(network_sizes, sizes), done.image_index)
-        keypoints = rescale_keypoints(tf.gather(raw["pred_keypoints"], kept), factor)
+        keypoints = tf.gather(raw["pred_keypoints"], kept)
+        if not config.conventions.boxes_in_picture:
+            factor = tf.gather(scales(network_sizes, sizes), done.image_index)
+            keypoints = rescale_keypoints(keypoints, factor)
         outputs["detection_keypoints"] = padded(keypoints)
     return outputs
 
@@ -160,6 +166,7 @@ def map_outputs(
                 rows["detection_boxes"][i],
                 rows["num_detections"][i],
                 size,
+                maps.paste_of(config),
             )
             if options.masks == "full":
                 outputs["detection_masks_full"] = maps.pad_map(
@@ -255,7 +262,8 @@ class Requests:
         self, picture: Callable[[tf.Tensor], Picture], count: tf.Tensor, proposals: tuple[tf.Tensor, ...]
     ) -> Outputs:
         blank = fitting.blank_size(self.config)
-        pixels, network_sizes, sizes, status = _collect(picture, count, (*blank, self.channels))
+        dtype = pixel_dtype(self.config.input)
+        pixels, network_sizes, sizes, status = _collect(picture, count, (*blank, self.channels), dtype)
         status = fitting.checked(self.config, status, network_sizes, decode.OK, decode.NOT_FITTING)
         status = self._checked(status[:count])
         usable = tf.cast(tf.where(status == decode.OK)[:, 0], tf.int32)
@@ -294,7 +302,7 @@ class Requests:
         canvas = tf.map_fn(
             lambda i: maps.pad_map(pixels.read(i), largest),
             chosen,
-            fn_output_signature=tf.TensorSpec([None, None, self.channels], tf.uint8),
+            fn_output_signature=tf.TensorSpec([None, None, self.channels], pixel_dtype(self.config.input)),
         )
 
         def step(start: tf.Tensor, end: tf.Tensor) -> Outputs:
@@ -329,11 +337,14 @@ class Requests:
 
 
 def _collect(
-    picture: Callable[[tf.Tensor], Picture], count: tf.Tensor, blank: tuple[int, int, int]
+    picture: Callable[[tf.Tensor], Picture],
+    count: tf.Tensor,
+    blank: tuple[int, int, int],
+    dtype: tf.DType,
 ) -> tuple[tf.TensorArray, tf.Tensor, tf.Tensor, tf.Tensor]:
     """Pixels, network sizes, sizes and status of every image, and of a ``blank`` one ``(h, w, C)`` after the last."""
     pixels = tf.TensorArray(
-        tf.uint8, count + 1, infer_shape=False, element_shape=[None, None, blank[2]], clear_after_read=False
+        dtype, count + 1, infer_shape=False, element_shape=[None, None, blank[2]], clear_after_read=False
     )
     facts = tf.TensorArray(tf.int32, count + 1, element_shape=[5])
 
@@ -344,8 +355,9 @@ def _collect(
 
     start = (0, pixels, facts)
     _, pixels, facts = tf.while_loop(lambda i, *_: i < count, step, start, parallel_iterations=2)
-    pixels = pixels.write(count, tf.zeros(blank, tf.uint8))
-    table = facts.write(count, tf.constant([*blank[:2], *blank[:2], decode.OK])).stack()  # [B + 1, 5]
+    pixels = pixels.write(count, tf.zeros(blank, dtype))
+    height, width = blank[:2]
+    table = facts.write(count, tf.constant([height, width, height, width, decode.OK])).stack()  # [B + 1, 5]
     return pixels, table[:, :2], table[:, 2:4], table[:, 4]
 
 

@@ -6,28 +6,45 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from tf_d2.config import PanopticConfig
+from tf_d2.config import ModelConfig, PanopticConfig
 from tf_d2.modeling.postprocess import resize_sem_seg
 from tf_d2.ops.mask_paste import paste_mask
+from tf_d2.ops.mask_paste_padded import paste_padded_mask
 
 Outputs = dict[str, tf.Tensor]
 
 
-def pasted_masks(masks: tf.Tensor, boxes: tf.Tensor, count: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+Paste = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
+"""(mask, box, height, width) -> bool ``[height, width]``"""
+
+
+def paste_of(config: ModelConfig) -> Paste:
+    """How a model's masks are pasted into the image."""
+    if not config.conventions.padded_mask_paste:
+        return paste_mask
+    threshold = config.mask_threshold
+    return lambda mask, box, height, width: paste_padded_mask(mask, box, height, width, threshold)
+
+
+def pasted_masks(
+    masks: tf.Tensor, boxes: tf.Tensor, count: tf.Tensor, size: tf.Tensor, into_image: Paste = paste_mask
+) -> tf.Tensor:
     """Probabilities ``[M, S, S]`` of an image -> uint8 0 or 1 ``[M, h, w]``; rows from ``count`` on are 0."""
 
     def paste(i: tf.Tensor) -> tf.Tensor:
-        return tf.cast(paste_mask(masks[i], boxes[i], size[0], size[1]), tf.uint8)
+        return tf.cast(into_image(masks[i], boxes[i], size[0], size[1]), tf.uint8)
 
     pasted = _rows(paste, count, tf.TensorSpec([None, None], tf.uint8), tf.shape(masks)[0], size)
     return pasted
 
 
-def png_masks(masks: tf.Tensor, boxes: tf.Tensor, count: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+def png_masks(
+    masks: tf.Tensor, boxes: tf.Tensor, count: tf.Tensor, size: tf.Tensor, into_image: Paste = paste_mask
+) -> tf.Tensor:
     """The same as grey PNG files (0 and 255) of the image's size: string ``[M]``; unused rows are empty."""
 
     def encode(i: tf.Tensor) -> tf.Tensor:
-        mask = tf.cast(paste_mask(masks[i], boxes[i], size[0], size[1]), tf.uint8) * 255
+        mask = tf.cast(into_image(masks[i], boxes[i], size[0], size[1]), tf.uint8) * 255
         return tf.io.encode_png(mask[:, :, None])
 
     files = tf.map_fn(encode, tf.range(count), fn_output_signature=tf.TensorSpec([], tf.string))
