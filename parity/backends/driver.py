@@ -16,9 +16,10 @@ import argparse
 import contextlib
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def main(load: Load, arguments: Sequence[str] | None = None) -> int:
     """Do the job that the command line names and say how it went; returns the exit status."""
 
     def trace(job: Job) -> None:
-        if job.mode != "trace":
+        if job.mode not in ("trace", "keep"):
             raise JobError(f"mode {job.mode!r}: this worker writes traces only")
         run_job(job, load)
 
@@ -111,11 +112,34 @@ def do_job(do: Callable[[Job], None], arguments: Sequence[str] | None = None) ->
 
 
 def run_job(job: Job, load: Load) -> None:
-    """Run a job and write its trace. Raises JobError, TraceError or ValueError saying what is wrong."""
+    """Run a job and write its trace, or one trace after the other. Raises JobError, TraceError or ValueError saying
+    what is wrong."""
     started = time.perf_counter()
     config, _ = jobs.read_config(job.config_yaml)
     backend = load(job, config)
-    write_trace(job, backend, job.output, time.perf_counter() - started)
+    loaded = time.perf_counter() - started
+    if job.mode == "keep":
+        keep_running(job, backend, loaded)
+    else:
+        write_trace(job, backend, job.output, loaded)
+
+
+def keep_running(job: Job, backend: Backend, loaded: float) -> None:
+    """Write a trace for every line of standard input: a JSON object with the `images`, `output` and `feed` of that
+    trace. Each is answered by a line: "written", or "failed" with a message. Ends with its input.
+    """
+    tensors = backend.tensors()  # of weights that do not change any more
+    backend.tensors = lambda: tensors
+    jobs.say("ready")
+    for line in sys.stdin:
+        asked = json.loads(line)
+        one = replace(job, images=tuple(asked["images"]), output=asked["output"], feed=asked["feed"])
+        try:
+            write_trace(one, backend, one.output, loaded)
+        except Exception as error:  # of this picture; the next one is another matter
+            jobs.say("failed", message=f"{type(error).__name__}: {error}")
+        else:
+            jobs.say("written", output=one.output)
 
 
 def write_trace(job: Job, backend: Backend, output: str, loaded: float | None = None) -> None:

@@ -32,6 +32,8 @@ Examples:
 
   tf-d2 parity rejudge report/reference.h5 report/candidate.h5 --profile semantic
 
+  tf-d2 parity --config-file mask_rcnn.yaml --weights model.pkl --input pictures/ --output overnight
+
   tf-d2 parity --ops --output report
 """
 
@@ -78,7 +80,14 @@ def main_command(
         str | None, typer.Option("--config-file", help="detectron2 YAML or the name of a published model.")
     ] = None,
     weights: Annotated[str | None, typer.Option(help="Checkpoint in any format tf-d2 reads.")] = None,
-    input: Annotated[list[str] | None, typer.Option("--input", help="Picture; may be repeated.")] = None,
+    input: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            help="Picture; may be repeated. A folder, a .txt list or a pattern: very many pictures, one after the "
+            "other; a run that was stopped goes on.",
+        ),
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for report, traces and JSON.")] = None,
     reference: Annotated[
         str, typer.Option(help="auto, detectron2, torch, tf, or a recorded trace (.h5).")
@@ -166,6 +175,9 @@ def main_command(
             "prefix": prefix,
         },
     }
+    if _are_many(input):
+        single = {"--annotations": annotations, "--proposals": proposals, "--bisect": bisect}
+        raise typer.Exit(_run_many(config_file, weights, input, output, waive, options, single))
     truth = open_annotations(annotations)  # before the long part
     comparisons = _run(config_file, weights, input, output, waive, options)
     judge_dataset(comparisons, truth)
@@ -173,6 +185,56 @@ def main_command(
     if bisect:
         _bisect(comparisons, output, torch_python, mutate)
     raise typer.Exit(overall_exit_code(comparisons))
+
+
+def _are_many(inputs: list[str]) -> bool:
+    from parity.running.many import is_collection
+
+    return any(map(is_collection, inputs))
+
+
+def _run_many(
+    config: str,
+    weights: str | None,
+    inputs: list[str],
+    output: Path,
+    waive: list[str] | None,
+    options: dict[str, Any],
+    single: dict[str, Any],
+) -> int:
+    """A folder, list or pattern of pictures; the exit status."""
+    from parity.cli.many import compare_many
+    from parity.running.many import pictures_of, plan
+    from parity.running.runner import BackendError, Setup, absolute_path
+
+    given = [name for name, value in single.items() if value]
+    if given or len(options["candidates"]) > 1:
+        text = ", ".join(given) or "several candidates"
+        raise fail(
+            f"{text}: only with pictures that are named one by one, not with a folder, list or pattern"
+        )
+    common = ("profile", "device", "threads", "opts", "repeat", "timeout", "left_out")
+    try:
+        pictures = pictures_of(inputs)
+        setup = Setup(
+            absolute_path(config),
+            None if weights is None else absolute_path(weights),
+            pictures[:1],
+            **{name: options[name] for name in common},
+        )
+        made = plan(
+            setup,
+            options["reference"],
+            options["candidates"][0],
+            torch_python=options["torch_python"],
+            noise=options["noise"],
+            mutate=options["mutate"],
+            early_stop=options["early_stop"],
+            waivers=tuple(read_waivers(waive)),
+        )
+        return compare_many(made, pictures, output, console).exit_code
+    except (ValueError, BackendError, OSError) as error:
+        raise fail(str(error)) from error
 
 
 def split_opts(opts: Sequence[str] | None) -> list[str]:

@@ -12,7 +12,11 @@ _PACKAGES = ("tensorflow", "keras", "tf-d2", "torch", "torchvision", "detectron2
 
 def environment_lines(comparisons: Sequence[Comparison]) -> list[str]:
     """Processor, instruction sets, settings, oneDNN, threads and versions of everything that computed."""
-    manifests = [m for c in comparisons for m in (c.candidate_manifest, c.reference_manifest)]
+    return side_lines([m for c in comparisons for m in (c.candidate_manifest, c.reference_manifest)])
+
+
+def side_lines(manifests: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The same of manifests."""
     ran = [m for m in manifests if isinstance(m.get("machine"), Mapping)]
     lines = list(dict.fromkeys(_machine(m["machine"]) for m in ran))
     settings = {k: v for m in ran for k, v in dict(m["machine"].get("settings", {})).items()}

@@ -378,10 +378,8 @@ def resolved(setup: Setup, folder: Path, progress: Progress) -> Setup:
     return replace(setup, config=str(target), opts=(), source=setup.source or setup, **files)
 
 
-def run_backend(backend: Backend, setup: Setup, target: Path, progress: Progress = lambda text: None) -> Path:
-    """Run one side on a resolved setup and return its trace's path. Raises BackendError with what it said."""
-    if backend.recorded:
-        return Path(backend.target)
+def job_of(backend: Backend, setup: Setup) -> dict[str, Any]:
+    """The job of one side on a resolved setup, without its output."""
     job = {
         "config_yaml": setup.config,
         "weights": setup.weights,
@@ -398,6 +396,14 @@ def run_backend(backend: Backend, setup: Setup, target: Path, progress: Progress
         job["weights"] = setup.state or setup.weights
     else:
         job |= {"backend": backend.name, "target": backend.target}
+    return job
+
+
+def run_backend(backend: Backend, setup: Setup, target: Path, progress: Progress = lambda text: None) -> Path:
+    """Run one side on a resolved setup and return its trace's path. Raises BackendError with what it said."""
+    if backend.recorded:
+        return Path(backend.target)
+    job = job_of(backend, setup)
     label = f"{backend.name} ({setup.profile}, {setup.device})"
     progress(label)
     call_worker(
