@@ -32,7 +32,8 @@ class ExportOptions:
 
     Attributes:
         max_detections: rows per image; None = what the configuration detects at most. With fewer, the best stay.
-        masks: "roi" = probabilities in the box (the client pastes them), "full" = 0/1 maps of the image,
+        masks: "roi" = probabilities in the box (the client pastes them; TensorMask, whose masks have up to 480 x 480
+            cells of a window of their own, answers with "png" instead), "full" = 0/1 maps of the image,
             "png" = the same as PNG files, "none".
         sem_seg: "labels" = the best class per pixel, "logits" = all classes (large), "none".
         precision: "bfloat16" computes the network in bfloat16: nearly the same objects, not the same numbers

@@ -61,7 +61,6 @@ def test_show(run):
     ("name", "message"),
     [
         ("COCO-Detection/retinanet_R_50_FPN_2x", "did you mean COCO-Detection/retinanet_R_50_FPN"),
-        ("projects/TensorMask/configs/tensormask_R_50_FPN_1x", "'TensorMask'"),
         ("catalog://ImageNetPretrained/FAIR/R-50-GN", "not a detector"),
     ],
 )

@@ -48,7 +48,7 @@ def keras_shape(torch_shape, spec):
 
 def test_all_models_are_listed():
     projects = {"PointRend": 6, "DensePose": 41, "DeepLab": 2, "Panoptic-DeepLab": 3}
-    projects |= {"TridentNet": 3}
+    projects |= {"TridentNet": 3, "TensorMask": 2}
     counts = {name: sum(m.startswith(f"projects/{name}/") for m in MODELS) for name in projects}
     assert counts == projects
     assert sum(not m.startswith("projects/") for m in MODELS) == 64

@@ -1,4 +1,4 @@
-"""TridentNet at one branch against what the real detectron2 answered on the same picture.
+"""TridentNet at one branch and at all of them against what the real detectron2 answered on the same picture.
 
 tests/data/deeplab_trident: models of reduced width with random weights, a picture, the answer and some stages.
 Detections have margins: float32 noise does not flip them.
@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tf_d2
 import weights
+from tf_d2.ops.resize import resize_uint8
 
 FILE = Path(__file__).parents[1] / "data" / "deeplab_trident" / "tridentnet_fast_r50.npz"
 FIRST_STAGE, END_TO_END = (
@@ -63,3 +65,43 @@ def test_one_branch_is_that_of_detectron2(tmp_path: Path) -> None:
 def test_another_branch_computes_something_else_with_the_same_weights(tmp_path: Path, branch: int) -> None:
     trace = make_predictor(tmp_path, "MODEL.TRIDENT.TEST_BRANCH_IDX", branch).trace(recorded()["input/image"])
     assert error(trace["backbone/res4"], recorded()["steps/backbone/res4"]) > 0.01
+
+
+@cache
+def all_branches() -> dict[str, np.ndarray]:
+    """What detectron2 answered with the same weights and TEST_BRANCH_IDX -1, for one picture and for two at once."""
+    with np.load(FILE.with_name("trident_all.npz")) as file:
+        return {key: file[key] for key in file.files}
+
+
+def test_detections_of_all_branches_are_merged(tmp_path: Path) -> None:
+    predictor, image = (
+        make_predictor(tmp_path, "MODEL.TRIDENT.TEST_BRANCH_IDX", -1),
+        recorded()["input/image"],
+    )
+    expected, instances = all_branches(), predictor(image)["instances"]
+    np.testing.assert_array_equal(instances.pred_classes, expected["one/pred_classes"])
+    np.testing.assert_allclose(instances.pred_boxes, expected["one/pred_boxes"], rtol=0, atol=1e-3)
+    np.testing.assert_allclose(instances.scores, expected["one/scores"], rtol=0, atol=1e-5)
+    got = predictor.trace(image)["backbone/res4"][:, :16]
+    assert error(got, expected["res4"]) < FIRST_STAGE  # branch after branch
+
+
+def test_branches_of_a_batch_stay_with_their_images(tmp_path: Path) -> None:
+    predictor = make_predictor(tmp_path, "MODEL.TRIDENT.TEST_BRANCH_IDX", -1)
+    image = recorded()["input/image"]
+    pictures = [image, np.ascontiguousarray(image[::-1, :-11])]
+    sizes = [predictor.network_size(*p.shape[:2]) for p in pictures]
+    canvas = np.zeros([2, *np.max(sizes, axis=0), 3], np.uint8)
+    for i, (picture, (height, width)) in enumerate(zip(pictures, sizes, strict=True)):
+        canvas[i, :height, :width] = resize_uint8(tf.constant(picture), height, width)
+    found = predictor.model(canvas, tf.constant(sizes))
+    start = 0
+    for i, (picture, size) in enumerate(zip(pictures, sizes, strict=True)):
+        rows = slice(start, start + int(found["counts"][i]))
+        start = rows.stop
+        expected = {k.rpartition("/")[2]: v for k, v in all_branches().items() if k.startswith(f"batch/{i}/")}
+        np.testing.assert_array_equal(found["classes"][rows], expected["pred_classes"])
+        scale = np.array(picture.shape[1::-1] * 2) / np.array(size[::-1] * 2)
+        np.testing.assert_allclose(found["boxes"][rows] * scale, expected["pred_boxes"], rtol=0, atol=1e-3)
+        np.testing.assert_allclose(found["scores"][rows], expected["scores"], rtol=0, atol=1e-5)

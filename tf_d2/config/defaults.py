@@ -286,7 +286,6 @@ def add_keys(inference: Flat, ignored: Flat) -> None:
 
 PROJECTS: dict[str, str] = {
     "INPUT.POINT_SUP": "PointSup",
-    "MODEL.TENSOR_MASK": "TensorMask",
     "MODEL.FCOS": "AdelaiDet (FCOS)",
     "MODEL.BASIS_MODULE": "AdelaiDet (BlendMask)",
     "MODEL.CENTERNET": "CenterNet2",

@@ -35,7 +35,6 @@ POOLERS = ("ROIAlignV2", "ROIAlign", "ROIPool", "ROIAlignRotated")
 
 # What a name elsewhere in detectron2's own tree or its projects would need, for a message that helps.
 ELSEWHERE = {
-    "TensorMask": "TensorMask",
     "build_hrfpn": "DensePose",
 }
 

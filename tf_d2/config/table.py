@@ -54,6 +54,7 @@ from tf_d2.config.parts.rpn import PrecomputedProposalsConfig, RPNConfig
 from tf_d2.config.parts.sem_seg import SemSegHeadConfig
 from tf_d2.config.parts.semantic_segmentor import SemanticSegmentorConfig
 from tf_d2.config.parts.swin import SwinConfig
+from tf_d2.config.parts.tensor_mask import TensorMaskConfig
 from tf_d2.config.parts.trident import (
     TridentRes5ROIHeadsConfig,
     TridentResNetConfig,
@@ -101,6 +102,7 @@ PARTS: dict[str, dict[str, Part]] = {
         "SemanticSegmentor": Part(SemanticSegmentorConfig, f"{_META}.semantic_segmentor:SemanticSegmentor"),
         "PanopticFPN": Part(PanopticFPNConfig, f"{_META}.panoptic_fpn:PanopticFPN"),
         "PanopticDeepLab": Part(PanopticDeepLabConfig, f"{_META}.panoptic_deeplab:PanopticDeepLab", _YACS),
+        "TensorMask": Part(TensorMaskConfig, f"{_META}.tensor_mask:TensorMask", _YACS),
     },
     "backbone": {
         "build_resnet_backbone": Part(ResNetConfig, _RESNET, _YACS),

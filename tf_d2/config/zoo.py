@@ -16,7 +16,7 @@ from tf_d2.config.detectron import DETECTRON
 from tf_d2.config.download import fetch, split_matching
 from tf_d2.config.errors import ConfigError, DownloadError, did_you_mean
 from tf_d2.config.older import keys_of
-from tf_d2.config.zoo_configs import is_complete, published_values
+from tf_d2.config.zoo_configs import published_values
 from tf_d2.config.zoo_detectron import PREFIX, detectron_data, file_name
 from tf_d2.config.zoo_lazy import DIGESTS, LAZY
 from tf_d2.config.zoo_table import HOST, TABLE
@@ -95,7 +95,7 @@ def zoo_name(name: str) -> str | None:
 
 
 def _is_known(stem: str) -> bool:
-    return stem in zoo_models() or stem in LAZY or published_values(stem, "") is not None
+    return stem in zoo_models() or stem in LAZY or published_values(stem) is not None
 
 
 @lru_cache(maxsize=1)
@@ -155,13 +155,10 @@ def zoo_values(name: str) -> Flat:
     if detectron is not None:
         return keys_of(detectron, (), name, DETECTRON)[0]
     row = zoo_models().get(name)
-    values = published_values(name, row.family if row else "")
+    values = published_values(name)
     if values is None:
         assert row is not None
         raise ConfigError(f"{name}: {_NO_CONFIG[row.family]}")
-    if not is_complete(name):
-        build_config(values)  # names the setting that is not supported
-        raise ConfigError(f"{name}: this version does not hold its configuration; give the YAML file")
     return values
 
 

@@ -381,26 +381,34 @@ _ROWS |= {
         ),
     )
 }
+_TENSOR_MASK: Flat = {
+    **_C4,
+    **_R50,
+    "MODEL.META_ARCHITECTURE": "TensorMask",
+    "MODEL.MASK_ON": True,
+    "MODEL.BACKBONE.NAME": "build_retinanet_resnet_fpn_backbone",
+    "MODEL.RESNETS.OUT_FEATURES": _RES_2_TO_5,
+    "MODEL.FPN.IN_FEATURES": _RES_2_TO_5,
+    "MODEL.FPN.FUSE_TYPE": "avg",
+    "MODEL.ANCHOR_GENERATOR.SIZES": tuple((44 * 2**i, 60 * 2**i) for i in range(6)),
+    "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": ((1.0,),),
+    "MODEL.TENSOR_MASK.ALIGNED_ON": True,
+    "MODEL.TENSOR_MASK.BIPYRAMID_ON": True,
+}
+_ROWS |= {
+    f"projects/TensorMask/configs/tensormask_R_50_FPN_{schedule}": (_TENSOR_MASK,)
+    for schedule in ("1x", "6x")
+}
 _BASES = {"FPN": _FPN, "R_50": _R50, "R_101": _R101, "X_101_32x8d": _X101}
 _ROWS |= point_rend_rows(_BASES) | densepose_rows(_BASES)
 
-# What makes a family of `zoo_table` need code this version lacks: the setting `build_config` will refuse.
-_FAMILIES: dict[str, tuple[Flat, ...]] = {
-    "TensorMask": ({"MODEL.META_ARCHITECTURE": "TensorMask"},),
-}
 
-
-def published_values(name: str, family: str) -> Flat | None:
+def published_values(name: str) -> Flat | None:
     """All keys of the published model, or None where detectron2 publishes weights without a configuration."""
-    parts = _ROWS.get(name) or _FAMILIES.get(family)
+    parts = _ROWS.get(name)
     if parts is None:
         return None
     merged = dict(KEYS)
     for part in parts:
         merged.update(part)
     return merged
-
-
-def is_complete(name: str) -> bool:
-    """Whether `published_values` holds every setting of the model, not only the unsupported one."""
-    return name in _ROWS

@@ -89,6 +89,15 @@ class Conv2d(Module):
                 "takes no other weights; use tf_d2.load_model (a Predictor with fold_norms=False will do, too)"
             )
 
+    def dilated(self, x: tf.Tensor, dilation: int) -> tf.Tensor:
+        """:meth:`call` of a 3x3 convolution with another dilation, and as much padding (a branch of TridentNet)."""
+        own = self.padding, self.dilation
+        self.padding = self.dilation = dilation
+        try:
+            return self.call(x)
+        finally:
+            self.padding, self.dilation = own
+
     def call(self, x: tf.Tensor, add: tf.Tensor | None = None, relu: bool = False) -> tf.Tensor:
         """``add`` and ``relu``: a residual block's sum and what follows it, computed with the convolution."""
         relu = relu or self.relu

@@ -159,7 +159,20 @@ def paste(
     """
     if "pred_masks" not in fields:
         return fields
+    if "mask_boxes" in fields:
+        return _paste_windows(fields, size)
     masks, boxes = fields["pred_masks"], fields["pred_boxes"]
     if conventions.padded_mask_paste:
         return {**fields, "pred_masks": paste_padded_masks_numpy(masks, boxes, *size, threshold)}
     return {**fields, "pred_masks": paste_masks(masks, boxes, *size)}
+
+
+def _paste_windows(fields: dict[str, np.ndarray], size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Masks of several sides (``mask_sides``) pasted over windows of their own (``mask_boxes``), as TensorMask has."""
+    fields = dict(fields)
+    masks, boxes, sides = (fields.pop(name) for name in ("pred_masks", "mask_boxes", "mask_sides"))
+    pasted = np.zeros((len(masks), *size), bool)
+    for side in np.unique(sides):
+        rows = sides == side
+        pasted[rows] = paste_masks(masks[rows, :side, :side], boxes[rows], *size)
+    return {**fields, "pred_masks": pasted}

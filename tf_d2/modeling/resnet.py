@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tf_d2.config.parts.deeplab import DeepLabResNetConfig
 from tf_d2.config.parts.resnet import ResNetConfig
+from tf_d2.config.parts.trident import TridentResNetConfig
 from tf_d2.layers.base import Module
 from tf_d2.layers.conv import Conv2d, DeformConv2d
 from tf_d2.modeling.backbone import BottomUp, stages_up_to
@@ -120,8 +121,14 @@ class BottleneckBlock(Module):
         return self.conv2(x)
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        y = self.middle(self.conv1(x))
-        return self.conv3(y, add=x if self.shortcut is None else self.shortcut(x), relu=True)
+        return self._added(x, self.middle(self.conv1(x)))
+
+    def dilated(self, x: tf.Tensor, dilation: int) -> tf.Tensor:
+        """The same weights with another dilation of the 3x3 convolution: a branch of TridentNet."""
+        return self._added(x, self.conv2.dilated(self.conv1(x), dilation))
+
+    def _added(self, x: tf.Tensor, middle: tf.Tensor) -> tf.Tensor:
+        return self.conv3(middle, add=x if self.shortcut is None else self.shortcut(x), relu=True)
 
 
 class DeformBottleneckBlock(BottleneckBlock):
@@ -242,3 +249,17 @@ class ResNet(BottomUp):
                 previous = self.strides[STAGES[i - 1]] if i else 4
                 self.strides[stage] = previous * config.first_stride(i)
                 self.channels[stage] = config.res2_out_channels * 2**i
+        self.branches = config.merged_dilations if isinstance(config, TridentResNetConfig) else ()
+        self.branch_stage = config.trident_stage if isinstance(config, TridentResNetConfig) else ""
+
+    def run_stage(self, stage: str, x: tf.Tensor) -> tf.Tensor:
+        """One stage; of TridentNet with all branches, these in a row along the batch, each with all images."""
+        if not self.branches or stage != self.branch_stage:
+            return super().run_stage(stage, x)
+        outputs = []
+        for dilation in self.branches:
+            y = x
+            for block in getattr(self, stage):
+                y = block.dilated(y, dilation)
+            outputs.append(y)
+        return tf.concat(outputs, axis=0)

@@ -177,7 +177,7 @@ class RetinaNetDecoder:
         """Which of the logits ``[H * W * A * K]`` pass the threshold (int64 ``[n]``), and their scores."""
         if threshold is None:
             threshold = self.config.score_thresh_test
-        likely = tf.where(logits >= _surely_below(threshold))[:, 0]
+        likely = tf.where(logits >= surely_below(threshold))[:, 0]
         likely_scores = sigmoid(tf.cast(tf.gather(logits, likely), tf.float32))
         passed = tf.where(above(likely_scores, threshold))[:, 0]
         return tf.gather(likely, passed), tf.gather(likely_scores, passed)
@@ -189,7 +189,7 @@ class RetinaNetDecoder:
         return box_ops.apply_deltas(deltas, anchors, weights, plus_one=plus_one)
 
 
-def _surely_below(threshold: float) -> float:
+def surely_below(threshold: float) -> float:
     """A logit below which no score is above ``threshold``: most of the millions need no sigmoid."""
     if threshold <= 0:
         return -math.inf  # NaN is below that, too

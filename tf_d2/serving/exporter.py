@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -171,9 +171,10 @@ def _options(config: ModelConfig, given: Mapping[str, Any]) -> GraphOptions:
         options = ExportOptions(**given)
     except ValueError as error:
         raise ExportError(str(error)) from None
-    heads = config.roi_heads
+    if options.masks == "roi" and hasattr(config.model, "largest_mask"):
+        options = replace(options, masks="png")  # 92 MB of probabilities per image would be of no use
     for name, asked, there, what in (
-        ("masks", options.masks in ("full", "png"), heads and heads.mask_head, "masks"),
+        ("masks", options.masks in ("full", "png"), has_masks(config), "masks"),
         ("sem_seg", options.sem_seg == "logits", config.sem_seg_head, "semantic segmentation"),
         ("box_format", options.box_format == "tf", config.detector, "detections"),
     ):
@@ -205,6 +206,12 @@ def _options(config: ModelConfig, given: Mapping[str, Any]) -> GraphOptions:
     return GraphOptions(**{**asdict(options), "max_detections": rows, "max_image_pixels": pixels})
 
 
+def has_masks(config: ModelConfig) -> bool:
+    """Whether every detection has a mask of its own."""
+    heads = config.roi_heads
+    return bool(heads.mask_head) if heads else getattr(config.model, "mask_on", False)
+
+
 def detections_per_image(config: ModelConfig) -> int:
     """The most rows the configuration lets through; 0 where there is no such limit."""
     if config.meta_architecture == "ProposalNetwork":
@@ -216,7 +223,7 @@ def detections_per_image(config: ModelConfig) -> int:
 def default_max_pixels(config: ModelConfig, rows: int, masks: Masks, sem_seg: SemSeg) -> int:
     """Pixels per image so that decoding and the maps of one image stay within :data:`MAP_BUDGET_BYTES`."""
     per_pixel = 3
-    if masks == "full" and config.roi_heads and config.roi_heads.mask_head:
+    if masks == "full" and has_masks(config):
         per_pixel += 2 * rows
     if config.meta_architecture == "PanopticDeepLab":  # logits, and those of things with their probabilities
         per_pixel += 12 * config.sem_seg_head.num_classes

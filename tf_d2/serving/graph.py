@@ -68,7 +68,8 @@ def core_function(model: D2Model, options: GraphOptions) -> Callable[..., Output
         outputs = row_outputs(config, raw, network_sizes, sizes, options)
         outputs |= map_outputs(model, raw, outputs, network_sizes, sizes, map_size, options)
         if options.masks != "roi":
-            outputs.pop("detection_masks", None)
+            for name in ("detection_masks", "detection_mask_boxes", "detection_mask_sides"):
+                outputs.pop(name, None)
         if options.box_format == "tf" and "detection_boxes" in outputs:
             outputs["detection_boxes_xyxy"] = outputs["detection_boxes"]
             outputs["detection_boxes"] = normalised(outputs["detection_boxes"], sizes)
@@ -106,11 +107,16 @@ def row_outputs(
         "num_detections": count,
     }
     if "pred_masks" in raw:
-        side = config.roi_heads.mask_side()
+        side = config.model.largest_mask if "mask_boxes" in raw else config.roi_heads.mask_side()
         masks = tf.ensure_shape(tf.gather(raw["pred_masks"], kept), [None, side, side])
         outputs["detection_masks"] = padded(tf.cast(masks, tf.float32))
         if config.conventions.padded_mask_paste and options.masks == "roi":
             outputs["masks_in_whole_pixels"] = tf.ones_like(count)
+    if "mask_boxes" in raw:
+        scale = tf.gather(scales(network_sizes, sizes), done.image_index)  # (y, x)
+        windows = tf.gather(raw["mask_boxes"], kept) * tf.gather(scale, [1, 0, 1, 0], axis=1)
+        outputs["detection_mask_boxes"] = padded(windows)
+        outputs["detection_mask_sides"] = padded(tf.gather(raw["mask_sides"], kept))
     for name in [n for n in raw if n.startswith(DENSEPOSE)]:
         values = tf.transpose(tf.gather(raw[name], kept), [0, 3, 1, 2])
         side = config.roi_heads.densepose.output_side
@@ -161,13 +167,10 @@ def map_outputs(
             fields = model.to_image(one, network_sizes[i], size)
             return maps.numbered_segments(fields, map_size, options.max_detections, options.sem_seg)
         if "detection_masks" in rows and options.masks in ("full", "png"):
-            arguments = (
-                rows["detection_masks"][i],
-                rows["detection_boxes"][i],
-                rows["num_detections"][i],
-                size,
-                maps.paste_of(config),
-            )
+            windows = rows.get("detection_mask_boxes", rows["detection_boxes"])
+            count, paste = rows["num_detections"][i], maps.paste_of(config)
+            sides = rows["detection_mask_sides"][i] if "detection_mask_sides" in rows else None
+            arguments = rows["detection_masks"][i], windows[i], count, size, paste, sides
             if options.masks == "full":
                 outputs["detection_masks_full"] = maps.pad_map(
                     maps.pasted_masks(*arguments), map_size, axis=1

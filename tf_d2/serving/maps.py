@@ -27,24 +27,41 @@ def paste_of(config: ModelConfig) -> Paste:
 
 
 def pasted_masks(
-    masks: tf.Tensor, boxes: tf.Tensor, count: tf.Tensor, size: tf.Tensor, into_image: Paste = paste_mask
+    masks: tf.Tensor,
+    boxes: tf.Tensor,
+    count: tf.Tensor,
+    size: tf.Tensor,
+    into_image: Paste = paste_mask,
+    sides: tf.Tensor | None = None,
 ) -> tf.Tensor:
-    """Probabilities ``[M, S, S]`` of an image -> uint8 0 or 1 ``[M, h, w]``; rows from ``count`` on are 0."""
+    """Probabilities ``[M, S, S]`` of an image -> uint8 0 or 1 ``[M, h, w]``; rows from ``count`` on are 0.
+
+    ``sides``: int32 ``[M]``, how many rows and columns of each are its mask; None = all.
+    """
 
     def paste(i: tf.Tensor) -> tf.Tensor:
-        return tf.cast(into_image(masks[i], boxes[i], size[0], size[1]), tf.uint8)
+        return tf.cast(into_image(_mask(masks, i, sides), boxes[i], size[0], size[1]), tf.uint8)
 
     pasted = _rows(paste, count, tf.TensorSpec([None, None], tf.uint8), tf.shape(masks)[0], size)
     return pasted
 
 
+def _mask(masks: tf.Tensor, i: tf.Tensor, sides: tf.Tensor | None) -> tf.Tensor:
+    return masks[i] if sides is None else masks[i, : sides[i], : sides[i]]
+
+
 def png_masks(
-    masks: tf.Tensor, boxes: tf.Tensor, count: tf.Tensor, size: tf.Tensor, into_image: Paste = paste_mask
+    masks: tf.Tensor,
+    boxes: tf.Tensor,
+    count: tf.Tensor,
+    size: tf.Tensor,
+    into_image: Paste = paste_mask,
+    sides: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """The same as grey PNG files (0 and 255) of the image's size: string ``[M]``; unused rows are empty."""
 
     def encode(i: tf.Tensor) -> tf.Tensor:
-        mask = tf.cast(into_image(masks[i], boxes[i], size[0], size[1]), tf.uint8) * 255
+        mask = tf.cast(into_image(_mask(masks, i, sides), boxes[i], size[0], size[1]), tf.uint8) * 255
         return tf.io.encode_png(mask[:, :, None])
 
     files = tf.map_fn(encode, tf.range(count), fn_output_signature=tf.TensorSpec([], tf.string))

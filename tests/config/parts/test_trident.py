@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from tf_d2.config import ConfigError, load_config, resolve_yaml, resolve_yaml_text
+from tf_d2.config import ConfigError, load_config, load_config_text, resolve_yaml, resolve_yaml_text
 from tf_d2.config.parts.trident import TridentResNetConfig
 
 MODEL = "projects/TridentNet/configs/tridentnet_fast_R_101_C4_3x.yaml"
 PLAIN = "COCO-Detection/faster_rcnn_R_101_C4_3x.yaml"
 TRIDENT = "MODEL.TRIDENT."
+ALL = [TRIDENT + "TEST_BRANCH_IDX", -1]
 
 
 def test_it_is_a_c4_model_whose_res4_is_dilated() -> None:
@@ -29,10 +30,20 @@ def test_its_dump_says_it_again() -> None:
     assert resolve_yaml_text(text) == text
 
 
+def test_all_branches() -> None:
+    config = load_config(MODEL, opts=ALL)
+    assert config.backbone.merged_dilations == (1, 2, 3) and config.roi_heads.merged_branches == 3
+    assert load_config_text(resolve_yaml(MODEL, ALL)) == config
+    one = load_config(MODEL)
+    assert one.backbone.merged_dilations == () and one.roi_heads.merged_branches == 1
+
+
 @pytest.mark.parametrize(
     ("opts", "message"),
     [
-        ([TRIDENT + "TEST_BRANCH_IDX", -1], "TEST_BRANCH_IDX = -1.*merges the detections"),
+        ([*ALL, "MODEL.ROI_HEADS.NAME", "Res5ROIHeads"], "ROI_HEADS.NAME.*that of TridentNet"),
+        ([*ALL, "MODEL.PROPOSAL_GENERATOR.NAME", "RPN"], "GENERATOR.NAME.*that of TridentNet"),
+        ([*ALL, "MODEL.RESNETS.OUT_FEATURES", ["res3", "res4"]], "from res4 on"),
         ([TRIDENT + "TEST_BRANCH_IDX", 3], "branches 0 to 2"),
         ([TRIDENT + "NUM_BRANCH", 2], "as many numbers above 0 as MODEL.TRIDENT.NUM_BRANCH, 2"),
         ([TRIDENT + "TRIDENT_STAGE", "res6"], "'res5'"),
@@ -52,7 +63,7 @@ def test_what_cannot_be_is_refused(opts: list[Any], message: str) -> None:
         ("MODEL.ROI_HEADS.NAME", "TridentRes5ROIHeads"),
     ],
 )
-def test_no_part_takes_three_branches(key: str, name: str) -> None:
+def test_no_part_takes_three_branches_of_a_plain_backbone(key: str, name: str) -> None:
     assert load_config(PLAIN, opts=[key, name]).backbone == load_config(PLAIN).backbone
     with pytest.raises(ConfigError, match="TEST_BRANCH_IDX = -1"):
         load_config(PLAIN, opts=[key, name, TRIDENT + "TEST_BRANCH_IDX", -1])

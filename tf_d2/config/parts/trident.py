@@ -1,4 +1,7 @@
-"""TridentNet at the branch that ``TEST_BRANCH_IDX`` names ("fast"). Source: projects/TridentNet/tridentnet/."""
+"""TridentNet: at the branch that ``TEST_BRANCH_IDX`` names ("fast"), or at all of them (-1).
+
+Source: projects/TridentNet/tridentnet/.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +24,16 @@ _STAGES = ("res2", "res3", "res4", "res5")
 _NEW_KEYS: Flat = {_BRANCHES: 3, _DILATIONS: (1, 2, 3), _STAGE: "res4", _TESTED: 1}
 
 
-def _one_branch(keys: Keys) -> int:
-    """The branch that is computed. Raises ConfigError where all are, and their detections merged."""
-    branch = keys.fields({"branch": _TESTED}).integer("branch", -1)
-    if branch == -1:
-        raise keys.fail(
-            _TESTED,
-            "-1 merges the detections of all branches, which is not there yet; choose one branch, 0 or more",
-        )
-    return branch
+_PARTS = ("MODEL.PROPOSAL_GENERATOR.NAME", "MODEL.ROI_HEADS.NAME")
+
+
+def _merged(keys: Keys, backbone: Any) -> int:
+    """Branches whose detections are merged: 1 if only one is computed."""
+    if keys.fields({"branch": _TESTED}).integer("branch", -1) != -1:
+        return 1
+    if not isinstance(backbone, TridentResNetConfig):
+        raise keys.fail(_TESTED, "all branches need MODEL.BACKBONE.NAME build_trident_resnet_backbone")
+    return backbone.num_branch
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,11 @@ class TridentResNetConfig(ResNetConfig):
     def _trident_index(self) -> int:
         return _STAGES.index(self.trident_stage)
 
+    @property
+    def merged_dilations(self) -> tuple[int, ...]:
+        """Dilations of the branches that are all computed; empty if one is."""
+        return self.branch_dilations if self.test_branch_idx == -1 else ()
+
     def dilations(self, index: int, blocks: int) -> tuple[int, ...]:
         if index == self._trident_index:  # RES5_DILATION says the stride of res5 only
             return (self.branch_dilations[self.test_branch_idx],) * blocks
@@ -68,9 +77,9 @@ class TridentResNetConfig(ResNetConfig):
             and all(type(d) is int and d > 0 for d in dilations)
         ):
             raise fields.fail("dilations", f"expected as many numbers above 0 as {_BRANCHES}, {branches}")
-        branch = _one_branch(keys)
+        branch = keys.fields({"branch": _TESTED}).integer("branch", -1)
         if branch >= branches:
-            raise keys.fail(_TESTED, f"expected one of the branches 0 to {branches - 1}")
+            raise keys.fail(_TESTED, f"expected -1, for all, or one of the branches 0 to {branches - 1}")
         config = cls(
             **{field.name: getattr(resnet, field.name) for field in dataclasses.fields(resnet)},
             num_branch=branches,
@@ -81,6 +90,15 @@ class TridentResNetConfig(ResNetConfig):
         if config.deform_on_per_stage[config._trident_index]:
             raise keys.fail(
                 cls.KEYS["deform_on_per_stage"], f"{name} has no deformable {config.trident_stage}"
+            )
+        for key in _PARTS if branch == -1 else ():
+            if not str(keys[key]).startswith("Trident"):
+                raise keys.fail(key, f"with all branches ({_TESTED} -1) expected that of TridentNet")
+        early = [f for f in config.out_features if f == "stem" or f < config.trident_stage]
+        if branch == -1 and branches > 1 and early:
+            raise keys.fail(
+                cls.KEYS["out_features"],
+                f"with all branches ({_TESTED} -1) only features from {config.trident_stage} on have them",
             )
         return config
 
@@ -97,33 +115,37 @@ class TridentResNetConfig(ResNetConfig):
 
 @dataclass(frozen=True)
 class TridentRPNConfig(RPNConfig):
-    """``TridentRPN``: an RPN on the features of the one branch."""
+    """``TridentRPN``: an RPN on the features of every branch that is computed."""
 
     @classmethod
     def from_keys(cls, keys: Keys, name: str, backbone: Any) -> RPNConfig:
-        _one_branch(keys)
+        _merged(keys, backbone)
         return super().from_keys(keys, name, backbone)
 
 
 @dataclass(frozen=True)
 class TridentRes5ROIHeadsConfig(Res5ROIHeadsConfig):
-    """``TridentRes5ROIHeads``: the C4 heads on the one branch."""
+    """``TridentRes5ROIHeads``: the C4 heads; the detections of several branches are merged."""
 
     name: ClassVar[str] = "TridentRes5ROIHeads"
 
+    merged_branches: int = 1
+
     @classmethod
     def _from_keys(cls, keys: Keys, name: str, backbone: Any, generator: Any) -> dict[str, Any]:
-        _one_branch(keys)
-        return super()._from_keys(keys, name, backbone, generator)
+        arguments = super()._from_keys(keys, name, backbone, generator)
+        return {**arguments, "merged_branches": _merged(keys, backbone)}
 
 
 @dataclass(frozen=True)
 class TridentStandardROIHeadsConfig(StandardROIHeadsConfig):
-    """``TridentStandardROIHeads``: the heads of dilated C5 and FPN models on the one branch."""
+    """``TridentStandardROIHeads``: the heads of dilated C5 models; the detections of several branches are merged."""
 
     name: ClassVar[str] = "TridentStandardROIHeads"
 
+    merged_branches: int = 1
+
     @classmethod
     def _from_keys(cls, keys: Keys, name: str, backbone: Any, generator: Any) -> dict[str, Any]:
-        _one_branch(keys)
-        return super()._from_keys(keys, name, backbone, generator)
+        arguments = super()._from_keys(keys, name, backbone, generator)
+        return {**arguments, "merged_branches": _merged(keys, backbone)}

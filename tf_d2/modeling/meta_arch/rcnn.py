@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import tensorflow as tf
 
-from tf_d2.modeling.batches import Proposals, static_batch
+from tf_d2.modeling.batches import Detections, Proposals, for_each_image, static_batch
 from tf_d2.modeling.model import D2Model, make_layer
 from tf_d2.modeling.recording import Stages
 from tf_d2.modeling.results import Outputs, detection_outputs, record_detections, record_levels
+from tf_d2.ops.nms import batched_nms
 from tf_d2.ops.padding import padded_size
 
 
@@ -110,11 +112,39 @@ class GeneralizedRCNN(_WithRPN):
         batch_size: int | tf.Tensor,
         stages: Stages,
     ) -> Outputs:
+        branches, images = getattr(self.config.roi_heads, "merged_branches", 1), batch_size
+        if branches > 1:  # every branch is a batch of images of its own, one after the other
+            image_sizes, batch_size = tf.tile(image_sizes, [branches, 1]), batch_size * branches
         found = self.propose(features, image_sizes, proposals, stages)
         detections = self.roi_heads.detect(features, found, image_sizes, batch_size, stages)
         extra = self.roi_heads.per_instance(features, detections, stages)
+        if branches > 1:
+            detections, kept = merge_branches(self.config.roi_heads, detections, images)
+            extra = {name: tf.gather(value, kept) for name, value in extra.items()}
         record_detections(stages, "roi_heads/0/0", detections, extra)
         return {**detection_outputs(detections), **extra}
+
+
+def merge_branches(
+    heads: Any, detections: Detections, images: int | tf.Tensor
+) -> tuple[Detections, tf.Tensor]:
+    """The best detections of all branches of each image, after NMS within classes, and which rows they were.
+
+    ``detections.image_index`` counts branch * images + image. Source: ``merge_branch_instances``,
+    projects/TridentNet/tridentnet/trident_rcnn.py.
+    """
+    predictor = heads.box_predictor
+    image_of = tf.math.floormod(detections.image_index, images)
+
+    def one_image(i: tf.Tensor) -> list[tf.Tensor]:
+        rows = tf.cast(tf.where(image_of == i)[:, 0], tf.int32)
+        boxes, scores, classes = (tf.gather(t, rows) for t in detections[:3])
+        kept = batched_nms(boxes, scores, classes, predictor.nms_thresh_test)
+        return [tf.gather(rows, kept[: predictor.detections_per_image])]
+
+    [kept], image_index, counts = for_each_image(images, one_image, [tf.TensorSpec([None], tf.int32)])
+    boxes, scores, classes = (tf.gather(t, kept) for t in detections[:3])
+    return Detections(boxes, scores, classes, image_index, counts), kept
 
 
 class ProposalNetwork(_WithRPN):

@@ -1,0 +1,157 @@
+"""TensorMask against what the real detectron2 answered.
+
+tests/data/tensor_mask: ``aligned.npz``, a model of reduced width with random weights, a picture, the answer and
+stages in float32 and float64; ``variants.npz``, answers of the same weights on another picture without the bipyramid,
+with natural masks, and without masks (the kernel that has no CPU form was replaced by one written from its text).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_d2
+import weights
+from tf_d2.modeling.postprocess import paste
+
+DATA = Path(__file__).parents[1] / "data" / "tensor_mask"
+PREFIX = "MODEL.TENSOR_MASK."
+VARIANTS: dict[str, list[Any]] = {
+    "aligned": [PREFIX + "BIPYRAMID_ON", False],
+    "natural": [PREFIX + "BIPYRAMID_ON", False, PREFIX + "ALIGNED_ON", False],
+    "boxes": [PREFIX + "BIPYRAMID_ON", False, PREFIX + "ALIGNED_ON", False, "MODEL.MASK_ON", False],
+}
+FLOAT64 = 1e-12
+FACTOR = (
+    3.0  # how many times as far from float64 as detectron2's float32 run another order of summation may be
+)
+
+
+@cache
+def recorded(name: str = "aligned") -> dict[str, np.ndarray]:
+    with np.load(DATA / f"{name}.npz") as file:
+        return {key: file[key] for key in file.files}
+
+
+def group(prefix: str, name: str = "aligned") -> dict[str, np.ndarray]:
+    return {k.removeprefix(prefix): v for k, v in recorded(name).items() if k.startswith(prefix)}
+
+
+def make_predictor(folder: Path, opts: list[Any] | None = None, **options: Any) -> tf_d2.Predictor:
+    (folder / "config.yaml").write_text(str(recorded()["config"]))
+    tensors = group("weights/")
+    opts = opts or []
+    if PREFIX + "BIPYRAMID_ON" in opts:
+        tensors = {k: v for k, v in tensors.items() if "mask_fuse" not in k}
+    if "MODEL.MASK_ON" in opts:
+        tensors = {k: v for k, v in tensors.items() if "head.mask" not in k}
+    weights.write_detectron2_pkl(folder / "model.pkl", tensors)
+    return tf_d2.Predictor(folder / "config.yaml", folder / "model.pkl", opts=opts, **options)
+
+
+def error(got: Any, expected: Any) -> float:
+    got, expected = np.asarray(got, np.float64), np.asarray(expected, np.float64)
+    assert got.shape == expected.shape
+    return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
+
+
+def stage(trace: Any, name: str) -> np.ndarray:
+    name, _, channels = name.partition("@")  # only the first channels are recorded
+    return trace[name][:, : int(channels)] if channels else trace[name]
+
+
+@pytest.fixture(scope="module")
+def exact(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The trace of a float64 model, which is the truth for float32 ones."""
+    predictor = make_predictor(tmp_path_factory.mktemp("exact"), dtype="float64")
+    return predictor.trace(recorded()["input/image"])
+
+
+def check(instances: Any, expected: dict[str, np.ndarray], pixels: float) -> None:
+    np.testing.assert_array_equal(instances.pred_classes, expected["pred_classes"])
+    np.testing.assert_allclose(instances.pred_boxes, expected["pred_boxes"], rtol=0, atol=pixels)
+    np.testing.assert_allclose(instances.scores, expected["scores"], rtol=0, atol=1e-5)
+    assert instances.has("pred_masks") == ("pred_masks" in expected)
+    if "pred_masks" in expected:
+        np.testing.assert_array_equal(instances.pred_masks, expected["pred_masks"])
+
+
+def test_answers_are_those_of_detectron2(tmp_path: Path, exact: Any) -> None:
+    instances = make_predictor(tmp_path)(recorded()["input/image"])["instances"]
+    deltas = "head/1/0"
+    noise = error(recorded()[f"steps/{deltas}@3"], exact[deltas][:, :3])
+    # Boxes of up to 900 pixels, whose sides are made of deltas with this error on both sides.
+    check(instances, group("output/instances/"), pixels=900 * (1 + FACTOR) * noise)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_other_representations(name: str, tmp_path: Path) -> None:
+    expected = group(f"{name}/", "variants")
+    instances = make_predictor(tmp_path, VARIANTS[name])(expected.pop("image"))["instances"]
+    check(instances, expected, pixels=1e-2)
+
+
+def test_float32_stages_are_as_near_to_float64_as_those_of_detectron2(tmp_path: Path, exact: Any) -> None:
+    trace = make_predictor(tmp_path).trace(recorded()["input/image"])
+    recordings = group("steps/")
+    assert len(recordings) == 20
+    for key, theirs in recordings.items():
+        exactly = stage(exact, key)
+        assert error(stage(trace, key), exactly) <= FACTOR * error(theirs, exactly), key
+
+
+def test_stages_in_float64(exact: Any) -> None:
+    expected = group("steps64/")
+    assert len(expected) == 31
+    for key, array in expected.items():
+        assert error(stage(exact, key), array) < FLOAT64, key
+
+
+def test_masks_of_detections_are_windows_of_the_maps(tmp_path: Path) -> None:
+    """What is computed for detections alone is what the record of all windows holds."""
+    predictor = make_predictor(tmp_path)
+    model: Any = predictor.model
+    image = recorded()["input/resized"]
+    stages: dict[str, tf.Tensor] = {}
+    raw = model.forward(model.prepare(image[None], None), tf.constant([image.shape[:2]]), None, stages)
+    _, _, cells = model.decoder(*([stages[f"head/{kind}/{level}"] for level in range(6)] for kind in (0, 1)))
+    for i, (level, y, x, anchor) in enumerate(zip(*(c.numpy() for c in cells), strict=True)):
+        side = raw["mask_sides"][i]
+        window = tf.sigmoid(tf.reshape(stages[f"head/2/{level}/{anchor}"][0, y, x], [side, side]))
+        np.testing.assert_allclose(raw["pred_masks"][i, :side, :side], window, rtol=0, atol=1e-6)
+        assert not np.any(raw["pred_masks"][i, side:]) and not np.any(raw["pred_masks"][i, :, side:])
+    assert len(set(cells.level.numpy().tolist())) > 1
+
+
+def test_masks_cover_the_window_not_the_box() -> None:
+    masks = np.zeros([2, 4, 4], np.float32)
+    masks[0], masks[1, :2, :2] = 1, 1
+    fields = {
+        "pred_boxes": np.zeros([2, 4], np.float32),
+        "pred_masks": masks,
+        "mask_sides": np.array([4, 2], np.int32),
+        "mask_boxes": np.array([[1, 1, 5, 5], [-3, 2, 3, 4]], np.float32),
+    }
+    pasted = paste(fields, (7, 8))
+    assert sorted(pasted) == ["pred_boxes", "pred_masks"]
+    expected = np.zeros([2, 7, 8], bool)
+    expected[0, 1:5, 1:5] = expected[1, 2:4, :3] = True
+    np.testing.assert_array_equal(pasted["pred_masks"], expected)
+
+
+@pytest.mark.slow
+def test_no_detections(tmp_path: Path) -> None:
+    predictor = make_predictor(tmp_path, [PREFIX + "SCORE_THRESH_TEST", 1.0])
+    instances = predictor(recorded()["input/image"])["instances"]
+    assert len(instances) == 0 and instances.pred_masks.shape == (0, 139, 199)
+
+
+@pytest.mark.slow
+def test_bfloat16(tmp_path: Path) -> None:
+    instances = make_predictor(tmp_path, dtype="bfloat16")(recorded()["input/image"])["instances"]
+    assert len(instances) == 24 and np.isfinite(instances.scores).all()
