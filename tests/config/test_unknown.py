@@ -5,7 +5,7 @@ from contextlib import nullcontext
 import pytest
 import yaml
 
-from tf_d2.config import ConfigError, load_config_text, resolve_yaml_text
+from tf_d2.config import ConfigError, load_config, load_config_text, resolve_yaml_text
 from tf_d2.config.defaults import KEYS
 from tf_d2.config.errors import ConfigNotice
 from tf_d2.config.merge import merge_file, merge_opts
@@ -222,3 +222,13 @@ ROI_HEADS: {NAME: StandardROIHeads, IN_FEATURES: [p2]}, ROI_BOX_HEAD: {NAME: Fas
     assert load_config_text(resolve_yaml_text(fpn % "null")) == config
     plain = load_config_text(fpn % "''")
     assert plain.backbone.norm == ""
+
+
+def test_forks_of_vit_are_refused_with_what_to_use():
+    text = dumped({"MODEL.BACKBONE.NAME": "build_vit_fpn_backbone", "MODEL.VIT.NAME": "dit_base_patch16"})
+    with pytest.raises(ConfigError) as caught:
+        load_config_text(text)
+    message = str(caught.value)
+    assert "DiT" in message and "MODEL.VIT" in message
+    (name,) = [word for word in message.replace(",", " ").split() if "vitdet_b" in word]
+    load_config(name)

@@ -36,6 +36,8 @@ POOLERS = ("ROIAlignV2", "ROIAlign", "ROIPool", "ROIAlignRotated")
 # What a name elsewhere in detectron2's own tree or its projects would need, for a message that helps.
 ELSEWHERE = {
     "build_hrfpn": "DensePose",
+    "build_vit": "a ViT fork as those of DiT and LayoutLMv3, whose tensors are not those of detectron2's own ViT; "
+    "that one is a LazyConfig model: ViTDet/COCO/mask_rcnn_vitdet_b and others, or the YAML that a run of one writes",
 }
 
 DOOR = "; a part of your own is added with tf_d2.extend (docs/extend.md)"
