@@ -90,7 +90,13 @@ def resolve(job: Job) -> None:
     from tf_d2.loading import model_yaml, resolve_model
 
     os.chdir(job.folder)  # where a relative MODEL.WEIGHTS is looked for
-    _, path = resolve_model(job.config_yaml, job.weights or None, job.opts, job.ignore_keys)
+    config, path = resolve_model(job.config_yaml, job.weights or None, job.opts, job.ignore_keys)
+    if config.conventions.name != "detectron2":
+        raise ValueError(
+            f"{job.config_yaml}: computes with the conventions of {config.conventions.name}, which no reference here "
+            "has (tests compare with recordings of that project); to compare the same weights with detectron2's, add "
+            "--opts MODEL.CONVENTIONS detectron2"
+        )
     state = weights.read_checkpoint(path, prefix=job.prefix).state
     if job.prefix is not None or job.ignore_tensors:
         state = {k: v for k, v in state.items() if not weights.is_ignored(k, job.ignore_tensors)}

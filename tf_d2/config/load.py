@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from tf_d2.config.build import build_config, build_lazy_config, description, to_keys
-from tf_d2.config.defaults import IGNORED, INFERENCE, OPTIONAL, Flat
+from tf_d2.config.defaults import IGNORED, INFERENCE, KEYS, OPTIONAL, Flat
 from tf_d2.config.detectron import DETECTRON, is_detectron
 from tf_d2.config.errors import ConfigError, UnknownKeys, did_you_mean
 from tf_d2.config.extension import load_extensions
 from tf_d2.config.lazy import OPTIONS, dump, is_lazy, set_path
 from tf_d2.config.maskrcnn_benchmark import MASKRCNN_BENCHMARK, is_maskrcnn_benchmark
 from tf_d2.config.merge import literal, merge_file, merge_opts
-from tf_d2.config.older import Older, keys_of
+from tf_d2.config.older import OWN_KEYS, Older, keys_of
 from tf_d2.config.safe_yaml import exists, parse_yaml, read_with_bases
 from tf_d2.config.schema import ModelConfig
 from tf_d2.config.zoo import published_python, zoo_lazy, zoo_models, zoo_name, zoo_values
@@ -119,7 +119,10 @@ def _merge(data: dict, opts: Sequence, source: str, ignore: Sequence[str]) -> _Y
     older = DETECTRON if "MODEL.CONV_BODY" in data else _older(data)
     if older is not None:
         flat, rest = keys_of(data, opts, source, older)
-        return _Yacs(merge_opts(flat, rest, ignore))
+        merged = merge_opts(flat, rest, ignore)
+        if merged["MODEL.CONVENTIONS"] == "detectron2":
+            merged |= {key: KEYS[key] for key in OWN_KEYS if key not in rest[0::2]}
+        return _Yacs(merged)
     if not is_lazy(data):
         try:
             return _Yacs(merge_opts(merge_file(data, source, ignore), opts, ignore))

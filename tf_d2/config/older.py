@@ -17,6 +17,8 @@ from tf_d2.config.merge import as_tuples, literal
 from tf_d2.config.reading import one_of, refusal
 from tf_d2.config.safe_yaml import Unread
 
+# What detectron2, run on the weights of an older project, would leave as it has it.
+OWN_KEYS = ("MODEL.SIZE_DIVISIBILITY", "MODEL.RPN.POST_NMS_TOPK_PER_LEVEL")
 RESNET = ("res2", "res3", "res4", "res5")
 
 
