@@ -1,7 +1,8 @@
 """The three numeric profiles and the rules that limits follow from.
 
 Where a float64 run of the reference exists, a limit follows from it and from nothing else that was measured: the
-candidate may be NOISE_FACTOR times as far from that run as the reference itself is, in the same metric, and the floor.
+candidate may be NOISE_FACTOR times as far from that run as the reference itself is, in the same metric, and the floor
+(a head with the same weights on every pyramid level: as the reference is on the level where it rounds most).
 The floor is what the dtype rounds in a sum of some thousand terms, where the reference happens to add them up in a
 better order: ROUNDINGS machine epsilons in the mean, LARGEST times as many in a single element or channel (measured: a
 right convolution of 2304 terms is up to 16 off, one that adds in blocks 4; boxes, which are decoded in several steps:
