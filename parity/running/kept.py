@@ -7,7 +7,6 @@ import os
 import subprocess
 import tempfile
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -126,7 +125,7 @@ class Kept:
         return " | ".join([f"its process ended with status {code}", *tail])
 
 
-def _event(line: str) -> Mapping[str, Any] | None:
+def _event(line: str) -> dict[str, Any] | None:
     try:
         value = json.loads(line)
     except ValueError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,10 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import track
-from rich.table import Table
 
 from tf_d2.commands.options import PrefixOption
+from tf_d2.commands.text_table import print_table
 
 if TYPE_CHECKING:  # imported by the functions that need them: --help does not
     from weights import Checkpoint
@@ -73,7 +73,12 @@ def show(checkpoint: Checkpoint, pattern: re.Pattern[str], as_json: bool) -> Non
     names = [name for name in checkpoint.state if pattern.search(name)]
     console = Console(stderr=True)
     quiet = as_json or not console.is_terminal
-    steps = track(names, "Reading tensors", console=console, transient=True, disable=quiet)
+    if quiet:
+        steps: Iterable[str] = names
+    else:
+        from rich.progress import track  # slow
+
+        steps = track(names, "Reading tensors", console=console, transient=True)
     rows = [summarize(name, checkpoint.state[name]) for name in steps]
     if as_json:
         typer.echo(json.dumps({**_facts(checkpoint), "tensors": [asdict(row) for row in rows]}, indent=1))
@@ -82,7 +87,7 @@ def show(checkpoint: Checkpoint, pattern: re.Pattern[str], as_json: bool) -> Non
     for name, value in _facts(checkpoint).items():
         if value not in (None, False, [], {}):
             out.print(f"[bold]{name.replace('_', ' ')}[/]: {escape(_text(value))}")
-    out.print(_tensor_table(rows))
+    _print_tensors(out, rows)
     bad = sum(row.nan + row.inf for row in rows)
     if bad:
         out.print(f"[red]{bad} NaN or infinite values.[/]")
@@ -126,23 +131,15 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
-def _tensor_table(rows: list[TensorSummary]) -> Table:
-    table = Table(show_edge=False, pad_edge=False)
-    for title, justify in (("tensor", "left"), ("shape", "left"), ("dtype", "left")):
-        table.add_column(title, justify=justify, overflow="fold")  # pyright: ignore
-    for title in ("min", "max", "mean", "NaN"):
-        table.add_column(title, justify="right", no_wrap=True)
+def _print_tensors(out: Console, rows: list[TensorSummary]) -> None:
+    cells, styles = [], []
     for row in rows:
-        style = "red" if row.nan or row.inf else "dim" if row.ignored else ""
         shape = "x".join(map(str, row.shape)) or "scalar"
-        numbers = (
-            _number(row.minimum),
-            _number(row.maximum),
-            _number(row.mean),
-            str(row.nan + row.inf or ""),
-        )
-        table.add_row(escape(row.name), shape, row.dtype, *numbers, style=style)
-    return table
+        numbers = map(_number, (row.minimum, row.maximum, row.mean))
+        cells.append((row.name, shape, row.dtype, *numbers, str(row.nan + row.inf or "")))
+        styles.append("red" if row.nan or row.inf else "dim" if row.ignored else "")
+    header = ("tensor", "shape", "dtype", "min", "max", "mean", "NaN")
+    print_table(out, header, cells, right=(3, 4, 5, 6), folded=(0, 1, 2), styles=styles)
 
 
 # --- two files --------------------------------------------------------------------------------------
@@ -164,20 +161,15 @@ def show_differences(one: Checkpoint, other: Checkpoint, pattern: re.Pattern[str
             f"({other.format})"
         )
         if unlike:
-            out.print(_difference_table(unlike))
+            _print_differences(out, unlike)
         out.print(f"{len(rows) - len(unlike)} tensors equal bit by bit, {len(unlike)} differ.")
     if unlike:
         raise typer.Exit(1)
 
 
-def _difference_table(rows: list[TensorDifference]) -> Table:
-    table = Table(show_edge=False, pad_edge=False)
-    table.add_column("tensor", overflow="fold")
-    table.add_column("differs in", no_wrap=True)
-    table.add_column("largest", justify="right", no_wrap=True)
-    table.add_column("relative L2", justify="right", no_wrap=True)
-    table.add_column("detail", overflow="fold")
-    for row in rows:
-        numbers = (_number(row.max_abs), _number(row.relative_l2))
-        table.add_row(escape(row.name), row.status, *numbers, escape(row.detail))
-    return table
+def _print_differences(out: Console, rows: list[TensorDifference]) -> None:
+    cells = [
+        (row.name, row.status, _number(row.max_abs), _number(row.relative_l2), row.detail) for row in rows
+    ]
+    header = ("tensor", "differs in", "largest", "relative L2", "detail")
+    print_table(out, header, cells, right=(2, 3), folded=(0, 4))

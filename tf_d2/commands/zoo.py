@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+
+from tf_d2.commands.text_table import print_table
 
 if TYPE_CHECKING:  # imported by the functions that need it: --help does not
     from tf_d2.config import ZooModel
@@ -40,16 +40,10 @@ def _chosen(family: str | None, supported: bool | None) -> list[tuple[ZooModel, 
     return rows
 
 
-def _table(rows: list[tuple[ZooModel, str | None]]) -> Table:
-    table = Table(show_edge=False, pad_edge=False)
-    table.add_column("model", overflow="fold")
-    table.add_column("family")
-    table.add_column("runs", no_wrap=True)
-    table.add_column("why not", overflow="fold")
-    for row, why in rows:
-        mark = "[green]yes[/]" if why is None else "[yellow]not yet[/]"
-        table.add_row(escape(row.name), escape(row.family), mark, escape(why or ""))
-    return table
+def _print_table(console: Console, rows: list[tuple[ZooModel, str | None]]) -> None:
+    cells = [(row.name, row.family, "yes" if why is None else "not yet", why or "") for row, why in rows]
+    styles = ["" if why is None else "yellow" for _, why in rows]
+    print_table(console, ("model", "family", "runs", "why not"), cells, folded=(0, 3), styles=styles)
 
 
 def _records(rows: list[tuple[ZooModel, str | None]]) -> list[dict]:
@@ -79,7 +73,7 @@ def list_models(
         typer.echo(f"No published model is of that kind. Families: {', '.join(families)}", err=True)
         raise typer.Exit(1)
     console = Console()
-    console.print(_table(rows))
+    _print_table(console, rows)
     running = sum(why is None for _, why in rows)
     console.print(f"{len(rows)} models: {running} run, {len(rows) - running} not yet.")
 

@@ -20,7 +20,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tf_d2.config.errors import DownloadError
-from weights import kind_of_file
 
 CHUNK = 1 << 18
 TIMEOUT_S = 30
@@ -182,6 +181,8 @@ def _download(url: str, part: Path, path: Path, progress: bool) -> None:
 def _something_else(file: Path) -> str | None:
     """What the file is, where it is known to be no checkpoint: most often a page to sign in or to confirm on."""
     with file.open("rb") as opened:
+        from weights import kind_of_file  # brings numpy
+
         return kind_of_file(opened.read(4096))
 
 

@@ -15,7 +15,6 @@ from typing import Any
 import yaml
 
 from tf_d2.config.errors import ConfigError, ConfigNotice
-from weights import kind_of_no_config
 
 MAX_BYTES = 1 << 18
 MAX_VALUES = 20_000
@@ -311,6 +310,8 @@ def _read_text(path: Path) -> str:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{path}: cannot be read: {error}") from error
+    from weights import kind_of_no_config  # brings numpy, which most commands about configurations do without
+
     if raw and (what := kind_of_no_config(raw)):
         raise ConfigError(f"{path}: is {what}")
     if len(raw) > MAX_BYTES:

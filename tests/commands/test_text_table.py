@@ -1,0 +1,62 @@
+"""Plain tables, and what the commands that print them do without."""
+
+import io
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+from rich.console import Console
+
+from tf_d2.commands.text_table import print_table
+
+DEMO = Path(str(files("tf_d2"))) / "data" / "demo"
+ROWS = [("a.weight", "yes", "1.5"), ("backbone.long.name.weight", "no", "22")]
+
+
+def printed(terminal, width, **options):
+    out = io.StringIO()
+    print_table(
+        Console(file=out, force_terminal=terminal, width=width, _environ={}),
+        ("name", "runs", "n"),
+        ROWS,
+        **options,
+    )
+    return out.getvalue()
+
+
+def test_columns_are_as_wide_as_their_cells():
+    assert printed(False, 10, right=[2]).splitlines() == [
+        "name                       runs    n",
+        "-------------------------  ----  ---",
+        "a.weight                   yes   1.5",
+        "backbone.long.name.weight  no     22",
+    ]
+
+
+def test_a_narrow_terminal_folds_and_colours():
+    assert printed(True, 24, folded=[0], styles=["", "red"]).splitlines() == [
+        "\x1b[1mname           runs  n\x1b[0m",
+        "\x1b[2m-------------  ----  ---\x1b[0m",
+        "a.weight       yes   1.5",
+        "\x1b[31mbackbone.long  no    22\x1b[0m",
+        "\x1b[31m.name.weight\x1b[0m",
+    ]
+
+
+def test_the_zoo_is_listed_without_numpy_and_inspect_without_scipy():
+    code = """
+import sys
+from tf_d2.cli import main
+try:
+    main(sys.argv[2:])
+except SystemExit as end:
+    assert end.code in (None, 0), end.code
+print([name for name in sys.argv[1].split(",") if name in sys.modules], file=sys.stderr)
+"""
+    for unwanted, *words in (
+        ("numpy,h5py,scipy,tensorflow,rich.table", "zoo", "list"),
+        ("scipy,tensorflow,rich.table,rich.progress", "inspect", str(DEMO / "shapes.pkl")),
+    ):
+        done = subprocess.run([sys.executable, "-c", code, unwanted, *words], capture_output=True, text=True)
+        assert done.stderr.strip() == "[]"
