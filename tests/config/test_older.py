@@ -87,9 +87,9 @@ def test_all_problems_are_told_at_once():
 
 
 def test_only_their_models_have_their_conventions():
-    with pytest.raises(ConfigError, match="MODEL.CONVENTIONS = 'detectron' is not supported: PanopticFPN"):
+    with pytest.raises(ConfigError, match=r"MODEL\.CONVENTIONS = 'detectron' is not supported: PanopticFPN"):
         load_config("COCO-PanopticSegmentation/panoptic_fpn_R_50_1x", ["MODEL.CONVENTIONS", "detectron"])
-    with pytest.raises(ConfigError, match="MODEL.CONVENTIONS = 'detectrom'.*did you mean"):
+    with pytest.raises(ConfigError, match=r"MODEL\.CONVENTIONS = 'detectrom'.*did you mean"):
         load_config("COCO-Detection/faster_rcnn_R_50_FPN_1x", ["MODEL.CONVENTIONS", "detectrom"])
 
 
