@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -97,10 +98,10 @@ def plant(name: str, predictor: Any = None) -> Iterator[None]:
 # ---- picture ---------------------------------------------------------------------------------------------
 
 
-def _predictor_module() -> Any:
-    from tf_d2 import predictor
+def _resize_module() -> Any:
+    from tf_d2.ops import resize
 
-    return predictor
+    return resize
 
 
 @contextlib.contextmanager
@@ -108,13 +109,13 @@ def _resized(resize: Callable[..., Any]) -> Iterator[None]:
     """Another uint8 resize, in the model's own run and in the single computations."""
     from tf_d2 import stages
 
-    with swapped(_predictor_module(), "resize_uint8", resize), swapped(stages, "resize_uint8", resize):
+    with swapped(_resize_module(), "resize_uint8", resize), swapped(stages, "resize_uint8", resize):
         yield
 
 
 @planter("rgb_for_bgr")
 def _rgb(p: Any) -> Iterator[None]:
-    old = _predictor_module().resize_uint8
+    old = _resize_module().resize_uint8
     with _resized(lambda x, h, w: old(x[:, :, ::-1], h, w)):
         yield
 
@@ -144,7 +145,7 @@ def _resize_floor(p: Any) -> Iterator[None]:
         scale = min(short / min(height, width), longest / max(height, width))
         return int(height * scale - 1e-9), int(width * scale - 1e-9)
 
-    with swapped(_predictor_module(), "shortest_edge_size", size):
+    with swapped(_resize_module(), "shortest_edge_size", size):
         yield
 
 
@@ -411,7 +412,11 @@ def _anchor_xy(p: Any) -> Iterator[None]:
 @contextlib.contextmanager
 def _decoded(change: Callable[..., Any]) -> Iterator[None]:
     old = box_ops.apply_deltas
-    with swapped(box_ops, "apply_deltas", lambda deltas, boxes, weights: change(old, deltas, boxes, weights)):
+
+    def decode(deltas: Any, boxes: Any, weights: Any, **conventions: Any) -> Any:
+        return change(partial(old, **conventions), deltas, boxes, weights)
+
+    with swapped(box_ops, "apply_deltas", decode):
         yield
 
 
@@ -443,7 +448,7 @@ def _clamp_missing(p: Any) -> Iterator[None]:
 
 @planter("proposals_not_clipped")
 def _not_clipped(p: Any) -> Iterator[None]:
-    with swapped(box_ops, "clip", lambda boxes, height, width: boxes):
+    with swapped(box_ops, "clip", lambda boxes, height, width, **conventions: boxes):
         yield
 
 
@@ -524,8 +529,8 @@ def _transposed(p: Any) -> Iterator[None]:
 def _level_shifted(p: Any) -> Iterator[None]:
     old = poolers.assign_levels
 
-    def shifted(boxes: tf.Tensor, low: int, high: int, *more: Any) -> tf.Tensor:
-        return tf.minimum(old(boxes, low, high, *more) + 1, high - low)
+    def shifted(boxes: tf.Tensor, low: int, high: int, *more: Any, **conventions: Any) -> tf.Tensor:
+        return tf.minimum(old(boxes, low, high, *more, **conventions) + 1, high - low)
 
     with swapped(poolers, "assign_levels", shifted):
         yield
@@ -679,11 +684,11 @@ def _heatmap_corners(p: Any) -> Iterator[None]:
 
 def _decode_keypoints(change: Callable[[Any, Any, Any], Any]) -> Any:
     import tf_d2.stages as stages
-    from tf_d2.modeling import roi_heads
+    from tf_d2.modeling import keypoint_head
 
-    old = roi_heads.decode_keypoints
+    old = keypoint_head.decode_keypoints
     stack = contextlib.ExitStack()
-    for module in (roi_heads, stages):
+    for module in (keypoint_head, stages):
         stack.enter_context(swapped(module, "decode_keypoints", lambda h, b: change(old, h, b)))
     return stack
 
