@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from tf_d2.layers import conv as conv_layers
 from tf_d2.layers import norm as norm_layers
+from tf_d2.layers.base import walk
 from tf_d2.modeling import box_head, fpn, model, poolers, postprocess, resnet, rpn, semantic_seg
 from tf_d2.ops import anchors as anchor_ops
 from tf_d2.ops import boxes as box_ops
@@ -205,20 +206,27 @@ def _pad_64(p: Any) -> Iterator[None]:
 # ---- backbone --------------------------------------------------------------------------------------------
 
 
-@planter("bn_eps_1e-3")
-def _bn_eps(p: Any) -> Iterator[None]:
-    with swapped(norm_layers, "BATCH_NORM_EPS", 1e-3):
+@contextlib.contextmanager
+def _batch_norm_eps(p: Any, eps: float) -> Iterator[None]:
+    norms = [layer for layer in walk(p.model) if isinstance(layer, norm_layers.BatchNorm)]
+    with contextlib.ExitStack() as stack:
+        for norm in norms:
+            stack.enter_context(swapped(norm, "eps", eps))
         _refold(p)
         yield
     _refold(p)
+
+
+@planter("bn_eps_1e-3")
+def _bn_eps(p: Any) -> Iterator[None]:
+    with _batch_norm_eps(p, 1e-3):
+        yield
 
 
 @planter("norm_eps_1.001e-5")
 def _bn_eps_by_rounding(p: Any) -> Iterator[None]:
-    with swapped(norm_layers, "BATCH_NORM_EPS", 1.001e-5):
-        _refold(p)
+    with _batch_norm_eps(p, 1.001e-5):
         yield
-    _refold(p)
 
 
 @planter("bias_off_1e-6")
@@ -279,7 +287,9 @@ def _same_padding(p: Any) -> Iterator[None]:
         if geometry.get("stride", 1) == 1 or kernel.shape[0] == 1:
             return old(x, kernel, bias, **geometry)
         y = tf.nn.conv2d(x, kernel, geometry["stride"], "SAME")
-        return y if bias is None else tf.nn.bias_add(y, bias)
+        y = y if bias is None else tf.nn.bias_add(y, bias)
+        y = y if geometry.get("add") is None else y + geometry["add"]
+        return tf.nn.relu(y) if geometry.get("relu") else y
 
     with swapped(conv_layers, "conv2d", conv2d):
         yield
