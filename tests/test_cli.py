@@ -48,7 +48,6 @@ def test_an_unknown_command_is_status_2(capsys):
     "error, message",
     [
         (ValueError("the value"), "tf-d2: error: the value\n"),
-        (KeyError("the key"), "tf-d2: error: the key\n"),
         (
             FileNotFoundError(2, "No such file or directory", "x.pkl"),
             "tf-d2: error: x.pkl: No such file or directory\n",

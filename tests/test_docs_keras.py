@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "keras.md"
-NEEDS = ("pandas", "supervision", "fiftyone")
+NEEDS = ("pandas", "supervision", "trackers", "fiftyone")
 
 
 def snippets() -> dict[str, str]:
@@ -31,7 +31,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_the_snippets_are_found() -> None:
-    assert len(snippets()) == 9 == DOCUMENT.read_text().count("```python")
+    assert len(snippets()) == 10 == DOCUMENT.read_text().count("```python")
 
 
 def test_the_same_detections(ran: dict[str, Any]) -> None:
@@ -81,5 +81,8 @@ def test_other_packages(ran: dict[str, Any], package: str) -> None:
         assert list(scope["table"])[:3] == ["class", "name", "score"] and len(scope["large"])
     if package == "supervision":
         assert len(scope["detections"]) and scope["drawn"].shape == ran["picture"].shape
+    if package == "trackers":  # the picture does not change, so everything keeps its number
+        assert scope["seen"][1] and scope["seen"][1] == scope["seen"][2]
+        assert scope["drawn"].shape == ran["picture"].shape
     if package == "fiftyone":
         assert len(scope["sample"].predictions.detections) == len(ran["instances"])

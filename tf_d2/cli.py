@@ -39,7 +39,7 @@ PLUGIN_GROUP = "tf_d2.commands"
 
 _FORMAT = warnings.formatwarning
 # What a user can cause, with a message written for the user. Anything else is a defect of this program.
-USER_ERRORS = (ValueError, OSError, KeyError, MemoryError)
+USER_ERRORS = (ValueError, OSError, MemoryError)
 
 
 def make_app() -> typer.Typer:
@@ -183,8 +183,6 @@ def _fail(error: BaseException | str) -> None:
         message = error
     elif isinstance(error, OSError) and error.filename is not None:
         message = f"{error.filename}: {error.strerror}"
-    elif isinstance(error, KeyError) and error.args:
-        message = str(error.args[0])
     else:
         message = str(error) or type(error).__name__
     if os.environ.get("TF_D2_DEBUG") and isinstance(error, BaseException):

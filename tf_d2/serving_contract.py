@@ -65,6 +65,25 @@ class ExportOptions:
                 raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(choices)}")
 
 
+# Values of the output `image_status`.
+OK = 0
+UNREADABLE = 1  # not a complete JPEG, PNG, BMP or WebP file, or an image without pixels
+TOO_LARGE = 2  # more pixels than the export allows
+TOO_THIN = 3  # one side of the network input would be 0 pixels (detectron2 fails, too)
+NOT_EXACT = 4  # a file that detectron2 may read, but that the graph cannot read as detectron2 does
+NOT_FITTING = 5  # a size that the pooling of DeepLab does not divide (detectron2 fails, too)
+
+STATUS_TEXT = {
+    UNREADABLE: "not a readable JPEG, PNG, BMP or WebP image",
+    TOO_LARGE: "the image has more pixels than this export accepts",
+    TOO_THIN: "the image is too elongated to be resized to the network input",
+    NOT_EXACT: "a kind of JPEG, PNG, BMP or WebP file that cannot be decoded here exactly as detectron2 does; "
+    "convert it to PNG",
+    NOT_FITTING: "the image, once resized, is no multiple of the window that the model's pooling was trained with "
+    "(INPUT.CROP.SIZE)",
+}
+
+
 def takes_files(channels: int) -> bool:
     """Whether an export has the signature ``serving_bytes``: image files hold RGB, or grey, and nothing else."""
     return channels in (1, 3)

@@ -12,7 +12,6 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 MATCH_IOU = 0.5  # below this overlap and farther than MATCH_PX two boxes are different objects
 MATCH_PX = 1.0
@@ -129,6 +128,8 @@ def _match_group(
 ) -> list[tuple[int, int]]:
     if rows.size == 0 or cols.size == 0:
         return []
+    from scipy.optimize import linear_sum_assignment  # slow to import, and needed only here
+
     overlap = box_iou(reference.boxes[rows], candidate.boxes[cols])
     far = corner_distance(reference.boxes[rows], candidate.boxes[cols])
     apart = np.abs(reference.scores[rows, None].astype(np.float64) - candidate.scores[None, cols])

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from tf_d2.batch.rows import Row, detected, failed
-from tf_d2.client.result import STATUS_TEXT
 from tf_d2.instances import Instances
 from tf_d2.ops.image_io import read_image
-from tf_d2.serving_contract import takes_files
+from tf_d2.serving_contract import STATUS_TEXT, takes_files
 
 # Pictures in the network at the same time: the second one fills the gaps in which the first does not use all cores.
 AT_ONCE = 2

@@ -12,17 +12,7 @@ from tf_d2.densepose import predictor_output
 from tf_d2.instances import Instances
 from tf_d2.ops.mask_paste_numpy import paste_masks_numpy
 from tf_d2.ops.mask_paste_padded_numpy import paste_padded_masks_numpy
-
-# Values of `image_status`; tf_d2.serving.decode writes them.
-STATUS_TEXT = {
-    1: "not a readable JPEG, PNG, BMP or WebP image",
-    2: "the image has more pixels than this export accepts",
-    3: "the image is too elongated to be resized to the network input",
-    4: "a kind of JPEG, PNG, BMP or WebP file that cannot be decoded here exactly as detectron2 does; "
-    "convert it to PNG",
-    5: "the image, once resized, is no multiple of the window that the model's pooling was trained with "
-    "(INPUT.CROP.SIZE)",
-}
+from tf_d2.serving_contract import STATUS_TEXT
 
 
 class ServingError(RuntimeError):

@@ -12,10 +12,17 @@ import tensorflow as tf
 
 import tf_d2
 from tf_d2.config import ModelConfig, category_ids, class_names, keypoint_names, stuff_names
-from tf_d2.serving.decode import DECODED, STATUS_TEXT
+from tf_d2.serving.decode import DECODED
 from tf_d2.serving.graph import GraphOptions
 from tf_d2.serving.saved_model import read_saved_model
-from tf_d2.serving_contract import NORMALISED_BOXES, NUMBERED_SEGMENTS, OTHER_CHANNELS, TENSORS, takes_files
+from tf_d2.serving_contract import (
+    NORMALISED_BOXES,
+    NUMBERED_SEGMENTS,
+    OTHER_CHANNELS,
+    STATUS_TEXT,
+    TENSORS,
+    takes_files,
+)
 
 if TYPE_CHECKING:
     from tf_d2.serving.exporter import ExportReport

@@ -19,25 +19,7 @@ from tf_d2.modeling.network_input import network_size_tf, pixel_dtype, to_networ
 from tf_d2.ops import bmp, cmyk_jpeg, exif, image_decode
 from tf_d2.ops.image_metadata import PNG, is_jpeg, metadata
 from tf_d2.ops.octets import number, octets, starts_with
-
-# Values of the output `image_status`.
-OK = 0
-UNREADABLE = 1  # not a complete JPEG, PNG, BMP or WebP file, or an image without pixels
-TOO_LARGE = 2  # more pixels than the export allows
-TOO_THIN = 3  # one side of the network input would be 0 pixels (detectron2 fails, too)
-
-NOT_EXACT = 4  # a file that detectron2 may read, but that the graph cannot read as detectron2 does
-NOT_FITTING = 5  # a size that the pooling of DeepLab does not divide (detectron2 fails, too)
-
-STATUS_TEXT = {
-    UNREADABLE: "not a readable JPEG, PNG, BMP or WebP image",
-    TOO_LARGE: "the image has more pixels than this export accepts",
-    TOO_THIN: "the image is too elongated to be resized to the network input",
-    NOT_EXACT: "a kind of JPEG, PNG, BMP or WebP file that cannot be decoded here exactly as detectron2 does; "
-    "convert it to PNG",
-    NOT_FITTING: "the image, once resized, is no multiple of the window that the model's pooling was trained with "
-    "(INPUT.CROP.SIZE)",
-}
+from tf_d2.serving_contract import NOT_EXACT, OK, TOO_LARGE, TOO_THIN, UNREADABLE
 
 # What is decoded, and what is not; for the README of an export.
 DECODED = (

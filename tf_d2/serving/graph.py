@@ -14,9 +14,9 @@ from tf_d2.modeling.given import given_proposals
 from tf_d2.modeling.network_input import pixel_dtype
 from tf_d2.modeling.postprocess import DENSEPOSE, rescale, rescale_keypoints, scales
 from tf_d2.modeling.recording import Unrecorded
-from tf_d2.serving import decode, fitting, maps
+from tf_d2.serving import fitting, maps
 from tf_d2.serving.decode import Picture, picture_from_bytes, picture_from_pixels
-from tf_d2.serving_contract import ExportOptions
+from tf_d2.serving_contract import NOT_FITTING, OK, STATUS_TEXT, ExportOptions
 
 Outputs = dict[str, tf.Tensor]
 # Steps overlap, so that one computes while the other, say, suppresses boxes; not where images have large maps.
@@ -267,9 +267,9 @@ class Requests:
         blank = fitting.blank_size(self.config)
         dtype = pixel_dtype(self.config.input)
         pixels, network_sizes, sizes, status = _collect(picture, count, (*blank, self.channels), dtype)
-        status = fitting.checked(self.config, status, network_sizes, decode.OK, decode.NOT_FITTING)
+        status = fitting.checked(self.config, status, network_sizes, OK, NOT_FITTING)
         status = self._checked(status[:count])
-        usable = tf.cast(tf.where(status == decode.OK)[:, 0], tf.int32)
+        usable = tf.cast(tf.where(status == OK)[:, 0], tf.int32)
         # The blank picture behind the last image keeps the model from running on an empty batch.
         chosen = tf.cond(tf.size(usable) > 0, lambda: usable, lambda: count[None])
         extra = [tf.gather(tf.pad(p, [[0, 1]] + [[0, 0]] * (p.shape.rank - 1)), chosen) for p in proposals]
@@ -278,15 +278,15 @@ class Requests:
         outputs = {name: _put_back(value, chosen, count) for name, value in answers.items()}
         for name in ("num_detections", "num_proposals"):
             if name in outputs:
-                outputs[name] = tf.where(status == decode.OK, outputs[name], -1)
+                outputs[name] = tf.where(status == OK, outputs[name], -1)
         return outputs | {"image_size": sizes[:count], "image_status": status}
 
     def _checked(self, status: tf.Tensor) -> tf.Tensor:
         if self.options.bad_images == "status":
             return status
-        legend = ", ".join(f"{code}: {text}" for code, text in decode.STATUS_TEXT.items())
+        legend = ", ".join(f"{code}: {text}" for code, text in STATUS_TEXT.items())
         assertion = tf.debugging.Assert(
-            tf.reduce_all(status == decode.OK),
+            tf.reduce_all(status == OK),
             [f"unusable image in the request ({legend}); status of each image:", status],
         )
         with tf.control_dependencies([assertion]):
@@ -360,7 +360,7 @@ def _collect(
     _, pixels, facts = tf.while_loop(lambda i, *_: i < count, step, start, parallel_iterations=2)
     pixels = pixels.write(count, tf.zeros(blank, dtype))
     height, width = blank[:2]
-    table = facts.write(count, tf.constant([height, width, height, width, decode.OK])).stack()  # [B + 1, 5]
+    table = facts.write(count, tf.constant([height, width, height, width, OK])).stack()  # [B + 1, 5]
     return pixels, table[:, :2], table[:, 2:4], table[:, 4]
 
 
