@@ -31,7 +31,7 @@ def test_feature_maps_become_nchw_and_nothing_else_does():
 
 
 def test_an_unknown_operation_is_named(demo_predictor):
-    with pytest.raises(KeyError, match="unknown operation 'fly'; known: module, module_of_list, resize"):
+    with pytest.raises(KeyError, match=r"unknown operation 'fly'; known: .*module, module_of_list, resize"):
         demo_predictor.run_op("fly", (), [])
 
 

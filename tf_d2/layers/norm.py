@@ -26,18 +26,14 @@ class BatchNorm(Module):
     """
 
     def __init__(
-        self, channels: int, name: str = "norm", frozen: bool = False, eps: float | None = None
+        self, channels: int, name: str = "norm", frozen: bool = False, eps: float = BATCH_NORM_EPS
     ) -> None:
         super().__init__(name)
-        self.frozen, self._eps = frozen, eps
+        self.frozen, self.eps = frozen, eps
         self.gamma = self.parameter("gamma", (channels,))
         self.beta = self.parameter("beta", (channels,))
         self.moving_mean = self.parameter("moving_mean", (channels,), trainable=False)
         self.moving_variance = self.parameter("moving_variance", (channels,), trainable=False)
-
-    @property
-    def eps(self) -> float:
-        return BATCH_NORM_EPS if self._eps is None else self._eps
 
     def scale_and_shift(self) -> tuple[np.ndarray, np.ndarray]:
         """The layer as ``x * scale + shift``, float64 ``[C]`` each."""
@@ -151,7 +147,7 @@ def get_norm(norm: str, channels: int, name: str = "norm") -> Module | None:
         return None
     if norm in BATCH_NORMS:
         frozen = norm in ("FrozenBN", "AffineChannel")
-        return BatchNorm(channels, name, frozen, 0.0 if norm == "AffineChannel" else None)
+        return BatchNorm(channels, name, frozen, 0.0 if norm == "AffineChannel" else BATCH_NORM_EPS)
     if norm == "GN":
         return GroupNorm(channels, name)
     if norm == "LN":
