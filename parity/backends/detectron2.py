@@ -81,6 +81,12 @@ def _projects_of(node: Mapping[str, Any]) -> list[tuple[str, str]]:
     return list(dict.fromkeys(found))
 
 
+def needs_more(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration is one that detectron2's DefaultPredictor cannot read: it is a LazyConfig dump, or needs
+    one of detectron2's projects or keys of our own."""
+    return lazy.is_lazy(config) or "REGNETS" in config["MODEL"] or bool(_projects_of(config["MODEL"]))
+
+
 def _project(name: str) -> Any:
     try:
         return importlib.import_module(name)

@@ -68,12 +68,21 @@ def version_folder(folder: Path) -> Path:
 
 def export_beside(job: Job) -> Path:
     """Export the job's model next to the trace."""
-    from tf_d2.serving.exporter import export
-
     folder = Path(job.output).with_suffix(".export")
     if not folder.exists():
-        export(job.config_yaml, job.weights, folder, opts=job.opts, sem_seg="logits")
+        export_for_comparison(job, folder)
     return folder
+
+
+def export_for_comparison(job: Job, folder: str | Path) -> None:
+    """Export the job's model to a folder so that all it computes can be compared: with the logits of a semantic
+    segmentation where the model has one."""
+    from tf_d2.config import load_config
+    from tf_d2.serving.exporter import export
+
+    config = load_config(job.config_yaml, job.opts)
+    options: dict[str, Any] = {"sem_seg": "logits"} if config.sem_seg_head else {}
+    export(job.config_yaml, job.weights, folder, opts=job.opts, **options)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

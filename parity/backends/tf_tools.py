@@ -128,9 +128,9 @@ def refuse_nonfinite(state: Mapping[str, np.ndarray], path: str) -> None:
 
 def export(job: Job) -> None:
     """Export the model to the folder ``output``."""
-    from tf_d2.serving.exporter import export as export_model
+    from parity.backends.savedmodel import export_for_comparison
 
-    export_model(job.config_yaml, job.weights, job.output, opts=job.opts, sem_seg="logits")
+    export_for_comparison(job, job.output)
 
 
 MODES: dict[str, Callable[[Job], None]] = {

@@ -35,6 +35,7 @@ MODULES = {
     "onnx": TORCH,
     "openvino": TORCH,
     "openvino-default": TORCH,
+    "openvino-torch": TORCH,
     "compile": TORCH,
     "tf": TF,
     "tf-bfloat16": TF,
@@ -47,12 +48,21 @@ NAMES = {
     "onnx": "detectron2, ONNX Runtime",
     "openvino": "detectron2, OpenVINO, float32",
     "openvino-default": "detectron2, OpenVINO as it comes",
+    "openvino-torch": "detectron2, OpenVINO's own PyTorch front end, float32",
     "compile": "detectron2, backbone compiled",
     "tf": "TensorFlow, tf.function",
     "tf-bfloat16": "TensorFlow, bfloat16",
     "savedmodel": "TensorFlow, SavedModel",
 }
-FORMATS = {"torchscript": "torchscript", "onnx": "onnx", "openvino": "onnx", "openvino-default": "onnx"}
+# How detectron2's exports are written, and the file's ending.
+FORMATS = {
+    "torchscript": "torchscript",
+    "onnx": "onnx",
+    "openvino": "onnx",
+    "openvino-default": "onnx",
+    "openvino-torch": "openvino",
+}
+ENDINGS = {"openvino": "xml"}
 EXPORT_SECONDS = 1800.0
 
 
@@ -311,13 +321,17 @@ def exported(name: str, model: Model, options: Options) -> str:
         }
         call_worker("parity.backends.tf_tools", sys.executable, job, folder, EXPORT_SECONDS)
         return str(folder)
-    if name not in FORMATS:
-        return ""
-    path = model.folder / f"detectron2.{FORMATS[name]}"
+    return written(FORMATS[name], model, options) if name in FORMATS else ""
+
+
+def written(form: str, model: Model, options: Options) -> str:
+    """One of detectron2's exports (see `parity.bench.torch_export`), made where it is missing or older than the
+    model. Raises BackendError."""
+    path = model.folder / f"detectron2.{ENDINGS.get(form, form)}"
     sources = (Path(model.weights), Path(model.config), Path(model.images[0]))
     if not path.exists() or path.stat().st_mtime < max(p.stat().st_mtime for p in sources):
         job = {
-            "format": FORMATS[name],
+            "format": form,
             "config_yaml": model.config,
             "weights": model.weights,
             "state": model.state,

@@ -126,17 +126,36 @@ class Detectron2:
         return self.predictor(image)
 
 
-def make_predictor(job: Mapping[str, Any]) -> Any:
-    """detectron2's DefaultPredictor with the job's weights, every one of which must fit."""
-    from detectron2.config import CfgNode, get_cfg
-    from detectron2.engine import DefaultPredictor
+class BuiltPredictor:
+    """detectron2's model of a configuration that DefaultPredictor cannot read, one of its projects' or a LazyConfig
+    dump, with what that predictor does around a model."""
 
-    cfg = get_cfg()
-    with open(job["config_yaml"], encoding="utf-8") as file:
-        cfg.merge_from_other_cfg(CfgNode.load_cfg(file))
-    cfg.MODEL.WEIGHTS = ""
-    cfg.MODEL.DEVICE = "cuda" if job["device"] == "gpu" else "cpu"
-    predictor = DefaultPredictor(cfg)
+    def __init__(self, config_yaml: str, device: torch.device) -> None:
+        from detectron2.data.transforms import ResizeShortestEdge
+
+        from parity.backends.detectron2 import build, library
+
+        node = jobs.read_config(config_yaml)[0]["INPUT"]
+        self.model = build(library(), config_yaml, device).eval()
+        self.input_format = node["FORMAT"]
+        self.aug = ResizeShortestEdge([node["MIN_SIZE_TEST"]] * 2, node["MAX_SIZE_TEST"])
+
+    def __call__(self, image: np.ndarray) -> Mapping[str, Any]:
+        with torch.no_grad():
+            return self.model([_network_input(self, image)])[0]
+
+
+def make_predictor(job: Mapping[str, Any]) -> Any:
+    """detectron2's DefaultPredictor with the job's weights, every one of which must fit, or what stands for it."""
+    from parity.backends.detectron2 import needs_more
+
+    config, _ = jobs.read_config(job["config_yaml"])
+    predictor: Any = None
+    if needs_more(config):
+        device = torch.device("cuda" if job["device"] == "gpu" else "cpu")
+        predictor = BuiltPredictor(job["config_yaml"], device)
+    else:
+        predictor = _default_predictor(job)
     state = {k: torch.from_numpy(np.array(v)) for k, v in common.read_state(job).items()}
     missing = predictor.model.load_state_dict(state, strict=False)
     needless = ("num_batches_tracked", "anchor", "pixel_mean", "pixel_std")
@@ -146,6 +165,18 @@ def make_predictor(job: Mapping[str, Any]) -> Any:
             f"weights do not fit: missing {lacking[:3]}, unexpected {missing.unexpected_keys[:3]}"
         )
     return predictor
+
+
+def _default_predictor(job: Mapping[str, Any]) -> Any:
+    from detectron2.config import CfgNode, get_cfg
+    from detectron2.engine import DefaultPredictor
+
+    cfg = get_cfg()
+    with open(job["config_yaml"], encoding="utf-8") as file:
+        cfg.merge_from_other_cfg(CfgNode.load_cfg(file))
+    cfg.MODEL.WEIGHTS = ""
+    cfg.MODEL.DEVICE = "cuda" if job["device"] == "gpu" else "cpu"
+    return DefaultPredictor(cfg)
 
 
 def _reference(job: Mapping[str, Any]) -> Predict:
@@ -229,10 +260,11 @@ def _onnx(job: Mapping[str, Any]) -> Predict:
 
 
 def _openvino(job: Mapping[str, Any]) -> Predict:
-    """The same ONNX file in OpenVINO on the CPU: in float32, or as it comes (bfloat16 where the processor has it)."""
+    """The same ONNX file, or what OpenVINO's PyTorch front end made of the model, in OpenVINO on the CPU: in float32,
+    or as it comes (bfloat16 where the processor has it)."""
     openvino: Any = import_module("openvino")
     settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": job["threads"]} if job["threads"] else {}
-    if job["backend"] == "openvino":
+    if job["backend"] != "openvino-default":
         settings["INFERENCE_PRECISION_HINT"] = "f32"
     model = openvino.Core().compile_model(job["target"], "CPU", settings)
 
@@ -295,8 +327,14 @@ MAKERS: dict[str, Callable[[Mapping[str, Any]], Predict]] = {
     "onnx": _onnx,
     "openvino": _openvino,
     "openvino-default": _openvino,
+    "openvino-torch": _openvino,
 }
-RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "openvino-default": "openvino"}
+RUNTIMES = {
+    "onnx": "onnxruntime",
+    "openvino": "openvino",
+    "openvino-default": "openvino",
+    "openvino-torch": "openvino",
+}
 
 
 def load(job: Mapping[str, Any]) -> tuple[bench_loop.Actions, Facts]:

@@ -49,7 +49,7 @@ def bench(
     only: Annotated[
         str,
         typer.Option(
-            help="Parts, with commas: main, families, endtoend, batch, curves, startup, profile, gpu."
+            help="Parts, with commas: main, agreement, families, endtoend, batch, curves, startup, profile, gpu."
         ),
     ] = "",
     render: Annotated[
@@ -67,8 +67,8 @@ def bench(
     backend: Annotated[
         list[str] | None,
         typer.Option(
-            help="torch, detectron2, torchscript, onnx[:FILE], openvino[:FILE], openvino-default, compile, tf, "
-            "tf-bfloat16, savedmodel[:DIR]; may be repeated. Ratios refer to the first."
+            help="torch, detectron2, torchscript, onnx[:FILE], openvino[:FILE], openvino-default, "
+            "openvino-torch, compile, tf, tf-bfloat16, savedmodel[:DIR]; may be repeated. Ratios refer to the first."
         ),
     ] = None,
     rounds: Annotated[

@@ -17,12 +17,13 @@ from parity.core import job as jobs
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one job."""
     from tf_d2.config import resolve_yaml
+    from tf_d2.config.load import reference_yaml
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--job", required=True)
     job = json.loads(Path(parser.parse_args(arguments).job).read_text())
     for entry in job["configs"]:
-        text = resolve_yaml(entry["name"], entry["opts"])
+        text = reference_yaml(resolve_yaml(entry["name"], entry["opts"]))
         path = Path(entry["output"])
         if not path.exists() or path.read_text(encoding="utf-8") != text:  # exports made from it are newer
             path.write_text(text, encoding="utf-8")

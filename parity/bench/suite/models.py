@@ -25,10 +25,14 @@ PREPARE_SECONDS = 3600.0
 
 @dataclass(frozen=True)
 class Published:
-    """A configuration of detectron2's model zoo."""
+    """A configuration of detectron2's model zoo. ``made_by``: what makes its weights, our compact PyTorch reference
+    or detectron2 itself (with its projects), which alone has all parts. ``resized``: whether the picture's size is set
+    as that of the network's input; else the configuration's own holds."""
 
     name: str
     title: str
+    made_by: str = "reference"
+    resized: bool = True
 
     @property
     def key(self) -> str:
@@ -46,6 +50,35 @@ FAMILIES = (
     Published("COCO-PanopticSegmentation/panoptic_fpn_R_50_3x", "Panoptic FPN R50"),
     Published("COCO-Detection/faster_rcnn_X_101_32x8d_FPN_3x", "Faster R-CNN X101-32x8d-FPN"),
     Published("Misc/mask_rcnn_R_50_FPN_3x_gn", "Mask R-CNN R50-FPN, GN"),
+    Published("projects/ViTDet/configs/COCO/mask_rcnn_vitdet_b_100ep", "ViTDet-B", "detectron2", False),
+    Published(
+        "projects/MViTv2/configs/cascade_mask_rcnn_mvitv2_t_3x", "MViTv2-T, cascade", "detectron2", False
+    ),
+    Published(
+        "projects/ViTDet/configs/COCO/cascade_mask_rcnn_swin_b_in21k_50ep",
+        "Swin-B, cascade",
+        "detectron2",
+        False,
+    ),
+    Published(
+        "projects/PointRend/configs/InstanceSegmentation/pointrend_rcnn_R_50_FPN_3x_coco",
+        "PointRend R50",
+        "detectron2",
+    ),
+    Published("projects/DensePose/configs/densepose_rcnn_R_50_FPN_DL_s1x", "DensePose R50, DL", "detectron2"),
+    Published(
+        "projects/DeepLab/configs/Cityscapes-SemanticSegmentation/deeplab_v3_plus_R_103_os16_mg124_poly_90k_bs16",
+        "DeepLab v3+ R103",
+        "detectron2",
+    ),
+    Published(
+        "projects/Panoptic-DeepLab/configs/Cityscapes-PanopticSegmentation/"
+        "panoptic_deeplab_R_52_os16_mg124_poly_90k_bs32_crop_512_1024",
+        "Panoptic-DeepLab R52",
+        "detectron2",
+    ),
+    Published("projects/TridentNet/configs/tridentnet_fast_R_50_C4_3x", "TridentNet R50-C4", "detectron2"),
+    Published("projects/TensorMask/configs/tensormask_R_50_FPN_6x", "TensorMask R50", "detectron2"),
 )
 
 
@@ -67,7 +100,7 @@ def prepare(
     resize = ["INPUT.MIN_SIZE_TEST", str(min(size)), "INPUT.MAX_SIZE_TEST", str(max(1333, *size))]
     entries, models = [], []
     for published, opts in wanted:
-        given = [*resize, *map(str, opts)]
+        given = [*(resize if published.resized else []), *map(str, opts)]
         folder = work / f"{published.key}-{_digest(given)}"
         folder.mkdir(exist_ok=True)
         shared = [*given, *map(str, weights_opts)]
@@ -96,6 +129,7 @@ def _with_weights(published: Published, folder: Path, image: Path, work: Path, o
             "config_yaml": str(config),
             "image": str(image),
             "seed": SEED,
+            "made_by": published.made_by,
             "threads": options.threads,
         }
         call_worker("parity.bench.suite.weights", options.interpreter, job, weights, PREPARE_SECONDS)

@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from parity.bench.bench import NAMES, from_json
+from parity.bench.bench import MODULES, NAMES, TORCH, from_json
 from parity.report.plots import CANDIDATE, GRID, INK, MUTED, NOISE, REFERENCE, bench_plot, plain_axes, svg
 
 Part = Mapping[str, Any]
@@ -112,11 +112,7 @@ def profile_plot(part: Part) -> str:
 
 def colour(name: str) -> str:
     """Of a side, the same in every plot."""
-    return (
-        REFERENCE
-        if name in ("detectron2", "torch", "torchscript", "onnx", "openvino", "openvino-default", "compile")
-        else CANDIDATE
-    )
+    return REFERENCE if MODULES[name] == TORCH else CANDIDATE
 
 
 PLOTS: dict[str, Callable[[Part], str]] = {

@@ -158,6 +158,32 @@ def _bench_rows(bench: Bench) -> str:
     return grid(columns.split("|"), rows)
 
 
+def agreement_section(part: Part) -> str:
+    """One row per side, one column per size."""
+    data = part["data"]
+    rows = []
+    for name, cells in data["sides"].items():
+        rows.append([NAMES[name], *(_agreement_cell(cell) for cell in cells)])
+    text = (
+        "The model of the table above without resizing, so that the sizes are those of the network's input. Detections "
+        "matched with detectron2 eager (same class, overlap of half or more, one to one), worst distance of a box's "
+        "side in pixels, worst difference of a score. The exports were made at the first size; ONNX and OpenVINO "
+        "files with height and width left open.\n\n"
+    )
+    return text + grid(["side", *(f"{h}x{w}" for h, w in data["sizes"])], rows)
+
+
+def _agreement_cell(cell: Mapping[str, Any]) -> str:
+    if "error" in cell:
+        return f"n/a: {cell['error'][:120]}"
+    found = f"{cell['matched']} of {cell['reference']}"
+    if cell["found"] != cell["reference"]:
+        found += f" ({cell['found']} found)"
+    if cell["matched"] < cell["reference"]:
+        found = f"**{found}**"
+    return f"{found}, {cell['worst_px']:.1e} px, {cell['worst_score']:.1e}"
+
+
 def families_section(part: Part) -> str:
     """One row per family."""
     rows = []
@@ -352,6 +378,7 @@ def gpu_section(part: Part) -> str:
 
 SECTIONS: dict[str, tuple[str, Callable[[Part], str]]] = {
     "main": ("Mask R-CNN, every way to run it", main_section),
+    "agreement": ("The same detections, at any size?", agreement_section),
     "families": ("All families", families_section),
     "endtoend": ("End to end", endtoend_section),
     "batch": ("Batches", batch_section),

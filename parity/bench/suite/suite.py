@@ -9,27 +9,49 @@ import os
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 
-from parity.bench.bench import Model, Options, Side, Worker, exported, run_sides, start, to_json
+from parity.bench.bench import (
+    Model,
+    Options,
+    Side,
+    Worker,
+    agreement,
+    run_sides,
+    start,
+    to_json,
+    written,
+)
 from parity.bench.suite.models import FAMILIES, MASK_RCNN, jpeg_file, picture_file, prepare
 from parity.core import machine
 from parity.running.runner import BackendError, Setup, auto_reference, resolved
 
 SCHEMA = "tf-d2-bench/2"
 TRAINED_SIDES = ("tf", "tf-bfloat16")
-EXPORTED_SIDES = ("torchscript", "onnx", "openvino", "openvino-default")
+EXPORTED_SIDES = ("torchscript", "onnx", "openvino", "openvino-default", "openvino-torch")
 MAIN_SIDES = (*EXPORTED_SIDES, "tf", "savedmodel", "tf-bfloat16")
 BATCHES = (1, 2, 4, 8)
 SQUARES = (320, 480, 640, 800, 1024, 1440, 2048)  # pixels on a side
 PROPOSALS = (100, 300, 1000, 2000, 5000)
 CLASSES = (1, 20, 80, 300, 1200)
 PASTED = {"count": 100, "height": 3000, "width": 4000}
+# The size of the exports' example, three that no multiple of 32 divides, and a small one that 32 divides.
+AGREEMENT_SIZES = ((800, 1216), (331, 597), (601, 901), (777, 1011), (480, 640))
+# Sides of the table of agreement, and which of detectron2's exports they take: with free sizes where it can be had.
+AGREEMENT_SIDES = {
+    "torchscript": "",
+    "onnx": "onnx-free",
+    "openvino": "onnx-free",
+    "openvino-default": "onnx-free",
+    "openvino-torch": "",
+    "tf": "",
+    "savedmodel": "",
+}
 TRACE_SIZES = ((240, 320), (331, 477), (360, 480), (480, 360), (97, 603), (600, 800), (64, 64), (500, 375))
 
 
@@ -124,15 +146,18 @@ def prepare_all(suite: Suite) -> None:
     measurement need not. Raises BackendError."""
     suite.work.mkdir(parents=True, exist_ok=True)
     (model,) = prepare([(MASK_RCNN, ())], suite.size, suite.work, suite.options)
-    for name in ("torchscript", "onnx") if suite.reference == "detectron2" else ():
-        suite.say(f"exporting: {name}")
-        exported(name, model, suite.options)
+    for form in ("torchscript", "onnx", "onnx-free", "openvino") if suite.reference == "detectron2" else ():
+        suite.say(f"exporting: {form}")
+        try:
+            written(form, model, suite.options)
+        except BackendError as error:
+            suite.say(f"{form}: {error}")
     for family in FAMILIES:
         prepare([(family, ())], suite.size, suite.work, suite.options)
     _pixels_model(suite)
     for name in ("proposals", "classes"):
         _curve_models(suite, name)
-    for size in (*TRACE_SIZES, suite.size):
+    for size in (*TRACE_SIZES, *AGREEMENT_SIZES, suite.size):
         picture_file(suite.work, size)
     for size in _jpeg_sizes(suite):
         jpeg_file(suite.work, size)
@@ -149,6 +174,51 @@ def main_part(suite: Suite) -> dict[str, Any]:
     bench = run_sides(model, sides, suite.options)
     trained = run_sides(_demo(suite), [suite.reference, *TRAINED_SIDES], suite.fewer(0.3))
     return {"bench": to_json(bench), "trained": to_json(trained), "reference": suite.reference}
+
+
+def agreement_part(suite: Suite) -> dict[str, Any]:
+    """The detections of every way to run Mask R-CNN R50-FPN, against detectron2 eager, at several sizes of the
+    network's input, the first of which is the one that the exports were made with."""
+    model = _pixels_model(suite)
+    model = replace(model, images=[str(picture_file(suite.work, size)) for size in AGREEMENT_SIZES])
+    out: dict[str, Any] = {"sizes": [list(size) for size in AGREEMENT_SIZES], "sides": {}}
+    truth: list[dict[str, Any]] = []
+    wanted = AGREEMENT_SIDES if suite.reference == "detectron2" else {"tf": "", "savedmodel": ""}
+    for name, form in {suite.reference: "", **wanted}.items():
+        cells = []
+        for k, found in enumerate(_found_at_sizes(suite, model, name, form)):
+            if name == suite.reference:
+                truth.append(found)
+            if "boxes" not in truth[k] or "boxes" not in found:
+                cells.append({"error": str(found.get("error", "the reference gave no answer"))})
+                continue
+            cells.append({**asdict(agreement(truth[k], found)), "seconds": float(found["seconds"])})
+        out["sides"][name] = cells
+    return out
+
+
+def _found_at_sizes(suite: Suite, model: Model, name: str, form: str) -> list[dict[str, Any]]:
+    """Detections of one side for every picture of the model, or {"error"}. A side whose process ends at a picture is
+    started again for the next."""
+    out: list[dict[str, Any]] = []
+    pictures = range(len(model.images))
+    while len(out) < len(pictures):
+        with contextlib.ExitStack() as stack:
+            try:
+                target = f":{written(form, model, suite.options)}" if form else ""
+                worker = start(stack, name + target, model, suite.options)
+            except BackendError as error:
+                return out + [{"error": str(error)}] * (len(pictures) - len(out))
+            try:
+                for k in pictures[len(out) :]:
+                    suite.say(f"{name}: picture {k + 1} of {len(pictures)}")
+                    seconds = min(worker.ask("run", image=k)["seconds"] for _ in range(2))
+                    path = model.folder / f"found_{k}.npz"
+                    worker.ask("keep", path=str(path))
+                    out.append({**np.load(path), "seconds": seconds})
+            except BackendError as error:
+                out.append({"error": str(error)})
+    return out
 
 
 def families_part(suite: Suite) -> dict[str, Any]:
@@ -399,6 +469,7 @@ def gpu_part(suite: Suite) -> dict[str, Any]:
 
 PARTS: dict[str, Callable[[Suite], dict[str, Any]]] = {
     "main": main_part,
+    "agreement": agreement_part,
     "families": families_part,
     "endtoend": endtoend_part,
     "batch": batch_part,

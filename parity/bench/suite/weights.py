@@ -1,6 +1,6 @@
 """Random weights that behave like trained ones, for timing models whose checkpoints are not at hand.
 
-    python -m parity.bench.suite.weights --job {"config_yaml", "image", "output", "seed"}
+    python -m parity.bench.suite.weights --job {"config_yaml", "image", "output", "seed", "made_by"}
 
 One pass of the PyTorch reference over the bench picture sets every layer's scale, in the order in which layers
 run: batch norms get the statistics of what they see, layers without a norm are scaled and shifted to zero mean
@@ -8,6 +8,9 @@ and unit variance per channel. Predictors get the spread that keeps boxes near t
 score is moved until about ``PAIRS`` (box, class) pairs pass the score threshold, so that suppression has
 something to do and detections fill the image's quota. Numbers depend on configuration, picture and seed only
 (and on rounding).
+
+Models with parts that the reference lacks are made by detectron2 itself ("made_by"); there transformers keep the
+numbers that detectron2 starts their training from.
 """
 
 from __future__ import annotations
@@ -68,14 +71,17 @@ def _random(rng: np.random.Generator, key: str, shape: tuple[int, ...]) -> np.nd
     return np.ones(shape) if key.endswith("running_var") else rng.normal(0, 0.1, shape) * ("norm" in key)
 
 
-def calibrate(model: Any, image: np.ndarray, pairs: int = PAIRS) -> None:
-    """Set scales and shifts in one pass over ``image``, (H, W, 3) BGR uint8."""
+def calibrate(
+    model: Any, node: Any, run: Callable[[], Any], kept: str | None = None, pairs: int = PAIRS
+) -> None:
+    """Set scales and shifts while ``run`` computes one picture. ``node``: MODEL of the configuration; modules whose
+    names begin with ``kept`` stay as they are."""
     handles = []
     for name, module in model.named_modules():
-        hook = _hook(name, module, model.config["MODEL"], pairs)
+        hook = None if kept and name.startswith(kept) else _hook(name, module, node, pairs)
         if hook is not None:
             handles.append(module.register_forward_pre_hook(hook))
-    torch_reference.run_free(model, image, None)
+    run()
     for handle in handles:
         handle.remove()
 
@@ -83,7 +89,7 @@ def calibrate(model: Any, image: np.ndarray, pairs: int = PAIRS) -> None:
 def _hook(name: str, module: nn.Module, node: Any, pairs: int) -> Callable[[nn.Module, Any], None] | None:
     """What to do before the first call of a module; None for modules that need nothing."""
     act: Callable[[Any, Tensor], None]
-    if isinstance(module, BatchNorm):
+    if isinstance(module, (BatchNorm, nn.BatchNorm2d)) or type(module).__name__ == "FrozenBatchNorm2d":
         act = _take_statistics
     elif isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
         if getattr(module, "norm", None) is not None:
@@ -116,7 +122,8 @@ def _aim(name: str, node: Any, pairs: int) -> tuple[float, Shift]:
         pairs = pairs if node["ROI_HEADS"]["NUM_CLASSES"] > 1 else pairs * PAIRS_OF_ONE_CLASS // PAIRS
         return CLASS_SPREAD, lambda x: background_shift(x, threshold, pairs)
     if tail == "cls_score":
-        threshold = node["RETINANET"]["SCORE_THRESH_TEST"]
+        dense = "TENSOR_MASK" if node["META_ARCHITECTURE"] == "TensorMask" else "RETINANET"
+        threshold = node[dense]["SCORE_THRESH_TEST"]
         return CLASS_SPREAD, lambda x: sigmoid_shift(x, threshold, pairs)
     levels = LEVELS if node["META_ARCHITECTURE"] != "RetinaNet" else {}
     known = [spread for key, spread in {**SPREAD, **levels}.items() if name.endswith(key)]
@@ -132,6 +139,8 @@ def _standardise(layer: Any, x: Tensor, spread: float, shift: Shift) -> None:
     shape = [1] * layer.weight.ndim
     shape[1 if transposed else 0] = -1
     layer.weight.mul_(scale.view(shape))
+    if layer.bias is None:
+        return
     layer.bias.copy_((layer.bias - mean) * scale)
     layer.bias.add_(shift((rows - mean) * scale))
 
@@ -139,7 +148,7 @@ def _standardise(layer: Any, x: Tensor, spread: float, shift: Shift) -> None:
 def _rows(layer: Any, x: Tensor) -> Tensor:
     """The layer's outputs without what follows it, (samples, channels)."""
     if isinstance(layer, nn.Linear):
-        return nn.functional.linear(x, layer.weight, layer.bias)
+        return nn.functional.linear(x, layer.weight, layer.bias).flatten(0, -2)
     if isinstance(layer, nn.ConvTranspose2d):
         y = nn.ConvTranspose2d.forward(layer, x)
     else:
@@ -168,6 +177,35 @@ def sigmoid_shift(logits: Tensor, threshold: float, pairs: int) -> Tensor:
     return torch.full((logits.shape[1],), edge - float(reached))
 
 
+def made_by_reference(config_yaml: str, image: np.ndarray, seed: int) -> dict[str, Tensor]:
+    """Weights of a model that our compact reference has; ``image``: (H, W, 3) BGR uint8."""
+    config, _ = jobs.read_config(config_yaml)
+    model = torch_reference.build(config)
+    with torch.no_grad():
+        randomise(model, seed)
+    calibrate(model, config["MODEL"], lambda: torch_reference.run_free(model, image, None))
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def made_by_detectron2(config_yaml: str, image: np.ndarray, seed: int) -> dict[str, Tensor]:
+    """Weights of any model that detectron2 has; ``image``: (H, W, 3) BGR uint8. Position tables that start at zero get
+    small random numbers, so that they are computed with."""
+    from parity.bench.torch_worker import BuiltPredictor
+
+    torch.manual_seed(seed)
+    predictor = BuiltPredictor(config_yaml, torch.device("cpu"))
+    model = predictor.model
+    with torch.no_grad():
+        for key, value in model.named_parameters():
+            if "rel_pos" in key or "relative_position" in key:
+                value.normal_(0, 0.02)
+    attends = any(isinstance(module, nn.LayerNorm) for module in model.backbone.modules())
+    node = jobs.read_config(config_yaml)[0]["MODEL"]
+    kept = ("backbone.net." if hasattr(model.backbone, "net") else "backbone.bottom_up.") if attends else None
+    calibrate(model, node, lambda: predictor(image), kept)
+    return model.state_dict()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one job."""
     from weights import write_detectron2_pkl
@@ -177,13 +215,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     job = json.loads(Path(parser.parse_args(arguments).job).read_text())
     if job.get("threads"):
         torch.set_num_threads(job["threads"])
-    config, _ = jobs.read_config(job["config_yaml"])
-    model = torch_reference.build(config)
-    with torch.no_grad():
-        randomise(model, int(job.get("seed", 0)))
-    image = jobs.read_image(job["image"])
-    calibrate(model, image)
-    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    make = made_by_detectron2 if job.get("made_by") == "detectron2" else made_by_reference
+    state = make(job["config_yaml"], jobs.read_image(job["image"]), int(job.get("seed", 0)))
     write_detectron2_pkl(job["output"], {k: v.detach().numpy() for k, v in state.items()})
     jobs.say("done", tensors=len(state))
     return 0

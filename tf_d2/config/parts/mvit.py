@@ -5,7 +5,8 @@ Source: detectron2/modeling/backbone/mvit.py.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from tf_d2.config.defaults import Flat
@@ -53,8 +54,8 @@ class MViTConfig:
     pretrain_use_cls_token: bool = True
     out_features: tuple[str, ...] = ("scale2", "scale3", "scale4", "scale5")
 
-    @property
-    def blocks(self) -> list[MViTBlock]:
+    @cached_property
+    def blocks(self) -> tuple[MViTBlock, ...]:
         """Widths, heads, strides and windows, block by block."""
         blocks: list[MViTBlock] = []
         dim = dim_out = self.embed_dim
@@ -84,7 +85,7 @@ class MViTConfig:
                 stride_kv, stride, stage = max(stride_kv // 2, 1), stride * 2, stage + 1
             if first_of_stage:
                 window, side = window // 2, side // 2
-        return blocks
+        return tuple(blocks)
 
     @property
     def strides(self) -> dict[str, int]:
@@ -123,7 +124,7 @@ class MViTConfig:
         if mvit.embed_dim % mvit.num_heads:
             raise fields.fail("num_heads", f"expected a divisor of embed_dim, {mvit.embed_dim}")
         known = [block.feature for block in mvit.blocks if block.feature]
-        return cls(**{**mvit.__dict__, "out_features": fields.names("out_features", known)})
+        return replace(mvit, out_features=fields.names("out_features", known))
 
     @classmethod
     def from_lazy(cls, node: Node) -> MViTConfig:

@@ -7,7 +7,7 @@ Source: detectron2/modeling/backbone/regnet.py (``RegNet``, ``generate_regnet_pa
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log
 from typing import ClassVar, NamedTuple
 
@@ -115,7 +115,7 @@ class RegNetConfig:
         if default:
             fields.put("out_features", fields.where("out_features"), (names[-1],))
         out_features = fields.names("out_features", ("stem", *names))
-        return cls(**{**regnet.__dict__, "out_features": out_features})
+        return replace(regnet, out_features=out_features)
 
     @classmethod
     def from_keys(cls, keys: Keys, name: str) -> RegNetConfig:

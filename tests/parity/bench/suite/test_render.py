@@ -28,7 +28,23 @@ FAILED = {**to_json(bench()), "key": "x"}
 FAILED["sides"] = [*FAILED["sides"][:1], {**FAILED["sides"][1], "seconds": [], "error": "out of memory"}]
 START = {"seconds": [5.0, 6.0, 7.0], "parts": [{"load": 3.0, "first": 2.0}] * 3}
 PHASES = {"decode": 0.01, "resize": 0.02, "network": 1.0, "post": 0.07}
+CELL = {
+    "reference": 100,
+    "found": 100,
+    "matched": 100,
+    "worst_px": 0.004,
+    "worst_score": 5e-5,
+    "seconds": 1.5,
+}
 DATA = {
+    "agreement": {
+        "sizes": [[800, 1216], [331, 597]],
+        "sides": {
+            "detectron2": [CELL, CELL],
+            "openvino-torch": [{**CELL, "matched": 94, "worst_px": 41.0}, {"error": "sizes are fixed"}],
+            "tf": [{**CELL, "found": 99, "matched": 99}, CELL],
+        },
+    },
     "main": {"bench": to_json(bench()), "trained": to_json(bench("demo")), "reference": "detectron2"},
     "families": {"benches": [{**to_json(bench("RetinaNet")), "key": "r"}, FAILED], "median_ratio": 0.4},
     "endtoend": {
@@ -110,6 +126,9 @@ def test_every_part_has_a_section(page):
     "text",
     [
         "| TensorFlow, tf.function (TensorFlow 2) | **0.40** | 1 | 1 to 1.2 | 98 of 100 | 1.2e-02 | 4.0e-05 |",
+        "| side | 800x1216 | 331x597 |",
+        "front end, float32 | **94 of 100**, 4.1e+01 px, 5.0e-05 | n/a: sizes are fixed |",
+        "| TensorFlow, tf.function | **99 of 100 (99 found)**, 4.0e-03 px, 5.0e-05 | 100 of 100, 4.0e-03 px, 5.0e-05 |",
         "Median of the ratios: **0.40**",
         "n/a: TensorFlow, tf.function: out of memory",
         "| 800x1216, TensorFlow, tf.function | **9.1%** | 1100 | 10 | 20 | 1000 | 70 | 100 |",
@@ -123,7 +142,7 @@ def test_every_part_has_a_section(page):
         "**6%** everything else",
         "it takes 2 s: 75.0% convolutions and products, 20.0% other operations, 5.0% outside",
         "n/a: device gpu: TensorFlow 2 sees no GPU on this machine",
-        "main (1.0 min), families (1.0 min)",
+        "main (1.0 min), agreement (1.0 min), families (1.0 min)",
     ],
 )
 def test_numbers_of_the_page(page, text):

@@ -21,11 +21,12 @@ NARROW = (
 
 
 def made(name, pairs=200):
-    model = torch_reference.build(yaml.safe_load(resolve_yaml(name, NARROW)))
+    config = yaml.safe_load(resolve_yaml(name, NARROW))
+    model = torch_reference.build(config)
     with torch.no_grad():
         randomise(model, 3)
     picture = bench_picture(160, 240)
-    calibrate(model, picture, pairs)
+    calibrate(model, config["MODEL"], lambda: torch_reference.run_free(model, picture, None), pairs=pairs)
     return model, torch_reference.run_free(model, picture, None)[0]
 
 
