@@ -7,6 +7,7 @@ import pytest
 
 from tf_d2 import cli
 from tf_d2.commands.options import checked_opts, write_atomically
+from weights import UsageError
 
 
 @pytest.mark.parametrize(
@@ -54,6 +55,11 @@ def test_an_unknown_command_is_status_2(capsys):
         ),
         (OSError("plain"), "tf-d2: error: plain\n"),
         (MemoryError(), "tf-d2: error: MemoryError\n"),
+        (UsageError("told"), "tf-d2: error: told\n"),
+        (
+            ValueError("from within"),
+            "tf-d2: error: internal error, ValueError: from within (set TF_D2_DEBUG=1",
+        ),
         (RuntimeError("boom"), "tf-d2: error: internal error, RuntimeError: boom (set TF_D2_DEBUG=1"),
     ],
 )

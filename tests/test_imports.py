@@ -129,7 +129,10 @@ def test_every_help_needs_no_heavy_module():
         "parity|mutations",
         "parity|list-mutations",
     )
-    run_light([f"{name}|--help" for name in (*COMMANDS, *inner)] + ["--help"], (*HEAVY, "weights", "h5py"))
+    run_light(
+        [f"{name}|--help" for name in (*COMMANDS, *inner)] + ["--help"],
+        (*HEAVY, "weights.checkpoint", "h5py"),
+    )
 
 
 def test_inspect_and_zoo_need_no_heavy_module(demo_files):

@@ -11,19 +11,20 @@ if TYPE_CHECKING:
     from tf_d2.instances import Instances
     from tf_d2.loading import load_model
     from tf_d2.modeling.given import transform_proposals
-    from tf_d2.ops.image_io import read_image
-    from tf_d2.predictor import ImageError, Predictor
-    from weights import WeightsError
+    from tf_d2.ops.image_io import ImageError, read_image
+    from tf_d2.predictor import Predictor
+    from weights import UserError, WeightsError
 
 __version__ = "0.1.0"
 
 # Imported on first use, so that `tf_d2.client` and the command line's help do not load TensorFlow.
 _HOME = {
     "ConfigError": "tf_d2.config",
-    "ImageError": "tf_d2.predictor",
+    "ImageError": "tf_d2.ops.image_io",
     "Instances": "tf_d2.instances",
     "ModelConfig": "tf_d2.config",
     "Predictor": "tf_d2.predictor",
+    "UserError": "weights",
     "WeightsError": "weights",
     "extend": "tf_d2.config.extension",
     "load_config": "tf_d2.config",
@@ -38,6 +39,7 @@ __all__ = [
     "Instances",
     "ModelConfig",
     "Predictor",
+    "UserError",
     "WeightsError",
     "extend",
     "load_config",

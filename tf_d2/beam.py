@@ -15,6 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from weights.errors import UsageError
+
 try:
     import apache_beam as beam
     from apache_beam.ml.inference.base import KeyedModelHandler, ModelHandler, RunInference
@@ -85,7 +87,7 @@ class DetectorHandler(ModelHandler[bytes, Row, Detector]):
     def validate_inference_args(self, inference_args: dict[str, Any] | None) -> None:
         """There are none: what an export does was settled by ``tf-d2 export``."""
         if inference_args:
-            raise ValueError(f"DetectorHandler takes no inference_args, got {sorted(inference_args)}")
+            raise UsageError(f"DetectorHandler takes no inference_args, got {sorted(inference_args)}")
 
     def share_model_across_processes(self) -> bool:
         """As ``large_model`` says."""

@@ -15,6 +15,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from weights.errors import UserError
+
 # What `tf-d2 --help` says of each command, whose module is not imported for it.
 COMMANDS = {
     "predict": "Detect on pictures; write COCO results, masks and drawings.",
@@ -39,7 +41,7 @@ PLUGIN_GROUP = "tf_d2.commands"
 
 _FORMAT = warnings.formatwarning
 # What a user can cause, with a message written for the user. Anything else is a defect of this program.
-USER_ERRORS = (ValueError, OSError, MemoryError)
+USER_ERRORS = (UserError, OSError, MemoryError)
 
 
 def make_app() -> typer.Typer:

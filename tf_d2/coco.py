@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tf_d2.instances import Instances
+from weights.errors import UsageError
 
 
 def to_coco(
@@ -35,7 +36,7 @@ def to_coco(
     """
     classes = [int(c) for c in instances.pred_classes]
     if category_ids is not None and classes and not 0 <= min(classes) <= max(classes) < len(category_ids):
-        raise ValueError(f"classes up to {max(classes)}, but category_ids has only {len(category_ids)}")
+        raise UsageError(f"classes up to {max(classes)}, but category_ids has only {len(category_ids)}")
     results = []
     for i, label in enumerate(classes):
         result: dict[str, Any] = {

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from tf_d2.instances import Instances
+from weights.errors import UsageError
 
 BLOCK_ELEMENTS = 1 << 24  # of a resampled map or a table of distances in memory at once
 SMALLEST_NORM = 1e-6
@@ -207,7 +208,7 @@ def closest_vertices(
     for one, box, label in zip(output, int_boxes(instances.pred_boxes), instances.pred_classes, strict=True):
         mesh = meshes.get(int(label), "")
         if mesh not in embeddings:
-            raise ValueError(
+            raise UsageError(
                 f"class {label}: no vertex embeddings of its mesh {mesh!r}; there are some of "
                 f"{', '.join(embeddings) or 'no mesh'} (DATASETS.CLASS_TO_MESH_NAME_MAPPING names the meshes)"
             )
@@ -389,5 +390,5 @@ def _output(instances: Instances, kind: type, wanted: str) -> Any:
     output = instances.get_fields().get("pred_densepose")
     if not isinstance(output, kind):
         have = "no DensePose output" if output is None else type(output).__name__
-        raise ValueError(f"these instances have {have}, not {wanted}")
+        raise UsageError(f"these instances have {have}, not {wanted}")
     return output

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from weights.errors import UsageError
+
 _BESIDE = ("README.md", "models.config", "batching_parameters.txt", "monitoring.config")  # the versions
 
 
@@ -16,23 +18,23 @@ def check_target(output: Path, version: int, name: str, overwrite: bool = False)
             other contents; the last two not with ``overwrite``.
     """
     if not 0 < version < 2**63:
-        raise ValueError(f"version must be a positive integer below 2^63, got {version}")
+        raise UsageError(f"version must be a positive integer below 2^63, got {version}")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-        raise ValueError(
+        raise UsageError(
             f"a server cannot address a model named {name!r}; pass name= with letters, digits, _ . -"
         )
     if output.exists() and not output.is_dir():
-        raise ValueError(f"{output} is a file; the output must be a folder")
+        raise UsageError(f"{output} is a file; the output must be a folder")
     if overwrite or not output.exists():
         return
     if (output / str(version)).exists():
-        raise ValueError(
+        raise UsageError(
             f"{output / str(version)} exists; export another version (--version {newest(output) + 1}), or replace it "
             "with --overwrite"
         )
     others = [p.name for p in sorted(output.iterdir()) if not _of_an_export(p)]
     if others:
-        raise ValueError(
+        raise UsageError(
             f"{output} holds something else than an export ({', '.join(others[:3])}); name a new or empty folder, or "
             "write beside it with --overwrite"
         )

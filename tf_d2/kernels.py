@@ -7,6 +7,8 @@ import os
 import platform
 from functools import cache
 
+from weights.errors import UsageError
+
 ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
 FROZEN_WEIGHTS = "TF_ONEDNN_ASSUME_FROZEN_WEIGHTS"
 X86_64 = ("x86_64", "AMD64")  # what platform.machine() calls it; oneDNN was measured there only
@@ -43,7 +45,7 @@ def bfloat16_runs() -> bool:
 def check_bfloat16() -> None:
     """Raise ValueError where :func:`bfloat16_runs` says no."""
     if not bfloat16_runs():
-        raise ValueError(
+        raise UsageError(
             "TensorFlow has no bfloat16 kernels under these settings: unset ONEDNN_MAX_CPU_ISA (it keeps oneDNN from "
             "AVX-512), or set TF_ENABLE_ONEDNN_OPTS=0, before TensorFlow is imported; or compute in float32"
         )

@@ -20,12 +20,10 @@ from tf_d2.modeling.network_input import network_size, to_network
 from tf_d2.modeling.postprocess import paste, rescale_boxes
 from tf_d2.modeling.recording import Unrecorded
 from tf_d2.ops import onednn
+from tf_d2.ops.image_io import ImageError
 from tf_d2.ops.resize import MAX_CHANNELS_UINT8
 from tf_d2.stages import Trace, combine_panoptic, run_op, stage_array
-
-
-class ImageError(ValueError):
-    """An image that detectron2's predictor could not use either. The message says why."""
+from weights.errors import UsageError
 
 
 class Predictor:
@@ -208,18 +206,18 @@ class Predictor:
         self._check_resizable(image)
         needs = self.config.needs_proposals
         if needs and proposals is None:
-            raise ValueError(
+            raise UsageError(
                 "this model has no proposal generator (MODEL.PROPOSAL_GENERATOR.NAME is PrecomputedProposals): "
                 "pass proposals=, (N, 4) boxes in pixels of the network input"
             )
         if proposals is not None and not needs:
-            raise ValueError("this model makes its own proposals; proposals= is for Fast R-CNN models")
+            raise UsageError("this model makes its own proposals; proposals= is for Fast R-CNN models")
         boxes = np.zeros((0, 4), np.float32) if proposals is None else np.asarray(proposals, np.float32)
         if boxes.ndim != 2 or boxes.shape[1] != 4:
-            raise ValueError(f"proposals must be (N, 4) xyxy boxes, got shape {boxes.shape}")
+            raise UsageError(f"proposals must be (N, 4) xyxy boxes, got shape {boxes.shape}")
         scores = np.zeros(len(boxes), np.float32) if logits is None else np.asarray(logits, np.float32)
         if scores.shape != (len(boxes),):
-            raise ValueError(f"proposal_logits must be ({len(boxes)},), got shape {scores.shape}")
+            raise UsageError(f"proposal_logits must be ({len(boxes)},), got shape {scores.shape}")
         size = image.shape[0], image.shape[1]
         network = self.network_size(*size)
         return [

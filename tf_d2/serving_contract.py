@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple, get_args
 
+from weights.errors import UsageError
+
 Masks = Literal["roi", "full", "png", "none"]
 SemSeg = Literal["labels", "logits", "none"]
 BoxFormat = Literal["xyxy", "tf"]
@@ -62,7 +64,7 @@ class ExportOptions:
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
-                raise ValueError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(choices)}")
+                raise UsageError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(choices)}")
 
 
 # Values of the output `image_status`.

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from weights.errors import UsageError
+
 if TYPE_CHECKING:
     from tf_d2.instances import Instances
 
@@ -52,7 +54,7 @@ def columns(instances: Instances, names: Sequence[str] = ()) -> dict[str, Any]:
 def class_labels(classes: np.ndarray, names: Sequence[str]) -> list[str]:
     """Names of classes; ValueError for a class that ``names`` does not reach."""
     if len(classes) and not 0 <= classes.min() <= classes.max() < len(names):
-        raise ValueError(f"classes from {classes.min()} to {classes.max()}, but there are {len(names)} names")
+        raise UsageError(f"classes from {classes.min()} to {classes.max()}, but there are {len(names)} names")
     return [names[int(c)] for c in classes]
 
 
@@ -75,7 +77,7 @@ def to_supervision(instances: Instances, names: Sequence[str] = ()) -> Any:
     """
     supervision = _package("supervision")
     if instances.pred_boxes.shape[1] != 4:
-        raise ValueError("supervision's xyxy has no place for rotated boxes")
+        raise UsageError("supervision's xyxy has no place for rotated boxes")
     return supervision.Detections(
         xyxy=instances.pred_boxes,
         mask=instances.pred_masks if instances.has("pred_masks") else None,

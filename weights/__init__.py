@@ -4,29 +4,69 @@ Imports neither TensorFlow nor torch. The currency is ``dict[str, np.ndarray]`` 
 layouts.
 """
 
-from weights._files import touched
-from weights._recognise import kind_of_file, kind_of_no_config
-from weights._types import Checkpoint
-from weights.checkpoint import read_checkpoint
-from weights.errors import (
-    CheckpointError,
-    CheckpointNotice,
-    ConversionError,
-    WeightsError,
-)
-from weights.keras_file import KerasWeights, Progress, read_keras_h5, write_keras_h5
-from weights.legacy import match_heuristically, matched_state
-from weights.mapping import (
-    class_counts,
-    harmless_reason,
-    initial_arrays,
-    is_ignored,
-    path_to_key,
-    split_harmless,
-    to_keras_arrays,
-    to_state_dict,
-)
-from weights.writers import write_detectron2_pkl, write_pth, write_safetensors
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from weights._files import touched
+    from weights._recognise import kind_of_file, kind_of_no_config
+    from weights._types import Checkpoint
+    from weights.checkpoint import read_checkpoint
+    from weights.errors import (
+        CheckpointError,
+        CheckpointNotice,
+        ConversionError,
+        UsageError,
+        UserError,
+        WeightsError,
+    )
+    from weights.keras_file import KerasWeights, Progress, read_keras_h5, write_keras_h5
+    from weights.legacy import match_heuristically, matched_state
+    from weights.mapping import (
+        class_counts,
+        harmless_reason,
+        initial_arrays,
+        is_ignored,
+        path_to_key,
+        split_harmless,
+        to_keras_arrays,
+        to_state_dict,
+    )
+    from weights.writers import write_detectron2_pkl, write_pth, write_safetensors
+
+# Imported on first use, so that the errors, which everything imports, bring neither numpy nor h5py.
+_HOME = {
+    "Checkpoint": "weights._types",
+    "CheckpointError": "weights.errors",
+    "CheckpointNotice": "weights.errors",
+    "ConversionError": "weights.errors",
+    "KerasWeights": "weights.keras_file",
+    "Progress": "weights.keras_file",
+    "UsageError": "weights.errors",
+    "UserError": "weights.errors",
+    "WeightsError": "weights.errors",
+    "class_counts": "weights.mapping",
+    "harmless_reason": "weights.mapping",
+    "initial_arrays": "weights.mapping",
+    "is_ignored": "weights.mapping",
+    "kind_of_file": "weights._recognise",
+    "kind_of_no_config": "weights._recognise",
+    "match_heuristically": "weights.legacy",
+    "matched_state": "weights.legacy",
+    "path_to_key": "weights.mapping",
+    "read_checkpoint": "weights.checkpoint",
+    "read_keras_h5": "weights.keras_file",
+    "split_harmless": "weights.mapping",
+    "to_keras_arrays": "weights.mapping",
+    "to_state_dict": "weights.mapping",
+    "touched": "weights._files",
+    "write_detectron2_pkl": "weights.writers",
+    "write_keras_h5": "weights.keras_file",
+    "write_pth": "weights.writers",
+    "write_safetensors": "weights.writers",
+}
 
 __all__ = [
     "Checkpoint",
@@ -35,6 +75,8 @@ __all__ = [
     "ConversionError",
     "KerasWeights",
     "Progress",
+    "UsageError",
+    "UserError",
     "WeightsError",
     "class_counts",
     "harmless_reason",
@@ -56,3 +98,13 @@ __all__ = [
     "write_pth",
     "write_safetensors",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'weights' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

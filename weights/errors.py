@@ -1,9 +1,22 @@
-"""The errors of this package: each says what is wrong, where, and what to do next."""
+"""The errors of this package, each saying what is wrong, where, and what to do next; and the base of every error that
+a user can cause, which the other packages share."""
 
 from __future__ import annotations
 
 
-class WeightsError(ValueError):
+class UserError(Exception):
+    """What the user can cause and mend: the message says how. Base of all such errors of weights, tf_d2 and parity.
+
+    The command line prints the message alone and exits with 2; anything else it calls an internal error. Every
+    subclass is also the ValueError, OSError or RuntimeError that it was before there was this base.
+    """
+
+
+class UsageError(UserError, ValueError):
+    """An option, argument or file that cannot be used here."""
+
+
+class WeightsError(UserError, ValueError):
     """Base of every error that :mod:`weights` raises on purpose."""
 
 

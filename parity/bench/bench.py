@@ -24,6 +24,7 @@ import numpy as np
 
 from parity.core import machine
 from parity.running.runner import BackendError, Setup, absolute_path, call_worker, import_root, resolved
+from weights.errors import UsageError
 
 Progress = Callable[[str], None]
 
@@ -240,7 +241,7 @@ def run_bench(
 def _check_names(backends: Sequence[str]) -> None:
     unknown = [b for b in backends if b.partition(":")[0] not in MODULES]
     if unknown or not backends:
-        raise ValueError(
+        raise UsageError(
             f"no bench side is called {', '.join(unknown) or '(none)'}; known: {', '.join(MODULES)}"
         )
 

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from parity.core.status import EXIT_NOT_COMPARABLE
+from weights.errors import UsageError, UserError
 
 if TYPE_CHECKING:
     from parity.bench.bench import Options
@@ -96,7 +97,6 @@ def bench(
     ] = None,
 ) -> None:
     from parity.bench.bench import Options
-    from parity.running.runner import BackendError
 
     options = Options(
         rounds,
@@ -112,7 +112,7 @@ def bench(
             failed = _prepare(suite) if prepare else _measure(suite, everything, only)
         else:
             failed = _single(output, options, config_file, weights, input, backend, opts)
-    except (BackendError, ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         print(f"tf-d2 bench: {error}", file=sys.stderr)
         raise typer.Exit(EXIT_NOT_COMPARABLE) from error
     raise typer.Exit(EXIT_NOT_COMPARABLE if failed else 0)
@@ -133,7 +133,7 @@ def _make_suite(
 
     height, _, width = size.partition("x")
     if not (height.isdigit() and width.isdigit()):
-        raise ValueError(f"--size {size} is not like 800x1216")
+        raise UsageError(f"--size {size} is not like 800x1216")
     return bench_suite.Suite(
         output.resolve(),
         (work or bench_suite.default_work()).resolve(),
@@ -196,7 +196,7 @@ def _single(
     from parity.selftest.mutation_run import embedded_demo, sample_picture
 
     if opts and len(opts) % 2:
-        raise ValueError(f"--opts takes pairs KEY VALUE, got {len(opts)} words: {' '.join(opts)}")
+        raise UsageError(f"--opts takes pairs KEY VALUE, got {len(opts)} words: {' '.join(opts)}")
     output.mkdir(parents=True, exist_ok=True)
     demo = embedded_demo()
     if input is None:

@@ -16,6 +16,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from weights.errors import UserError
+
 if TYPE_CHECKING:
     from parity.core.results import Comparison
 
@@ -128,7 +130,7 @@ def _finish(process: subprocess.Popen[str]) -> None:
 
 
 def _compare(reference: str, candidate: str, output: Path, data: Path) -> list[Comparison]:
-    from parity.running.runner import BackendError, run
+    from parity.running.runner import run
 
     try:
         with console.status("starting") as status:
@@ -141,6 +143,6 @@ def _compare(reference: str, candidate: str, output: Path, data: Path) -> list[C
                 candidates=(candidate,),
                 progress=lambda text: status.update(escape(text)),
             )
-    except (BackendError, ValueError) as error:
+    except UserError as error:
         console.print(f"could not compare: {error}", style="bold red", markup=False)
         raise typer.Exit(EXIT_NOT_COMPARABLE) from error

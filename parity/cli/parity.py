@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from parity.cli import bench as bench_cli
 from parity.core.status import EXIT_NOT_COMPARABLE
+from weights.errors import UserError
 
 if TYPE_CHECKING:  # imported by the functions that need them: --help needs none
     from parity.core.results import Comparison
@@ -205,7 +206,7 @@ def _run_many(
     """A folder, list or pattern of pictures; the exit status."""
     from parity.cli.many import compare_many
     from parity.running.many import pictures_of, plan
-    from parity.running.runner import BackendError, Setup, absolute_path
+    from parity.running.runner import Setup, absolute_path
 
     given = [name for name, value in single.items() if value]
     if given or len(options["candidates"]) > 1:
@@ -233,7 +234,7 @@ def _run_many(
             waivers=tuple(read_waivers(waive)),
         )
         return compare_many(made, pictures, output, console).exit_code
-    except (ValueError, BackendError, OSError) as error:
+    except (UserError, OSError) as error:
         raise fail(str(error)) from error
 
 
@@ -253,7 +254,7 @@ def _run(
     waive: list[str] | None,
     options: dict[str, Any],
 ) -> list[Comparison]:
-    from parity.running.runner import BackendError, run
+    from parity.running.runner import run
 
     missing = [i for i in images if not Path(i).is_file()]
     if missing:
@@ -269,7 +270,7 @@ def _run(
                 progress=lambda text: status.update(escape(text)),
                 **options,
             )
-        except (ValueError, BackendError, OSError) as error:
+        except (UserError, OSError) as error:
             raise fail(str(error)) from error
 
 
@@ -298,7 +299,6 @@ def rejudge(
 ) -> None:
     """Judge two recorded traces again, without running anything."""
     from parity.core.results import overall_exit_code
-    from parity.core.trace import TraceError
     from parity.judge.judge import compare
 
     truth = open_annotations(annotations)
@@ -312,7 +312,7 @@ def rejudge(
             waivers=read_waivers(waive),
             early_stop=not keep_going,
         )
-    except (ValueError, TraceError, OSError) as error:
+    except (UserError, OSError) as error:
         raise fail(str(error)) from error
     judge_dataset(comparisons, truth)
     words = ["tf-d2", "parity", "rejudge", reference, candidate, "--profile", profile]
@@ -335,7 +335,7 @@ def open_annotations(path: Path | None) -> dict[str, Any] | None:
 
     try:
         return read_annotations(path)
-    except ValueError as error:
+    except UserError as error:
         raise fail(str(error)) from error
 
 
@@ -378,12 +378,11 @@ def _report(comparisons: list[Comparison], output: Path) -> Path | None:
 def run_ops(output: Path | None, torch_python: str | None, device: str, full: bool) -> None:
     """``--ops``: every operation against PyTorch on generated inputs."""
     from parity.running.ops import run_ops as compare_ops
-    from parity.running.runner import BackendError
 
     try:
         with console.status("running the operations on both sides"):
             comparison = compare_ops(output=output, torch_python=torch_python, device=device)
-    except (BackendError, ValueError) as error:
+    except UserError as error:
         raise fail(str(error)) from error
     finish([comparison], output, full)
     raise typer.Exit(comparison.exit_code)
@@ -391,11 +390,10 @@ def run_ops(output: Path | None, torch_python: str | None, device: str, full: bo
 
 def _bisect(comparisons: list[Comparison], output: Path, torch_python: str | None, mutate: str) -> None:
     from parity.running.bisect import bisect
-    from parity.running.runner import BackendError
 
     try:
         found = bisect(comparisons, output, torch_python, mutate)
-    except (BackendError, ValueError, OSError) as error:
+    except (UserError, ValueError, OSError) as error:  # the report is there already
         console.print(f"bisect: {error}", style="yellow", markup=False)
         return
     console.print(found, highlight=False, markup=False)
@@ -418,7 +416,6 @@ def mutations(
     threads: Annotated[int, typer.Option(help="Threads per side.")] = 1,
 ) -> None:
     """Plant known bugs one by one and see that each is found at the stage where it was planted."""
-    from parity.running.runner import BackendError
     from parity.selftest import mutation_run
 
     try:
@@ -429,7 +426,7 @@ def mutations(
             threads,
             progress=lambda t: console.print(t, highlight=False, markup=False),
         )
-    except (BackendError, ValueError) as error:
+    except UserError as error:
         raise fail(str(error)) from error
     console.print(f"table: {mutation_run.write_results(outcomes, output)}", markup=False)
     raise typer.Exit(0 if all(o.blamed for o in outcomes) else 1)

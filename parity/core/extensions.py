@@ -14,6 +14,8 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
+from weights.errors import UsageError
+
 VARIABLE = "PARITY_EXTEND"
 
 _loaded: dict[str, ModuleType] = {}
@@ -31,7 +33,7 @@ def load_extensions() -> list[ModuleType]:
             try:
                 _loaded[source] = _import(source)
             except Exception as error:  # the user's code may raise anything
-                raise ValueError(
+                raise UsageError(
                     f"{VARIABLE} {source} cannot be imported: {type(error).__name__}: {error}"
                 ) from error
     return [_loaded[source] for source in sources]

@@ -41,6 +41,8 @@ import numpy as np
 import yaml
 from PIL import Image, ImageOps
 
+from weights.errors import UserError
+
 PROFILES = ("semantic", "strict", "production")
 DEVICES = ("cpu", "gpu")
 
@@ -53,7 +55,7 @@ _SERVED = re.compile(
 )
 
 
-class JobError(ValueError):
+class JobError(UserError, ValueError):
     """A job that cannot be done as written; the message says what to change."""
 
 

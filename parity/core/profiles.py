@@ -23,6 +23,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from parity.core.metrics import Metrics
+from weights.errors import UsageError
 
 NOISE_FACTOR = 3.0
 TRUTH_FACTOR = 30.0
@@ -112,7 +113,7 @@ PROFILES = {p.name: p for p in (SEMANTIC, STRICT, PRODUCTION)}
 def get_profile(name: str) -> Profile:
     """The profile called ``name``; ValueError lists the known ones."""
     if name not in PROFILES:
-        raise ValueError(f"unknown profile {name!r}; choose one of {', '.join(PROFILES)}")
+        raise UsageError(f"unknown profile {name!r}; choose one of {', '.join(PROFILES)}")
     return PROFILES[name]
 
 

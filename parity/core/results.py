@@ -15,6 +15,7 @@ import numpy as np
 from parity.core.metrics import Metrics
 from parity.core.profiles import Limit
 from parity.core.status import Status, Verdict, exit_code, worst
+from weights.errors import UsageError
 
 SCHEMA = "tf-d2-parity/1"
 
@@ -187,7 +188,7 @@ def _plain(value: Any) -> Any:
 def from_json(data: dict[str, Any]) -> list[Comparison]:
     """Comparisons out of ``to_json``'s form; ValueError for another schema."""
     if data.get("schema") != SCHEMA:
-        raise ValueError(f"not a parity result of schema {SCHEMA}: schema is {data.get('schema')!r}")
+        raise UsageError(f"not a parity result of schema {SCHEMA}: schema is {data.get('schema')!r}")
     return [_comparison_from(c) for c in data["comparisons"]]
 
 

@@ -34,6 +34,7 @@ import numpy as np
 
 from parity.core.units import array_of
 from parity.core.units.table import PROPOSAL_RESULTS, PROPOSALS, RESULTS
+from weights.errors import UserError
 
 FORMAT_VERSION = 1
 _EXPECTED = (
@@ -43,7 +44,7 @@ _EXPECTED = (
 _SECTIONS = ("input", "steps", "steps64", "output", "forced")
 
 
-class TraceError(ValueError):
+class TraceError(UserError, ValueError):
     """A file that is not a trace, or lacks what was asked for."""
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from parity.core.results import Comparison, StageResult
 from parity.core.status import Status
 from parity.core.trace import Trace
+from weights.errors import UsageError
 
 MAX_DIFFERENCE = 1e-3  # a tenth of a point of AP
 INSTANCES = "output/instances/"
@@ -43,12 +44,12 @@ def read_annotations(path: Path) -> dict[str, Any]:
     try:
         truth = json.loads(path.read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: not readable as COCO annotations: {error}") from error
+        raise UsageError(f"{path}: not readable as COCO annotations: {error}") from error
     missing = [
         k for k in ("images", "annotations", "categories") if not isinstance(truth, dict) or k not in truth
     ]
     if missing:
-        raise ValueError(f"{path}: not COCO annotations, there is no {', '.join(missing)}")
+        raise UsageError(f"{path}: not COCO annotations, there is no {', '.join(missing)}")
     return truth
 
 
@@ -122,7 +123,7 @@ def _results(
             np.asarray(arrays[INSTANCES + n], np.float64) for n in ("pred_boxes", "scores", "pred_classes")
         )
         if len(classes) and classes.max() >= len(categories):
-            raise ValueError(
+            raise UsageError(
                 f"the model found class {int(classes.max())}, but the annotations have {len(categories)} categories"
             )
         encoded = _encoded(arrays[INSTANCES + "pred_masks"]) if masks else [{}] * len(boxes)

@@ -35,6 +35,7 @@ from parity.judge.comparator import (
 )
 from parity.judge.detections import Noise
 from parity.judge.truth import Truth, match_rows
+from weights.errors import UsageError, UserError
 
 EARLY_RUNGS = ("manifest", "weights", "preprocessing")
 
@@ -53,11 +54,11 @@ def parse_waiver(text: str) -> Waiver:
     stage, _, rest = text.partition("=")
     reason, _, until = rest.rpartition("@")
     if not stage.strip() or not reason.strip():
-        raise ValueError(f"a waiver is STAGE=REASON@YYYY-MM-DD, not {text!r}")
+        raise UsageError(f"a waiver is STAGE=REASON@YYYY-MM-DD, not {text!r}")
     try:
         return Waiver(stage.strip(), reason.strip(), date.fromisoformat(until.strip()))
     except ValueError as error:
-        raise ValueError(f"waiver {text!r} needs the date it ends on, as @YYYY-MM-DD") from error
+        raise UsageError(f"waiver {text!r} needs the date it ends on, as @YYYY-MM-DD") from error
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ def check_precision(role: str, name: str, precisions: frozenset[str], profile: P
     # A recording may hold both; only as a reference its float64 steps are what is compared.
     wrong = "float32" in precisions if role == "candidate" else precisions == {"float32"}
     if profile.dtype == "float64" and wrong:
-        raise ValueError(
+        raise UsageError(
             f"{name} is float32; the {profile.name} profile needs a float64 {role} "
             f"({_FLOAT64_SIDES[role]}): take one, or use --profile strict"
         )
@@ -189,7 +190,7 @@ def _float64_steps(reference: Side, candidate: Side, given: Sequence[Arrays]) ->
     for k, (own, other) in enumerate(views):
         inputs, fed = feeds.Inputs(given[k], table), feeds.read(candidate.manifest, k)
         if any(inputs.problem(fed, name) for name in own if forced_name(name) in other):
-            raise ValueError(
+            raise UsageError(
                 "the candidate was fed by another trace than this recording, so that its stages behind the proposals "
                 "cannot be compared: run tf-d2 parity with the recording as --reference"
             )
@@ -229,7 +230,7 @@ class _Job:
 def _scope(scope: str, candidate: Side) -> str:
     scope = scope or str(candidate.manifest.get("scope", "all"))
     if scope not in ("all", "outputs", "served"):
-        raise ValueError(f"scope {scope!r} is not one of: all, outputs, served")
+        raise UsageError(f"scope {scope!r} is not one of: all, outputs, served")
     return scope
 
 
@@ -586,7 +587,7 @@ def could_be_rounding(stage: StageResult) -> bool:
     )
 
 
-class ParityError(AssertionError):
+class ParityError(UserError, AssertionError):
     """Two models do not compute the same. ``comparisons`` holds the whole result."""
 
     def __init__(self, message: str, comparisons: list[Comparison]) -> None:

@@ -23,6 +23,7 @@ from parity.core.status import Verdict
 from parity.core.trace import ImageTrace, Trace
 from parity.core.units import Unit, units
 from parity.running.runner import DEFAULT_TIMEOUT, call_worker
+from weights.errors import UsageError
 
 SCRIPT = '''"""{headline}
 
@@ -89,22 +90,22 @@ def bisect(
         (-1, None),
     )
     if comparison is None:
-        raise ValueError("no stage is wrong by itself, so there is nothing to narrow")
+        raise UsageError("no stage is wrong by itself, so there is nothing to narrow")
     setup_file = output / "setup.json"
     if not setup_file.is_file():
-        raise ValueError(f"{setup_file} is missing: --bisect needs both sides to run, not two recordings")
+        raise UsageError(f"{setup_file} is missing: --bisect needs both sides to run, not two recordings")
     setup = json.loads(setup_file.read_text())
     config = yaml.safe_load(Path(setup["config"]).read_text())
     stage, unit = first_local(comparison, units(config))
     profile = get_profile(comparison.profile)
     reference = (output / "reference.h5").resolve()
     if not reference.is_file():
-        raise ValueError("the reference must be one that is run (torch, detectron2), not a recording")
+        raise UsageError("the reference must be one that is run (torch, detectron2), not a recording")
     with Trace(reference) as trace:
         image = trace.images[index]
         lacking = [n for n in unit.inputs if n not in image]
         if lacking:
-            raise ValueError(f"the reference does not hold the inputs of {unit.name}: {', '.join(lacking)}")
+            raise UsageError(f"the reference does not hold the inputs of {unit.name}: {', '.join(lacking)}")
         script = write_script(unit, image, setup, (stage, comparison), output, mutate)
     errors: list[ModuleError] = []
     if unit.kind == "continuous":
@@ -121,7 +122,7 @@ def first_local(comparison: Comparison, table: Sequence[Unit]) -> tuple[str, Uni
     for name in local:
         if any(o == name or o.startswith(name + "/") for u in table for o in u.outputs):
             return name, unit_of(name, table)
-    raise ValueError(f"{local[0]} differs, which no unit computes: compare files and weights (--keep-going)")
+    raise UsageError(f"{local[0]} differs, which no unit computes: compare files and weights (--keep-going)")
 
 
 def unit_of(stage: str, table: Sequence[Unit]) -> Unit:
@@ -129,7 +130,7 @@ def unit_of(stage: str, table: Sequence[Unit]) -> Unit:
     for unit in table:
         if any(o == stage or o.startswith(stage + "/") for o in unit.outputs):
             return unit
-    raise ValueError(f"{stage} is not computed by a unit of the model: compare files and weights instead")
+    raise UsageError(f"{stage} is not computed by a unit of the model: compare files and weights instead")
 
 
 def _modules(

@@ -41,6 +41,7 @@ from parity.running.runner import (
     reproduce,
     resolved,
 )
+from weights.errors import UsageError, UserError
 
 SCHEMA = 1
 # What a folder is searched for. A list or a pattern may name files of any other ending.
@@ -48,7 +49,7 @@ SUFFIXES = frozenset(".jpg .jpeg .png .bmp .webp .tif .tiff .gif .npy".split())
 _SIDE_FACTS = ("backend", "machine", "versions", "flags", "threads", "accelerator")
 
 
-class FolderError(ValueError):
+class FolderError(UserError, ValueError):
     """The folder belongs to another run. The message says what differs and what to do."""
 
 
@@ -82,9 +83,9 @@ def pictures_of(inputs: Sequence[str]) -> list[str]:
     missing = [path for path in found if not os.path.isfile(path)]
     if missing:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        raise ValueError(f"no such picture: {', '.join(missing[:5])}{more}")
+        raise UsageError(f"no such picture: {', '.join(missing[:5])}{more}")
     if not found:
-        raise ValueError(f"no pictures in {', '.join(inputs)}")
+        raise UsageError(f"no pictures in {', '.join(inputs)}")
     return [os.path.abspath(path) for path in found]
 
 
@@ -125,11 +126,11 @@ def plan(
     sides = [parse_backend(text, torch_python) for text in (reference, candidate)]
     for backend, role in zip(sides, ("reference", "candidate"), strict=True):
         if backend.recorded:
-            raise ValueError(f"the {role} is a recorded trace; over many pictures, name a backend to run")
+            raise UsageError(f"the {role} is a recorded trace; over many pictures, name a backend to run")
         check_backend(backend, role, 1, get_profile(setup.profile))
     made = Plan(setup, sides[0], sides[1], **options)
     if made.noise not in ("none", "threads", "truth"):
-        raise ValueError(f"noise {made.noise!r} is not one of: none, threads, truth")
+        raise UsageError(f"noise {made.noise!r} is not one of: none, threads, truth")
     if made.mutate:
         check_mutation(made.mutate, sides[1:])
     return made

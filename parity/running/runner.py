@@ -30,6 +30,7 @@ from parity.core.trace import Trace, TraceError
 from parity.judge.judge import TraceLike, Waiver, check_precision, compare
 from parity.running.feeding import Run, feed_again
 from parity.selftest.mutations import BY_NAME
+from weights.errors import UsageError, UserError
 
 Progress = Callable[[str], None]
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -38,7 +39,7 @@ TORCH_BACKENDS = tuple(name for name, kind in BACKENDS.items() if kind.torch)
 DEFAULT_TIMEOUT = 1800.0  # seconds
 
 
-class BackendError(RuntimeError):
+class BackendError(UserError, RuntimeError):
     """A worker that did not deliver. The message is what it said, or how it ended."""
 
 
@@ -85,7 +86,7 @@ def parse_backend(text: str, torch_python: str | None = None) -> Backend:
     name, _, target = text.partition(":")
     if name in BACKENDS and BACKENDS[name].target:
         if not target:
-            raise ValueError(f"backend {name} needs what it runs: {name}:{BACKENDS[name].target}")
+            raise UsageError(f"backend {name} needs what it runs: {name}:{BACKENDS[name].target}")
         if name == "serving":
             read_served(target)  # a mistake shows here, before the reference has run
         return Backend(name, absolute_path(target))
@@ -96,7 +97,7 @@ def parse_backend(text: str, torch_python: str | None = None) -> Backend:
     if Path(text).is_file():
         return Backend("trace", absolute_path(text))
     known = ", ".join([*(f"{n}:{k.target}" if k.target else n for n, k in BACKENDS.items()), "auto"])
-    raise ValueError(f"backend {text!r} is neither one of {known} nor a trace file that exists")
+    raise UsageError(f"backend {text!r} is neither one of {known} nor a trace file that exists")
 
 
 def auto_reference(interpreter: str) -> Backend:
@@ -150,7 +151,7 @@ def run(
     """
     chosen = get_profile(profile)
     if noise not in ("none", "threads", "truth"):
-        raise ValueError(f"noise {noise!r} is not one of: none, threads, truth")
+        raise UsageError(f"noise {noise!r} is not one of: none, threads, truth")
     backends = [parse_backend(b, torch_python) for b in several([reference, *several(candidates)])]
     if mutate:
         check_mutation(mutate, backends[1:])
@@ -185,10 +186,10 @@ def several(given: Paths) -> list[str]:
 def check_mutation(name: str, candidates: Sequence[Backend]) -> None:
     """Raise ValueError where no bug has that name, or a candidate is not a model that it can be planted in."""
     if name not in BY_NAME:
-        raise ValueError(f"no planted bug is called {name!r}; see: tf-d2 parity list-mutations")
+        raise UsageError(f"no planted bug is called {name!r}; see: tf-d2 parity list-mutations")
     for candidate in candidates:
         if candidate.name not in ("tf", "tf-eager") or candidate.recorded:
-            raise ValueError(f"the bug {name} can be planted in tf and tf-eager, not in {candidate.name}")
+            raise UsageError(f"the bug {name} can be planted in tf and tf-eager, not in {candidate.name}")
 
 
 def check_backend(backend: Backend, role: str, images: int, profile: Profile) -> None:
@@ -202,9 +203,9 @@ def check_backend(backend: Backend, role: str, images: int, profile: Profile) ->
         with Trace(backend.target) as trace:
             held, precisions = len(trace.images), trace.precisions()
     except TraceError as error:
-        raise ValueError(f"{error}. As {role}, name such a file or a backend to run") from error
+        raise UsageError(f"{error}. As {role}, name such a file or a backend to run") from error
     if held != images:
-        raise ValueError(
+        raise UsageError(
             f"the {role} {backend.target} holds {held} images, but {images} are given: "
             "name the pictures that it was made from, in their order"
         )

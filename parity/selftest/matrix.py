@@ -25,8 +25,9 @@ import numpy as np
 
 from parity.core.results import Comparison
 from parity.judge.judge import compare
-from parity.running.runner import Backend, BackendError, Setup, call_worker, resolved, run_backend
+from parity.running.runner import Backend, Setup, call_worker, resolved, run_backend
 from parity.selftest.mutation_run import embedded_demo, sample_picture
+from weights.errors import UserError
 
 # Environments of the TensorFlow side. oneDNN takes no more of the processor than it has.
 SETTINGS: dict[str, Mapping[str, str]] = {
@@ -128,7 +129,7 @@ def _cell(key: tuple[str, str, str, str], folder: Path, python: str, timeout: fl
         with environment(**variables):
             run_backend(Backend("tf", "", python), fed, trace)
         comparison = compare(runs[0], trace, noise=runs[1:])[0]
-    except (BackendError, ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         return Cell(*key, 2, error=str(error)[:300])
     return _judged(key, comparison)
 

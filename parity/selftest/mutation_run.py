@@ -28,6 +28,7 @@ from parity.running.runner import (
     run_backend,
 )
 from parity.selftest.mutations import MUTATIONS, Mutation
+from weights.errors import UsageError
 from weights.writers import write_safetensors
 
 Progress = Callable[[str], None]
@@ -107,7 +108,7 @@ def run_mutations(
     ValueError for unknown names and BackendError when a family cannot run at all."""
     unknown = sorted(set(names) - {m.name for m in MUTATIONS})
     if unknown:
-        raise ValueError(f"no planted bug is called {', '.join(unknown)}; see: tf-d2 parity list-mutations")
+        raise UsageError(f"no planted bug is called {', '.join(unknown)}; see: tf-d2 parity list-mutations")
     output.mkdir(parents=True, exist_ok=True)
     chosen = [m for m in MUTATIONS if not names or m.name in names]
     if not names and auto_reference(torch_python or sys.executable).name != "detectron2":

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from weights.errors import UsageError
+
 # What a folder is searched for. A list or a pattern may name files of any other ending.
 SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .bmp .dib .webp .tif .tiff .gif .ppm .pgm .pnm .jp2".split())
 _LENGTH_BYTES, _CRC_BYTES = 8, 4
@@ -42,7 +44,7 @@ def items(inputs: Sequence[str]) -> Iterator[Item]:
     """
     missing = [text for text in inputs if not _is_pattern(text) and not os.path.exists(text)]
     if missing:
-        raise ValueError("; ".join(f"{text}: no such file or folder" for text in missing))
+        raise UsageError("; ".join(f"{text}: no such file or folder" for text in missing))
     for text in inputs:
         if os.path.isdir(text):
             yield from _folder(text)
@@ -90,7 +92,7 @@ def _file(path: str) -> Iterator[Item]:
             begin = offset + _LENGTH_BYTES + _CRC_BYTES
             offset = begin + length + _CRC_BYTES
             if offset > size:
-                raise ValueError(
+                raise UsageError(
                     f"{path}: not a whole TFRecord file (record {number} ends beyond it); compressed ones are not read"
                 )
             yield Item(f"{path}#{number}", path, begin, length)
@@ -114,10 +116,10 @@ def read(item: Item) -> tuple[str, bytes]:
     try:
         features = tf.train.Example.FromString(data).features.feature
     except DecodeError as error:
-        raise ValueError(f"{item.name}: not a tf.train.Example") from error
+        raise UsageError(f"{item.name}: not a tf.train.Example") from error
     encoded = features["image/encoded"].bytes_list.value if "image/encoded" in features else ()
     if len(encoded) != 1:
-        raise ValueError(f"{item.name}: the record has no image/encoded")
+        raise UsageError(f"{item.name}: the record has no image/encoded")
     for key in ("image/filename", "image/source_id"):
         if key in features and features[key].bytes_list.value:
             return features[key].bytes_list.value[0].decode("utf-8", "replace"), encoded[0]

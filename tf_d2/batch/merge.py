@@ -10,6 +10,7 @@ from typing import Any
 
 from tf_d2.batch.formats import FORMATS, coco_results, image_id_of
 from tf_d2.batch.run import SCHEMA, BatchError
+from weights.errors import UserError
 
 
 def merge(folder: Path, output: Path, annotations: Path | None = None) -> tuple[int, int]:
@@ -42,10 +43,8 @@ def merge(folder: Path, output: Path, annotations: Path | None = None) -> tuple[
         with open(temporary, "w", encoding="utf-8") as file:
             file.write("[")
             for path in shards:
-                failures += len(
-                    json.loads((folder / "stats" / f"{path.stem[5:]}.json").read_text())["failures"]
-                )
-                for result in _results(path, manifest, numbers):
+                failures += _failures(folder / "stats" / f"{path.stem[5:]}.json")
+                for result in _read(path, manifest, numbers):
                     file.write((",\n" if written else "\n") + json.dumps(result))
                     written += 1
             file.write("\n]\n")
@@ -65,6 +64,29 @@ def _manifest(folder: Path) -> Mapping[str, Any]:
     if manifest.get("schema") != SCHEMA:
         raise BatchError(f"{folder}: written by another version of tf-d2 batch ({manifest.get('schema')})")
     return manifest
+
+
+def _failures(path: Path) -> int:
+    try:
+        return len(json.loads(path.read_text())["failures"])
+    except ValueError as error:
+        raise _damaged(path, error) from error
+
+
+def _read(
+    path: Path, manifest: Mapping[str, Any], numbers: Mapping[str, int] | None
+) -> Iterator[dict[str, Any]]:
+    """The results of one shard. Raises BatchError, also where the file is damaged."""
+    try:
+        yield from _results(path, manifest, numbers)
+    except UserError:
+        raise
+    except ValueError as error:  # of json and of pyarrow
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: ValueError) -> BatchError:
+    return BatchError(f"{path}: not readable ({error}); delete this file and run tf-d2 batch again")
 
 
 def _results(

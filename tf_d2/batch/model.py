@@ -14,9 +14,19 @@ from tf_d2.batch.rows import Row, detected, failed
 from tf_d2.instances import Instances
 from tf_d2.ops.image_io import read_image
 from tf_d2.serving_contract import STATUS_TEXT, takes_files
+from weights.errors import UsageError
 
 # Pictures in the network at the same time: the second one fills the gaps in which the first does not use all cores.
 AT_ONCE = 2
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What the export in ``folder`` (that of one version) says of itself. Raises UsageError where it is damaged."""
+    path = folder / "assets" / "export.json"
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UsageError(f"{path}: not readable ({error}); export the model again") from error
 
 
 class Detector:
@@ -30,19 +40,19 @@ class Detector:
         import tensorflow as tf
 
         self.folder = version_folder(Path(export))
-        self.record: dict[str, Any] = json.loads((self.folder / "assets" / "export.json").read_text())
+        self.record = read_record(self.folder)
         self._model: Any = tf.saved_model.load(str(self.folder))
         self._call: Any = self._model.signatures["serving_default"]
         outputs = self._call.structured_outputs
         inputs = self._call.structured_input_signature[1]
         if "detection_boxes" not in outputs or set(inputs) != {"inputs"}:
-            raise ValueError(
+            raise UsageError(
                 f"{export}: batch needs a model that answers a picture with detections; this one takes "
                 f"{', '.join(sorted(inputs))} and answers {', '.join(sorted(outputs))}"
             )
         channels = inputs["inputs"].shape[-1]
         if not takes_files(channels):
-            raise ValueError(
+            raise UsageError(
                 f"{export}: this model takes {channels} channels, which no image file holds; call its signature "
                 "serving_default with arrays"
             )
@@ -103,11 +113,11 @@ def version_folder(export: Path) -> Path:
         numbered = [p for p in export.iterdir() if p.name.isdecimal() and (p / "saved_model.pb").is_file()]
         candidates = sorted(numbered, key=lambda p: int(p.name))
     if not candidates:
-        raise ValueError(
+        raise UsageError(
             f"{export}: no exported model here (a folder that tf-d2 export wrote, or one of its versions)"
         )
     if not (candidates[-1] / "assets" / "export.json").is_file():
-        raise ValueError(
+        raise UsageError(
             f"{candidates[-1]}: a SavedModel, but not one that tf-d2 export wrote (no assets/export.json)"
         )
     return candidates[-1]

@@ -25,13 +25,14 @@ from tf_d2.batch.formats import FORMATS, write_shard
 from tf_d2.batch.model import Detector, fingerprint, version_folder
 from tf_d2.batch.rows import Row, failed
 from tf_d2.commands.options import write_atomically
+from weights.errors import UsageError, UserError
 
 SCHEMA = "tf-d2-batch/1"
 # Pictures being read, decoded, detected on or written at the same time.
 WORKERS = 4
 
 
-class BatchError(ValueError):
+class BatchError(UserError, ValueError):
     """The folder belongs to another run, or too many pictures failed. The message says what to do."""
 
 
@@ -91,7 +92,7 @@ def prepare(export: Path, inputs: list[str], output: Path, options: Options) -> 
     """
     folder = version_folder(export)
     if options.format not in FORMATS:
-        raise ValueError(f"no format {options.format!r}; there are {', '.join(FORMATS)}")
+        raise UsageError(f"no format {options.format!r}; there are {', '.join(FORMATS)}")
     if output.is_dir() and any(output.iterdir()) and not (output / "manifest.json").exists():
         others = [p.name for p in sorted(output.iterdir()) if p.name not in (".lock", "inputs.jsonl")]
         if any(not name.startswith(".") for name in others):
@@ -106,7 +107,7 @@ def prepare(export: Path, inputs: list[str], output: Path, options: Options) -> 
         try:
             count, digest = listing.write_index(inputs, made)
             if not count:
-                raise ValueError(f"no pictures in {', '.join(inputs)}")
+                raise UsageError(f"no pictures in {', '.join(inputs)}")
             manifest = {
                 "schema": SCHEMA,
                 "model": {"name": folder.parent.name, "fingerprint": fingerprint(folder)},

@@ -21,6 +21,7 @@ from tf_d2.client.result import BadImageError, ServingError, to_result
 from tf_d2.client.transport import Grpc, Rest, Transport
 from tf_d2.coco import to_coco
 from tf_d2.tables import to_supervision
+from weights.errors import UsageError
 
 __all__ = ["BadImageError", "Client", "ServingError", "to_coco", "to_result", "to_supervision"]
 
@@ -49,7 +50,7 @@ class Client:
             ServingError: gRPC without the package ``grpcio``.
         """
         if version is not None and label is not None:
-            raise ValueError("version and label both choose a version; pass one of them")
+            raise UsageError("version and label both choose a version; pass one of them")
         scheme, _, rest = url.partition("://")
         self._transport: Transport
         if scheme in ("http", "https") and rest:
@@ -57,7 +58,7 @@ class Client:
         elif scheme == "grpc" and rest:
             self._transport = Grpc(rest, model, version, label, timeout)
         else:
-            raise ValueError(f"{url!r}: expected http://HOST:PORT, https://HOST:PORT or grpc://HOST:PORT")
+            raise UsageError(f"{url!r}: expected http://HOST:PORT, https://HOST:PORT or grpc://HOST:PORT")
 
     def predict(self, image_bgr: np.ndarray, proposal_boxes: np.ndarray | None = None) -> dict[str, Any]:
         """Detect on one uint8 BGR image ``(H, W, 3)``; like ``Predictor.__call__``.

@@ -7,12 +7,14 @@ import zlib
 
 import numpy as np
 
+from weights.errors import UsageError
+
 
 def encode_png(image_rgb: np.ndarray) -> bytes:
     """A uint8 RGB image ``(H, W, 3)`` as a PNG file, losslessly and quickly rather than small."""
     image = np.ascontiguousarray(image_rgb)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise ValueError(f"expected a uint8 image (height, width, 3), got {image.dtype} {image.shape}")
+        raise UsageError(f"expected a uint8 image (height, width, 3), got {image.dtype} {image.shape}")
     height, width, _ = image.shape
     lines = np.zeros((height, 1 + 3 * width), np.uint8)  # a filter byte, 0 = none, before each line
     lines[:, 1:] = image.reshape(height, -1)

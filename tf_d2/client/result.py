@@ -13,9 +13,10 @@ from tf_d2.instances import Instances
 from tf_d2.ops.mask_paste_numpy import paste_masks_numpy
 from tf_d2.ops.mask_paste_padded_numpy import paste_padded_masks_numpy
 from tf_d2.serving_contract import STATUS_TEXT
+from weights.errors import UserError
 
 
-class ServingError(RuntimeError):
+class ServingError(UserError, RuntimeError):
     """The server could not be reached, refused the request, or answered something else than detections."""
 
 

@@ -23,6 +23,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from weights.errors import UserError
+
 # DataType: number -> (numpy dtype of the tensor, field of its values, how these are packed).
 _STRING = 7
 _NUMBERS = {
@@ -39,7 +41,7 @@ MAX_TENSOR_BYTES = 4 * 2**30
 _CODES = {dtype: code for code, (dtype, _, _) in _NUMBERS.items()}
 
 
-class WireError(ValueError):
+class WireError(UserError, ValueError):
     """An answer that is not the protocol buffer it should be."""
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tf_d2.commands.options import choose_kernels, import_tensorflow, terminated_by_exception
+from weights.errors import UsageError
 
 if TYPE_CHECKING:
     from tf_d2.batch.run import Folder, Summary
@@ -63,7 +64,7 @@ def batch(
     wanted = {"--model": model, "--input": input, "--output": output}
     missing = [name for name, value in wanted.items() if not value]
     if missing:
-        raise ValueError(f"batch needs {', '.join(missing)} (tf-d2 batch --help)")
+        raise UsageError(f"batch needs {', '.join(missing)} (tf-d2 batch --help)")
     assert model is not None and input and output is not None
     if format is FormatChoice.parquet:
         _need_pyarrow()
@@ -87,7 +88,7 @@ def _need_pyarrow() -> None:
     from importlib.util import find_spec
 
     if find_spec("pyarrow") is None:
-        raise ValueError(
+        raise UsageError(
             "Parquet needs pyarrow: pip install 'tf-d2[batch]', or choose --format jsonl, tfrecord or coco"
         )
 

@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from tf_d2.commands.options import PrefixOption
 from tf_d2.commands.text_table import print_table
+from weights.errors import UsageError
 
 if TYPE_CHECKING:  # imported by the functions that need them: --help does not
     from weights import Checkpoint
@@ -43,11 +44,11 @@ def inspect(
     from weights import CheckpointNotice, read_checkpoint
 
     if len(files) != (2 if diff else 1):
-        raise ValueError(f"inspect takes one file, and two with --diff; got {len(files)}")
+        raise UsageError(f"inspect takes one file, and two with --diff; got {len(files)}")
     try:
         pattern = re.compile(only)
     except re.error as error:
-        raise ValueError(f"--filter {only}: not a regular expression ({error})") from None
+        raise UsageError(f"--filter {only}: not a regular expression ({error})") from None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CheckpointNotice)  # shown with the other facts
         checkpoints = [read_checkpoint(path, ema=ema, prefix=prefix, several=True) for path in files]

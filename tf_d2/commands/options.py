@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from tf_d2.kernels import FROZEN_WEIGHTS, ONEDNN, X86_64
+from weights.errors import UsageError
 
 ConfigOption = Annotated[
     str,
@@ -74,7 +75,7 @@ def checked_opts(opts: list[str] | None) -> list[str]:
     """``[KEY, VALUE, ...]``; an odd number of words is an error."""
     words = list(opts or [])
     if len(words) % 2:
-        raise ValueError(f"--opts takes pairs KEY VALUE, got {len(words)} words: {' '.join(words)}")
+        raise UsageError(f"--opts takes pairs KEY VALUE, got {len(words)} words: {' '.join(words)}")
     return words
 
 

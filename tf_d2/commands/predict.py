@@ -23,6 +23,7 @@ from tf_d2.commands.options import (
     native_notices_hidden,
     write_atomically,
 )
+from weights.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,7 +64,7 @@ def predict(
 
     names = _read_names(class_names)
     if not any(path.exists() for path in input):  # said before the model is loaded
-        raise ValueError("; ".join(f"{path}: no such file" for path in input))
+        raise UsageError("; ".join(f"{path}: no such file" for path in input))
     choose_kernels()
     import_tensorflow()
     from tf_d2.ops.image_io import read_image
@@ -99,7 +100,7 @@ def predict(
             write_atomically(output / f"{stem}.{suffix}", data)
         console.print(f"{path}: {_summary(result)}", soft_wrap=True, markup=False)
     if failed:
-        raise ValueError("; ".join(failed))
+        raise UsageError("; ".join(failed))
 
 
 def _numbered(result: dict[str, Any], model: Any) -> dict[str, Any]:
@@ -199,7 +200,7 @@ def _read_names(path: Path | None) -> list[str]:
     try:
         return path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: class names must be UTF-8 text, one per line ({error.reason})") from None
+        raise UsageError(f"{path}: class names must be UTF-8 text, one per line ({error.reason})") from None
 
 
 def _above(result: dict[str, Any], threshold: float) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from weights.errors import UsageError
+
 Flat = dict[str, Any]
 
 _CASCADE_WEIGHTS = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0, 15.0, 15.0))
@@ -275,7 +277,7 @@ def add_keys(inference: Flat, ignored: Flat) -> None:
     for table, new in ((INFERENCE, inference), (IGNORED, ignored)):
         for key, value in new.items():
             if (key in KEYS and KEYS[key] != value) or key in SECTIONS:
-                raise ValueError(f"{key} is a key already, with another default or with keys below it")
+                raise UsageError(f"{key} is a key already, with another default or with keys below it")
             section = key.rpartition(".")[0]
             start = f"{section}." if section and section not in SECTIONS else key
             if key not in KEYS and not key.startswith(tuple(OPTIONAL)):

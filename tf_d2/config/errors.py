@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from weights.errors import UserError
 
-class ConfigError(ValueError):
+
+class ConfigError(UserError, ValueError):
     """A configuration that cannot be read, or that this version cannot reproduce exactly."""
 
 
@@ -33,5 +35,5 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 
-class DownloadError(OSError):
+class DownloadError(UserError, OSError):
     """Weights that are not here and could not be fetched; says what to fetch by hand, and where to."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from tf_d2.config.errors import ConfigError
 from tf_d2.config.table import PARTS, Part, add_part_keys
+from weights.errors import UsageError
 
 ENTRY_POINTS = "tf_d2.parts"
 VARIABLE = "TF_D2_EXTEND"
@@ -39,19 +40,19 @@ def extend(kind: str, names: str | Sequence[str], config: type, layer: Any) -> N
         ValueError: no such kind, a name that is taken, a class that is no frozen dataclass or reads neither form.
     """
     if kind not in PARTS:
-        raise ValueError(f"no parts of kind {kind!r}; kinds are {', '.join(PARTS)}")
+        raise UsageError(f"no parts of kind {kind!r}; kinds are {', '.join(PARTS)}")
     if not is_dataclass(config) or not config.__dataclass_params__.frozen:  # type: ignore[attr-defined]
-        raise ValueError(f"{config.__name__} must be a frozen dataclass: @dataclass(frozen=True)")
+        raise UsageError(f"{config.__name__} must be a frozen dataclass: @dataclass(frozen=True)")
     methods = {"yacs": "from_keys", "lazy": "from_lazy"}
     doors = tuple(door for door, method in methods.items() if hasattr(config, method))
     if not doors:
-        raise ValueError(f"{config.__name__} reads no configuration: it needs from_keys or from_lazy")
+        raise UsageError(f"{config.__name__} reads no configuration: it needs from_keys or from_lazy")
     part = Part(config, layer, doors)
     names = [names] if isinstance(names, str) else names
     for name in names:
         taken = PARTS[kind].get(name)
         if taken is not None and _identity(taken) != _identity(part):
-            raise ValueError(f"{kind} {name!r} is {taken.config.__module__}.{taken.config.__name__} already")
+            raise UsageError(f"{kind} {name!r} is {taken.config.__module__}.{taken.config.__name__} already")
     add_part_keys(config)
     PARTS[kind].update(dict.fromkeys(names, part))
 

@@ -12,6 +12,7 @@ from tf_d2.layers.base import Module
 from tf_d2.layers.norm import BatchNorm, get_norm
 from tf_d2.ops.conv import conv2d, conv_transpose2d, conv_transpose_tiles
 from tf_d2.ops.deform_conv import deform_conv2d
+from weights.errors import UsageError
 
 
 class Conv2d(Module):
@@ -84,7 +85,7 @@ class Conv2d(Module):
     def must_be_loaded(self) -> None:
         """Raise ValueError if the variables do not hold what was loaded any more."""
         if self.released:
-            raise ValueError(
+            raise UsageError(
                 f"{self.kernel.path}: this model holds kernels merged with their norms, not the weights as loaded, and "
                 "takes no other weights; use tf_d2.load_model (a Predictor with fold_norms=False will do, too)"
             )

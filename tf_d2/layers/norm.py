@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tf_d2.layers.base import Module, sequence
 from tf_d2.ops.elementary import rsqrt
+from weights.errors import UsageError
 
 BATCH_NORM_EPS = 1e-5  # torch's default, also FrozenBN and GroupNorm; Keras would use 1e-3
 LAYER_NORM_EPS = 1e-6  # detectron2's channel-first LayerNorm
@@ -55,7 +56,7 @@ class GroupNorm(Module):
     def __init__(self, channels: int, name: str = "norm") -> None:
         super().__init__(name)
         if channels % GROUP_NORM_GROUPS:
-            raise ValueError(f"GroupNorm needs a multiple of {GROUP_NORM_GROUPS} channels, got {channels}")
+            raise UsageError(f"GroupNorm needs a multiple of {GROUP_NORM_GROUPS} channels, got {channels}")
         self.gamma = self.parameter("gamma", (channels,))
         self.beta = self.parameter("beta", (channels,))
 
@@ -152,7 +153,7 @@ def get_norm(norm: str, channels: int, name: str = "norm") -> Module | None:
         return GroupNorm(channels, name)
     if norm == "LN":
         return LayerNorm(channels, name)
-    raise ValueError(f"unknown norm {norm!r}; supported are {', '.join(('', *BATCH_NORMS, 'GN', 'LN'))}")
+    raise UsageError(f"unknown norm {norm!r}; supported are {', '.join(('', *BATCH_NORMS, 'GN', 'LN'))}")
 
 
 __all__ = ["BatchNorm", "CycleBatchNorm", "GroupNorm", "LayerNorm", "get_norm", "sequence"]

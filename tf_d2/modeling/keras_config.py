@@ -11,6 +11,7 @@ import numpy as np
 from tf_d2.config.build import to_keys
 from tf_d2.config.load import load_config_text, to_yaml
 from tf_d2.config.schema import ModelConfig
+from weights.errors import UsageError
 
 
 class KerasConfig(keras.Model):
@@ -36,7 +37,7 @@ class KerasConfig(keras.Model):
             ValueError: what the model is cannot be said by its YAML alone.
         """
         if self.vertex_embeddings:
-            raise ValueError(
+            raise UsageError(
                 "Keras's files have no place for the vertex embeddings of DensePose's CSE models; build the model with "
                 "tf_d2.load_model from its configuration and checkpoint instead"
             )
@@ -48,7 +49,7 @@ class KerasConfig(keras.Model):
             return to_yaml(flat)
         text = self.read_yaml() if self.read_yaml is not None else ""
         if not text or load_config_text(text) != self.config:
-            raise ValueError(
+            raise UsageError(
                 "this model's configuration cannot be written as detectron2's keys, and the file it came from is not "
                 "at hand or has changed; build the model with tf_d2.load_model and save that one"
             )

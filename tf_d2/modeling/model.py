@@ -22,6 +22,7 @@ from tf_d2.modeling.recording import Stages, Unrecorded
 from tf_d2.modeling.results import Outputs
 from tf_d2.ops.padding import normalize, padded_size
 from tf_d2.ops.resize import resize_factor
+from weights.errors import UsageError
 
 
 def make_layer(kind: str, config: Any, *arguments: Any) -> Any:
@@ -213,7 +214,7 @@ class D2Model(KerasConfig):
     def _must_be_changeable(self) -> None:
         self._must_be_loaded()
         if self.weights_are_constant:
-            raise ValueError(
+            raise UsageError(
                 "this model belongs to a Predictor whose convolutions keep the weights of their first call, and takes "
                 "no others; make the Predictor with constant_weights=False, or use tf_d2.load_model"
             )
@@ -265,7 +266,7 @@ def build_model(config: ModelConfig, dtype: str = "float32") -> D2Model:
         ValueError: another dtype.
     """
     if dtype not in DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+        raise UsageError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(dtype)
     try:

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from weights.errors import UsageError
+
 OUTSIDE = -6.0
 """Logit of everything that lies beyond the map or its windows: nearly certainly no object."""
 
@@ -84,7 +86,7 @@ def _side(x: tf.Tensor) -> int:
     assert channels is not None
     side = round(channels**0.5)
     if side * side != channels:
-        raise ValueError(f"masks of {channels} channels are not square")
+        raise UsageError(f"masks of {channels} channels are not square")
     return side
 
 

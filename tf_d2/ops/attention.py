@@ -17,6 +17,7 @@ import tensorflow as tf
 from tf_d2.ops.interpolate import bicubic, linear
 from tf_d2.ops.onednn import matmul
 from tf_d2.ops.windows import Size
+from weights.errors import UsageError
 
 LOGITS_BUDGET = 256 << 20  # bytes of logits, and of what is made of them, that may exist at once
 _COPIES = 3  # arrays of the logits' size at once: the product, with its positions added, after the softmax
@@ -185,7 +186,7 @@ def absolute_positions(pos_embed: tf.Tensor, has_cls_token: bool, size: Size) ->
     positions: int = pos_embed.shape[1]  # pyright: ignore[reportAssignmentType]
     side = math.isqrt(positions)
     if side * side != positions:
-        raise ValueError(f"pos_embed has {positions} positions, which is no square grid")
+        raise UsageError(f"pos_embed has {positions} positions, which is no square grid")
     grid = tf.reshape(pos_embed, [1, side, side, pos_embed.shape[2]])
     return bicubic(grid, *size)  # the same values where the size is the same
 

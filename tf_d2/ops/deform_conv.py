@@ -13,6 +13,8 @@ Source: detectron2/layers/deform_conv.py at 02b5c4e2; torchvision/csrc/ops/cpu/d
 
 import tensorflow as tf
 
+from weights.errors import UsageError
+
 _CHUNK_ELEMENTS = 1 << 19  # sampled values (positions x taps x channels) per piece: 2 MB of float32
 
 
@@ -88,7 +90,7 @@ def _check_channels(
     kernel_h, kernel_w, inputs, outputs = _static_shape(kernel)
     channels, taps = _channels(x), kernel_h * kernel_w
     if channels % inputs or outputs % (channels // inputs) or channels % deformable_groups:
-        raise ValueError(
+        raise UsageError(
             f"deformable convolution: {channels} input channels do not divide into kernel "
             f"{list(kernel.shape)} and {deformable_groups} deformable groups"
         )
@@ -97,7 +99,7 @@ def _check_channels(
         expected["mask"] = (mask, taps * deformable_groups)
     for name, (tensor, wanted) in expected.items():
         if tensor.shape[3] != wanted:
-            raise ValueError(
+            raise UsageError(
                 f"deformable convolution: {name} needs {wanted} channels for {taps} taps and "
                 f"{deformable_groups} deformable groups, got {tensor.shape[3]}"
             )
@@ -110,7 +112,7 @@ def _static_shape(tensor: tf.Tensor) -> list[int]:
 def _channels(x: tf.Tensor) -> int:
     channels = x.shape.as_list()[-1]
     if channels is None:
-        raise ValueError(f"deformable convolution: the number of channels must be static, got {x.shape}")
+        raise UsageError(f"deformable convolution: the number of channels must be static, got {x.shape}")
     return channels
 
 

@@ -10,6 +10,8 @@ from os import PathLike
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from weights.errors import UserError
+
 # Pillow itself refuses more than this (twice its MAX_IMAGE_PIXELS): 537 MB of RGB.
 MAX_PIXELS = 178_956_970
 
@@ -25,6 +27,10 @@ _UPRIGHT = {
 }
 
 
+class ImageError(UserError, ValueError):
+    """An image that detectron2's predictor could not use either. The message says why."""
+
+
 def read_image(
     source: str | PathLike[str] | bytes, format: str = "BGR", max_pixels: int = MAX_PIXELS
 ) -> np.ndarray:
@@ -35,14 +41,14 @@ def read_image(
     Pillow's way; of an animation the first frame is taken.
 
     Raises:
-        FileNotFoundError, PermissionError, IsADirectoryError: from opening the path. ValueError: not a
-        readable image, a truncated one, one with more than `max_pixels` (found in its header, before
-            decoding), or an unknown `format`. The message starts with the path.
+        FileNotFoundError, PermissionError, IsADirectoryError: from opening the path.
+        ImageError: not a readable image, a truncated one, one with more than `max_pixels` (found in its header,
+            before decoding), or an unknown `format`. The message starts with the path.
 
     Source: `read_image`, detectron2/data/detection_utils.py.
     """
     if format not in ("BGR", "RGB", "L"):
-        raise ValueError(f'image format must be "BGR", "RGB" or "L", got {format!r}')
+        raise ImageError(f'image format must be "BGR", "RGB" or "L", got {format!r}')
     name = "image" if isinstance(source, bytes) else str(source)
     if isinstance(source, bytes):
         data = source
@@ -50,7 +56,7 @@ def read_image(
         with open(source, "rb") as file:
             data = file.read()
     if not data:
-        raise ValueError(f"{name}: the file is empty")
+        raise ImageError(f"{name}: the file is empty")
     pixels = _decode(data, name, "L" if format == "L" else "RGB", max_pixels)
     if format == "L":
         return pixels[:, :, np.newaxis]
@@ -69,10 +75,10 @@ def _decode(data: bytes, name: str, mode: str, max_pixels: int) -> np.ndarray:
     except MemoryError:
         raise
     except UnidentifiedImageError as error:
-        raise ValueError(f"{name}: cannot be read as an image (no format that Pillow knows)") from error
+        raise ImageError(f"{name}: cannot be read as an image (no format that Pillow knows)") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on broken files
-        raise ValueError(f"{name}: cannot be read as an image ({error or type(error).__name__})") from error
-    raise ValueError(
+        raise ImageError(f"{name}: cannot be read as an image ({error or type(error).__name__})") from error
+    raise ImageError(
         f"{name}: {width}x{height} pixels are more than the limit of {max_pixels}; "
         "shrink the image or raise max_pixels"
     )

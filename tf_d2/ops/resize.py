@@ -16,6 +16,7 @@ import tensorflow as tf
 from tf_d2.ops.elementary import reciprocal
 from tf_d2.ops.exact import exact_constant
 from tf_d2.ops.interpolate import bilinear
+from weights.errors import UsageError
 
 _WEIGHT_BITS = 22  # Pillow's PRECISION_BITS for 8-bit images: 32 - 8 - 2
 _CHUNK_ELEMENTS = 1 << 19  # gathered float64 values per step: 4 MB; 2 MB to 8 MB are equally fast
@@ -37,7 +38,7 @@ def shortest_edge_size(height: int, width: int, min_size: int, max_size: int) ->
     Source: ResizeShortestEdge.get_output_shape, detectron2/data/transforms/augmentation_impl.py.
     """
     if height < 1 or width < 1 or min_size < 0 or max_size < 0:
-        raise ValueError(
+        raise UsageError(
             f"cannot resize a {height}x{width} image to shortest side {min_size}, longest {max_size}: "
             "image sides must be at least 1 pixel and limits not negative"
         )
@@ -158,10 +159,10 @@ def resize_uint8(image: tf.Tensor, new_h: Int, new_w: Int) -> tf.Tensor:
     """
     image = tf.convert_to_tensor(image)
     if image.dtype != tf.uint8 or image.shape.rank != 3:
-        raise ValueError(f"resize_uint8 takes a uint8 [H,W,C] image, got {image.dtype.name} {image.shape}")
+        raise UsageError(f"resize_uint8 takes a uint8 [H,W,C] image, got {image.dtype.name} {image.shape}")
     channels = image.shape[2]
     if channels is not None and channels > MAX_CHANNELS_UINT8:
-        raise ValueError(
+        raise UsageError(
             f"resize_uint8 takes 1 to {MAX_CHANNELS_UINT8} channels, got {channels}: "
             "Pillow, and so detectron2, has no 8-bit picture of more; pass it as float32"
         )

@@ -9,9 +9,10 @@ import tensorflow as tf
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from tf_d2.serving.stock_ops import STOCK_OPS
+from weights.errors import UserError
 
 
-class ExportError(ValueError):
+class ExportError(UserError, ValueError):
     """An export that cannot be made or would not be served. The message says why."""
 
 

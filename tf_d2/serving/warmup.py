@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from tf_d2.client.wire import field, predict_request
 from tf_d2.serving_contract import takes_files
+from weights.errors import UsageError
 
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 MAX_RECORDS = 1000  # the server refuses more
@@ -60,7 +61,7 @@ def sample_inputs(height: int, width: int, channels: int) -> list[tuple[str, str
 def write_warmup(folder: Path, logs: Sequence[bytes]) -> None:
     """Write the records below the folder of a version."""
     if len(logs) > MAX_RECORDS:
-        raise ValueError(f"{len(logs)} warm-up records; TensorFlow Serving reads at most {MAX_RECORDS}")
+        raise UsageError(f"{len(logs)} warm-up records; TensorFlow Serving reads at most {MAX_RECORDS}")
     path = folder / WARMUP_FILE
     path.parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as writer:

@@ -11,6 +11,7 @@ from typing import Any
 
 from parity.bench.bench import NAMES, Bench, from_json
 from parity.bench.suite.suite import PARTS, SCHEMA
+from weights.errors import UsageError
 
 Part = Mapping[str, Any]
 OURS = ("tf", "savedmodel")
@@ -40,14 +41,14 @@ def read_parts(folder: Path) -> dict[str, Part]:
         if path.is_file():
             out[name] = json.loads(path.read_text())
             if out[name].get("schema") != SCHEMA:
-                raise ValueError(f"{path} is not of schema {SCHEMA}: measure this part again")
+                raise UsageError(f"{path} is not of schema {SCHEMA}: measure this part again")
     return out
 
 
 def write_page(parts: Mapping[str, Part], folder: Path) -> Path:
     """Write ``README.md`` and the plots beside it; its path. Raises ValueError where nothing is stored."""
     if not parts:
-        raise ValueError(f"{folder} holds no measured part; run tf-d2 bench --all or --only PART first")
+        raise UsageError(f"{folder} holds no measured part; run tf-d2 bench --all or --only PART first")
     from parity.bench.suite import plots as bench_plots
 
     sections = [INTRODUCTION, _conditions(parts)]

@@ -30,6 +30,7 @@ from parity.bench.bench import (
 from parity.bench.suite.models import FAMILIES, MASK_RCNN, jpeg_file, picture_file, prepare
 from parity.core import machine
 from parity.running.runner import BackendError, Setup, auto_reference, resolved
+from weights.errors import UsageError
 
 SCHEMA = "tf-d2-bench/2"
 TRAINED_SIDES = ("tf", "tf-bfloat16")
@@ -95,7 +96,7 @@ def run_parts(suite: Suite, names: Sequence[str]) -> list[Path]:
     error, in place of old numbers. Raises ValueError for unknown names."""
     unknown = [n for n in names if n not in PARTS]
     if unknown:
-        raise ValueError(f"no part is called {', '.join(unknown)}; known: {', '.join(PARTS)}")
+        raise UsageError(f"no part is called {', '.join(unknown)}; known: {', '.join(PARTS)}")
     suite.output.mkdir(parents=True, exist_ok=True)
     suite.work.mkdir(parents=True, exist_ok=True)
     return [_run_part(suite, name) for name in names]

@@ -39,6 +39,7 @@ from parity.core.units.table import (
     module_of,
     stages_of,
 )
+from weights.errors import UsageError
 
 __all__ = [
     "GIVEN",
@@ -150,7 +151,7 @@ def units(config: Mapping[str, Any]) -> tuple[Unit, ...]:
     meta = model["META_ARCHITECTURE"]
     if meta not in META_ARCHITECTURES:
         known = ", ".join(META_ARCHITECTURES)
-        raise ValueError(f"MODEL.META_ARCHITECTURE {meta!r} has no stage table; supported: {known}")
+        raise UsageError(f"MODEL.META_ARCHITECTURE {meta!r} has no stage table; supported: {known}")
     return tuple(_INPUT_UNITS + backbone_units(model) + META_ARCHITECTURES[meta](model))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from parity.core.units.table import Unit, arrays
 from parity.core.units.tokens import token_units
+from weights.errors import UsageError
 
 
 def feature_name(feature: str) -> str:
@@ -34,7 +35,7 @@ def backbone_units(model: Mapping[str, Any]) -> list[Unit]:
     """
     name = model["BACKBONE"]["NAME"]
     if name not in BACKBONES:
-        raise ValueError(
+        raise UsageError(
             f"MODEL.BACKBONE.NAME {name!r} has no stage table; supported: {', '.join(BACKBONES)}"
         )
     return BACKBONES[name](model)

@@ -20,6 +20,7 @@ from parity.core.units.table import (
     Unit,
     arrays,
 )
+from weights.errors import UsageError
 
 SIZES = ("input/resized", "input/image")  # what rescales results to the picture
 PREDICTIONS = ("steps/roi_heads.box_predictor/0", "steps/roi_heads.box_predictor/1")
@@ -45,14 +46,14 @@ def instance_units(model: Mapping[str, Any]) -> list[Unit]:
     generator = model["PROPOSAL_GENERATOR"]["NAME"]
     if generator not in PROPOSAL_GENERATORS:
         known = ", ".join(PROPOSAL_GENERATORS)
-        raise ValueError(
+        raise UsageError(
             f"MODEL.PROPOSAL_GENERATOR.NAME {generator!r} has no stage table; supported: {known}"
         )
     built, proposals = PROPOSAL_GENERATORS[generator](model)
     name = model["ROI_HEADS"]["NAME"]
     if name not in ROI_HEADS:
         known = ", ".join(ROI_HEADS)
-        raise ValueError(f"MODEL.ROI_HEADS.NAME {name!r} has no stage table; supported: {known}")
+        raise UsageError(f"MODEL.ROI_HEADS.NAME {name!r} has no stage table; supported: {known}")
     instances = _mask_units(model) + _keypoint_units(model) + densepose_units(model)
     return built + ROI_HEADS[name](model, proposals) + instances
 
@@ -186,7 +187,7 @@ def _keypoint_units(model: Mapping[str, Any]) -> list[Unit]:
     if not model["KEYPOINT_ON"]:
         return []
     if model["ROI_HEADS"]["NAME"] in _C4:
-        raise ValueError(
+        raise UsageError(
             "MODEL.KEYPOINT_ON with MODEL.ROI_HEADS.NAME Res5ROIHeads does not exist in detectron2"
         )
     boxes, pooled = DETECTIONS.boxes, "steps/roi_heads.keypoint_pooler"

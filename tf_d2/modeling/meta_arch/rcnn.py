@@ -13,6 +13,7 @@ from tf_d2.modeling.recording import Stages
 from tf_d2.modeling.results import Outputs, detection_outputs, record_detections, record_levels
 from tf_d2.ops.nms import batched_nms
 from tf_d2.ops.padding import padded_size
+from weights.errors import UsageError
 
 
 class _WithRPN(D2Model):
@@ -37,7 +38,7 @@ class _WithRPN(D2Model):
     ) -> Proposals:
         if self.proposal_generator is None:
             if given is None:
-                raise ValueError(
+                raise UsageError(
                     "this model has no proposal generator (MODEL.PROPOSAL_GENERATOR.NAME is PrecomputedProposals): "
                     "pass proposals="
                 )
