@@ -49,7 +49,7 @@ def read_checkpoint(
 
     Raises:
         CheckpointError: not readable, damaged, hostile, of an unknown kind, with several models and no ``prefix``, or
-        without the EMA asked for.
+            without the EMA asked for.
     """
     name = os.fspath(path)
     data = map_file(name)

@@ -86,7 +86,7 @@ def write_keras_h5(
 
     Raises:
         WeightsError: cannot be written, or what was written does not compare equal; ``path`` is then
-        untouched.
+            untouched.
     """
     extra = dict(extra_state or {})
 

@@ -101,7 +101,7 @@ def to_keras_arrays(
 
     Raises:
         ConversionError: lists all missing, unexpected and mismatched names and those whose dtype is none of
-        weights, and the class counts if they explain it.
+            weights, and the class counts if they explain it.
     """
     fit = _fit(state, specs, dtype, frozen)
     fit.unexpected = [key for key in fit.unexpected if not is_ignored(key, ignore)]
@@ -136,7 +136,7 @@ def initial_arrays(
 
     Raises:
         ConversionError: when nothing fits, or a tensor has another shape or a dtype that is none of weights,
-        or values are not finite.
+            or values are not finite.
     """
     fit = _fit(state, specs, dtype)
     if fit.mismatched or fit.not_floating or not fit.arrays:

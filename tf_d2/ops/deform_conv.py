@@ -32,20 +32,21 @@ def deform_conv2d(
     """Convolve `x` with `kernel` at positions moved by `offset`, without bias.
 
     Args:
-        x: `[B,H,W,C]`, any floating dtype; positions of 16-bit maps are computed in float32. offset:
-        `[B,Ho,Wo,2*G*kh*kw]`; channel (g * kh * kw + t) * 2 is dy of tap t in deformable group g, the next
-        dx,
-            in input pixels. Group g moves the channels g * C/G to (g + 1) * C/G - 1.
-        kernel: `[kh,kw,C/groups,O]`; the number of convolution groups follows from its shape. stride,
-        padding, dilation: the same for rows and columns. deformable_groups: G. mask: `[B,Ho,Wo,G*kh*kw]`
-        factor of every sampled value (v2, after its sigmoid), same order; None for v1.
+        x: `[B,H,W,C]`, any floating dtype; positions of 16-bit maps are computed in float32.
+        offset: `[B,Ho,Wo,2*G*kh*kw]`; channel (g * kh * kw + t) * 2 is dy of tap t in deformable group g, the
+            next one dx, in input pixels. Group g moves the channels g * C/G to (g + 1) * C/G - 1.
+        kernel: `[kh,kw,C/groups,O]`; the number of convolution groups follows from its shape.
+        stride, padding, dilation: the same for rows and columns.
+        deformable_groups: G.
+        mask: `[B,Ho,Wo,G*kh*kw]`, factor of every sampled value (v2, after its sigmoid), in the order of the
+            taps; None for v1.
 
     Returns:
         `[B,Ho,Wo,O]`, where Ho = floor((H + 2 padding - dilation (kh - 1) - 1) / stride) + 1 must be the
         offset's.
 
     Raises:
-        ValueError: channel counts that do not fit together.
+        UsageError: channel counts that do not fit together.
 
     Source: `DeformConv`, `ModulatedDeformConv`, detectron2/layers/deform_conv.py.
     """

@@ -89,8 +89,7 @@ def batched_nms(
 
     Args:
         boxes: ``[N, 4]`` xyxy pixels; odd ones as in :func:`nms`. A NaN among up to 1000 boxes moves all of them
-        out of
-            comparison, as in torchvision: all are kept, by score.
+            out of comparison, as in torchvision: all are kept, by score.
         scores: ``[N]``.
         groups: int ``[N]``.
         max_output_size: keep at most this many over all groups; None = all.

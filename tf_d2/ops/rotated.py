@@ -303,10 +303,14 @@ def roi_align_rotated(
     sample beyond [-1, H] x [-1, W] is zero (but counts), others are clamped to the map.
 
     Args:
-        features: `[B,H,W,C]`, any floating dtype. boxes: `[N,5]`, pixels of the network input, sides not
-        negative; cast to the dtype of `features`. image_index: int `[N]`, the image of the batch each box
-        lies in. output_size: bins per side, P. spatial_scale: cells per pixel, 1 / stride. sampling_ratio:
-        samples per bin and axis; 0 = as many as the bin has cells, rounded up (none for no size: zeros).
+        features: `[B,H,W,C]`, any floating dtype.
+        boxes: `[N,5]`, pixels of the network input, sides not negative; computed in float64 where `features`
+            are float64, else in float32.
+        image_index: int `[N]`, the image of the batch each box lies in.
+        output_size: bins per side, P.
+        spatial_scale: cells per pixel, 1 / stride.
+        sampling_ratio: samples per bin and axis; 0 = as many as the bin has cells, rounded up (none for no
+            size: zeros).
 
     Source: detectron2/layers/roi_align_rotated.py, layers/csrc/ROIAlignRotated/ROIAlignRotated_cpu.cpp.
     """

@@ -68,8 +68,8 @@ def export(
             :func:`tf_d2.load_model`.
         output: folder of the model; further versions may be exported into it.
         version: a positive integer that ``output`` does not have yet.
-        overwrite: replace the version that is there, and write beside files that are none of an export.
         name: the model's name on the server; default: the name of the folder.
+        overwrite: replace the version that is there, and write beside files that are none of an export.
         options: those of :class:`tf_d2.serving_contract.ExportOptions` by name: ``masks="png"``, ``max_detections=50``.
 
     Raises:
