@@ -30,7 +30,7 @@ def decode_image_bytes(data: tf.Tensor) -> tf.Tensor:
 
     Raises:
         tf.errors.InvalidArgumentError: broken data, another format, a BMP of run lengths, or an animated WebP
-            (TensorFlow 2.21 writes outside its buffer when it decodes one into a single frame, so none is passed to it).
+            (TensorFlow 2.21 writes outside its buffer when it decodes one into a single frame, so none is passed on).
 
     Source: `read_image`, detectron2/data/detection_utils.py, for the conversions to RGB.
     """
