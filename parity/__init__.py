@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from parity.core.results import Comparison, StageResult
     from parity.core.status import Status, Verdict
-    from parity.judge.judge import ParityError, Waiver, assert_parity, compare
+    from parity.judge.judge import ParityError, assert_parity, compare
+    from parity.judge.waivers import Waiver
     from parity.running.runner import run
 
 # Imported on first use, so that a worker in a bare interpreter needs only what it uses itself.
@@ -27,7 +28,7 @@ _HOME = {
     "StageResult": "parity.core.results",
     "Status": "parity.core.status",
     "Verdict": "parity.core.status",
-    "Waiver": "parity.judge.judge",
+    "Waiver": "parity.judge.waivers",
     "assert_parity": "parity.judge.judge",
     "compare": "parity.judge.judge",
     "run": "parity.running.runner",

@@ -19,7 +19,7 @@ from weights.errors import UserError
 
 if TYPE_CHECKING:  # imported by the functions that need them: --help needs none
     from parity.core.results import Comparison
-    from parity.judge.judge import Waiver
+    from parity.judge.waivers import Waiver
 
 HELP = """Compare a model in TensorFlow with the same model in PyTorch, stage by stage.
 
@@ -276,7 +276,7 @@ def _run(
 
 def read_waivers(texts: list[str] | None) -> list[Waiver]:
     """Waivers of the command line."""
-    from parity.judge.judge import parse_waiver
+    from parity.judge.waivers import parse_waiver
 
     return [parse_waiver(t) for t in texts or ()]
 

@@ -234,7 +234,7 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
 
 
 def tensor_hash(array: np.ndarray) -> str:
-    """Hash of a weight's shape and float32 values in detectron2's layout, the same as `parity.judge.judge` has.
+    """Hash of a weight's shape and float32 values in detectron2's layout, the same as `parity.judge.sides` has.
 
     Defined here too so that a worker's interpreter needs nothing that judging needs.
     """

@@ -29,7 +29,8 @@ from parity.core.collection import Row, failed_row, read_rows, row_of
 from parity.core.job import JobError, file_sha256, read_image
 from parity.core.profiles import get_profile
 from parity.core.status import Status
-from parity.judge.judge import Waiver, compare
+from parity.judge.judge import compare
+from parity.judge.waivers import Waiver
 from parity.running.kept import Kept, PictureError
 from parity.running.runner import (
     Backend,

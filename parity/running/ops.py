@@ -16,7 +16,7 @@ from parity.core.profiles import PEAK_FACTOR, STRICT, Limit, truth_limit
 from parity.core.results import Comparison, Errors, StageResult
 from parity.core.status import Status, Verdict
 from parity.core.trace import Trace
-from parity.judge.comparator import verdict_of
+from parity.judge.values import verdict_of
 from parity.running.runner import DEFAULT_TIMEOUT, call_worker
 
 # An operation on the same input has no history: only its own rounding separates the two sides. Of float32 these are

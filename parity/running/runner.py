@@ -27,7 +27,9 @@ from parity.core.profiles import Profile, get_profile
 from parity.core.results import Comparison, StageResult
 from parity.core.status import Status
 from parity.core.trace import Trace, TraceError
-from parity.judge.judge import TraceLike, Waiver, check_precision, compare
+from parity.judge.judge import compare
+from parity.judge.sides import TraceLike, check_precision
+from parity.judge.waivers import Waiver
 from parity.running.feeding import Run, feed_again
 from parity.selftest.mutations import BY_NAME
 from weights.errors import UsageError, UserError

@@ -16,7 +16,8 @@ import numpy as np
 
 from parity.core.results import Comparison
 from parity.core.status import EXIT_SAME, Verdict
-from parity.judge.judge import TraceLike, compare
+from parity.judge.judge import compare
+from parity.judge.sides import TraceLike
 from parity.running.ops import run_ops
 from parity.running.runner import (
     Backend,

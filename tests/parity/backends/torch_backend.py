@@ -15,10 +15,9 @@ import weights
 from parity.backends import detectron2, torch_backend, torch_environment
 from parity.backends import torch as torch_worker
 from parity.core import job as jobs
-from parity.core.job import JobError
+from parity.core.job import JobError, tensor_hash
 from parity.core.trace import Trace
 from parity.core.units import forced_name, stages
-from parity.judge.judge import tensor_hash
 
 # Found without importing tf_d2, which imports TensorFlow.
 _PACKAGE = importlib.util.find_spec("tf_d2")

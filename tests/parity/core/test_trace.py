@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from parity.core.trace import Trace, TraceError, TraceWriter
-from parity.judge.comparator import Cached
+from parity.judge.context import Cached
 
 
 @pytest.fixture

@@ -12,8 +12,10 @@ from parity.core.profiles import STRICT
 from parity.core.results import StageResult
 from parity.core.status import Status, Verdict
 from parity.core.units import Stage
-from parity.judge import comparator
-from parity.judge.comparator import Context, compare_image, rung_of
+from parity.core.units.table import RESULTS
+from parity.judge.comparator import compare_image
+from parity.judge.context import Context, rung_of
+from parity.judge.limits import set_floor
 
 IMAGE, P2, P3 = "input/image", "steps/backbone/p2", "steps/backbone/p3"
 BOXES, SCORES, CLASSES, MASKS = (
@@ -204,5 +206,5 @@ def test_a_replay_that_loses_an_item_without_a_reason_fails() -> None:
 def test_limits_of_a_large_picture_grow_with_its_coordinates() -> None:
     """A unit in the last place of 5000 pixels is 4.9e-4: a static 1e-3 would be two of them."""
     arrays = {BOXES: np.array([[0, 0, 5000, 5000]], np.float32), SCORES: np.ones(1, np.float32)}
-    floor = comparator.set_floor(Context(arrays, arrays, STRICT), comparator.RESULTS)
+    floor = set_floor(Context(arrays, arrays, STRICT), RESULTS)
     assert floor.box_px == pytest.approx(8 * 2.0**-11) and floor.score == pytest.approx(8 * 2.0**-23)

@@ -17,9 +17,13 @@ from parity.core.results import Comparison, StageResult
 from parity.core.status import Status
 from parity.core.trace import Trace
 from parity.core.units import Stage
-from parity.judge.comparator import Context, compare_image, verdict_of
-from parity.judge.judge import Side, Waiver, note_skipped
+from parity.judge.comparator import compare_image
+from parity.judge.context import Context
+from parity.judge.judge import note_skipped
+from parity.judge.sides import Side
 from parity.judge.truth import Truth
+from parity.judge.values import verdict_of
+from parity.judge.waivers import Waiver
 
 BACKBONE = "steps/backbone/p2"
 BOXES = "output/instances/pred_boxes"

@@ -14,7 +14,7 @@ from parity.core.profiles import EPSILON, LARGEST, NOISE_FACTOR, PRODUCTION, ROU
 from parity.core.results import Comparison, from_json, headline, to_json
 from parity.core.status import Status
 from parity.judge.detections import Items, Noise
-from parity.judge.judge import Side
+from parity.judge.sides import Side
 from parity.judge.truth import Lined, Truth, forced_errors, free_errors, match_rows
 
 P2 = "steps/backbone/p2"

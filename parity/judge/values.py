@@ -1,0 +1,113 @@
+"""Arrays that are judged value by value: floating point within a limit, everything else exactly."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from parity.core.metrics import Metrics, measure
+from parity.core.profiles import PEAK_FACTOR, Limit, limit, truth_limit
+from parity.core.results import StageResult
+from parity.core.status import Status
+from parity.judge.context import Context
+from parity.judge.limits import free_profile
+from parity.judge.truth import Lined, free_errors, over_levels
+
+# Of a refined array this part of the cells may differ, because one side refined them and the other did not. Every
+# step ends between two cells of nearly equal uncertainty, which rounding orders; a step refines hundreds of cells.
+REFINED_SHARE = 1 / 500
+
+
+REFINED_STEP = 1e-3  # of the largest value: what is nearer is judged as a value
+
+
+def settled(reference: np.ndarray, candidate: np.ndarray) -> tuple[np.ndarray, str]:
+    """The candidate with the reference's value in the few cells that were refined on one side only."""
+    far = np.abs(candidate - reference) > REFINED_STEP * np.abs(reference).max(initial=1e-30)
+    if not far.any() or far.mean() > REFINED_SHARE:
+        return candidate, ""
+    note = f"{int(far.sum())} of {far.size} cells were refined on one side only"
+    return np.where(far, reference, candidate), note
+
+
+def judge_refined(context: Context, result: StageResult, lined: Lined) -> None:
+    candidate, note = settled(lined.reference, lined.candidate)
+    result.limit = limit(free_profile(context, result.name), context.noise.get(result.name), forced=False)
+    result.metrics = measure(lined.reference, candidate)
+    result.status, message = verdict_of(result, result.limit)
+    result.message = "; ".join(text for text in (message, note) if text)
+
+
+def unlike(reference: np.ndarray, candidate: np.ndarray) -> tuple[Status, str] | None:
+    """Why two arrays have no meaningful difference, or None."""
+    if reference.dtype != candidate.dtype:
+        return Status.FAIL, f"dtype {reference.dtype} against {candidate.dtype}"
+    if reference.shape != candidate.shape:
+        return Status.FAIL, f"shape {reference.shape} against {candidate.shape}"
+    if reference.size == 0:
+        return Status.NOT_COMPARED, "empty on both sides: nothing was compared"
+    if reference.dtype.kind == "f":
+        bad = [int((~np.isfinite(a)).sum()) for a in (reference, candidate)]
+        if any(bad):
+            return Status.FAIL, f"NaN or infinity: {bad[0]} in the reference, {bad[1]} in the candidate"
+    return None
+
+
+def judge_values(context: Context, result: StageResult, name: str, lined: Lined) -> None:
+    reference, candidate = lined.reference, lined.candidate
+    if reference.dtype.kind != "f":
+        judge_exact(result, reference, candidate)
+        return
+    result.errors = free_errors(context.truth, name, lined, context.profile)
+    if result.errors is not None and context.truth is not None:
+        error = over_levels(context.truth, context.reference, name, result.errors.reference)
+        bound = truth_limit(context.profile, error, forced=False, own=context.truth.own)
+    else:
+        bound = limit(free_profile(context, name), context.noise.get(name), forced=False)
+    result.limit = bound
+    result.metrics = measure(reference, candidate)
+    result.status, result.message = verdict_of(result, bound)
+
+
+def judge_exact(result: StageResult, reference: np.ndarray, candidate: np.ndarray) -> None:
+    unequal = reference != candidate
+    if unequal.any():
+        at = tuple(int(i) for i in np.argwhere(unequal)[0])
+        result.status = Status.FAIL
+        result.message = (
+            f"{int(unequal.sum())} of {reference.size} values differ, first at {at}: "
+            f"{reference[at]} against {candidate[at]}"
+        )
+        result.metrics = measure(reference, candidate)
+    else:
+        result.message = "equal"
+
+
+def verdict_of(result: StageResult, bound: Limit, forced: bool = False) -> tuple[Status, str]:
+    """PASS or FAIL of a continuous stage, and the metric that decided."""
+    metrics, errors = result.metrics, result.errors
+    if forced:
+        metrics, errors = result.forced_metrics, result.forced_errors
+    assert metrics is not None
+    checks: list[tuple[str, float, float, str]] = []
+    own, most = (0.0, 0.0, 0.0), (bound.value, PEAK_FACTOR * bound.value, PEAK_FACTOR * bound.value)
+    if errors is not None and bound.peak is not None and bound.channel is not None:
+        own, most = _three(errors.reference), (bound.value, bound.peak, bound.channel)
+        far = zip(_names(errors.candidate.worst_channel), _three(errors.candidate), most, own, strict=True)
+        checks = [(f"{what} from float64", v, top, f" (the reference's: {r:.2e})") for what, v, top, r in far]
+    highest = (bound.ceiling, PEAK_FACTOR * bound.ceiling, PEAK_FACTOR * bound.ceiling)
+    # Two sides that are both near the truth are not farther apart than their distances from it together.
+    apart = [min(high, top + r) for high, top, r in zip(highest, most, own, strict=True)]
+    named = zip(_names(metrics.worst_channel), _three(metrics), apart, strict=True)
+    checks += [(what, value, top, "") for what, value, top in named]
+    broken = [
+        f"{what} {value:.2e} > {top:.2e}{more}" for what, value, top, more in checks if not value <= top
+    ]
+    return (Status.FAIL, "; ".join(broken)) if broken else (Status.PASS, "")
+
+
+def _three(metrics: Metrics) -> tuple[float, float, float]:
+    return metrics.rel_l2, metrics.max_rel, metrics.channel_rel_l2
+
+
+def _names(channel: int) -> tuple[str, str, str]:
+    return "relative L2", "largest difference over largest value", f"channel {channel} relative L2"
