@@ -4,6 +4,7 @@ import io
 import sys
 
 import pytest
+import typer
 
 from tf_d2 import cli
 from tf_d2.commands.options import checked_opts, write_atomically
@@ -23,7 +24,71 @@ from weights import UsageError
     ],
 )
 def test_lists_are_spread(words, expected):
-    assert cli.spread_lists(words.split()) == expected.split()
+    assert cli.spread_lists(words.split(), ("--input", "--opts")) == expected.split()
+
+
+def commands():
+    """Every command of the program with its words, those below others included."""
+    root = typer.main.get_command(cli.make_app())
+    todo = [([name], root.get_command(None, name)) for name in root.list_commands(None)]
+    while todo:
+        words, command = todo.pop()
+        yield words, command
+        todo += [([*words, name], below) for name, below in getattr(command, "commands", {}).items()]
+
+
+# What may be repeated, but takes one value at a time.
+REPEATED = {"bench run --backend", "parity rejudge --noise", "parity mutations --only"}
+
+
+def test_an_option_that_takes_several_values_says_so_where_it_is_declared():
+    seen = {}
+    for words, command in commands():
+        for p in command.params:
+            if p.param_type_name == "option" and p.multiple:
+                marked = set(p.opts) <= cli.list_options(command, [])
+                seen[" ".join([*words, p.opts[0]])] = marked
+    assert {name for name, marked in seen.items() if not marked} == REPEATED
+    assert seen["predict --opts"] and seen["parity run --input"] and seen["batch --input"]
+
+
+@pytest.mark.parametrize(
+    "name, words, expected",
+    [
+        ("predict", [], {"--input", "--opts", "--ignore-keys", "--ignore-tensors"}),
+        ("parity", ["rejudge", "a", "b"], {"--waive"}),
+        ("batch", ["--input", "a", "b"], {"--input"}),
+        ("batch", ["merge", "a"], set()),
+        ("bench", ["--only", "main"], set()),
+        ("bench", ["--output", "a"], {"--opts"}),
+    ],
+)
+def test_list_options_are_those_of_the_command_meant(name, words, expected):
+    assert cli.list_options(dict((w[0], c) for w, c in commands() if len(w) == 1)[name], words) == expected
+
+
+def test_lists_reach_the_command(capsys, tmp_path, monkeypatch):
+    """Through the whole program, with numbers below zero among the values."""
+    from tf_d2.commands import predict
+
+    monkeypatch.setattr(
+        predict, "checked_opts", lambda words: (_ for _ in ()).throw(UsageError("|".join(words)))
+    )
+    picture = tmp_path / "a.png"
+    picture.write_bytes(b"")
+    words = [
+        "--config-file",
+        "c",
+        "--input",
+        str(picture),
+        str(picture),
+        "--output",
+        str(tmp_path),
+        "--opts",
+        "K",
+        "-1",
+    ]
+    assert run(["predict", *words], capsys)[2] == "tf-d2: error: K|-1\n"
 
 
 def run(arguments, capsys):
@@ -139,5 +204,5 @@ def test_a_warning_is_one_line_without_a_place_in_the_code(monkeypatch):
     monkeypatch.setattr(cli, "make_app", make_app)
     before = warnings.formatwarning
     cli.main(["--ignore-keys", "A", "B.*"])
-    assert shown == [(["--ignore-keys=A", "--ignore-keys=B.*"], "tf-d2: note: told\n")]
+    assert shown == [(["--ignore-keys", "A", "B.*"], "tf-d2: note: told\n")]
     assert warnings.formatwarning is before

@@ -8,7 +8,7 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -26,15 +26,6 @@ COMMANDS = {
     "export": "Write a SavedModel with everything a server needs.",
     "zoo": "List the models detectron2 publishes, and which of them run.",
 }
-LIST_OPTIONS = (
-    "--candidate",
-    "--ignore-keys",
-    "--ignore-tensors",
-    "--input",
-    "--opts",
-    "--proposals",
-    "--waive",
-)
 # `parity` names its `register(app)` here, since tf_d2 does not import parity. Where the module of a plug-in has
 # COMMANDS (name -> one line of help), `register` runs only when one of them is asked for.
 PLUGIN_GROUP = "tf_d2.commands"
@@ -86,6 +77,11 @@ class LazyCommands(TyperGroup):
             self.commands[cmd_name] = found[cmd_name]
         return self.commands.get(cmd_name)
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
+        """The command and its words, each list option repeated for each of its values."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command, spread_lists(rest, list_options(command, rest))
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help with one line per command."""
         self._listing = True
@@ -124,8 +120,25 @@ def _commands_of(register: Callable[[typer.Typer], None]) -> dict[str, Any]:
     return dict(typer.main.get_group(app).commands)
 
 
-def spread_lists(arguments: list[str]) -> list[str]:
-    """``--input a b --opts K -1`` -> ``--input=a --input=b --opts=K --opts=-1``.
+def list_options(command: Any, words: Sequence[str]) -> frozenset[str]:
+    """The options that take several values at once: their ``metavar`` ends in dots, "KEY VALUE ...".
+
+    Of a group, those of the command that ``words`` begin with, or, where they begin with an option, of the command
+    that the group then takes (``meant``).
+    """
+    while isinstance(command, TyperGroup) and words:
+        if words[0] in command.commands:
+            command, words = command.commands[words[0]], words[1:]
+        elif hasattr(command, "meant"):
+            command = command.commands[command.meant(words)]
+        else:
+            break
+    parameters = [p for p in getattr(command, "params", ()) if str(p.metavar).endswith("...")]
+    return frozenset(name for p in parameters if p.param_type_name == "option" for name in p.opts)
+
+
+def spread_lists(arguments: Sequence[str], lists: Collection[str]) -> list[str]:
+    """``--input a b --opts K -1`` -> ``--input=a --input=b --opts=K --opts=-1`` for the options in ``lists``.
 
     detectron2's tools take lists after one option (argparse); click wants the option repeated. A list ends at
     the next word that starts with "--".
@@ -134,7 +147,7 @@ def spread_lists(arguments: list[str]) -> list[str]:
     current = ""
     for word in arguments:
         if word.startswith("--"):
-            current = word if word in LIST_OPTIONS else ""
+            current = word if word in lists else ""
             if not current:
                 spread.append(word)
         else:
@@ -156,7 +169,7 @@ def main(arguments: list[str] | None = None) -> None:
         )  # a path the terminal cannot show is no reason to stop
     warnings.formatwarning = _note
     try:
-        make_app()(args=spread_lists(sys.argv[1:] if arguments is None else arguments))
+        make_app()(args=sys.argv[1:] if arguments is None else arguments)
     except USER_ERRORS as error:
         _fail(error)
     except KeyboardInterrupt:

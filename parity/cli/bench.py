@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
+from parity.cli.groups import BenchGroup
 from parity.core.status import EXIT_NOT_COMPARABLE
 from weights.errors import UsageError, UserError
 
@@ -20,20 +21,22 @@ if TYPE_CHECKING:
 
 HELP = """Time and memory of PyTorch and TensorFlow on the same input, in interleaved runs.
 
-Without --all or --only: one model (left out: the embedded one) on the sides named by --backend. With --all, or
---only main,families,...: published configurations with made weights; every part is written to the output folder
-as JSON, and tables and plots are made again from all parts that are there.
+run: one model (left out: the embedded one) on the sides named by --backend. suite: published configurations with
+made weights; every part is written to the output folder as JSON, and tables and plots are made again from all parts
+that are there.
 
 Examples:
 
-  tf-d2 bench --config-file mask_rcnn.yaml --weights model.pkl --output bench
+  tf-d2 bench run --config-file mask_rcnn.yaml --weights model.pkl --output bench
 
-  tf-d2 bench --all --torch-python PYTHON_WITH_DETECTRON2 --output parity/results/bench
+  tf-d2 bench suite --all --torch-python PYTHON_WITH_DETECTRON2 --output parity/results/bench
 
-  tf-d2 bench --prepare --torch-python PYTHON_WITH_DETECTRON2 --output parity/results/bench   (before --all, if the
-  machine is to be quiet for as short as possible)
+  tf-d2 bench suite --prepare --torch-python PYTHON_WITH_DETECTRON2 --output parity/results/bench   (before --all, if
+  the machine is to be quiet for as short as possible)
 
-  tf-d2 bench --render --output parity/results/bench
+  tf-d2 bench suite --render --output parity/results/bench
+
+Without a command, --all, --only, --prepare and --render mean suite, and everything else means run.
 """
 
 console = Console(stderr=False)
@@ -41,11 +44,50 @@ console = Console(stderr=False)
 
 def register(app: typer.Typer) -> None:
     """Add ``bench`` to a command line application."""
-    app.command("bench", help=HELP)(bench)
+    group = typer.Typer(cls=BenchGroup, help=HELP, add_completion=False, rich_markup_mode=None)
+    group.command("run")(one_model)
+    group.command("suite")(suite)
+    app.add_typer(group, name="bench")
 
 
-def bench(
-    output: Annotated[Path, typer.Option(help="Folder for tables, plots and numbers.")],
+OutputOption = Annotated[Path, typer.Option(help="Folder for tables, plots and numbers.")]
+WarmupOption = Annotated[int, typer.Option(help="Rounds before them that do not.")]
+DeviceOption = Annotated[str, typer.Option(help="cpu or gpu, for all sides.")]
+InterpreterOption = Annotated[
+    str | None, typer.Option("--torch-python", help="Python interpreter that has torch or detectron2.")
+]
+
+
+def one_model(
+    output: OutputOption,
+    config_file: Annotated[
+        str | None, typer.Option("--config-file", help="detectron2 YAML; left out: the embedded checkpoint.")
+    ] = None,
+    weights: Annotated[str | None, typer.Option(help="Checkpoint of the configuration.")] = None,
+    input: Annotated[str | None, typer.Option("--input", help="Picture; left out: a drawn one.")] = None,
+    backend: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="torch, detectron2, torchscript, onnx[:FILE], openvino[:FILE], openvino-default, compile, tf, "
+            "tf-bfloat16, savedmodel[:DIR]; may be repeated. Ratios refer to the first."
+        ),
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Interleaved rounds that count.")] = 10,
+    warmup: WarmupOption = 2,
+    threads: Annotated[int, typer.Option(help="Threads per side; 0 = the framework's choice.")] = 0,
+    device: DeviceOption = "cpu",
+    torch_python: InterpreterOption = None,
+    opts: Annotated[
+        list[str] | None, typer.Option("--opts", metavar="KEY VALUE ...", help="Overrides, as in detectron2.")
+    ] = None,
+) -> None:
+    """Measure one model on several sides."""
+    options = _options(rounds, warmup, threads, device, torch_python)
+    _end(lambda: _single(output, options, config_file, weights, input, backend, opts))
+
+
+def suite(
+    output: OutputOption,
     everything: Annotated[bool, typer.Option("--all", help="Every part of the committed results.")] = False,
     only: Annotated[
         str,
@@ -60,45 +102,37 @@ def bench(
         bool,
         typer.Option("--prepare", help="Only make what --all needs and keeps: models, pictures, exports."),
     ] = False,
-    config_file: Annotated[
-        str | None, typer.Option("--config-file", help="detectron2 YAML; left out: the embedded checkpoint.")
-    ] = None,
-    weights: Annotated[str | None, typer.Option(help="Checkpoint of the configuration.")] = None,
-    input: Annotated[str | None, typer.Option("--input", help="Picture; left out: a drawn one.")] = None,
-    backend: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="torch, detectron2, torchscript, onnx[:FILE], openvino[:FILE], openvino-default, "
-            "openvino-torch, compile, tf, tf-bfloat16, savedmodel[:DIR]; may be repeated. Ratios refer to the first."
-        ),
-    ] = None,
-    rounds: Annotated[
-        int, typer.Option(help="Interleaved rounds that count (with --all: of the main table).")
-    ] = 10,
-    warmup: Annotated[int, typer.Option(help="Rounds before them that do not.")] = 2,
-    threads: Annotated[
-        int, typer.Option(help="Threads per side; 0 = the framework's choice, with --all one per core.")
-    ] = 0,
-    device: Annotated[str, typer.Option(help="cpu or gpu, for all sides.")] = "cpu",
-    torch_python: Annotated[
-        str | None, typer.Option("--torch-python", help="Python interpreter that has torch or detectron2.")
-    ] = None,
-    opts: Annotated[list[str] | None, typer.Option("--opts", help="Override KEY VALUE.")] = None,
-    size: Annotated[str, typer.Option(help="--all: picture and network input, HEIGHTxWIDTH.")] = "800x1216",
-    scale: Annotated[float, typer.Option(help="--all: scale of the curves' ranges, for trials.")] = 1.0,
-    families: Annotated[
-        str, typer.Option(help="--all: only families whose name has one of these words.")
-    ] = "",
+    rounds: Annotated[int, typer.Option(help="Interleaved rounds of the main table that count.")] = 10,
+    warmup: WarmupOption = 2,
+    threads: Annotated[int, typer.Option(help="Threads per side; 0 = one per core.")] = 0,
+    device: DeviceOption = "cpu",
+    torch_python: InterpreterOption = None,
+    size: Annotated[str, typer.Option(help="Picture and network input, HEIGHTxWIDTH.")] = "800x1216",
+    scale: Annotated[float, typer.Option(help="Scale of the curves' ranges, for trials.")] = 1.0,
+    families: Annotated[str, typer.Option(help="Only families whose name has one of these words.")] = "",
     compiled: Annotated[
-        bool, typer.Option("--compiled", help="--all: also detectron2 with its backbone compiled.")
+        bool, typer.Option("--compiled", help="Also detectron2 with its backbone compiled.")
     ] = False,
     work: Annotated[
-        Path | None, typer.Option(help="--all: folder for models and exports, kept; left out: the cache.")
+        Path | None, typer.Option(help="Folder for models and exports, kept; left out: the cache.")
     ] = None,
 ) -> None:
+    """Measure what this repository's tables show, or draw them again."""
+    if not (everything or only or render or prepare):
+        everything = True
+    options = _options(rounds, warmup, threads, device, torch_python)
+
+    def work_on() -> bool:
+        made = _make_suite(output, options, size, scale, families, compiled, work)
+        return _prepare(made) if prepare else _measure(made, everything, only)
+
+    _end(work_on)
+
+
+def _options(rounds: int, warmup: int, threads: int, device: str, torch_python: str | None) -> Options:
     from parity.bench.bench import Options
 
-    options = Options(
+    return Options(
         rounds,
         warmup,
         threads,
@@ -106,12 +140,12 @@ def bench(
         torch_python,
         progress=lambda t: console.print(t, style="dim", markup=False),
     )
+
+
+def _end(work: Callable[[], bool]) -> None:
+    """Do the work and end the program with the status of it: 0, or 2 where something could not be measured."""
     try:
-        if everything or only or render or prepare:
-            suite = _make_suite(output, options, size, scale, families, compiled, work)
-            failed = _prepare(suite) if prepare else _measure(suite, everything, only)
-        else:
-            failed = _single(output, options, config_file, weights, input, backend, opts)
+        failed = work()
     except (UserError, OSError) as error:
         print(f"tf-d2 bench: {error}", file=sys.stderr)
         raise typer.Exit(EXIT_NOT_COMPARABLE) from error

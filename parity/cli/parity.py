@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from parity.cli import bench as bench_cli
+from parity.cli.groups import ParityGroup
 from parity.core.status import EXIT_NOT_COMPARABLE
 from weights.errors import UserError
 
@@ -29,13 +31,15 @@ the same, 1 different, 2 could not be compared, 3 not deterministic.
 
 Examples:
 
-  tf-d2 parity --config-file mask_rcnn.yaml --weights model.pkl --input street.jpg --output report
+  tf-d2 parity run --config-file mask_rcnn.yaml --weights model.pkl --input street.jpg --output report
 
   tf-d2 parity rejudge report/reference.h5 report/candidate.h5 --profile semantic
 
-  tf-d2 parity --config-file mask_rcnn.yaml --weights model.pkl --input pictures/ --output overnight
+  tf-d2 parity run --config-file mask_rcnn.yaml --weights model.pkl --input pictures/ --output overnight
 
-  tf-d2 parity --ops --output report
+  tf-d2 parity ops --output report
+
+Without a command, `run` is meant: tf-d2 parity --config-file ...
 """
 
 console = Console(stderr=False)
@@ -50,10 +54,19 @@ Annotations = Annotated[
 ]
 WaiverOption = Annotated[
     list[str] | None,
-    typer.Option("--waive", help="A stage known to differ: STAGE=REASON@YYYY-MM-DD. Listed in every report."),
+    typer.Option(
+        "--waive",
+        metavar="WAIVER ...",
+        help="A stage known to differ: STAGE=REASON@YYYY-MM-DD. Listed in every report.",
+    ),
 ]
 KeepGoing = Annotated[
     bool, typer.Option("--keep-going", help="Judge every stage even when weights or preprocessing differ.")
+]
+OutputOption = Annotated[Path | None, typer.Option(help="Folder for report, traces and JSON.")]
+DeviceOption = Annotated[str, typer.Option(help="cpu or gpu, for both sides.")]
+InterpreterOption = Annotated[
+    str | None, typer.Option("--torch-python", help="Python interpreter that has torch or detectron2.")
 ]
 Full = Annotated[bool, typer.Option("--full", help="Print passing stages one by one too.")]
 
@@ -66,8 +79,10 @@ def fail(message: str) -> typer.Exit:
 
 def register(app: typer.Typer) -> None:
     """Add ``parity`` to a command line application."""
-    group = typer.Typer(help=HELP, invoke_without_command=True, add_completion=False, rich_markup_mode=None)
-    group.callback()(main_command)
+    group = typer.Typer(cls=ParityGroup, help=HELP, add_completion=False, rich_markup_mode=None)
+    group.command("run")(compare_models)
+    group.command("ops")(ops)
+    group.command("bisect")(bisect)
     group.command("rejudge")(rejudge)
     group.command("mutations")(mutations)
     group.command("list-mutations")(list_mutations)
@@ -75,8 +90,7 @@ def register(app: typer.Typer) -> None:
     bench_cli.register(app)
 
 
-def main_command(
-    context: typer.Context,
+def compare_models(
     config_file: Annotated[
         str | None, typer.Option("--config-file", help="detectron2 YAML or the name of a published model.")
     ] = None,
@@ -85,26 +99,26 @@ def main_command(
         list[str] | None,
         typer.Option(
             "--input",
+            metavar="PICTURE ...",
             help="Picture; may be repeated. A folder, a .txt list or a pattern: very many pictures, one after the "
             "other; a run that was stopped goes on.",
         ),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder for report, traces and JSON.")] = None,
+    output: OutputOption = None,
     reference: Annotated[
         str, typer.Option(help="auto, detectron2, torch, tf, or a recorded trace (.h5).")
     ] = "auto",
     candidate: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="SIDE ...",
             help="tf, tf-eager, savedmodel:DIR, serving:http://HOST:8501/MODEL (REST), "
-            "serving:grpc://HOST:8500/MODEL or a trace; may be repeated."
+            "serving:grpc://HOST:8500/MODEL or a trace; may be repeated.",
         ),
     ] = None,
     profile: ProfileOption = "strict",
-    device: Annotated[str, typer.Option(help="cpu or gpu, for both sides.")] = "cpu",
-    torch_python: Annotated[
-        str | None, typer.Option("--torch-python", help="Python interpreter that has torch or detectron2.")
-    ] = None,
+    device: DeviceOption = "cpu",
+    torch_python: InterpreterOption = None,
     threads: Annotated[int, typer.Option(help="Threads per side; 0 = all cores.")] = 0,
     noise: Annotated[
         str,
@@ -116,19 +130,28 @@ def main_command(
     repeat: Annotated[int, typer.Option(help="Runs per side that must agree bit for bit.")] = 2,
     timeout: Annotated[float, typer.Option(help="Seconds a side may take.")] = 1800.0,
     proposals: Annotated[
-        list[str] | None, typer.Option(help="Boxes (.npy) per picture, for Fast R-CNN models.")
+        list[str] | None,
+        typer.Option(metavar="FILE ...", help="Boxes (.npy) per picture, for Fast R-CNN models."),
     ] = None,
     opts: Annotated[
         list[str] | None,
-        typer.Option("--opts", help="Override KEY VALUE, as in detectron2; may be repeated."),
+        typer.Option("--opts", metavar="KEY VALUE ...", help="Overrides, as in detectron2."),
     ] = None,
     ignore_keys: Annotated[
         list[str] | None,
-        typer.Option("--ignore-keys", help="Keys that detectron2 does not have and that change nothing."),
+        typer.Option(
+            "--ignore-keys",
+            metavar="KEY ...",
+            help="Keys that detectron2 does not have and that change nothing.",
+        ),
     ] = None,
     ignore_tensors: Annotated[
         list[str] | None,
-        typer.Option("--ignore-tensors", help="Tensors of the checkpoint that the model has no place for."),
+        typer.Option(
+            "--ignore-tensors",
+            metavar="PATTERN ...",
+            help="Tensors of the checkpoint that the model has no place for.",
+        ),
     ] = None,
     prefix: Annotated[
         str | None, typer.Option("--prefix", help="Which of several models in the checkpoint.")
@@ -137,21 +160,18 @@ def main_command(
     waive: WaiverOption = None,
     keep_going: KeepGoing = False,
     full: Full = False,
-    ops: Annotated[
-        bool, typer.Option("--ops", help="Compare single operations on generated inputs.")
-    ] = False,
-    bisect: Annotated[
+    only_ops: Annotated[bool, typer.Option("--ops", hidden=True, help="As the command ops.")] = False,
+    narrow: Annotated[
         bool, typer.Option("--bisect", help="Narrow the first bad stage to a module and write a script.")
     ] = False,
     mutate: Annotated[
         str, typer.Option(help="Plant a named bug in the candidate, to see the harness find it.")
     ] = "",
 ) -> None:
-    if context.invoked_subcommand is not None:
-        return
+    """Compare models on pictures: both sides run, then every stage is judged."""
     from parity.core.results import overall_exit_code
 
-    if ops:
+    if only_ops:
         run_ops(output, torch_python, device, full)
         return
     if config_file is None or not input or output is None:
@@ -177,15 +197,40 @@ def main_command(
         },
     }
     if _are_many(input):
-        single = {"--annotations": annotations, "--proposals": proposals, "--bisect": bisect}
+        single = {"--annotations": annotations, "--proposals": proposals, "--bisect": narrow}
         raise typer.Exit(_run_many(config_file, weights, input, output, waive, options, single))
     truth = open_annotations(annotations)  # before the long part
     comparisons = _run(config_file, weights, input, output, waive, options)
     judge_dataset(comparisons, truth)
     finish(comparisons, output, full)
-    if bisect:
+    if narrow:
         _bisect(comparisons, output, torch_python, mutate)
     raise typer.Exit(overall_exit_code(comparisons))
+
+
+def ops(
+    output: OutputOption = None,
+    device: DeviceOption = "cpu",
+    torch_python: InterpreterOption = None,
+    full: Full = False,
+) -> None:
+    """Compare single operations on generated inputs."""
+    run_ops(output, torch_python, device, full)
+
+
+def bisect(**options: Any) -> None:
+    """Compare models on pictures, then narrow the first bad stage to a module and write a script."""
+    compare_models(**options, narrow=True)
+
+
+def _options_of(function: Callable[..., None], without: Collection[str]) -> inspect.Signature:
+    """What typer makes options of, where a command takes nearly all of another's."""
+    signature = inspect.signature(function, eval_str=True)
+    return signature.replace(parameters=[p for n, p in signature.parameters.items() if n not in without])
+
+
+bisect.__signature__ = _options_of(compare_models, ("only_ops", "narrow"))  # type: ignore[attr-defined]
+bisect.__annotations__ = {p.name: p.annotation for p in bisect.__signature__.parameters.values()}  # type: ignore[attr-defined]
 
 
 def _are_many(inputs: list[str]) -> bool:

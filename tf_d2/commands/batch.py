@@ -49,7 +49,11 @@ def batch(
     model: Annotated[Path | None, typer.Option(help="Folder that tf-d2 export wrote.")] = None,
     input: Annotated[
         list[str] | None,
-        typer.Option("--input", help="Folders, patterns, lists (.txt), TFRecord files or pictures."),
+        typer.Option(
+            "--input",
+            metavar="FOLDER ...",
+            help="Folders, patterns, lists (.txt), TFRecord files or pictures.",
+        ),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for the shards.")] = None,
     format: Annotated[FormatChoice, typer.Option(help="Kind of the shards.")] = FormatChoice.parquet,

@@ -41,13 +41,14 @@ OverwriteOption = Annotated[
 ]
 OptsArgument = Annotated[
     list[str] | None,
-    typer.Option("--opts", help="Overrides: --opts KEY VALUE [KEY VALUE ...], as in detectron2."),
+    typer.Option("--opts", metavar="KEY VALUE ...", help="Overrides, as in detectron2."),
 ]
 
 IgnoreKeysOption = Annotated[
     list[str] | None,
     typer.Option(
         "--ignore-keys",
+        metavar="KEY ...",
         help="Keys of the configuration that detectron2 does not have and that you know to change nothing: "
         "--ignore-keys KEY [KEY ...]; a section or a pattern (MODEL.MY_*) covers all below it.",
     ),
@@ -57,6 +58,7 @@ IgnoreTensorsOption = Annotated[
     list[str] | None,
     typer.Option(
         "--ignore-tensors",
+        metavar="PATTERN ...",
         help="Tensors of the checkpoint that the model has no place for, left out: --ignore-tensors PATTERN "
         "[PATTERN ...], for example 'discriminator.*'.",
     ),

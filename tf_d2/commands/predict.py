@@ -35,7 +35,9 @@ def register(app: typer.Typer) -> None:
 
 def predict(
     config_file: ConfigOption,
-    input: Annotated[list[Path], typer.Option("--input", help="Image files, one or more.")],
+    input: Annotated[
+        list[Path], typer.Option("--input", metavar="FILE ...", help="Image files, one or more.")
+    ],
     output: Annotated[Path, typer.Option("--output", help="Folder for results.")],
     weights: WeightsOption = None,
     confidence_threshold: Annotated[
