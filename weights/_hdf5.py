@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from weights._limits import MAX_STEPS, MAX_TENSORS, Budget, check_shape, element_count, tensor_budget
-from weights._unpickle import view_as
+from weights._unpickle_calls import view_as
 from weights.errors import CheckpointError
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"

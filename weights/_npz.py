@@ -8,7 +8,7 @@ import struct
 import numpy as np
 
 from weights._limits import check_shape
-from weights._unpickle import view_as
+from weights._unpickle_calls import view_as
 from weights._zip import Archive
 from weights.errors import CheckpointError
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from weights._limits import MAX_JSON_BYTES, MAX_TENSORS, check_shape, check_sizes, element_count
 from weights._torch import widen_bfloat16
-from weights._unpickle import view_as
+from weights._unpickle_calls import view_as
 from weights.errors import CheckpointError
 
 DTYPES = {

@@ -15,7 +15,7 @@ import numpy as np
 from weights import _unpickle
 from weights._limits import MAX_PICKLE_BYTES, MAX_TENSORS, Budget, element_count
 from weights._recognise import kind_of_archive
-from weights._unpickle import Inert, Storage, TensorRef
+from weights._unpickle_state import STORAGE_DTYPES, Inert, Storage, TensorRef
 from weights._zip import Archive
 from weights.errors import CheckpointError
 
@@ -54,7 +54,7 @@ class _Storages:
             raise CheckpointError(
                 "The file has storage views of torch 0.1, which are not supported; save it again."
             )
-        dtype = _unpickle.STORAGE_DTYPES[kind.name]
+        dtype = STORAGE_DTYPES[kind.name]
         storage = self.by_key.setdefault(key, Storage(dtype, count * item_size(dtype), key))
         if storage.nbytes != count * item_size(dtype):
             raise CheckpointError(f"The pickle gives the storage {key[:200]!r} two different sizes.")

@@ -20,7 +20,7 @@ from weights._files import map_file
 from weights._limits import MAX_NAME, MAX_TENSORS, Budget, tensor_budget
 from weights._recognise import kind_of_file
 from weights._types import Checkpoint
-from weights._unpickle import ArrayShell, TensorRef
+from weights._unpickle_state import ArrayShell, Inert, TensorRef, kind
 from weights._zip import Archive
 from weights.errors import CheckpointError, CheckpointNotice
 from weights.keras_file import keras_weights
@@ -150,17 +150,17 @@ def _from_pickle(data: memoryview, choice: _Choice) -> Checkpoint:
 
 def _no_dictionary(value: Any, what: str) -> str:
     """Why a file that holds something else is no checkpoint."""
-    if isinstance(value, _unpickle.Inert):
+    if isinstance(value, Inert):
         if value.problem:
             return value.problem
         if value.name.endswith((".CfgNode", ".DictConfig", ".Namespace")):
-            return f"The {what} holds a configuration ({_unpickle.kind(value)}), no weights."
+            return f"The {what} holds a configuration ({kind(value)}), no weights."
         return (
-            f"The {what} holds an object of {_unpickle.kind(value)}, perhaps a whole model as torch.save(model) "
+            f"The {what} holds an object of {kind(value)}, perhaps a whole model as torch.save(model) "
             "writes it, where a checkpoint has a dictionary. Its code is not run; where that code is installed, save "
             "the state dict: torch.save({'model': model.state_dict()}, path)."
         )
-    return f"The {what} holds a {_unpickle.kind(value)} where a checkpoint has a dictionary."
+    return f"The {what} holds a {kind(value)} where a checkpoint has a dictionary."
 
 
 def _has_state(value: dict[Any, Any]) -> bool:
@@ -204,7 +204,7 @@ def _from_torch(value: Any, kind: str, size: int, choice: _Choice) -> Checkpoint
     pycls = value.get("model_state")
     if isinstance(pycls, dict) and "model" not in value and not unwrap.prefixes_of(filter(_is_text, pycls)):
         return _plain(_from_pycls(value, size), choice)
-    if isinstance(value.get("model"), _unpickle.Inert):
+    if isinstance(value.get("model"), Inert):
         raise CheckpointError(_no_dictionary(value["model"], "entry 'model' of the file"))
     try:
         reading = unwrap.find(value, choice.prefix, _is_tensor)
@@ -264,8 +264,8 @@ def _no_tensor(key: str, value: Any) -> str:
     problem = getattr(value, "problem", "")
     if problem:
         return f"{key!r}: {problem}"
-    text = f"{key!r} is a {_unpickle.kind(value)} where a state dict has tensors."
-    if isinstance(value, _unpickle.Inert):
+    text = f"{key!r} is a {kind(value)} where a state dict has tensors."
+    if isinstance(value, Inert):
         text += " If the file is yours, save the state dict alone: torch.save({'model': model.state_dict()}, path)."
     return text
 
@@ -313,7 +313,7 @@ def _iteration(others: Mapping[Any, Any]) -> int | None:
     for holder in (others, others.get("trainer")):
         for key in ("iteration", "global_step"):
             value = holder.get(key) if isinstance(holder, dict) else None
-            if isinstance(value, _unpickle.ArrayShell):
+            if isinstance(value, ArrayShell):
                 value = value.array
             if isinstance(value, np.ndarray) and value.size == 1 and value.dtype.kind in "iu":
                 value = int(value.reshape(()))

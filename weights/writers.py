@@ -18,7 +18,7 @@ from weights import _pickler as op
 from weights._blocks import contiguous, same_bits
 from weights._files import replacing, touched
 from weights._safetensors import DTYPES
-from weights._unpickle import STORAGE_DTYPES
+from weights._unpickle_state import STORAGE_DTYPES
 from weights.checkpoint import read_as_stored
 from weights.errors import WeightsError
 from weights.keras_file import Progress
