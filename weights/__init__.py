@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from weights._class_counts import class_counts
     from weights._files import touched
     from weights._recognise import kind_of_file, kind_of_no_config
     from weights._types import Checkpoint
@@ -23,13 +24,12 @@ if TYPE_CHECKING:
         WeightsError,
     )
     from weights.keras_file import KerasWeights, Progress, read_keras_h5, write_keras_h5
+    from weights.layouts import path_to_key
     from weights.legacy import match_heuristically, matched_state
     from weights.mapping import (
-        class_counts,
         harmless_reason,
         initial_arrays,
         is_ignored,
-        path_to_key,
         split_harmless,
         to_keras_arrays,
         to_state_dict,
@@ -47,7 +47,7 @@ _HOME = {
     "UsageError": "weights.errors",
     "UserError": "weights.errors",
     "WeightsError": "weights.errors",
-    "class_counts": "weights.mapping",
+    "class_counts": "weights._class_counts",
     "harmless_reason": "weights.mapping",
     "initial_arrays": "weights.mapping",
     "is_ignored": "weights.mapping",
@@ -55,7 +55,7 @@ _HOME = {
     "kind_of_no_config": "weights._recognise",
     "match_heuristically": "weights.legacy",
     "matched_state": "weights.legacy",
-    "path_to_key": "weights.mapping",
+    "path_to_key": "weights.layouts",
     "read_checkpoint": "weights.checkpoint",
     "read_keras_h5": "weights.keras_file",
     "split_harmless": "weights.mapping",

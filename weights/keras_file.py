@@ -23,7 +23,8 @@ from weights._files import map_file, replacing, touched
 from weights._h5py import in_hdf5
 from weights._threads import Rows, each_part
 from weights.errors import CheckpointError, WeightsError
-from weights.mapping import Shape, path_to_key, to_state_dict
+from weights.layouts import Shape, path_to_key
+from weights.mapping import to_state_dict
 
 FORMAT_VERSION = "1"
 CONFIG_ATTRIBUTE = "detectron2_config"

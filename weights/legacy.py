@@ -14,7 +14,7 @@ import numpy as np
 
 from weights._types import Checkpoint
 from weights.errors import CheckpointError, ConversionError
-from weights.mapping import Shape, path_to_key, torch_shape
+from weights.layouts import Shape, path_to_key, torch_shape
 
 State = dict[str, np.ndarray]
 

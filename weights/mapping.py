@@ -23,18 +23,11 @@ from typing import Any
 
 import numpy as np
 
+from weights._class_counts import class_count_hints
 from weights._files import touched
 from weights.errors import ConversionError
+from weights.layouts import Shape, keras_layout, path_to_key, torch_layout, torch_shape
 
-Shape = tuple[int, ...]
-
-_LEAF_TO_TORCH = {
-    "kernel": "weight",
-    "gamma": "weight",
-    "beta": "bias",
-    "moving_mean": "running_mean",
-    "moving_variance": "running_var",
-}
 # what FrozenBatchNorm2d takes for files older than its version 2, and what a new batch norm starts from
 _FILL = {"moving_mean": 0.0, "moving_variance": 1.0}
 _HEADS = ("roi_heads.box", "roi_heads.res5", "proposal_generator.", "head.", "sem_seg_head.")
@@ -54,12 +47,6 @@ HARMLESS = (
         "embeddings of a mesh's vertices, compared with what was detected",
     ),
 )
-
-
-def path_to_key(path: str) -> str:
-    """The detectron2 state-dict key of the Keras variable ``path``."""
-    *modules, leaf = path.split("/")
-    return ".".join([*modules, _LEAF_TO_TORCH.get(leaf, leaf)])
 
 
 def harmless_reason(key: str) -> str | None:
@@ -211,39 +198,6 @@ def _norm_is_present(key: str, state: Mapping[str, np.ndarray]) -> bool:
     return f"{layer}.weight" in state and f"{layer}.bias" in state
 
 
-def keras_layout(array: np.ndarray, shape: Shape, leaf: str) -> np.ndarray | None:
-    """``array`` (torch layout) as the variable ``leaf`` of ``shape``, a view; None if it does not fit."""
-    if leaf == "kernel" and len(shape) == 4 and array.ndim == 2:
-        height, width, channels, out = shape
-        if array.shape != (out, channels * height * width):
-            return None
-        return array.reshape(out, channels, height, width).transpose(2, 3, 1, 0)
-    if leaf == "kernel" and array.ndim >= 2:
-        array = array.transpose(*range(2, array.ndim), 1, 0)
-    return array if array.shape == shape else None
-
-
-def torch_layout(array: np.ndarray, path: str, shape: Shape | None = None) -> np.ndarray:
-    """Inverse of :func:`keras_layout`: the variable ``path`` as detectron2 stores it, a view where possible.
-
-    ``shape`` is the torch shape if known. Without it a 4-D kernel of a layer named ``fc<number>`` is a
-    linear layer after a flatten, as in all of detectron2's box heads, and any other one a convolution.
-    """
-    *_, layer, leaf = ("", *path.split("/"))
-    if leaf != "kernel" or array.ndim < 2:
-        return array
-    result = array.transpose(array.ndim - 1, array.ndim - 2, *range(array.ndim - 2))
-    is_linear = len(shape) == 2 if shape is not None else re.fullmatch(r"fc\d+", layer) is not None
-    if array.ndim == 4 and is_linear:
-        return result.reshape(result.shape[0], -1)
-    return result
-
-
-def torch_shape(shape: Shape, leaf: str) -> Shape:
-    """The torch shape of a Keras variable (a linear layer after a flatten shows as its convolution)."""
-    return (shape[-1], shape[-2], *shape[:-2]) if leaf == "kernel" and len(shape) >= 2 else shape
-
-
 def _cast(array: np.ndarray, dtype: Any) -> np.ndarray:
     if array.dtype.name not in _FLOATING:
         return array
@@ -326,68 +280,7 @@ def _mismatch_message(
     return "\n".join(parts)
 
 
-# --- class counts -----------------------------------------------------------------------------------
-
-# The weights that tell how many classes a model has: name, config option, number of axes, axis of the classes.
-_CLASS_WEIGHTS = (
-    (r"roi_heads\.box_predictor\.(\d+\.)?cls_score\.weight", "MODEL.ROI_HEADS.NUM_CLASSES", 2, 0),
-    (r"sem_seg_head\.predictor\.weight", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 4, 0),
-    (r"roi_heads\.keypoint_head\.score_lowres\.weight", "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", 4, 1),
-    (r"head\.cls_score\.weight", "MODEL.RETINANET.NUM_CLASSES", 4, 0),
-)
-
-
-@dataclass(frozen=True)
-class _Classes:
-    """What the shape of one predictor's weight says: the config option, the class count, the other axes."""
-
-    option: str
-    count: int
-    others: Shape
-
-
-def class_count_hints(file_shapes: Mapping[str, Shape], specs: Mapping[str, Shape]) -> list[str]:
-    """Sentences that name differing class counts, the usual reason why predictors do not fit.
-
-    Only where nothing else differs: of a weight that is transposed, say, the count would be invented.
-    """
-    model_shapes = {
-        path_to_key(path): torch_shape(tuple(shape), path.rsplit("/", 1)[-1]) for path, shape in specs.items()
-    }
-    hints: dict[str, str] = {}
-    for key in sorted(file_shapes.keys() & model_shapes.keys()):
-        found, wanted = _classes(key, file_shapes), _classes(key, model_shapes)
-        if found and wanted and found.others == wanted.others and found.count != wanted.count:
-            hints[wanted.option] = (
-                f"{wanted.option} is {wanted.count} in the config; the file was trained with {found.count}."
-            )
-    return [hints[option] for option in sorted(hints)]
-
-
-def class_counts(shapes: Mapping[str, Shape]) -> dict[str, int]:
-    """Config option -> class count, as far as the predictors' shapes (torch layout) tell."""
-    found = (_classes(key, shapes) for key in shapes)
-    return {classes.option: classes.count for classes in found if classes}
-
-
-def _classes(key: str, shapes: Mapping[str, Shape]) -> _Classes | None:
-    """What ``key`` says about classes; None if it is no predictor's weight, or its shape makes no sense."""
-    shape = shapes[key]
-    for pattern, option, axes, axis in _CLASS_WEIGHTS:
-        if re.fullmatch(pattern, key) and len(shape) == axes:
-            count = shape[axis]
-            if option == "MODEL.ROI_HEADS.NUM_CLASSES":
-                count -= 1  # the last row is the background
-            elif option == "MODEL.RETINANET.NUM_CLASSES":
-                anchors = next(iter(shapes.get("head.bbox_pred.weight", ())), 0) // 4
-                count = count // anchors if anchors and count % anchors == 0 else 0
-            return _Classes(option, count, (*shape[:axis], *shape[axis + 1 :])) if count > 0 else None
-    return None
-
-
 # --- and back ---------------------------------------------------------------------------------------
-
-
 def to_state_dict(
     arrays: Mapping[str, np.ndarray],
     *,

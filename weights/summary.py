@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from weights._blocks import same_bits
-from weights.mapping import class_counts, harmless_reason
+from weights._class_counts import class_counts
+from weights.mapping import harmless_reason
 from weights.unwrap import prefixes_of
 
 State = Mapping[str, np.ndarray]

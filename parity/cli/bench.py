@@ -17,7 +17,7 @@ from weights.errors import UsageError, UserError
 
 if TYPE_CHECKING:
     from parity.bench.bench import Options
-    from parity.bench.suite.suite import Suite
+    from parity.bench.suite.measuring import Suite
 
 HELP = """Time and memory of PyTorch and TensorFlow on the same input, in interleaved runs.
 
@@ -225,8 +225,9 @@ def _single(
     """One model on several sides; whether one of them failed."""
     import numpy as np
 
-    from parity.bench.bench import run_bench, table, write_results
-    from parity.running.runner import auto_reference
+    from parity.bench.bench import run_bench
+    from parity.bench.results import table, write_results
+    from parity.running.sides import auto_reference
     from parity.selftest.mutation_run import embedded_demo, sample_picture
 
     if opts and len(opts) % 2:

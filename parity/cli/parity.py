@@ -251,7 +251,7 @@ def _run_many(
     """A folder, list or pattern of pictures; the exit status."""
     from parity.cli.many import compare_many
     from parity.running.many import pictures_of, plan
-    from parity.running.runner import Setup, absolute_path
+    from parity.running.sides import Setup, absolute_path
 
     given = [name for name, value in single.items() if value]
     if given or len(options["candidates"]) > 1:

@@ -22,7 +22,8 @@ from parity.core.results import Comparison
 from parity.core.status import Verdict
 from parity.core.trace import ImageTrace, Trace
 from parity.core.units import Unit, units
-from parity.running.runner import DEFAULT_TIMEOUT, call_worker
+from parity.running.sides import DEFAULT_TIMEOUT
+from parity.running.worker import call_worker
 from weights.errors import UsageError
 
 SCRIPT = '''"""{headline}

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from parity.backends import BACKENDS
-from parity.running.runner import Backend, BackendError, Setup, import_root, job_of
+from parity.running.sides import Backend, BackendError, Setup
+from parity.running.worker import import_root, job_of
 
 
 class PictureError(BackendError):

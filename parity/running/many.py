@@ -32,16 +32,9 @@ from parity.core.status import Status
 from parity.judge.judge import compare
 from parity.judge.waivers import Waiver
 from parity.running.kept import Kept, PictureError
-from parity.running.runner import (
-    Backend,
-    Progress,
-    Setup,
-    check_backend,
-    check_mutation,
-    parse_backend,
-    reproduce,
-    resolved,
-)
+from parity.running.runner import reproduce, resolved
+from parity.running.sides import Backend, Setup, check_backend, check_mutation, parse_backend
+from parity.running.worker import Progress
 from weights.errors import UsageError, UserError
 
 SCHEMA = 1

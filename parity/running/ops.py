@@ -17,7 +17,8 @@ from parity.core.results import Comparison, Errors, StageResult
 from parity.core.status import Status, Verdict
 from parity.core.trace import Trace
 from parity.judge.values import verdict_of
-from parity.running.runner import DEFAULT_TIMEOUT, call_worker
+from parity.running.sides import DEFAULT_TIMEOUT
+from parity.running.worker import call_worker
 
 # An operation on the same input has no history: only its own rounding separates the two sides. Of float32 these are
 # estimates, for which `truth_limit` stands in where PyTorch ran the case in float64, too.

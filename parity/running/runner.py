@@ -7,115 +7,40 @@ ERROR result (exit code 2), never a missing line.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shlex
-import subprocess
 import sys
-import tempfile
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from parity.backends import BACKENDS
-from parity.core.job import file_sha256, read_served
+from parity.core.job import file_sha256
 from parity.core.manifest import threads_of
-from parity.core.profiles import Profile, get_profile
+from parity.core.profiles import get_profile
 from parity.core.results import Comparison, StageResult
 from parity.core.status import Status
-from parity.core.trace import Trace, TraceError
 from parity.judge.judge import compare
-from parity.judge.sides import TraceLike, check_precision
+from parity.judge.sides import TraceLike
 from parity.judge.waivers import Waiver
 from parity.running.feeding import Run, feed_again
-from parity.selftest.mutations import BY_NAME
-from weights.errors import UsageError, UserError
-
-Progress = Callable[[str], None]
-Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
-
-TORCH_BACKENDS = tuple(name for name, kind in BACKENDS.items() if kind.torch)
-DEFAULT_TIMEOUT = 1800.0  # seconds
-
-
-class BackendError(UserError, RuntimeError):
-    """A worker that did not deliver. The message is what it said, or how it ended."""
-
-
-@dataclass(frozen=True)
-class Backend:
-    """One side of a comparison: a worker and its interpreter, or a recorded trace (``target`` is its
-    path)."""
-
-    name: str
-    target: str = ""
-    interpreter: str = sys.executable
-
-    @property
-    def recorded(self) -> bool:
-        """Whether there is nothing to run."""
-        return self.name == "trace"
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What both sides run: the job's common part. ``threads`` 0 leaves the framework's default."""
-
-    config: str
-    weights: str | None
-    images: Sequence[str]
-    profile: str = "strict"
-    device: str = "cpu"
-    threads: int = 0
-    opts: Sequence[Any] = ()
-    proposals: Sequence[str] = ()
-    repeat: int = 2
-    timeout: float = DEFAULT_TIMEOUT
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    weights_sha256: str = ""
-    state: str = ""  # the weights as a plain state dict, for workers that do not read the user's format
-    left_out: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # ignore_keys, ignore_tensors, prefix: see tf_d2.load_model
-    source: Setup | None = None  # what the user asked for, before the files were resolved
-
-
-def parse_backend(text: str, torch_python: str | None = None) -> Backend:
-    """The backend a user named. ValueError says what is known."""
-    name, _, target = text.partition(":")
-    if name in BACKENDS and BACKENDS[name].target:
-        if not target:
-            raise UsageError(f"backend {name} needs what it runs: {name}:{BACKENDS[name].target}")
-        if name == "serving":
-            read_served(target)  # a mistake shows here, before the reference has run
-        return Backend(name, absolute_path(target))
-    if text in BACKENDS:
-        return Backend(text, "", torch_python or sys.executable) if text in TORCH_BACKENDS else Backend(text)
-    if text == "auto":
-        return auto_reference(torch_python or sys.executable)
-    if Path(text).is_file():
-        return Backend("trace", absolute_path(text))
-    known = ", ".join([*(f"{n}:{k.target}" if k.target else n for n, k in BACKENDS.items()), "auto"])
-    raise UsageError(f"backend {text!r} is neither one of {known} nor a trace file that exists")
-
-
-def auto_reference(interpreter: str) -> Backend:
-    """detectron2 where the interpreter has it, else the compact PyTorch reference."""
-    has = any(_can_import(interpreter, name) for name in ("detectron2",))
-    return Backend("detectron2" if has else "torch", "", interpreter)
-
-
-def _can_import(interpreter: str, module: str) -> bool:
-    if interpreter == sys.executable:
-        return importlib.util.find_spec(module) is not None
-    code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
-    try:
-        return subprocess.run([interpreter, "-c", code], capture_output=True, timeout=120).returncode == 0
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise BackendError(f"cannot run {interpreter}: {error}") from error
+from parity.running.sides import (
+    DEFAULT_TIMEOUT,
+    TORCH_BACKENDS,
+    Backend,
+    BackendError,
+    Paths,
+    Setup,
+    absolute_path,
+    check_backend,
+    check_mutation,
+    parse_backend,
+    precise_backend,
+    several,
+)
+from parity.running.worker import Progress, call_worker, run_backend
+from weights.errors import UsageError
 
 
 def run(
@@ -178,45 +103,6 @@ def run(
         setup = resolved(setup, folder, progress)
     interpreter = torch_python or sys.executable
     return _run_all(setup, backends, folder, noise, waivers, early_stop, mutate, interpreter, progress)
-
-
-def several(given: Paths) -> list[str]:
-    """Names or paths as a list. One alone is a list of one: a string is a sequence, too, of its letters."""
-    return [os.fspath(g) for g in ([given] if isinstance(given, str | os.PathLike) else given)]
-
-
-def check_mutation(name: str, candidates: Sequence[Backend]) -> None:
-    """Raise ValueError where no bug has that name, or a candidate is not a model that it can be planted in."""
-    if name not in BY_NAME:
-        raise UsageError(f"no planted bug is called {name!r}; see: tf-d2 parity list-mutations")
-    for candidate in candidates:
-        if candidate.name not in ("tf", "tf-eager") or candidate.recorded:
-            raise UsageError(f"the bug {name} can be planted in tf and tf-eager, not in {candidate.name}")
-
-
-def check_backend(backend: Backend, role: str, images: int, profile: Profile) -> None:
-    """Raise ValueError where a backend cannot be a side (``role``) of a comparison of so many images at this
-    precision. Found out later, what is wrong with a trace would seem to be a fault of the side that is fed with it."""
-    if not backend.recorded:
-        exported = frozenset(["float32"]) if BACKENDS[backend.name].target else frozenset()
-        check_precision(role, f"what {backend.name} computes", exported, profile)
-        return
-    try:
-        with Trace(backend.target) as trace:
-            held, precisions = len(trace.images), trace.precisions()
-    except TraceError as error:
-        raise UsageError(f"{error}. As {role}, name such a file or a backend to run") from error
-    if held != images:
-        raise UsageError(
-            f"the {role} {backend.target} holds {held} images, but {images} are given: "
-            "name the pictures that it was made from, in their order"
-        )
-    check_precision(role, backend.target, precisions, profile)
-
-
-def absolute_path(path: str | os.PathLike[str]) -> str:
-    """A file's absolute path, since workers run in a folder of their own; a name of the zoo as it is."""
-    return str(Path(path).resolve()) if Path(path).exists() else str(path)
 
 
 def _run_all(
@@ -315,17 +201,6 @@ def _noise_runs(
         return [], [*notes, f"noise run failed, so static limits apply: {error}"]
 
 
-def precise_backend(reference: Backend, interpreter: str) -> Backend | None:
-    """What gives the float64 run beside a reference: itself, or for a recording detectron2 or torch; None where
-    neither is installed."""
-    if not reference.recorded:
-        return reference
-    for name in ("detectron2", "torch"):
-        if _can_import(interpreter, name):
-            return Backend(name, "", interpreter)
-    return None
-
-
 def _error(reference: str, candidate: str, setup: Setup, message: str, name: str) -> Comparison:
     comparison = Comparison(reference, candidate, setup.profile)
     comparison.stages.append(StageResult(f"run/{name}", "manifest", "exact", Status.ERROR, message))
@@ -379,142 +254,3 @@ def resolved(setup: Setup, folder: Path, progress: Progress) -> Setup:
     files["weights_sha256"] = file_sha256(files["weights"])
     (folder / "setup.json").write_text(json.dumps({"config": str(target), **files}))
     return replace(setup, config=str(target), opts=(), source=setup.source or setup, **files)
-
-
-def job_of(backend: Backend, setup: Setup) -> dict[str, Any]:
-    """The job of one side on a resolved setup, without its output."""
-    job = {
-        "config_yaml": setup.config,
-        "weights": setup.weights,
-        "images": [str(Path(i).resolve()) for i in setup.images],
-        "proposals": [str(Path(p).resolve()) for p in setup.proposals],
-        "profile": setup.profile,
-        "device": setup.device,
-        "threads": setup.threads or (os.cpu_count() or 1),
-        "repeat": setup.repeat,
-        "weights_sha256": setup.weights_sha256 or None,
-        **setup.extra,
-    }
-    if backend.name in TORCH_BACKENDS:
-        job["weights"] = setup.state or setup.weights
-    else:
-        job |= {"backend": backend.name, "target": backend.target}
-    return job
-
-
-def run_backend(backend: Backend, setup: Setup, target: Path, progress: Progress = lambda text: None) -> Path:
-    """Run one side on a resolved setup and return its trace's path. Raises BackendError with what it said."""
-    if backend.recorded:
-        return Path(backend.target)
-    job = job_of(backend, setup)
-    label = f"{backend.name} ({setup.profile}, {setup.device})"
-    progress(label)
-    call_worker(
-        BACKENDS[backend.name].module,
-        backend.interpreter,
-        job,
-        target,
-        setup.timeout,
-        lambda text: progress(f"{label}: {text}"),
-    )
-    return target
-
-
-def call_worker(
-    module: str,
-    interpreter: str,
-    job: Mapping[str, Any],
-    target: Path,
-    timeout: float,
-    progress: Progress = lambda text: None,
-    on_event: Callable[[dict[str, Any]], None] = lambda event: None,
-) -> list[dict[str, Any]]:
-    """Run one worker program on a job; its events, each also given to ``on_event`` as it comes.
-
-    Raises BackendError when the worker fails, hangs or writes nothing.
-    """
-    target.unlink(missing_ok=True)
-    with tempfile.TemporaryDirectory(prefix="parity-") as scratch:
-        path = Path(scratch) / "job.json"
-        path.write_text(json.dumps({**job, "output": str(target.resolve())}))
-        log = target.with_suffix(".log")
-        environment = os.environ | {"PYTHONPATH": import_root(Path(scratch)), "PYTHONUNBUFFERED": "1"}
-        command = [interpreter, "-m", module, "--job", str(path)]
-        with open(log, "w") as errors:
-            try:
-                process = subprocess.Popen(
-                    command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment, cwd=scratch
-                )
-            except OSError as error:
-                raise BackendError(f"cannot start {interpreter}: {error}") from error
-            events = _listen(process, timeout, progress, on_event)
-    return _checked(events, process.returncode, target, log, timeout)
-
-
-def import_root(scratch: Path) -> str:
-    """A folder that holds this project's packages and nothing else, so that a foreign interpreter sees only
-    them and none of the packages installed beside this one."""
-    root = scratch / "packages"
-    root.mkdir()
-    here = Path(__file__).resolve().parents[2]
-    for name in ("parity", "weights", "tf_d2"):
-        if (here / name).is_dir():
-            os.symlink(here / name, root / name)
-    return str(root)
-
-
-def _listen(
-    process: subprocess.Popen[str],
-    timeout: float,
-    progress: Progress,
-    on_event: Callable[[dict[str, Any]], None],
-) -> list[dict[str, Any]]:
-    """Read a worker's events until it ends; kill it after ``timeout`` seconds."""
-    events: list[dict[str, Any]] = []
-    stopped = threading.Event()
-
-    def stop() -> None:
-        stopped.set()
-        process.kill()
-
-    timer = threading.Timer(timeout, stop)
-    timer.start()
-    try:
-        assert process.stdout is not None
-        with process.stdout as lines:
-            for event in (e for line in lines if (e := _event(line)) is not None):
-                events.append(event)
-                on_event(event)
-                if event["event"] == "progress":
-                    progress(f"{event.get('what', '')} {event.get('done', '')}/{event.get('of', '')}")
-        process.wait()
-    finally:
-        timer.cancel()
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-    if stopped.is_set() and process.returncode:
-        events.append({"event": "error", "message": f"no result after {timeout:.0f} s; it was stopped"})
-    return events
-
-
-def _event(line: str) -> dict[str, Any] | None:
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) and isinstance(value.get("event"), str) else None
-
-
-def _checked(
-    events: list[dict[str, Any]], code: int, target: Path, log: Path, timeout: float
-) -> list[dict[str, Any]]:
-    said = [str(e.get("message")) for e in events if e["event"] == "error"]
-    if code == 0 and not said and target.exists():
-        log.unlink(missing_ok=True)
-        return events
-    if not said:
-        tail = [t for t in log.read_text(errors="replace").splitlines() if t.strip()][-3:]
-        ending = f"ended with status {code}" if code else "ended without writing its trace"
-        said = [f"{ending}; {' | '.join(tail)}" if tail else ending]
-    raise BackendError(f"{said[-1]} (log: {log})")

@@ -25,7 +25,9 @@ import numpy as np
 
 from parity.core.results import Comparison
 from parity.judge.judge import compare
-from parity.running.runner import Backend, Setup, call_worker, resolved, run_backend
+from parity.running.runner import resolved
+from parity.running.sides import Backend, Setup
+from parity.running.worker import call_worker, run_backend
 from parity.selftest.mutation_run import embedded_demo, sample_picture
 from weights.errors import UserError
 

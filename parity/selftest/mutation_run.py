@@ -19,15 +19,9 @@ from parity.core.status import EXIT_SAME, Verdict
 from parity.judge.judge import compare
 from parity.judge.sides import TraceLike
 from parity.running.ops import run_ops
-from parity.running.runner import (
-    Backend,
-    BackendError,
-    Setup,
-    auto_reference,
-    call_worker,
-    resolved,
-    run_backend,
-)
+from parity.running.runner import resolved
+from parity.running.sides import Backend, BackendError, Setup, auto_reference
+from parity.running.worker import call_worker, run_backend
 from parity.selftest.mutations import MUTATIONS, Mutation
 from weights.errors import UsageError
 from weights.writers import write_safetensors

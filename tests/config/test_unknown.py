@@ -9,7 +9,7 @@ from tf_d2.config import ConfigError, load_config, load_config_text, resolve_yam
 from tf_d2.config.defaults import KEYS
 from tf_d2.config.errors import ConfigNotice
 from tf_d2.config.merge import merge_file, merge_opts
-from tf_d2.config.unknown import misspelt
+from tf_d2.config.misspelt import misspelt
 
 PLAIN = load_config_text("VERSION: 2")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import weights
-from weights.mapping import torch_layout
+from weights.layouts import torch_layout
 
 
 def arange(*shape):

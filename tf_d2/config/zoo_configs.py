@@ -8,56 +8,20 @@ YAML files under ``configs/`` and, for the LSJ baselines, of ``configs/new_basel
 from __future__ import annotations
 
 from tf_d2.config.defaults import KEYS, Flat
-from tf_d2.config.safe_yaml import anchor_sizes
+from tf_d2.config.zoo_bases import (
+    C4,
+    DC5,
+    FPN,
+    IMAGENET_STD,
+    R50,
+    R101,
+    RES_2_TO_5,
+    RESNEXT,
+    RETINANET,
+    STRIDE_IN_3X3,
+    X101,
+)
 from tf_d2.config.zoo_densepose import densepose_rows, point_rend_rows
-
-_RES_2_TO_5 = ("res2", "res3", "res4", "res5")
-_RETINANET_SIZES = "[[x, x * 2**(1.0/3), x * 2**(2.0/3)] for x in [32, 64, 128, 256, 512]]"
-
-_C4: Flat = {"DATASETS.TRAIN": ("coco_2017_train",), "DATASETS.TEST": ("coco_2017_val",)}
-_DC5: Flat = {
-    **_C4,
-    "MODEL.RESNETS.OUT_FEATURES": ("res5",),
-    "MODEL.RESNETS.RES5_DILATION": 2,
-    "MODEL.RPN.IN_FEATURES": ("res5",),
-    "MODEL.ROI_HEADS.NAME": "StandardROIHeads",
-    "MODEL.ROI_HEADS.IN_FEATURES": ("res5",),
-    "MODEL.ROI_BOX_HEAD.NAME": "FastRCNNConvFCHead",
-    "MODEL.ROI_BOX_HEAD.NUM_FC": 2,
-    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 7,
-    "MODEL.ROI_MASK_HEAD.NUM_CONV": 4,
-}
-_FPN: Flat = {
-    **_DC5,
-    "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
-    "MODEL.RESNETS.OUT_FEATURES": _RES_2_TO_5,
-    "MODEL.RESNETS.RES5_DILATION": 1,
-    "MODEL.FPN.IN_FEATURES": _RES_2_TO_5,
-    "MODEL.ANCHOR_GENERATOR.SIZES": ((32,), (64,), (128,), (256,), (512,)),
-    "MODEL.RPN.IN_FEATURES": ("p2", "p3", "p4", "p5", "p6"),
-    "MODEL.RPN.PRE_NMS_TOPK_TEST": 1000,
-    "MODEL.ROI_HEADS.IN_FEATURES": ("p2", "p3", "p4", "p5"),
-}
-_RETINANET: Flat = {
-    **_C4,
-    "MODEL.META_ARCHITECTURE": "RetinaNet",
-    "MODEL.BACKBONE.NAME": "build_retinanet_resnet_fpn_backbone",
-    "MODEL.RESNETS.OUT_FEATURES": _RES_2_TO_5[1:],
-    "MODEL.FPN.IN_FEATURES": _RES_2_TO_5[1:],
-    "MODEL.ANCHOR_GENERATOR.SIZES": tuple(map(tuple, anchor_sizes(_RETINANET_SIZES))),
-}
-
-_R50: Flat = {"MODEL.WEIGHTS": "detectron2://ImageNetPretrained/MSRA/R-50.pkl"}
-_R101: Flat = {"MODEL.WEIGHTS": "detectron2://ImageNetPretrained/MSRA/R-101.pkl", "MODEL.RESNETS.DEPTH": 101}
-_IMAGENET_STD: Flat = {"MODEL.PIXEL_STD": (57.375, 57.12, 58.395)}
-_STRIDE_IN_3X3: Flat = {"MODEL.RESNETS.STRIDE_IN_1X1": False}
-_RESNEXT: Flat = {**_STRIDE_IN_3X3, "MODEL.RESNETS.NUM_GROUPS": 32, "MODEL.RESNETS.WIDTH_PER_GROUP": 8}
-_X101: Flat = {
-    **_IMAGENET_STD,
-    **_RESNEXT,
-    "MODEL.WEIGHTS": "detectron2://ImageNetPretrained/FAIR/X-101-32x8d.pkl",
-    "MODEL.RESNETS.DEPTH": 101,
-}
 
 _MASK: Flat = {"MODEL.MASK_ON": True}
 _KEYPOINT: Flat = {
@@ -129,7 +93,7 @@ def _legacy(head: str) -> Flat:
 
 
 _SYNC_BN = {**_norm("SyncBN", "SyncBN"), **_FOUR_CONV_BOX}
-_GN = {**_norm("GN", "GN"), **_FOUR_CONV_BOX, **_STRIDE_IN_3X3}
+_GN = {**_norm("GN", "GN"), **_FOUR_CONV_BOX, **STRIDE_IN_3X3}
 _R50_GN: Flat = {"MODEL.WEIGHTS": "catalog://ImageNetPretrained/FAIR/R-50-GN"}
 _LSJ: Flat = {
     **_MASK,
@@ -138,9 +102,9 @@ _LSJ: Flat = {
     "MODEL.RPN.CONV_DIMS": (-1, -1),
 }
 _S_1_TO_4 = ("s1", "s2", "s3", "s4")
-# Takes back what _FPN and _LSJ say of a ResNet.
+# Takes back what FPN and _LSJ say of a ResNet.
 _REGNET: Flat = {
-    **_IMAGENET_STD,
+    **IMAGENET_STD,
     **{key: value for key, value in KEYS.items() if key.startswith("MODEL.RESNETS.")},
     "MODEL.BACKBONE.NAME": "build_regnet_fpn_backbone",
     "MODEL.FPN.IN_FEATURES": _S_1_TO_4,
@@ -169,42 +133,42 @@ _REGNETS: dict[str, Flat] = {
 
 _ROWS: dict[str, tuple[Flat, ...]] = {
     "COCO-Detection/fast_rcnn_R_50_FPN_1x": (
-        _FPN,
-        _R50,
+        FPN,
+        R50,
         {"MODEL.PROPOSAL_GENERATOR.NAME": "PrecomputedProposals"},
     ),
-    "COCO-Detection/rpn_R_50_C4_1x": (_C4, _R50, _PROPOSALS, {"MODEL.RPN.PRE_NMS_TOPK_TEST": 12000}),
-    "COCO-Detection/rpn_R_50_FPN_1x": (_FPN, _R50, _PROPOSALS),
-    "COCO-Detection/retinanet_R_50_FPN_1x": (_RETINANET, _R50),
-    "COCO-Detection/retinanet_R_50_FPN_3x": (_RETINANET, _R50),
-    "COCO-Detection/retinanet_R_101_FPN_3x": (_RETINANET, _R101),
-    "Cityscapes/mask_rcnn_R_50_FPN": (_FPN, _CITYSCAPES),
-    "PascalVOC-Detection/faster_rcnn_R_50_C4": (_C4, _R50, _VOC),
-    "Misc/mask_rcnn_R_50_FPN_1x_dconv_c3-c5": (_FPN, _R50, _MASK, _DCONV),
-    "Misc/mask_rcnn_R_50_FPN_3x_dconv_c3-c5": (_FPN, _R50, _MASK, _DCONV),
-    "Misc/cascade_mask_rcnn_R_50_FPN_1x": (_FPN, _R50, _MASK, _CASCADE),
-    "Misc/cascade_mask_rcnn_R_50_FPN_3x": (_FPN, _R50, _MASK, _CASCADE),
-    "Misc/mask_rcnn_R_50_FPN_3x_gn": (_FPN, _R50_GN, _MASK, _GN),
-    "Misc/mask_rcnn_R_50_FPN_3x_syncbn": (_FPN, _R50, _MASK, _SYNC_BN),
-    "Misc/scratch_mask_rcnn_R_50_FPN_3x_gn": (_FPN, _MASK, _GN),
-    "Misc/scratch_mask_rcnn_R_50_FPN_9x_gn": (_FPN, _MASK, _GN, _IMAGENET_STD),
-    "Misc/scratch_mask_rcnn_R_50_FPN_9x_syncbn": (_FPN, _MASK, _SYNC_BN, _IMAGENET_STD, _STRIDE_IN_3X3),
+    "COCO-Detection/rpn_R_50_C4_1x": (C4, R50, _PROPOSALS, {"MODEL.RPN.PRE_NMS_TOPK_TEST": 12000}),
+    "COCO-Detection/rpn_R_50_FPN_1x": (FPN, R50, _PROPOSALS),
+    "COCO-Detection/retinanet_R_50_FPN_1x": (RETINANET, R50),
+    "COCO-Detection/retinanet_R_50_FPN_3x": (RETINANET, R50),
+    "COCO-Detection/retinanet_R_101_FPN_3x": (RETINANET, R101),
+    "Cityscapes/mask_rcnn_R_50_FPN": (FPN, _CITYSCAPES),
+    "PascalVOC-Detection/faster_rcnn_R_50_C4": (C4, R50, _VOC),
+    "Misc/mask_rcnn_R_50_FPN_1x_dconv_c3-c5": (FPN, R50, _MASK, _DCONV),
+    "Misc/mask_rcnn_R_50_FPN_3x_dconv_c3-c5": (FPN, R50, _MASK, _DCONV),
+    "Misc/cascade_mask_rcnn_R_50_FPN_1x": (FPN, R50, _MASK, _CASCADE),
+    "Misc/cascade_mask_rcnn_R_50_FPN_3x": (FPN, R50, _MASK, _CASCADE),
+    "Misc/mask_rcnn_R_50_FPN_3x_gn": (FPN, _R50_GN, _MASK, _GN),
+    "Misc/mask_rcnn_R_50_FPN_3x_syncbn": (FPN, R50, _MASK, _SYNC_BN),
+    "Misc/scratch_mask_rcnn_R_50_FPN_3x_gn": (FPN, _MASK, _GN),
+    "Misc/scratch_mask_rcnn_R_50_FPN_9x_gn": (FPN, _MASK, _GN, IMAGENET_STD),
+    "Misc/scratch_mask_rcnn_R_50_FPN_9x_syncbn": (FPN, _MASK, _SYNC_BN, IMAGENET_STD, STRIDE_IN_3X3),
     "Misc/panoptic_fpn_R_101_dconv_cascade_gn_3x": (
-        _FPN,
+        FPN,
         _PANOPTIC,
         _CASCADE,
         _DCONV,
         _norm("GN", "GN"),
-        _STRIDE_IN_3X3,
+        STRIDE_IN_3X3,
         {"MODEL.WEIGHTS": "catalog://ImageNetPretrained/FAIR/R-101-GN", "MODEL.RESNETS.DEPTH": 101},
         {"MODEL.ROI_BOX_HEAD.NORM": ""},
     ),
     "Misc/cascade_mask_rcnn_X_152_32x8d_FPN_IN5k_gn_dconv": (
-        _FPN,
+        FPN,
         _MASK,
         _CASCADE,
         _DCONV,
-        _RESNEXT,
+        RESNEXT,
         _FOUR_CONV_BOX,
         {
             "MODEL.WEIGHTS": "catalog://ImageNetPretrained/FAIR/X-152-32x8d-IN5k",
@@ -214,17 +178,17 @@ _ROWS: dict[str, tuple[Flat, ...]] = {
             "MODEL.ROI_MASK_HEAD.NUM_CONV": 8,
         },
     ),
-    "Detectron1-Comparisons/faster_rcnn_R_50_FPN_noaug_1x": (_FPN, _R50, _legacy("ROI_BOX_HEAD")),
+    "Detectron1-Comparisons/faster_rcnn_R_50_FPN_noaug_1x": (FPN, R50, _legacy("ROI_BOX_HEAD")),
     "Detectron1-Comparisons/mask_rcnn_R_50_FPN_noaug_1x": (
-        _FPN,
-        _R50,
+        FPN,
+        R50,
         _MASK,
         _legacy("ROI_BOX_HEAD"),
         _legacy("ROI_MASK_HEAD"),
     ),
     "Detectron1-Comparisons/keypoint_rcnn_R_50_FPN_1x": (
-        _FPN,
-        _R50,
+        FPN,
+        R50,
         _KEYPOINT,
         _legacy("ROI_BOX_HEAD"),
         _legacy("ROI_KEYPOINT_HEAD"),
@@ -232,11 +196,11 @@ _ROWS: dict[str, tuple[Flat, ...]] = {
     **{
         f"COCO-{task}/{kind}_rcnn_{depth}_{part}_{schedule}": (base, weights, head)
         for task, kind, head in (("Detection", "faster", {}), ("InstanceSegmentation", "mask", _MASK))
-        for part, base in (("C4", _C4), ("DC5", _DC5), ("FPN", _FPN))
-        for depth, schedule, weights in (("R_50", "1x", _R50), ("R_50", "3x", _R50), ("R_101", "3x", _R101))
+        for part, base in (("C4", C4), ("DC5", DC5), ("FPN", FPN))
+        for depth, schedule, weights in (("R_50", "1x", R50), ("R_50", "3x", R50), ("R_101", "3x", R101))
     },
     **{
-        f"{name}_X_101_32x8d_FPN_{schedule}": (_FPN, _X101, head)
+        f"{name}_X_101_32x8d_FPN_{schedule}": (FPN, X101, head)
         for name, schedule, head in (
             ("COCO-Detection/faster_rcnn", "3x", {}),
             ("COCO-InstanceSegmentation/mask_rcnn", "3x", _MASK),
@@ -244,39 +208,39 @@ _ROWS: dict[str, tuple[Flat, ...]] = {
         )
     },
     **{
-        name: (_FPN, weights, head)
+        name: (FPN, weights, head)
         for name, weights, head in (
-            ("COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x", _R50, _KEYPOINT),
-            ("COCO-Keypoints/keypoint_rcnn_R_50_FPN_3x", _R50, _KEYPOINT),
-            ("COCO-Keypoints/keypoint_rcnn_R_101_FPN_3x", _R101, _KEYPOINT),
-            ("COCO-PanopticSegmentation/panoptic_fpn_R_50_1x", _R50, _PANOPTIC),
-            ("COCO-PanopticSegmentation/panoptic_fpn_R_50_3x", _R50, _PANOPTIC),
-            ("COCO-PanopticSegmentation/panoptic_fpn_R_101_3x", _R101, _PANOPTIC),
+            ("COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x", R50, _KEYPOINT),
+            ("COCO-Keypoints/keypoint_rcnn_R_50_FPN_3x", R50, _KEYPOINT),
+            ("COCO-Keypoints/keypoint_rcnn_R_101_FPN_3x", R101, _KEYPOINT),
+            ("COCO-PanopticSegmentation/panoptic_fpn_R_50_1x", R50, _PANOPTIC),
+            ("COCO-PanopticSegmentation/panoptic_fpn_R_50_3x", R50, _PANOPTIC),
+            ("COCO-PanopticSegmentation/panoptic_fpn_R_101_3x", R101, _PANOPTIC),
             # without published weights
-            ("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x_giou", _R50, _MASK),
-            ("PascalVOC-Detection/faster_rcnn_R_50_FPN", _R50, _VOC),
-            ("Misc/semantic_R_50_FPN_1x", _R50, _SEMANTIC),
-            ("Misc/mask_rcnn_R_50_FPN_1x_cls_agnostic", _R50, {**_MASK, **_CLASS_AGNOSTIC}),
+            ("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x_giou", R50, _MASK),
+            ("PascalVOC-Detection/faster_rcnn_R_50_FPN", R50, _VOC),
+            ("Misc/semantic_R_50_FPN_1x", R50, _SEMANTIC),
+            ("Misc/mask_rcnn_R_50_FPN_1x_cls_agnostic", R50, {**_MASK, **_CLASS_AGNOSTIC}),
         )
     },
     **{
         f"LVIS{version}-InstanceSegmentation/mask_rcnn_{backbone}_FPN_1x": (
-            _FPN,
+            FPN,
             weights,
             _lvis(version, classes),
         )
         for version, classes in (("v0.5", 1230), ("v1", 1203))  # v1 without published weights
-        for backbone, weights in (("R_50", _R50), ("R_101", _R101), ("X_101_32x8d", _X101))
+        for backbone, weights in (("R_50", R50), ("R_101", R101), ("X_101_32x8d", X101))
     },
     **{
-        f"new_baselines/mask_rcnn_R_{depth}_FPN_{epochs}ep_LSJ": (_FPN, _LSJ, {"MODEL.RESNETS.DEPTH": depth})
+        f"new_baselines/mask_rcnn_R_{depth}_FPN_{epochs}ep_LSJ": (FPN, _LSJ, {"MODEL.RESNETS.DEPTH": depth})
         for depth in (50, 101)
         for epochs in (100, 200, 400)
     },
-    "new_baselines/mask_rcnn_R_50_FPN_50ep_LSJ": (_FPN, _LSJ, {"MODEL.RESNETS.DEPTH": 50}),
+    "new_baselines/mask_rcnn_R_50_FPN_50ep_LSJ": (FPN, _LSJ, {"MODEL.RESNETS.DEPTH": 50}),
     **{
         f"COCO-InstanceSegmentation/mask_rcnn_{name}_dds_fpn_1x": (
-            _FPN,
+            FPN,
             _MASK,
             regnet,
             {"MODEL.REGNETS.NORM": "FrozenBN"},
@@ -284,25 +248,25 @@ _ROWS: dict[str, tuple[Flat, ...]] = {
         for name, regnet in _REGNETS.items()
     },
     **{
-        f"new_baselines/mask_rcnn_{name}_dds_FPN_{epochs}ep_LSJ": (_FPN, _LSJ, regnet)
+        f"new_baselines/mask_rcnn_{name}_dds_FPN_{epochs}ep_LSJ": (FPN, _LSJ, regnet)
         for name, regnet in _REGNETS.items()
         for epochs in (100, 200, 400)
     },
 }
 
 _TRIDENT: Flat = {
-    **_C4,
+    **C4,
     "MODEL.BACKBONE.NAME": "build_trident_resnet_backbone",
     "MODEL.PROPOSAL_GENERATOR.NAME": "TridentRPN",
     "MODEL.ROI_HEADS.NAME": "TridentRes5ROIHeads",
 }
 _ROWS |= {
     f"projects/TridentNet/configs/tridentnet_fast_{depth}_C4_{schedule}": (_TRIDENT, weights)
-    for depth, schedule, weights in (("R_50", "1x", _R50), ("R_50", "3x", _R50), ("R_101", "3x", _R101))
+    for depth, schedule, weights in (("R_50", "1x", R50), ("R_50", "3x", R50), ("R_101", "3x", R101))
 }
 _DEEPLAB: Flat = {
-    **_DC5,
-    **_STRIDE_IN_3X3,
+    **DC5,
+    **STRIDE_IN_3X3,
     "MODEL.META_ARCHITECTURE": "SemanticSegmentor",
     "MODEL.WEIGHTS": "detectron2://DeepLab/R-103.pkl",
     "MODEL.PIXEL_MEAN": (123.675, 116.280, 103.530),
@@ -348,8 +312,8 @@ _PANOPTIC_DEEPLAB: Flat = {
     "MODEL.SEM_SEG_HEAD.PROJECT_CHANNELS": (32, 64),
     "DATASETS.TRAIN": ("cityscapes_fine_panoptic_train",),
     "DATASETS.TEST": ("cityscapes_fine_panoptic_val",),
-    # What _DC5 says of heads that this model does not have.
-    **{key: KEYS[key] for key in _DC5 if key.startswith(("MODEL.RPN", "MODEL.ROI_"))},
+    # What DC5 says of heads that this model does not have.
+    **{key: KEYS[key] for key in DC5 if key.startswith(("MODEL.RPN", "MODEL.ROI_"))},
 }
 _SEPARABLE: Flat = {
     "MODEL.SEM_SEG_HEAD.USE_DEPTHWISE_SEPARABLE_CONV": True,
@@ -382,13 +346,13 @@ _ROWS |= {
     )
 }
 _TENSOR_MASK: Flat = {
-    **_C4,
-    **_R50,
+    **C4,
+    **R50,
     "MODEL.META_ARCHITECTURE": "TensorMask",
     "MODEL.MASK_ON": True,
     "MODEL.BACKBONE.NAME": "build_retinanet_resnet_fpn_backbone",
-    "MODEL.RESNETS.OUT_FEATURES": _RES_2_TO_5,
-    "MODEL.FPN.IN_FEATURES": _RES_2_TO_5,
+    "MODEL.RESNETS.OUT_FEATURES": RES_2_TO_5,
+    "MODEL.FPN.IN_FEATURES": RES_2_TO_5,
     "MODEL.FPN.FUSE_TYPE": "avg",
     "MODEL.ANCHOR_GENERATOR.SIZES": tuple((44 * 2**i, 60 * 2**i) for i in range(6)),
     "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": ((1.0,),),
@@ -399,7 +363,7 @@ _ROWS |= {
     f"projects/TensorMask/configs/tensormask_R_50_FPN_{schedule}": (_TENSOR_MASK,)
     for schedule in ("1x", "6x")
 }
-_BASES = {"FPN": _FPN, "R_50": _R50, "R_101": _R101, "X_101_32x8d": _X101}
+_BASES = {"FPN": FPN, "R_50": R50, "R_101": R101, "X_101_32x8d": X101}
 _ROWS |= point_rend_rows(_BASES) | densepose_rows(_BASES)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from parity.bench.bench import Model, Options
-from parity.running.runner import call_worker
+from parity.running.worker import call_worker
 
 SEED = 1
 PREPARE_SECONDS = 3600.0

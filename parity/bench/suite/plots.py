@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from parity.bench.bench import MODULES, NAMES, TORCH, from_json
+from parity.bench.results import NAMES, from_json
 from parity.report.plots import CANDIDATE, GRID, INK, MUTED, NOISE, REFERENCE, bench_plot, plain_axes, svg
 
 Part = Mapping[str, Any]

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from parity.bench.bench import NAMES, Bench, from_json
+from parity.bench.results import NAMES, Bench, from_json
 from parity.bench.suite.suite import PARTS, SCHEMA
 from weights.errors import UsageError
 

@@ -9,86 +9,28 @@ import os
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 
-from parity.bench.bench import (
-    Model,
-    Options,
-    Side,
-    Worker,
-    agreement,
-    run_sides,
-    start,
-    to_json,
-    written,
-)
+from parity.bench.bench import Model, Options, exported, run_sides, start
+from parity.bench.results import Side, to_json
+from parity.bench.suite.curves import BATCHES, PASTED, curve_models, curves_part, pixels_model
+from parity.bench.suite.measuring import Suite, interleave, pair
 from parity.bench.suite.models import FAMILIES, MASK_RCNN, jpeg_file, picture_file, prepare
 from parity.core import machine
-from parity.running.runner import BackendError, Setup, auto_reference, resolved
+from parity.running.runner import resolved
+from parity.running.sides import BackendError, Setup
 from weights.errors import UsageError
 
 SCHEMA = "tf-d2-bench/2"
 TRAINED_SIDES = ("tf", "tf-bfloat16")
 EXPORTED_SIDES = ("torchscript", "onnx", "openvino", "openvino-default", "openvino-torch")
 MAIN_SIDES = (*EXPORTED_SIDES, "tf", "savedmodel", "tf-bfloat16")
-BATCHES = (1, 2, 4, 8)
-SQUARES = (320, 480, 640, 800, 1024, 1440, 2048)  # pixels on a side
-PROPOSALS = (100, 300, 1000, 2000, 5000)
-CLASSES = (1, 20, 80, 300, 1200)
-PASTED = {"count": 100, "height": 3000, "width": 4000}
-# The size of the exports' example, three that no multiple of 32 divides, and a small one that 32 divides.
-AGREEMENT_SIZES = ((800, 1216), (331, 597), (601, 901), (777, 1011), (480, 640))
-# Sides of the table of agreement, and which of detectron2's exports they take: with free sizes where it can be had.
-AGREEMENT_SIDES = {
-    "torchscript": "",
-    "onnx": "onnx-free",
-    "openvino": "onnx-free",
-    "openvino-default": "onnx-free",
-    "openvino-torch": "",
-    "tf": "",
-    "savedmodel": "",
-}
 TRACE_SIZES = ((240, 320), (331, 477), (360, 480), (480, 360), (97, 603), (600, 800), (64, 64), (500, 375))
-
-
-@dataclass(frozen=True)
-class Suite:
-    """What to measure with. ``size``: (height, width) of the picture and of the network's input; ``work``: folder
-    for models, pictures and exports, kept; ``rounds``: of the main table, other parts run fewer; ``scale``
-    multiplies the sizes, batches, proposals and classes of the curves (small for a trial run)."""
-
-    output: Path
-    work: Path
-    options: Options
-    size: tuple[int, int] = (800, 1216)
-    compiled: bool = False
-    families: Sequence[str] = ()
-    scale: float = 1.0
-    command: str = ""
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def reference(self) -> str:
-        """detectron2 where the interpreter has it, else our own PyTorch reference."""
-        return auto_reference(self.options.interpreter).name
-
-    def fewer(self, share: float, warmup: int = 1) -> Options:
-        """Options for a part that takes a share of the rounds, at least two."""
-        return replace(self.options, rounds=max(2, round(self.options.rounds * share)), warmup=warmup)
-
-    def note(self, text: str) -> None:
-        """Something a reader of the results must know."""
-        self.notes.append(text)
-        self.say(text)
-
-    def say(self, text: str) -> None:
-        """Progress."""
-        self.options.progress(text)
 
 
 def run_parts(suite: Suite, names: Sequence[str]) -> list[Path]:
@@ -155,16 +97,13 @@ def prepare_all(suite: Suite) -> None:
             suite.say(f"{form}: {error}")
     for family in FAMILIES:
         prepare([(family, ())], suite.size, suite.work, suite.options)
-    _pixels_model(suite)
+    pixels_model(suite)
     for name in ("proposals", "classes"):
-        _curve_models(suite, name)
-    for size in (*TRACE_SIZES, *AGREEMENT_SIZES, suite.size):
+        curve_models(suite, name)
+    for size in (*TRACE_SIZES, suite.size):
         picture_file(suite.work, size)
     for size in _jpeg_sizes(suite):
         jpeg_file(suite.work, size)
-
-
-# === Parts ===
 
 
 def main_part(suite: Suite) -> dict[str, Any]:
@@ -240,12 +179,12 @@ def endtoend_part(suite: Suite) -> dict[str, Any]:
     options = suite.fewer(0.5)
     out: dict[str, Any] = {"pictures": [], "paste": {}}
     with contextlib.ExitStack() as stack:
-        workers = _pair(stack, model, options, suite)
+        workers = pair(stack, model, options, suite)
         for size in _jpeg_sizes(suite):
             path = str(jpeg_file(suite.work, size))
-            answers = _interleave(suite, workers, options, lambda w, p=path: w.ask("phases", path=p))
+            answers = interleave(suite, workers, options, lambda w, p=path: w.ask("phases", path=p))
             out["pictures"].append({"size": list(size), "sides": _phases(answers)})
-        runs = _interleave(suite, workers, options, lambda w: w.ask("paste", **PASTED))
+        runs = interleave(suite, workers, options, lambda w: w.ask("paste", **PASTED))
     out["paste"] = {
         **PASTED,
         "sides": {
@@ -276,106 +215,15 @@ def batch_part(suite: Suite) -> dict[str, Any]:
     options = suite.fewer(0.3)
     out: dict[str, Any] = {"batches": [], "sides": {}}
     with contextlib.ExitStack() as stack:
-        workers = _pair(stack, model, options, suite, "savedmodel")
+        workers = pair(stack, model, options, suite, "savedmodel")
         for size in BATCHES:
-            answers = _interleave(suite, workers, options, lambda w, n=size: w.ask("batch", size=n))
+            answers = interleave(suite, workers, options, lambda w, n=size: w.ask("batch", size=n))
             out["batches"].append(size)
             for name, runs in answers.items():
                 side = out["sides"].setdefault(name, {"seconds": [], "peak_mib": []})
                 side["seconds"].append([r["seconds"] for r in runs])
                 side["peak_mib"].append(runs[-1]["peak_mib"])
     return out
-
-
-def curves_part(suite: Suite) -> dict[str, Any]:
-    """Seconds against pixels, proposals and classes."""
-    return {
-        "pixels": _pixels_curve(suite),
-        **{name: _model_curve(suite, name) for name in ("proposals", "classes")},
-    }
-
-
-def _pixels_curve(suite: Suite) -> dict[str, Any]:
-    model = _pixels_model(suite)
-    sides = [int(Path(path).stem.split("x")[-1]) for path in model.images]
-    options = suite.fewer(0.3, 0)
-    out = _curve("pixels")
-    with contextlib.ExitStack() as stack:
-        workers = _pair(stack, model, options, suite)
-        for k, side in enumerate(sides):
-            suite.say(f"pixels: {side} x {side}")
-            _interleave(suite, workers, replace(options, rounds=1), lambda w, k=k: w.ask("run", image=k))
-            answers = _interleave(suite, workers, options, lambda w, k=k: w.ask("run", image=k))
-            _add_point(out, side * side, answers)
-    return out
-
-
-def _pixels_model(suite: Suite) -> Model:
-    """The model of the main table, which takes pictures as large as they are, and square pictures."""
-    unresized = ["INPUT.MIN_SIZE_TEST", 0]
-    usual = ["INPUT.MIN_SIZE_TEST", min(suite.size)]
-    (model,) = prepare([(MASK_RCNN, unresized)], suite.size, suite.work, suite.options, usual)
-    sides = [max(64, int(n * suite.scale) // 32 * 32) for n in SQUARES]
-    images = [str(picture_file(suite.work, (n, n))) for n in dict.fromkeys(sides)]
-    return replace(model, images=images)
-
-
-def _model_curve(suite: Suite, name: str) -> dict[str, Any]:
-    """A curve whose points are different models, on a smaller picture so that what varies shows."""
-    values, models = _curve_models(suite, name)
-    options = suite.fewer(0.3, 0)
-    out = _curve(name)
-    with contextlib.ExitStack() as stack:
-        workers = _pair(stack, models[0], options, suite)
-        for k, (value, model) in enumerate(zip(values, models, strict=True)):
-            suite.say(f"{name}: {value}")
-            for worker in workers.values():
-                if k:
-                    worker.ask("load", config_yaml=model.config, weights=model.weights)
-            _interleave(suite, workers, replace(options, rounds=2), lambda w: w.ask("run"))
-            answers = _interleave(suite, workers, options, lambda w: w.ask("run"))
-            _add_point(out, value, answers)
-    return out
-
-
-def _curve_models(suite: Suite, name: str) -> tuple[list[int], list[Model]]:
-    """The points of a curve and their models, for a picture of 3/5 of the usual sides."""
-    size = (max(64, suite.size[0] * 3 // 160 * 32), max(64, suite.size[1] * 3 // 160 * 32))
-    given = PROPOSALS if name == "proposals" else CLASSES
-    values = sorted({max(1, int(v * suite.scale)) for v in given})
-    overrides = _limit_proposals if name == "proposals" else _number_of_classes
-    shared = _limit_proposals(1000) if name == "proposals" else ()  # limits change no weights
-    models = prepare([(MASK_RCNN, overrides(v)) for v in values], size, suite.work, suite.options, shared)
-    return values, models
-
-
-def _limit_proposals(count: int) -> list[Any]:
-    """``count`` proposals, of which hardly any is suppressed."""
-    return [
-        "MODEL.RPN.POST_NMS_TOPK_TEST",
-        count,
-        "MODEL.RPN.PRE_NMS_TOPK_TEST",
-        max(1000, count),
-        "MODEL.RPN.NMS_THRESH",
-        0.9,
-    ]
-
-
-def _number_of_classes(count: int) -> list[Any]:
-    return ["MODEL.ROI_HEADS.NUM_CLASSES", count]
-
-
-def _curve(name: str) -> dict[str, Any]:
-    return {"name": name, "x": [], "sides": {}}
-
-
-def _add_point(curve: dict[str, Any], x: int, answers: dict[str, list[dict[str, Any]]]) -> None:
-    curve["x"].append(x)
-    for name, runs in answers.items():
-        side = curve["sides"].setdefault(name, {"seconds": [], "found": [], "peak_mib": []})
-        side["seconds"].append([r["seconds"] for r in runs])
-        side["found"].append(runs[-1]["detections"])
-        side["peak_mib"].append(runs[-1]["peak_mib"])
 
 
 def startup_part(suite: Suite) -> dict[str, Any]:
@@ -479,48 +327,6 @@ PARTS: dict[str, Callable[[Suite], dict[str, Any]]] = {
     "profile": profile_part,
     "gpu": gpu_part,
 }
-
-
-# === Common ===
-
-
-def _pair(
-    stack: contextlib.ExitStack, model: Model, options: Options, suite: Suite, ours: str = "tf"
-) -> dict[str, Worker]:
-    """The reference and one of our sides, loaded. The reference is left out, and a note says so, where it cannot be
-    started."""
-    workers: dict[str, Worker] = {}
-    for name in (suite.reference, ours):
-        try:
-            workers[name] = start(stack, name, model, options)
-        except BackendError as error:
-            if name == ours:
-                raise
-            suite.note(f"{name} is left out: {error}")
-    return workers
-
-
-def _interleave(
-    suite: Suite, workers: dict[str, Worker], options: Options, act: Callable[[Worker], dict[str, Any]]
-) -> dict[str, list[dict[str, Any]]]:
-    """``act`` on every worker in turn, round by round, beginning with the next one each time; the answers of the
-    rounds that count. A reference that cannot do it leaves, with a note; ours must."""
-    out: dict[str, list[dict[str, Any]]] = {name: [] for name in workers}
-    for k in range(options.warmup + options.rounds):
-        names = list(workers)
-        for name in names[k % len(names) :] + names[: k % len(names)]:
-            try:
-                answer = act(workers[name])
-            except BackendError as error:
-                if name == names[-1]:
-                    raise
-                workers.pop(name)
-                out.pop(name)
-                suite.note(f"{name} is left out: {error}")
-                continue
-            if k >= options.warmup:
-                out[name].append(answer)
-    return out
 
 
 def default_work() -> Path:

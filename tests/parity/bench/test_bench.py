@@ -8,18 +8,8 @@ import numpy as np
 import pytest
 
 from parity.bench import bench
-from parity.bench.bench import (
-    Agreement,
-    Bench,
-    Options,
-    Side,
-    agreement,
-    from_json,
-    run_bench,
-    table,
-    to_json,
-    write_results,
-)
+from parity.bench.bench import Options, agreement, run_bench
+from parity.bench.results import Agreement, Bench, Side, from_json, table, to_json, write_results
 
 STAND_IN = """
 import json, sys

@@ -18,7 +18,7 @@ from parity.core.job import file_sha256
 from parity.running import many
 from parity.running.kept import Kept
 from parity.running.many import FolderError, Plan, is_collection, pictures_of
-from parity.running.runner import Backend, BackendError, Setup
+from parity.running.sides import Backend, BackendError, Setup
 
 # Answers what it is asked; the numbers depend on the picture's first pixel. 7: fails there, 9: dies there.
 WORKER = """

@@ -12,11 +12,17 @@ import pytest
 
 from parity.core.status import Status
 from parity.core.trace import TraceWriter
-from parity.running import runner
-from parity.running.runner import Backend, BackendError, Setup, call_worker, parse_backend
+from parity.running import runner, sides, worker
+from parity.running.sides import Backend, BackendError, Setup, parse_backend
+from parity.running.worker import call_worker
 
 
 @pytest.fixture
+def no_worker(monkeypatch):
+    for module in (runner, worker):
+        monkeypatch.setattr(module, "call_worker", lambda *given: pytest.fail("a worker was started"))
+
+
 def interpreter(tmp_path):
     """Makes an "interpreter" that ignores the module it is told to run and does ``body`` instead."""
 
@@ -164,17 +170,17 @@ def test_the_job_has_only_what_the_torch_workers_know(interpreter, tmp_path):
     )
     setup = Setup("c.yaml", "w.npz", ["x.png"], extra={"feed": "r.h5"})
     log = []
-    monkey = runner.call_worker
+    monkey = worker.call_worker
 
     def spy(*arguments):
         log.extend(monkey(*arguments))
         return log
 
-    runner.call_worker = spy
+    worker.call_worker = spy
     try:
-        runner.run_backend(Backend("torch", "", python), setup, tmp_path / "out.h5")
+        worker.run_backend(Backend("torch", "", python), setup, tmp_path / "out.h5")
     finally:
-        runner.call_worker = monkey
+        worker.call_worker = monkey
     assert set(log[0]["keys"]) <= {f.name for f in fields(Job)}
 
 
@@ -306,7 +312,7 @@ def _keras_weights(path):
     ],
 )
 def test_a_file_that_is_no_trace_is_refused_before_anything_runs(tmp_path, monkeypatch, make, message, role):
-    monkeypatch.setattr(runner, "call_worker", lambda *arguments: pytest.fail("a worker was started"))
+    no_worker(monkeypatch)
     make(tmp_path / "bad.h5")
     sides = {"reference": "torch", "candidates": "tf"}
     sides["candidates" if role == "candidate" else role] = str(tmp_path / "bad.h5")
@@ -317,7 +323,7 @@ def test_a_file_that_is_no_trace_is_refused_before_anything_runs(tmp_path, monke
 
 
 def test_a_trace_of_other_pictures_is_refused_before_anything_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "call_worker", lambda *arguments: pytest.fail("a worker was started"))
+    no_worker(monkeypatch)
     trace = write_trace(tmp_path / "a.h5")
     with pytest.raises(ValueError, match=r"reference .*a\.h5 holds 1 images, but 2 are given"):
         runner.run("c.yaml", None, ["x.png", "y.png"], output=tmp_path / "out", reference=trace)
@@ -336,7 +342,7 @@ def test_float32_is_refused_in_the_semantic_profile_before_anything_runs(
 ):
     """A right model would be called different at its first stage."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(runner, "call_worker", lambda *arguments: pytest.fail("a worker was started"))
+    no_worker(monkeypatch)
     write_trace(tmp_path / "a.h5", dtype="float32")
     with pytest.raises(ValueError, match=message):
         runner.run(
@@ -360,8 +366,8 @@ def test_float32_is_refused_in_the_semantic_profile_before_anything_runs(
     ],
 )
 def test_what_gives_the_float64_run_beside_a_reference(monkeypatch, reference, held, expected):
-    monkeypatch.setattr(runner, "_can_import", lambda interpreter, name: name in held)
-    found = runner.precise_backend(Backend(reference, "r.h5"), "python")
+    monkeypatch.setattr(sides, "_can_import", lambda interpreter, name: name in held)
+    found = sides.precise_backend(Backend(reference, "r.h5"), "python")
     assert (found.name if found else None) == expected
 
 
@@ -386,7 +392,7 @@ def test_thread_noise_is_measured_only_where_there_is_no_float64_run(tmp_path, m
 
 
 def test_a_recording_without_torch_is_judged_by_estimates(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "_can_import", lambda interpreter, name: False)
+    monkeypatch.setattr(sides, "_can_import", lambda interpreter, name: False)
     setup = Setup("c.yaml", "w.pkl", ["i.png"])
     reference = Backend("trace", "r.h5")
     traces, notes = runner._noise_runs(

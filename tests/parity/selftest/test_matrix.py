@@ -9,7 +9,7 @@ import pytest
 
 from parity.core.results import Comparison, StageResult
 from parity.core.status import Status
-from parity.running.runner import BackendError, Setup
+from parity.running.sides import BackendError, Setup
 from parity.selftest import matrix
 from parity.selftest.matrix import Cell
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from parity.bench.bench import Agreement, Bench, Side, to_json
+from parity.bench.results import Agreement, Bench, Side, to_json
 from parity.bench.suite.render import growth, read_parts, write_page
 from parity.bench.suite.suite import PARTS, SCHEMA
 

@@ -7,9 +7,10 @@ import pytest
 
 from parity.bench.bench import Options
 from parity.bench.suite import suite as bench_suite
+from parity.bench.suite.measuring import Suite
 from parity.bench.suite.models import bench_picture, jpeg_file, picture_file
-from parity.bench.suite.suite import Suite, run_parts, tidy
-from parity.running.runner import BackendError
+from parity.bench.suite.suite import run_parts, tidy
+from parity.running.sides import BackendError
 
 
 @pytest.fixture

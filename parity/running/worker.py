@@ -1,0 +1,156 @@
+"""Workers: a backend in a process of its own, which says in lines of JSON what it does, and writes a trace."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from parity.backends import BACKENDS
+from parity.running.sides import TORCH_BACKENDS, Backend, BackendError, Setup
+
+Progress = Callable[[str], None]
+
+
+def job_of(backend: Backend, setup: Setup) -> dict[str, Any]:
+    """The job of one side on a resolved setup, without its output."""
+    job = {
+        "config_yaml": setup.config,
+        "weights": setup.weights,
+        "images": [str(Path(i).resolve()) for i in setup.images],
+        "proposals": [str(Path(p).resolve()) for p in setup.proposals],
+        "profile": setup.profile,
+        "device": setup.device,
+        "threads": setup.threads or (os.cpu_count() or 1),
+        "repeat": setup.repeat,
+        "weights_sha256": setup.weights_sha256 or None,
+        **setup.extra,
+    }
+    if backend.name in TORCH_BACKENDS:
+        job["weights"] = setup.state or setup.weights
+    else:
+        job |= {"backend": backend.name, "target": backend.target}
+    return job
+
+
+def run_backend(backend: Backend, setup: Setup, target: Path, progress: Progress = lambda text: None) -> Path:
+    """Run one side on a resolved setup and return its trace's path. Raises BackendError with what it said."""
+    if backend.recorded:
+        return Path(backend.target)
+    job = job_of(backend, setup)
+    label = f"{backend.name} ({setup.profile}, {setup.device})"
+    progress(label)
+    call_worker(
+        BACKENDS[backend.name].module,
+        backend.interpreter,
+        job,
+        target,
+        setup.timeout,
+        lambda text: progress(f"{label}: {text}"),
+    )
+    return target
+
+
+def call_worker(
+    module: str,
+    interpreter: str,
+    job: Mapping[str, Any],
+    target: Path,
+    timeout: float,
+    progress: Progress = lambda text: None,
+    on_event: Callable[[dict[str, Any]], None] = lambda event: None,
+) -> list[dict[str, Any]]:
+    """Run one worker program on a job; its events, each also given to ``on_event`` as it comes.
+
+    Raises BackendError when the worker fails, hangs or writes nothing.
+    """
+    target.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(prefix="parity-") as scratch:
+        path = Path(scratch) / "job.json"
+        path.write_text(json.dumps({**job, "output": str(target.resolve())}))
+        log = target.with_suffix(".log")
+        environment = os.environ | {"PYTHONPATH": import_root(Path(scratch)), "PYTHONUNBUFFERED": "1"}
+        command = [interpreter, "-m", module, "--job", str(path)]
+        with open(log, "w") as errors:
+            try:
+                process = subprocess.Popen(
+                    command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment, cwd=scratch
+                )
+            except OSError as error:
+                raise BackendError(f"cannot start {interpreter}: {error}") from error
+            events = _listen(process, timeout, progress, on_event)
+    return _checked(events, process.returncode, target, log, timeout)
+
+
+def import_root(scratch: Path) -> str:
+    """A folder that holds this project's packages and nothing else, so that a foreign interpreter sees only
+    them and none of the packages installed beside this one."""
+    root = scratch / "packages"
+    root.mkdir()
+    here = Path(__file__).resolve().parents[2]
+    for name in ("parity", "weights", "tf_d2"):
+        if (here / name).is_dir():
+            os.symlink(here / name, root / name)
+    return str(root)
+
+
+def _listen(
+    process: subprocess.Popen[str],
+    timeout: float,
+    progress: Progress,
+    on_event: Callable[[dict[str, Any]], None],
+) -> list[dict[str, Any]]:
+    """Read a worker's events until it ends; kill it after ``timeout`` seconds."""
+    events: list[dict[str, Any]] = []
+    stopped = threading.Event()
+
+    def stop() -> None:
+        stopped.set()
+        process.kill()
+
+    timer = threading.Timer(timeout, stop)
+    timer.start()
+    try:
+        assert process.stdout is not None
+        with process.stdout as lines:
+            for event in (e for line in lines if (e := _event(line)) is not None):
+                events.append(event)
+                on_event(event)
+                if event["event"] == "progress":
+                    progress(f"{event.get('what', '')} {event.get('done', '')}/{event.get('of', '')}")
+        process.wait()
+    finally:
+        timer.cancel()
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    if stopped.is_set() and process.returncode:
+        events.append({"event": "error", "message": f"no result after {timeout:.0f} s; it was stopped"})
+    return events
+
+
+def _event(line: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) and isinstance(value.get("event"), str) else None
+
+
+def _checked(
+    events: list[dict[str, Any]], code: int, target: Path, log: Path, timeout: float
+) -> list[dict[str, Any]]:
+    said = [str(e.get("message")) for e in events if e["event"] == "error"]
+    if code == 0 and not said and target.exists():
+        log.unlink(missing_ok=True)
+        return events
+    if not said:
+        tail = [t for t in log.read_text(errors="replace").splitlines() if t.strip()][-3:]
+        ending = f"ended with status {code}" if code else "ended without writing its trace"
+        said = [f"{ending}; {' | '.join(tail)}" if tail else ending]
+    raise BackendError(f"{said[-1]} (log: {log})")
