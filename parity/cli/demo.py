@@ -40,7 +40,7 @@ def demo(
     ] = False,
 ) -> None:
     """Predict, draw, prove it equals detectron2, export: with the embedded checkpoint. Exit 1 if anything differs."""
-    from parity.cli.parity import finish  # here and below: --help needs none of it
+    from parity.cli.common import finish
     from parity.core.results import overall_exit_code
     from parity.report import terminal
     from parity.report.environment import environment_lines

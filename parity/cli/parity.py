@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 import inspect
-import json
-import shlex
-import sys
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from parity.cli import bench as bench_cli
+from parity.cli.common import (
+    Annotations,
+    DeviceOption,
+    Full,
+    InterpreterOption,
+    KeepGoing,
+    OutputOption,
+    ProfileOption,
+    WaiverOption,
+    console,
+    fail,
+    finish,
+    judge_dataset,
+    open_annotations,
+    read_waivers,
+)
 from parity.cli.groups import ParityGroup
-from parity.core.status import EXIT_NOT_COMPARABLE
+from parity.cli.planted import list_mutations, mutations
+from parity.cli.rejudge import rejudge
 from weights.errors import UserError
 
-if TYPE_CHECKING:  # imported by the functions that need them: --help needs none
+if TYPE_CHECKING:
     from parity.core.results import Comparison
-    from parity.judge.waivers import Waiver
+
 
 HELP = """Compare a model in TensorFlow with the same model in PyTorch, stage by stage.
 
@@ -41,40 +54,6 @@ Examples:
 
 Without a command, `run` is meant: tf-d2 parity --config-file ...
 """
-
-console = Console(stderr=False)
-
-ProfileOption = Annotated[
-    str,
-    typer.Option(help="semantic (float64, 1e-12), strict (float32, TF32 off) or production (as shipped)."),
-]
-Annotations = Annotated[
-    Path | None,
-    typer.Option("--annotations", help="COCO annotations of the pictures: compare average precision too."),
-]
-WaiverOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--waive",
-        metavar="WAIVER ...",
-        help="A stage known to differ: STAGE=REASON@YYYY-MM-DD. Listed in every report.",
-    ),
-]
-KeepGoing = Annotated[
-    bool, typer.Option("--keep-going", help="Judge every stage even when weights or preprocessing differ.")
-]
-OutputOption = Annotated[Path | None, typer.Option(help="Folder for report, traces and JSON.")]
-DeviceOption = Annotated[str, typer.Option(help="cpu or gpu, for both sides.")]
-InterpreterOption = Annotated[
-    str | None, typer.Option("--torch-python", help="Python interpreter that has torch or detectron2.")
-]
-Full = Annotated[bool, typer.Option("--full", help="Print passing stages one by one too.")]
-
-
-def fail(message: str) -> typer.Exit:
-    """Print one line about what prevented a comparison; the exit that follows."""
-    print(f"tf-d2 parity: {message}", file=sys.stderr)
-    return typer.Exit(EXIT_NOT_COMPARABLE)
 
 
 def register(app: typer.Typer) -> None:
@@ -319,107 +298,6 @@ def _run(
             raise fail(str(error)) from error
 
 
-def read_waivers(texts: list[str] | None) -> list[Waiver]:
-    """Waivers of the command line."""
-    from parity.judge.waivers import parse_waiver
-
-    return [parse_waiver(t) for t in texts or ()]
-
-
-def rejudge(
-    reference: Annotated[str, typer.Argument(help="Trace of the reference.")],
-    candidate: Annotated[str, typer.Argument(help="Trace of the candidate.")],
-    profile: ProfileOption = "strict",
-    noise: Annotated[
-        list[str] | None, typer.Option(help="Further traces of the reference that show its own noise.")
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="Folder for the report; left out: terminal only.")
-    ] = None,
-    scope: Annotated[str, typer.Option(help="all stages, or outputs only.")] = "",
-    annotations: Annotations = None,
-    waive: WaiverOption = None,
-    keep_going: KeepGoing = False,
-    full: Full = False,
-) -> None:
-    """Judge two recorded traces again, without running anything."""
-    from parity.core.results import overall_exit_code
-    from parity.judge.judge import compare
-
-    truth = open_annotations(annotations)
-    try:
-        comparisons = compare(
-            reference,
-            candidate,
-            profile=profile,
-            noise=noise or (),
-            scope=scope,
-            waivers=read_waivers(waive),
-            early_stop=not keep_going,
-        )
-    except (UserError, OSError) as error:
-        raise fail(str(error)) from error
-    judge_dataset(comparisons, truth)
-    words = ["tf-d2", "parity", "rejudge", reference, candidate, "--profile", profile]
-    words += [w for n in noise or () for w in ("--noise", n)] + [
-        w for t in waive or () for w in ("--waive", t)
-    ]
-    words += ["--annotations", str(annotations)] if annotations else []
-    words += (["--scope", scope] if scope else []) + (["--keep-going"] if keep_going else [])
-    for comparison in comparisons:
-        comparison.command = shlex.join(words)
-    finish(comparisons, output, full)
-    raise typer.Exit(overall_exit_code(comparisons))
-
-
-def open_annotations(path: Path | None) -> dict[str, Any] | None:
-    """COCO annotations where some are given; what is wrong with the file ends the program."""
-    if path is None:
-        return None
-    from parity.judge.dataset import read_annotations
-
-    try:
-        return read_annotations(path)
-    except UserError as error:
-        raise fail(str(error)) from error
-
-
-def judge_dataset(comparisons: list[Comparison], truth: dict[str, Any] | None) -> None:
-    """Add the average precision of both sides where annotations are given."""
-    if truth is not None:
-        from parity.judge.dataset import add_average_precision
-
-        add_average_precision(comparisons, truth)
-
-
-def finish(comparisons: list[Comparison], output: Path | None, full: bool) -> None:
-    """Show the result, and write JSON, JUnit XML and the HTML report to ``output``."""
-    from parity.core.results import to_json
-    from parity.report import terminal
-    from parity.report.junit import to_junit
-
-    page = None
-    if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / "parity.json").write_text(json.dumps(to_json(comparisons), indent=1) + "\n")
-        (output / "parity.xml").write_text(to_junit(comparisons))
-        page = _report(comparisons, output)
-    for comparison in comparisons:
-        terminal.show(comparison, console, full)
-    if output is not None:
-        console.print(f"\nreport: {page or output / 'parity.json'}", markup=False)
-
-
-def _report(comparisons: list[Comparison], output: Path) -> Path | None:
-    try:
-        from parity.report.html import write_report
-    except ImportError as error:
-        hint = f"no HTML report: {error}; install the extra: pip install 'tf-d2[parity]'"
-        console.print(hint, style="yellow", markup=False)
-        return None
-    return write_report(comparisons, output / "report.html")
-
-
 def run_ops(output: Path | None, torch_python: str | None, device: str, full: bool) -> None:
     """``--ops``: every operation against PyTorch on generated inputs."""
     from parity.running.ops import run_ops as compare_ops
@@ -442,36 +320,3 @@ def _bisect(comparisons: list[Comparison], output: Path, torch_python: str | Non
         console.print(f"bisect: {error}", style="yellow", markup=False)
         return
     console.print(found, highlight=False, markup=False)
-
-
-def list_mutations() -> None:
-    """Names of the bugs that --mutate can plant."""
-    from parity.selftest.mutations import MUTATIONS
-
-    for mutation in MUTATIONS:
-        typer.echo(f"{mutation.name:28} {' or '.join(mutation.blame):44} {mutation.what}")
-
-
-def mutations(
-    output: Annotated[Path, typer.Option(help="Folder for the kill table and its working files.")],
-    only: Annotated[list[str] | None, typer.Option(help="Bug to plant; may be repeated.")] = None,
-    torch_python: Annotated[
-        str | None, typer.Option("--torch-python", help="Python interpreter that has torch.")
-    ] = None,
-    threads: Annotated[int, typer.Option(help="Threads per side.")] = 1,
-) -> None:
-    """Plant known bugs one by one and see that each is found at the stage where it was planted."""
-    from parity.selftest import mutation_run
-
-    try:
-        outcomes = mutation_run.run_mutations(
-            output,
-            only or (),
-            torch_python,
-            threads,
-            progress=lambda t: console.print(t, highlight=False, markup=False),
-        )
-    except UserError as error:
-        raise fail(str(error)) from error
-    console.print(f"table: {mutation_run.write_results(outcomes, output)}", markup=False)
-    raise typer.Exit(0 if all(o.blamed for o in outcomes) else 1)

@@ -17,12 +17,12 @@ from parity.running.sides import Backend, BackendError, Setup, parse_backend
 from parity.running.worker import call_worker
 
 
-@pytest.fixture
 def no_worker(monkeypatch):
     for module in (runner, worker):
         monkeypatch.setattr(module, "call_worker", lambda *given: pytest.fail("a worker was started"))
 
 
+@pytest.fixture
 def interpreter(tmp_path):
     """Makes an "interpreter" that ignores the module it is told to run and does ``body`` instead."""
 
