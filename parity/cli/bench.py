@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from parity.cli.groups import BenchGroup
+from parity.core.checkout import from_a_checkout
 from parity.core.status import EXIT_NOT_COMPARABLE
 from weights.errors import UsageError, UserError
 
@@ -40,6 +41,7 @@ Without a command, --all, --only, --prepare and --render mean suite, and everyth
 """
 
 console = Console(stderr=False)
+SUITE = "the measurements behind the repository's tables"
 
 
 def register(app: typer.Typer) -> None:
@@ -163,12 +165,13 @@ def _make_suite(
 ) -> Suite:
     from dataclasses import replace
 
-    from parity.bench.suite import suite as bench_suite
-
+    with from_a_checkout(SUITE):
+        from parity.bench.suite import suite as bench_suite
+        from parity.bench.suite.measuring import Suite
     height, _, width = size.partition("x")
     if not (height.isdigit() and width.isdigit()):
         raise UsageError(f"--size {size} is not like 800x1216")
-    return bench_suite.Suite(
+    return Suite(
         output.resolve(),
         (work or bench_suite.default_work()).resolve(),
         replace(options, threads=options.threads or len(os.sched_getaffinity(0))),
@@ -227,8 +230,8 @@ def _single(
 
     from parity.bench.bench import run_bench
     from parity.bench.results import table, write_results
+    from parity.core.demo import embedded_demo, sample_picture
     from parity.running.sides import auto_reference
-    from parity.selftest.mutation_run import embedded_demo, sample_picture
 
     if opts and len(opts) % 2:
         raise UsageError(f"--opts takes pairs KEY VALUE, got {len(opts)} words: {' '.join(opts)}")

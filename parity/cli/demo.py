@@ -41,12 +41,13 @@ def demo(
 ) -> None:
     """Predict, draw, prove it equals detectron2, export: with the embedded checkpoint. Exit 1 if anything differs."""
     from parity.cli.common import finish
+    from parity.core.demo import embedded_demo
     from parity.core.results import overall_exit_code
     from parity.report import terminal
     from parity.report.environment import environment_lines
 
     started = time.monotonic()
-    data = demo_data()
+    data = embedded_demo()
     model = ["--config-file", str(data / "shapes.yaml"), "--weights", str(data / "shapes.pkl")]
     check_empty(output, overwrite)
     output.mkdir(parents=True, exist_ok=True)
@@ -98,14 +99,6 @@ def check_empty(output: Path, overwrite: bool) -> None:
             "--overwrite",
             param_hint="--output",
         )
-
-
-def demo_data() -> Path:
-    """The folder with the embedded checkpoint (``tf_d2`` is located, not imported)."""
-    spec = importlib.util.find_spec("tf_d2")
-    if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError("the package tf_d2 is not installed")
-    return Path(next(iter(spec.submodule_search_locations))) / "data" / "demo"
 
 
 def _command(*words: str) -> None:

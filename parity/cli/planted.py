@@ -8,12 +8,14 @@ from typing import Annotated
 import typer
 
 from parity.cli.common import console, fail
+from parity.core.checkout import from_a_checkout
 from weights.errors import UserError
 
 
 def list_mutations() -> None:
     """Names of the bugs that --mutate can plant."""
-    from parity.selftest.mutations import MUTATIONS
+    with from_a_checkout("planted bugs"):
+        from parity.selftest.mutations import MUTATIONS
 
     for mutation in MUTATIONS:
         typer.echo(f"{mutation.name:28} {' or '.join(mutation.blame):44} {mutation.what}")
@@ -28,7 +30,8 @@ def mutations(
     threads: Annotated[int, typer.Option(help="Threads per side.")] = 1,
 ) -> None:
     """Plant known bugs one by one and see that each is found at the stage where it was planted."""
-    from parity.selftest import mutation_run
+    with from_a_checkout("planted bugs"):
+        from parity.selftest import mutation_run
 
     try:
         outcomes = mutation_run.run_mutations(

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from parity.backends import BACKENDS
+from parity.core.checkout import from_a_checkout
 from parity.core.job import read_served
 from parity.core.profiles import Profile
 from parity.core.trace import Trace, TraceError
 from parity.judge.sides import check_precision
-from parity.selftest.mutations import BY_NAME
 from weights.errors import UsageError, UserError
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -109,6 +109,8 @@ def several(given: Paths) -> list[str]:
 
 def check_mutation(name: str, candidates: Sequence[Backend]) -> None:
     """Raise ValueError where no bug has that name, or a candidate is not a model that it can be planted in."""
+    with from_a_checkout("planted bugs"):
+        from parity.selftest.mutations import BY_NAME
     if name not in BY_NAME:
         raise UsageError(f"no planted bug is called {name!r}; see: tf-d2 parity list-mutations")
     for candidate in candidates:

@@ -23,12 +23,12 @@ from typing import Any
 
 import numpy as np
 
+from parity.core.demo import embedded_demo, sample_picture
 from parity.core.results import Comparison
 from parity.judge.judge import compare
 from parity.running.runner import resolved
 from parity.running.sides import Backend, Setup
 from parity.running.worker import call_worker, run_backend
-from parity.selftest.mutation_run import embedded_demo, sample_picture
 from weights.errors import UserError
 
 # Environments of the TensorFlow side. oneDNN takes no more of the processor than it has.

@@ -7,13 +7,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
+from parity.core.demo import embedded_demo, sample_picture
 from parity.core.results import Comparison
 from parity.core.status import EXIT_SAME, Verdict
 from parity.judge.judge import compare
@@ -256,30 +256,6 @@ def recorded_setup(recording: Path, folder: Path) -> Setup:
     files = (folder / name for name in ("given.yaml", "given.safetensors", "picture.npy"))
     config, weights, picture = map(str, files)
     return Setup(config, weights, [picture])
-
-
-def embedded_demo() -> Path:
-    """The checkpoint that comes with the tf_d2 package (found without importing it)."""
-    spec = find_spec("tf_d2")
-    if spec is None or spec.origin is None:
-        raise BackendError("the tf_d2 package with its embedded checkpoint is not installed")
-    return Path(spec.origin).parent / "data" / "demo"
-
-
-def sample_picture() -> np.ndarray:
-    """A picture (331, 477, 3) of overlapping coloured shapes on texture; its sides need rounding and
-    padding."""
-    rng = np.random.default_rng(3)
-    yy, xx = np.mgrid[:331, :477]
-    base = 120 + 40 * np.sin(xx / 23.0) * np.cos(yy / 31.0)
-    image = np.stack([base + 20, base, base - 25], axis=-1) + rng.normal(0, 6, (331, 477, 3))
-    for k in range(14):
-        colour, size = rng.integers(0, 256, 3), rng.integers(18, 90)
-        cy, cx = rng.integers(10, 320), rng.integers(10, 465)
-        round_shape = (yy - cy) ** 2 + (xx - cx) ** 2 < size**2 / 2
-        square = (abs(yy - cy) < size / 2) & (abs(xx - cx) < size * 0.7)
-        image[round_shape if k % 2 else square] = colour
-    return np.clip(image, 0, 255).astype(np.uint8)
 
 
 def kill_table(outcomes: Sequence[Outcome]) -> str:

@@ -249,7 +249,7 @@ def startup_part(suite: Suite) -> dict[str, Any]:
 
 def _demo(suite: Suite) -> Model:
     """The embedded model, which is a trained one, and its picture."""
-    from parity.selftest.mutation_run import embedded_demo
+    from parity.core.demo import embedded_demo
 
     demo, folder = embedded_demo(), suite.work / "demo"
     folder.mkdir(parents=True, exist_ok=True)
