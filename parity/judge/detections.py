@@ -390,8 +390,3 @@ def limit_budget(report: MatchReport, share: float) -> int:
     if share <= 0.0:
         return 0
     return max(2, int(np.ceil(share * max(report.reference_count, report.candidate_count))))
-
-
-def aligned_rows(report: MatchReport) -> tuple[np.ndarray, np.ndarray]:
-    """Row indices (P,), (P,) into the reference's and the candidate's per-item arrays, pair by pair."""
-    return np.array([p[0] for p in report.pairs], int), np.array([p[1] for p in report.pairs], int)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from support.torch_process import F, torch
+from support.torch_process import torch
 
 from tf_d2.ops import padding as ops
 
@@ -42,13 +42,3 @@ def test_normalize_in_float64_keeps_the_rounded_mean(run):
 def test_padded_size(run, size, divisibility, square, expected):
     got = run(lambda h, w: ops.padded_size(h, w, divisibility, square), *(np.int32(s) for s in size))
     assert tuple(int(v) for v in got) == expected
-
-
-@pytest.mark.parametrize("canvas", [(8, 9), (5, 4), (3, 9), (8, 2)])
-def test_pad_bottom_right(run, canvas):
-    """torch's F.pad with negative numbers crops; so does this."""
-    image = np.random.default_rng(1).standard_normal((5, 4, 3))
-    height, width = canvas
-    expected = F.pad(image.transpose(2, 0, 1), (0, width - 4, 0, height - 5)).transpose(1, 2, 0)
-    got = run(lambda x: ops.pad_bottom_right(x, height, width), image)
-    np.testing.assert_array_equal(got, expected)

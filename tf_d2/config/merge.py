@@ -99,11 +99,6 @@ def _unread(value: Any) -> Unread | None:
     return None
 
 
-def coerce_all(flat: Flat) -> Flat:
-    """`coerce` for every key."""
-    return {key: coerce(key, value) for key, value in flat.items()}
-
-
 def _unknown(key: str) -> str:
     return f"{key} is not a key of detectron2{did_you_mean(key, KEYS)}"
 

@@ -39,15 +39,3 @@ def padded_size(
         height = (height + divisibility - 1) // divisibility * divisibility
         width = (width + divisibility - 1) // divisibility * divisibility
     return height, width
-
-
-def pad_bottom_right(image: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
-    """Put ``[H, W, C]`` in the top left corner of a ``[height, width, C]`` canvas of zeros.
-
-    An image larger than the canvas is cropped, as detectron2 does with a single image and ``square_pad``.
-    """
-    image = image[:height, :width]
-    shape = tf.shape(image)
-    missing = tf.stack([height - shape[0], width - shape[1], 0])
-    padded = tf.pad(image, tf.stack([tf.zeros([3], tf.int32), missing], axis=1))
-    return tf.ensure_shape(padded, [None, None, image.shape[2]])

@@ -14,7 +14,6 @@ from parity.bench.suite.suite import PARTS, SCHEMA
 from weights.errors import UsageError
 
 Part = Mapping[str, Any]
-OURS = ("tf", "savedmodel")
 PROFILE_ROWS = 16
 
 INTRODUCTION = """# Measured speed
