@@ -169,8 +169,9 @@ def compare_sets(
     ``origin(side, index)`` names what an item was computed from; without it no two overlapping boxes are ever
     excused as near ties, since one of them may simply be the other one misplaced.
     """
-    evidence = origin or (lambda side, index: None)
-    pairs, certificates = _settle(reference, candidate, rules, noise, explain, evidence)
+    nothing = (lambda side, index: None, lambda side, index: None)
+    sets = _Sets(reference, candidate, rules, noise, explain or nothing[0], origin or nothing[1])
+    pairs, certificates = _settle(sets)
     rows = np.array([p[0] for p in pairs], int)
     cols = np.array([p[1] for p in pairs], int)
     gaps = np.abs(reference.boxes[rows].astype(np.float64) - candidate.boxes[cols])
@@ -189,27 +190,37 @@ def compare_sets(
     return report
 
 
-def _settle(
-    reference: Items,
-    candidate: Items,
-    rules: Rules,
-    noise: Noise,
-    explain: Explain | None,
-    origin: Origin,
-) -> tuple[list[tuple[int, int]], list[Certificate]]:
+@dataclass(frozen=True)
+class _Sets:
+    """What ``compare_sets`` was asked."""
+
+    reference: Items
+    candidate: Items
+    rules: Rules
+    noise: Noise
+    explain: Explain
+    origin: Origin
+
+    def side(self, name: str) -> Items:
+        return self.reference if name == "reference" else self.candidate
+
+
+def _settle(sets: _Sets) -> tuple[list[tuple[int, int]], list[Certificate]]:
     """Pairs, and certificates of the items alone. A pair whose boxes differ by more than the noise is two
     different items when both sides computed both of them and both have a certificate (NMS kept the other of
     a near tie)."""
+    reference, candidate = sets.reference, sets.candidate
     pairs = match(reference, candidate)
-    apart = [p for p in pairs if np.abs(reference.boxes[p[0]] - candidate.boxes[p[1]]).max() > noise.box_px]
-    apart = [p for p in apart if len(apart) <= MOST_EXPLAINED and _distinct(origin, p)]
+    gaps = [np.abs(reference.boxes[i] - candidate.boxes[j]).max() for i, j in pairs]
+    apart = [p for p, gap in zip(pairs, gaps, strict=True) if gap > sets.noise.box_px]
+    apart = [p for p in apart if len(apart) <= MOST_EXPLAINED and _distinct(sets.origin, p)]
     close = [p for p in pairs if p not in set(apart)]
-    proofs = _certify_unmatched(reference, candidate, close, rules, noise, explain, origin)
+    proofs = _certify_unmatched(sets, close)
     proved = {(c.side, c.index) for c in proofs if c.certified}
     back = [p for p in apart if not {("reference", p[0]), ("candidate", p[1])} <= proved]
     if back:
         close = sorted(close + back)
-        proofs = _certify_unmatched(reference, candidate, close, rules, noise, explain, origin)
+        proofs = _certify_unmatched(sets, close)
     return close, proofs
 
 
@@ -220,40 +231,48 @@ def _distinct(origin: Origin, pair: tuple[int, int]) -> bool:
     return first is not None and second is not None and first != second
 
 
-def _certify_unmatched(
-    reference: Items,
-    candidate: Items,
-    pairs: list[tuple[int, int]],
-    rules: Rules,
-    noise: Noise,
-    explain: Explain | None,
-    origin: Origin,
-) -> list[Certificate]:
+@dataclass(frozen=True)
+class _Alone:
+    """An item without a partner. ``strangers``: the other side's items without one; ``known``: those of them that have
+    a certificate."""
+
+    side: str
+    index: int
+    own: Items
+    other: Items
+    strangers: set[int]
+    known: set[int]
+
+    @property
+    def score(self) -> float:
+        return float(self.own.scores[self.index])
+
+
+def _certify_unmatched(sets: _Sets, pairs: list[tuple[int, int]]) -> list[Certificate]:
     """Certificates of the items alone. Repeats until stable, as one certified item may explain the next."""
     alone = {
-        "reference": sorted(set(range(len(reference))) - {p[0] for p in pairs}),
-        "candidate": sorted(set(range(len(candidate))) - {p[1] for p in pairs}),
+        "reference": sorted(set(range(len(sets.reference))) - {p[0] for p in pairs}),
+        "candidate": sorted(set(range(len(sets.candidate))) - {p[1] for p in pairs}),
     }
-    sides = {"reference": reference, "candidate": candidate}
     if sum(map(len, alone.values())) > MOST_EXPLAINED:
-        return [_no_reason(side, i, sides[side]) for side, rest in alone.items() for i in rest]
+        return [_no_reason(side, i, sets.side(side)) for side, rest in alone.items() for i in rest]
     found: dict[tuple[str, int], Certificate] = {}
     while True:
         before = len(found)
         for side, indices in alone.items():
             other = _opposite(side)
             known = {i for s, i in found if s == other}
-            strangers = set(alone[other])
             for index in (i for i in indices if (side, i) not in found):
-                proof = _explain_one(
-                    side, index, sides[side], sides[other], rules, noise, strangers, known, origin
-                ) or (explain(side, index) if explain else None)
+                item = _Alone(side, index, sets.side(side), sets.side(other), set(alone[other]), known)
+                proof = _explain_one(sets, item) or sets.explain(side, index)
                 if proof is not None and proof.certified:
                     found[(side, index)] = proof
         if len(found) == before:
             break
     return [
-        found.get((side, i)) or _no_reason(side, i, sides[side]) for side, rest in alone.items() for i in rest
+        found.get((side, i)) or _no_reason(side, i, sets.side(side))
+        for side, rest in alone.items()
+        for i in rest
     ]
 
 
@@ -272,77 +291,48 @@ def _name(items: Items, index: int) -> str:
     return f"item {index}{label} score {items.scores[index]:.6f} box ({box})"
 
 
-def _explain_one(
-    side: str,
-    index: int,
-    own: Items,
-    other: Items,
-    rules: Rules,
-    noise: Noise,
-    strangers: set[int],
-    known: set[int],
-    origin: Origin,
-) -> Certificate | None:
+def _explain_one(sets: _Sets, item: _Alone) -> Certificate | None:
     """The first built-in reason whose margin is within the noise, else None."""
-    reasons = (
-        _by_threshold(side, index, own, rules, noise),
-        _by_rank(side, index, own, other, rules, noise, known),
-        _by_suppression(side, index, own, other, rules, noise, strangers, known, origin),
-    )
+    reasons = (_by_threshold(sets, item), _by_rank(sets, item), _by_suppression(sets, item))
     return next((c for c in reasons if c is not None and c.certified), None)
 
 
-def _by_threshold(side: str, index: int, own: Items, rules: Rules, noise: Noise) -> Certificate | None:
-    if rules.score_threshold is None:
+def _by_threshold(sets: _Sets, item: _Alone) -> Certificate | None:
+    threshold, score = sets.rules.score_threshold, item.score
+    if threshold is None:
         return None
-    score = float(own.scores[index])
-    margin = abs(score - rules.score_threshold)
-    text = f"score {score:.8f} is {margin:.1e} from the threshold {rules.score_threshold}"
-    return Certificate(
-        side, index, "score-threshold", score, rules.score_threshold, margin, noise.score, text
-    )
+    margin = abs(score - threshold)
+    text = f"score {score:.8f} is {margin:.1e} from the threshold {threshold}"
+    values = score, threshold, margin, sets.noise.score
+    return Certificate(item.side, item.index, "score-threshold", *values, text)
 
 
-def _by_rank(
-    side: str, index: int, own: Items, other: Items, rules: Rules, noise: Noise, known: set[int]
-) -> Certificate | None:
+def _by_rank(sets: _Sets, item: _Alone) -> Certificate | None:
     """The other side was full: cut off next to its last score, or pushed out by certified newcomers."""
-    if rules.max_items is None or len(other) < rules.max_items or len(other) == 0:
+    most, other, score = sets.rules.max_items, item.other, item.score
+    if most is None or len(other) < most or len(other) == 0:
         return None
-    score, last = float(own.scores[index]), float(other.scores[-1])
+    last = float(other.scores[-1])
     margin = abs(score - last)
-    if margin <= noise.score:
-        text = (
-            f"score {score:.8f} is {margin:.1e} from the last kept score {last:.8f} at rank {rules.max_items}"
-        )
-        return Certificate(side, index, "rank-cut", score, last, margin, noise.score, text)
-    pushed = len(own) - index  # places from the end
-    ahead = sum(1 for i in known if float(other.scores[i]) >= score)
-    text = f"pushed past rank {rules.max_items} by {ahead} certified newcomers"
-    return Certificate(
-        side, index, "displaced", float(pushed), float(ahead), float(pushed), float(ahead), text
-    )
+    if margin <= sets.noise.score:
+        text = f"score {score:.8f} is {margin:.1e} from the last kept score {last:.8f} at rank {most}"
+        return Certificate(item.side, item.index, "rank-cut", score, last, margin, sets.noise.score, text)
+    pushed = float(len(item.own) - item.index)  # places from the end
+    ahead = float(sum(1 for i in item.known if float(other.scores[i]) >= score))
+    text = f"pushed past rank {most} by {ahead:.0f} certified newcomers"
+    return Certificate(item.side, item.index, "displaced", pushed, ahead, pushed, ahead, text)
 
 
-def _by_suppression(
-    side: str,
-    index: int,
-    own: Items,
-    other: Items,
-    rules: Rules,
-    noise: Noise,
-    strangers: set[int],
-    known: set[int],
-    origin: Origin,
-) -> Certificate | None:
+def _by_suppression(sets: _Sets, item: _Alone) -> Certificate | None:
     """A kept box of the other side overlapped it: by an IoU next to the threshold, a near tie, or a
     newcomer."""
-    if rules.nms_threshold is None or len(other) == 0:
+    side, index, own, other = item.side, item.index, item.own, item.other
+    threshold, noise, score = sets.rules.nms_threshold, sets.noise, item.score
+    if threshold is None or len(other) == 0:
         return None
     same = np.ones(len(other), bool)
     if own.classes is not None and other.classes is not None:
         same = other.classes == own.classes[index]
-    score, threshold = float(own.scores[index]), rules.nms_threshold
     overlaps = box_iou(own.boxes[index : index + 1], other.boxes)[0]
     for j in np.flatnonzero(same & (other.scores >= score - noise.score)):
         value, allowed = float(overlaps[j]), iou_noise(own.boxes[index], other.boxes[j], noise.box_px)
@@ -352,8 +342,8 @@ def _by_suppression(
             return Certificate(side, index, "nms-overlap", value, threshold, margin, allowed, text)
         gap = abs(float(other.scores[j]) - score)
         mine, yours = (index, int(j)) if side == "reference" else (int(j), index)
-        tie = gap <= noise.score and _distinct(origin, (mine, yours))
-        if value > threshold and j in strangers and (tie or j in known):
+        tie = gap <= noise.score and _distinct(sets.origin, (mine, yours))
+        if value > threshold and j in item.strangers and (tie or j in item.known):
             text = f"item {j} took its place in NMS (IoU {value:.3f}, scores {gap:.1e} apart)"
             allowed = noise.score if tie else gap
             return Certificate(side, index, "nms-order", score, float(other.scores[j]), gap, allowed, text)

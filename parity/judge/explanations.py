@@ -64,7 +64,7 @@ def _from_source(
 
 def origins_of(context: Context, spec: SetSpec, noise: Noise) -> detections.Origin:
     """What an item was computed from, looked up in the dense outputs of both sides."""
-    delta = PEAK_FACTOR * context.profile.free_ceiling
+    within = provenance.Within(noise.score, PEAK_FACTOR * context.profile.free_ceiling)
 
     cached = {"reference": Cached(context.reference), "candidate": Cached(context.candidate)}
 
@@ -73,12 +73,12 @@ def origins_of(context: Context, spec: SetSpec, noise: Noise) -> detections.Orig
         items = items_of(own, spec)
         if spec.rules == "rpn":
             head = RPN_HEAD
-            return provenance.dense_origin(own, other, head, items, index, noise.score, delta)
+            return provenance.dense_origin(own, other, head, (items, index), within)
         if f"{DENSE_HEAD}/0/0" in own:
             head = DENSE_HEAD
-            return provenance.dense_origin(own, other, head, items, index, noise.score, delta)
+            return provenance.dense_origin(own, other, head, (items, index), within)
         rows = provenance.row_map(context.matches.get(PROPOSALS.name), side)
-        found = provenance.roi_origin(own, other, items, index, rows, noise.score, delta)
+        found = provenance.roi_origin(own, other, (items, index), rows, within)
         if found is None:
             return None
         return (found[0] if side == "reference" else found[1], found[2])

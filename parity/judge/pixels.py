@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -82,24 +82,26 @@ def compare_masks(
         inter = int((reference[k] & candidate[k]).sum())
         report.worst_iou = min(report.worst_iou, inter / union if union else 1.0)
         if flipped.any():
-            _judge_flips(report, k, flipped, boxes[k], float(box_px[k]), probabilities[k])
+            _judge_flips(report, f"mask {k}", flipped, _Behind(boxes[k], float(box_px[k]), probabilities[k]))
     return report
 
 
-def _judge_flips(
-    report: FlipReport,
-    k: int,
-    flipped: np.ndarray,
-    box: np.ndarray,
-    box_px: float,
-    probability: np.ndarray | None,
-) -> None:
+class _Behind(NamedTuple):
+    """What a mask was pasted from: its box, how far the two sides' boxes differ, its (M, M) probabilities."""
+
+    box: np.ndarray
+    box_px: float
+    probability: np.ndarray | None
+
+
+def _judge_flips(report: FlipReport, name: str, flipped: np.ndarray, behind: _Behind) -> None:
+    box, box_px, probability = behind
     ys, xs = np.nonzero(flipped)
     report.flipped += len(xs)
     if probability is None:
         report.unexplained += len(xs)
         report.worst_margin = float("inf")
-        report.notes.append(f"mask {k}: {len(xs)} pixels differ and its probabilities are not in the traces")
+        report.notes.append(f"{name}: {len(xs)} pixels differ and its probabilities are not in the traces")
         return
     size = probability.shape[0]
     sides = np.maximum(box[2:].astype(np.float64) - box[:2], 1e-6)
@@ -110,7 +112,7 @@ def _judge_flips(
     report.worst_margin = max(report.worst_margin, float(margin.max()))
     verdict = f"{bad} unexplained" if bad else "explained"
     reach = f"up to {margin.max():.1e} from 0.5 ({slack:.1e} allowed)"
-    report.notes.append(f"mask {k}: {len(xs)} pixels differ, {reach}: {verdict}")
+    report.notes.append(f"{name}: {len(xs)} pixels differ, {reach}: {verdict}")
 
 
 def cubic_weights(t: float) -> np.ndarray:

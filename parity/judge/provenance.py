@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -84,11 +85,19 @@ def box_deltas(trace: Arrays, row: int, label: int) -> np.ndarray | None:
     return deltas if deltas.size == 4 else deltas[4 * label : 4 * label + 4]
 
 
+class Within(NamedTuple):
+    """What counts as the same on both sides: scores this far apart, deltas this far times the largest."""
+
+    score: float
+    delta: float
+
+
 def dense_origin(
-    own: Arrays, other: Arrays, head: str, items: Items, index: int, score: float, delta: float
+    own: Arrays, other: Arrays, head: str, item: tuple[Items, int], within: Within
 ) -> Place | None:
-    """Place of an item of a dense head, if the other side computed the same score (within ``score``) and
-    deltas (within ``delta`` times the largest) there; else None."""
+    """Place of an item of a dense head, if the other side computed the same score and deltas there; else None.
+    ``item``: the items of ``own``, and which of them."""
+    items, index = item
     label = 0 if items.classes is None else int(items.classes[index])
     logistic = items.classes is not None
     place = dense_place(own, head, float(items.scores[index]), label, logistic)
@@ -97,30 +106,25 @@ def dense_origin(
     there = float(other[place.scores][place.score_at])
     value = float(sigmoid(np.array(there))) if logistic else there
     at = (0, slice(4 * place.anchor, 4 * place.anchor + 4), *place.score_at[2:])
-    same = abs(value - float(items.scores[index])) <= score
-    return place if same and _near(own[place.deltas][at], other[place.deltas][at], delta) else None
+    same = abs(value - float(items.scores[index])) <= within.score
+    return place if same and _near(own[place.deltas][at], other[place.deltas][at], within.delta) else None
 
 
 def roi_origin(
-    own: Arrays,
-    other: Arrays,
-    items: Items,
-    index: int,
-    rows: Mapping[int, int],
-    score: float,
-    delta: float,
+    own: Arrays, other: Arrays, item: tuple[Items, int], rows: Mapping[int, int], within: Within
 ) -> tuple[int, int, int] | None:
     """The same for a box head: (own row, the other side's row, class). ``rows`` maps this side's proposal
     rows to the other side's."""
+    items, index = item
     row = source_row(own, items, index)
     probabilities = box_head_probabilities(other)
     if row is None or row not in rows or probabilities is None or items.classes is None:
         return None
     label = int(items.classes[index])
     mine, yours = box_deltas(own, row, label), box_deltas(other, rows[row], label)
-    if mine is None or yours is None or not _near(mine, yours, delta):
+    if mine is None or yours is None or not _near(mine, yours, within.delta):
         return None
-    same = abs(float(probabilities[rows[row], label]) - float(items.scores[index])) <= score
+    same = abs(float(probabilities[rows[row], label]) - float(items.scores[index])) <= within.score
     return (row, rows[row], label) if same else None
 
 
