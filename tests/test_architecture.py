@@ -12,7 +12,16 @@ import weights
 ROOT = Path(weights.__file__).parents[1]
 PAGES = ("ARCHITECTURE.md", "CONTRIBUTING.md")
 # Roots of paths that are written short, as the text around them says.
-HOMES = ("", "tf_d2/", "tf_d2/config/", "tf_d2/serving/", "parity/", "parity/core/units/", "parity/judge/")
+HOMES = (
+    "",
+    "tf_d2/",
+    "tf_d2/config/",
+    "tf_d2/serving/",
+    "parity/",
+    "parity/core/",
+    "parity/core/units/",
+    "parity/judge/",
+)
 
 
 def marked(page: str) -> list[str]:
