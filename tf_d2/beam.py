@@ -26,10 +26,10 @@ except ImportError as error:
 from tf_d2.batch.model import Detector, version_folder
 from tf_d2.batch.rows import Row
 
-NAMESPACE = "tf_d2"
+_NAMESPACE = "tf_d2"
 # Pixels of the pictures of one batch together. A batch only saves Beam's own work per call: pictures go through
 # the network one by one, since their answers must not depend on their neighbours.
-MAX_BATCH_PIXELS = 2**25
+_MAX_BATCH_PIXELS = 2**25
 _THREADS = 3  # while one picture is in the network, others are decoded or encoded
 
 
@@ -41,7 +41,7 @@ class DetectorHandler(ModelHandler[bytes, Row, Detector]):
     """
 
     def __init__(
-        self, export_dir: str, *, max_batch_weight: int = MAX_BATCH_PIXELS, large_model: bool = False
+        self, export_dir: str, *, max_batch_weight: int = _MAX_BATCH_PIXELS, large_model: bool = False
     ) -> None:
         """``export_dir``: folder that ``tf-d2 export`` wrote, readable under this path by every worker.
         ``max_batch_weight``: pixels of the pictures of one batch together.
@@ -73,7 +73,7 @@ class DetectorHandler(ModelHandler[bytes, Row, Detector]):
         return {
             "min_batch_size": limit,
             "max_batch_size": limit,
-            "element_size_fn": partial(pixels_of, limit=limit),
+            "element_size_fn": partial(_pixels_of, limit=limit),
         }
 
     def get_num_bytes(self, batch: Sequence[bytes]) -> int:
@@ -82,7 +82,7 @@ class DetectorHandler(ModelHandler[bytes, Row, Detector]):
 
     def get_metrics_namespace(self) -> str:
         """Where RunInference's metrics appear."""
-        return NAMESPACE
+        return _NAMESPACE
 
     def validate_inference_args(self, inference_args: dict[str, Any] | None) -> None:
         """There are none: what an export does was settled by ``tf-d2 export``."""
@@ -94,7 +94,7 @@ class DetectorHandler(ModelHandler[bytes, Row, Detector]):
         return self._share_across_processes
 
 
-def pixels_of(element: Any, limit: int = MAX_BATCH_PIXELS) -> int:
+def _pixels_of(element: Any, limit: int = _MAX_BATCH_PIXELS) -> int:
     """Pixels of an encoded picture by its header, at most ``limit``; 1 where it has no readable one.
 
     ``element``: the bytes, or ``(key, bytes)``.
@@ -132,8 +132,8 @@ class _Tagged(beam.DoFn):
     """``(path, row)`` -> rows with a path, the failed ones tagged; counts both."""
 
     def __init__(self) -> None:
-        self._detections = beam.metrics.Metrics.counter(NAMESPACE, "pictures")
-        self._failed = beam.metrics.Metrics.counter(NAMESPACE, "failed_pictures")
+        self._detections = beam.metrics.Metrics.counter(_NAMESPACE, "pictures")
+        self._failed = beam.metrics.Metrics.counter(_NAMESPACE, "failed_pictures")
 
     def process(self, element: tuple[str, Any]) -> Iterator[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """One element."""

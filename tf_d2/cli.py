@@ -28,11 +28,11 @@ COMMANDS = {
 }
 # `parity` names its `register(app)` here, since tf_d2 does not import parity. Where the module of a plug-in has
 # COMMANDS (name -> one line of help), `register` runs only when one of them is asked for.
-PLUGIN_GROUP = "tf_d2.commands"
+_PLUGIN_GROUP = "tf_d2.commands"
 
 _FORMAT = warnings.formatwarning
 # What a user can cause, with a message written for the user. Anything else is a defect of this program.
-USER_ERRORS = (UserError, OSError, MemoryError)
+_USER_ERRORS = (UserError, OSError, MemoryError)
 
 
 def make_app() -> typer.Typer:
@@ -100,7 +100,7 @@ class LazyCommands(TyperGroup):
         self._has_plugins = True
         from importlib.metadata import entry_points  # slow, and needed only here
 
-        for plugin in sorted(entry_points(group=PLUGIN_GROUP), key=lambda p: p.name):
+        for plugin in sorted(entry_points(group=_PLUGIN_GROUP), key=lambda p: p.name):
             register = plugin.load()
             lines = getattr(sys.modules.get(register.__module__), "COMMANDS", None)
             if lines is None:
@@ -170,7 +170,7 @@ def main(arguments: list[str] | None = None) -> None:
     warnings.formatwarning = _note
     try:
         make_app()(args=sys.argv[1:] if arguments is None else arguments)
-    except USER_ERRORS as error:
+    except _USER_ERRORS as error:
         _fail(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

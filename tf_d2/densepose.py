@@ -21,7 +21,7 @@ from tf_d2.instances import Instances
 from weights.errors import UsageError
 
 BLOCK_ELEMENTS = 1 << 24  # of a resampled map or a table of distances in memory at once
-SMALLEST_NORM = 1e-6
+_SMALLEST_NORM = 1e-6
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,10 @@ class DensePoseEmbeddingPredictorOutput(_PerBox):
     coarse_segm_confidence: np.ndarray | None = None
 
 
-DensePoseOutput = DensePoseChartPredictorOutput | DensePoseEmbeddingPredictorOutput
+_DensePoseOutput = DensePoseChartPredictorOutput | DensePoseEmbeddingPredictorOutput
 
 
-def predictor_output(found: Mapping[str, np.ndarray]) -> DensePoseOutput:
+def predictor_output(found: Mapping[str, np.ndarray]) -> _DensePoseOutput:
     """The object for the fields that a model returned, by name."""
     kind = DensePoseEmbeddingPredictorOutput if "embedding" in found else DensePoseChartPredictorOutput
     return kind(**found)
@@ -188,7 +188,7 @@ def vertex_embeddings(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if features is not None:
             rows = np.asarray(features, np.float32) @ rows
         norms = np.linalg.norm(rows, axis=1, keepdims=True)
-        found[mesh] = rows / np.maximum(norms, np.float32(SMALLEST_NORM))
+        found[mesh] = rows / np.maximum(norms, np.float32(_SMALLEST_NORM))
     return found
 
 

@@ -17,7 +17,7 @@ BadImages = Literal["status", "error"]
 Precision = Literal["float32", "bfloat16"]
 
 # More than this many pixels at once are no faster on a processor, but take memory for each.
-STEP_PIXELS = 2**20
+_STEP_PIXELS = 2**20
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "masks": get_args(Masks),
@@ -59,7 +59,7 @@ class ExportOptions:
     bad_images: BadImages = "status"
     max_image_pixels: int | None = None
     box_format: BoxFormat = "xyxy"
-    step_pixels: int = STEP_PIXELS
+    step_pixels: int = _STEP_PIXELS
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():

@@ -14,7 +14,7 @@ from weights.errors import UsageError
 if TYPE_CHECKING:
     from tf_d2.instances import Instances
 
-SHOWN_ROWS = 20
+_SHOWN_ROWS = 20
 _BOXES = {4: ("x1", "y1", "x2", "y2"), 5: ("center_x", "center_y", "width", "height", "angle")}
 
 
@@ -33,7 +33,7 @@ def columns(instances: Instances, names: Sequence[str] = ()) -> dict[str, Any]:
         if field == "pred_classes":
             table["class"] = value
             if names:
-                table["name"] = class_labels(value, names)
+                table["name"] = _class_labels(value, names)
         elif field == "scores":
             table["score"] = value
         elif field in ("pred_boxes", "proposal_boxes"):
@@ -51,7 +51,7 @@ def columns(instances: Instances, names: Sequence[str] = ()) -> dict[str, Any]:
     return {name: table[name] for name in [*first, *(n for n in table if n not in first)]}
 
 
-def class_labels(classes: np.ndarray, names: Sequence[str]) -> list[str]:
+def _class_labels(classes: np.ndarray, names: Sequence[str]) -> list[str]:
     """Names of classes; ValueError for a class that ``names`` does not reach."""
     if len(classes) and not 0 <= classes.min() <= classes.max() < len(names):
         raise UsageError(f"classes from {classes.min()} to {classes.max()}, but there are {len(names)} names")
@@ -83,7 +83,7 @@ def to_supervision(instances: Instances, names: Sequence[str] = ()) -> Any:
         mask=instances.pred_masks if instances.has("pred_masks") else None,
         confidence=instances.scores,
         class_id=instances.pred_classes,
-        data={"class_name": np.array(class_labels(instances.pred_classes, names), str)} if names else {},
+        data={"class_name": np.array(_class_labels(instances.pred_classes, names), str)} if names else {},
     )
 
 
@@ -91,7 +91,7 @@ def html_table(instances: Instances) -> str:
     """:func:`columns` of the first instances as an HTML table under what the fields are."""
     table = columns(instances)
     head = "".join(f"<th>{escape(name)}</th>" for name in table)
-    shown = min(len(instances), SHOWN_ROWS)
+    shown = min(len(instances), _SHOWN_ROWS)
     rows = ["".join(f"<td>{_cell(column[i])}</td>" for column in table.values()) for i in range(shown)]
     body = "".join(f"<tr><th>{i}</th>{row}</tr>" for i, row in enumerate(rows))
     more = f"<p>... and {len(instances) - shown} more</p>" if len(instances) > shown else ""

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tf_d2.instances import Instances
 
 MASK_OPACITY = 0.45
-MIN_KEYPOINT_SCORE = 0.05  # detectron2's visualizer hides weaker keypoints
+_MIN_KEYPOINT_SCORE = 0.05  # detectron2's visualizer hides weaker keypoints
 
 
 def color_of(index: int) -> tuple[int, int, int]:
@@ -95,5 +95,5 @@ def _draw_keypoints(
     draw: ImageDraw.ImageDraw, keypoints: np.ndarray, color: tuple[int, int, int], radius: int
 ) -> None:
     for x, y, score in keypoints:
-        if score > MIN_KEYPOINT_SCORE:
+        if score > _MIN_KEYPOINT_SCORE:
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color, outline=(0, 0, 0))

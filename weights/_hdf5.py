@@ -111,10 +111,10 @@ def _superblock(file: _File) -> int:
     return struct.unpack_from("<Q", block, 64)[0]
 
 
-Message = tuple[int, memoryview]
+_Message = tuple[int, memoryview]
 
 
-def _messages(file: _File, address: int) -> list[Message]:
+def _messages(file: _File, address: int) -> list[_Message]:
     """The (type, data) messages of a version 1 object header, continuation blocks included."""
     header = file.at(address, 16)
     if header[0] != 1:
@@ -123,7 +123,7 @@ def _messages(file: _File, address: int) -> list[Message]:
         )
     blocks = [(address + 16, struct.unpack_from("<I", header, 8)[0])]
     seen = {address}
-    messages: list[Message] = []
+    messages: list[_Message] = []
     for start, size in blocks:  # grows while it is walked
         block = file.at(start, size)
         position = 0
@@ -147,14 +147,14 @@ def _messages(file: _File, address: int) -> list[Message]:
     return messages
 
 
-def _one(messages: list[Message], kind: int) -> memoryview | None:
+def _one(messages: list[_Message], kind: int) -> memoryview | None:
     return next((body for found, body in messages if found == kind), None)
 
 
 # --- groups -----------------------------------------------------------------------------------------
 
 
-def _group(file: _File, messages: list[Message], prefix: str, depth: int) -> None:
+def _group(file: _File, messages: list[_Message], prefix: str, depth: int) -> None:
     """Read everything below a group into ``file.datasets``."""
     if depth > _MAX_DEPTH:
         raise CheckpointError("The HDF5 file has groups nested too deeply.")
@@ -249,7 +249,7 @@ def _symbols(file: _File, address: int, names: memoryview) -> Iterator[tuple[str
 # --- datasets and attributes ------------------------------------------------------------------------
 
 
-def _dataset(file: _File, messages: list[Message], path: str) -> np.ndarray:
+def _dataset(file: _File, messages: list[_Message], path: str) -> np.ndarray:
     where = f"The HDF5 dataset {path[:200]!r}"
     if _one(messages, _EXTERNAL_FILES) is not None:
         raise CheckpointError(f"{where} keeps its data in another file, which is never opened.")
@@ -324,7 +324,7 @@ def _datatype(body: memoryview, where: str) -> _Type:
     )
 
 
-def _attributes(file: _File, messages: list[Message]) -> dict[str, Any]:
+def _attributes(file: _File, messages: list[_Message]) -> dict[str, Any]:
     """Attributes that are text (str) or numbers (array); others are left out."""
     found: dict[str, Any] = {}
     for kind, body in messages:

@@ -15,10 +15,10 @@ MAX_TENSORS = 100_000
 MAX_DIRECTORY_BYTES = 8 << 20  # list of contents of a zip file; a hundred thousand entries fit
 MAX_STEPS = 500_000  # reads of an HDF5 file's structure; a tensor takes about ten
 MAX_NAME = 1024  # characters of a tensor name
-MAX_DIMS = 32  # axes of a tensor; numpy 1.x allows no more
+_MAX_DIMS = 32  # axes of a tensor; numpy 1.x allows no more
 MAX_JSON_BYTES = 16 << 20  # header of a safetensors file; a hundred thousand tensors fit
-MAX_EXPANSION = 4  # bytes of all tensors over bytes of the file: views that overlap, broadcast strides
-MAX_INFLATION = 20  # bytes of decompressed zip entries over bytes of the file; weights hardly compress
+_MAX_EXPANSION = 4  # bytes of all tensors over bytes of the file: views that overlap, broadcast strides
+_MAX_INFLATION = 20  # bytes of decompressed zip entries over bytes of the file; weights hardly compress
 SMALL = 64 << 20  # below this many bytes the two ratios above do not matter
 
 
@@ -38,19 +38,19 @@ class Budget:
 
 def tensor_budget(file_size: int) -> Budget:
     """Bytes that all tensors of a file of ``file_size`` bytes may take together."""
-    limit = max(SMALL, MAX_EXPANSION * file_size)
+    limit = max(SMALL, _MAX_EXPANSION * file_size)
     return Budget(limit, f"its tensors would take over {limit >> 20} MiB, the file has {file_size} bytes")
 
 
 def inflation_budget(file_size: int) -> Budget:
     """Bytes that all decompressed zip entries of a file of ``file_size`` bytes may take together."""
-    limit = max(SMALL, MAX_INFLATION * file_size)
+    limit = max(SMALL, _MAX_INFLATION * file_size)
     return Budget(limit, f"decompressed it would take over {limit >> 20} MiB, the file has {file_size} bytes")
 
 
 def check_sizes(sizes: object, what: str) -> tuple[int, ...]:
     """``sizes`` as a tuple of small non-negative ints, or CheckpointError naming ``what``."""
-    if not isinstance(sizes, (tuple, list)) or len(sizes) > MAX_DIMS:
+    if not isinstance(sizes, (tuple, list)) or len(sizes) > _MAX_DIMS:
         raise CheckpointError(f"{what} has no valid shape.")
     for size in sizes:
         if type(size) is not int or not 0 <= size < 1 << 48:

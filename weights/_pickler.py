@@ -15,7 +15,7 @@ import numpy as np
 from weights._blocks import contiguous
 
 MARK, STOP, EMPTY_DICT, SET_ITEMS, SET_ITEM = b"(", b".", b"}", b"u", b"s"
-TUPLE, REDUCE, BUILD, PERSISTENT = b"t", b"R", b"b", b"Q"
+TUPLE, _REDUCE, BUILD, PERSISTENT = b"t", b"R", b"b", b"Q"
 FALSE, TRUE = b"\x89", b"\x88"
 
 
@@ -52,7 +52,7 @@ def name(module: str, attribute: str) -> bytes:
 
 def call(function: bytes, *arguments: bytes) -> bytes:
     """``function(*arguments)``."""
-    return function + MARK + b"".join(arguments) + TUPLE + REDUCE
+    return function + MARK + b"".join(arguments) + TUPLE + _REDUCE
 
 
 def numpy_dtype(dtype: np.dtype) -> bytes:

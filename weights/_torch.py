@@ -19,7 +19,7 @@ from weights._unpickle_state import STORAGE_DTYPES, Inert, Storage, TensorRef
 from weights._zip import Archive
 from weights.errors import CheckpointError
 
-LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PREFIX = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number as torch pickles it
 _LEGACY_PROTOCOL = 1001
 
@@ -55,8 +55,8 @@ class _Storages:
                 "The file has storage views of torch 0.1, which are not supported; save it again."
             )
         dtype = STORAGE_DTYPES[kind.name]
-        storage = self.by_key.setdefault(key, Storage(dtype, count * item_size(dtype), key))
-        if storage.nbytes != count * item_size(dtype):
+        storage = self.by_key.setdefault(key, Storage(dtype, count * _item_size(dtype), key))
+        if storage.nbytes != count * _item_size(dtype):
             raise CheckpointError(f"The pickle gives the storage {key[:200]!r} two different sizes.")
         if len(self.by_key) > MAX_TENSORS:
             raise CheckpointError("The pickle refers to more storages than any checkpoint has.")
@@ -72,7 +72,7 @@ class _Alias(Storage):
         self.target = target
 
 
-def item_size(dtype: str) -> int:
+def _item_size(dtype: str) -> int:
     """Bytes of one element of a storage ``dtype``."""
     return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
 
@@ -138,7 +138,7 @@ def _legacy_header(data: memoryview, storages: _Storages) -> tuple[Any, int]:
     magic, pos = _unpickle.load(data)
     protocol, pos = _unpickle.load(data, pos)
     system, pos = _unpickle.load(data, pos)
-    if magic != LEGACY_MAGIC or protocol != _LEGACY_PROTOCOL or not isinstance(system, dict):
+    if magic != _LEGACY_MAGIC or protocol != _LEGACY_PROTOCOL or not isinstance(system, dict):
         raise CheckpointError(
             "The file begins like a torch file of the old format, but its header is damaged."
         )
@@ -153,7 +153,7 @@ def _legacy_storage(data: memoryview, pos: int, storage: Storage) -> int:
     end = start + storage.nbytes
     if end > len(data):
         raise CheckpointError(f"The storage {storage.key[:200]!r} ends outside of the file: it is truncated.")
-    if struct.unpack("<q", data[pos:start])[0] * item_size(storage.dtype) != storage.nbytes:
+    if struct.unpack("<q", data[pos:start])[0] * _item_size(storage.dtype) != storage.nbytes:
         raise CheckpointError(f"The storage {storage.key[:200]!r} has another size than the pickle says.")
     storage.buffer = data[start:end]
     return end
@@ -178,7 +178,7 @@ def tensor_array(ref: TensorRef, budget: Budget) -> np.ndarray:
         storage.buffer = storage.fetch(storage)
     if storage.buffer is None:
         raise CheckpointError(f"The storage {storage.key[:200]!r} is not in the file.")
-    size = item_size(ref.dtype)
+    size = _item_size(ref.dtype)
     count = element_count(ref.shape)
     last = ref.offset + sum((n - 1) * s for n, s in zip(ref.shape, ref.strides, strict=True)) if count else 0
     if (last + 1) * size > storage.nbytes and count:

@@ -44,7 +44,7 @@ def _default_dict(state: State, factory: Any = None, items: Any = ()) -> Dict:
     return _ordered_dict(state, items)  # the factory is a name of the allow-list and is not used
 
 
-def make_set(state: State, items: Any = ()) -> set[Any]:
+def _make_set(state: State, items: Any = ()) -> set[Any]:
     if not isinstance(items, (list, tuple, set, frozenset)):
         raise CheckpointError("The pickle makes a set of something that is no list.")
     state.budget.spend(len(items))
@@ -248,8 +248,8 @@ CALLS: dict[str, Callable[..., Any]] = {
     "collections.Counter": _ordered_dict,
     "builtins.dict": _ordered_dict,
     "__builtin__.dict": _ordered_dict,
-    "builtins.set": make_set,
-    "__builtin__.set": make_set,
+    "builtins.set": _make_set,
+    "__builtin__.set": _make_set,
     "builtins.bytearray": _raw_bytes,
     "__builtin__.bytearray": _raw_bytes,
     "builtins.bytes": _raw_bytes,

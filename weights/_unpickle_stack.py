@@ -152,7 +152,7 @@ def extend(state: State, items: list[Any]) -> None:
         raise CheckpointError(f"The pickle appends to a {kind(target)}.")
 
 
-def set_items(state: State, items: list[Any]) -> None:
+def _set_items(state: State, items: list[Any]) -> None:
     target = state.stack[-1]
     if len(items) % 2:
         raise CheckpointError("The pickle has a dictionary key without a value: the file is damaged.")
@@ -167,7 +167,7 @@ def set_items(state: State, items: list[Any]) -> None:
 def _set_item(state: State) -> None:
     value = state.pop()
     key = state.pop()
-    set_items(state, [key, value])
+    _set_items(state, [key, value])
 
 
 def _add_items(state: State) -> None:
@@ -183,7 +183,7 @@ def _add_items(state: State) -> None:
 def _new_dict(state: State) -> None:
     items = state.pop_mark()
     state.stack.append({})
-    set_items(state, items)
+    _set_items(state, items)
 
 
 def _frozenset(state: State) -> None:
@@ -232,7 +232,7 @@ STACK: dict[int, Callable[[State], None]] = {
     ord("a"): _append,
     ord("e"): lambda state: extend(state, state.pop_mark()),
     ord("s"): _set_item,
-    ord("u"): lambda state: set_items(state, state.pop_mark()),
+    ord("u"): lambda state: _set_items(state, state.pop_mark()),
     0x90: _add_items,
     0x91: _frozenset,
     ord("q"): _put("<B"),

@@ -215,7 +215,7 @@ def _from_torch(value: Any, kind: str, size: int, choice: _Choice) -> Checkpoint
     others, budget = reading.others, tensor_budget(size)
     state = choice.named(arrays_of(reading.model, budget), reading.notes)
     if choice.ema:
-        state = with_ema(state, others, budget)
+        state = _with_ema(state, others, budget)
     author, heuristics = others.get("__author__"), others.get("matching_heuristics") is True
     if not choice.as_stored and is_maskrcnn_benchmark(state):
         state, author = from_maskrcnn_benchmark(state), "maskrcnn-benchmark"
@@ -280,7 +280,7 @@ def _array(value: Any, budget: Budget) -> np.ndarray | None:
     return array
 
 
-def with_ema(
+def _with_ema(
     state: dict[str, np.ndarray], others: Mapping[Any, Any], budget: Budget
 ) -> dict[str, np.ndarray]:
     """``state`` with the tensors replaced that the file keeps a moving average of."""

@@ -27,7 +27,7 @@ from weights.layouts import Shape, path_to_key
 from weights.mapping import to_state_dict
 
 FORMAT_VERSION = "1"
-CONFIG_ATTRIBUTE = "detectron2_config"
+_CONFIG_ATTRIBUTE = "detectron2_config"
 _VARS, _EXTRA = "vars", "extra_state"
 _MAX_ATTRIBUTE = 60_000  # bytes; HDF5 object headers cannot hold 64 KiB or more
 
@@ -100,7 +100,7 @@ def write_keras_h5(
         attributes = {**(provenance() if callable(provenance) else provenance)}
         attributes["weights_format"] = FORMAT_VERSION
         if config_yaml is not None:
-            attributes[CONFIG_ATTRIBUTE] = config_yaml
+            attributes[_CONFIG_ATTRIBUTE] = config_yaml
         # as strings of variable length, which may be of any size
         in_hdf5(temporary, "r+", lambda file: file.attrs.update(attributes))
         _compare(read_keras_h5(temporary), arrays, extra, progress)
@@ -221,7 +221,7 @@ def keras_weights(data: memoryview) -> KerasWeights:
     """:func:`read_keras_h5` of a file's bytes."""
     attributes, datasets = _hdf5.read(data)
     texts = {key: value for key, value in attributes.items() if isinstance(value, str)}
-    result = KerasWeights({}, provenance=texts, config=texts.pop(CONFIG_ATTRIBUTE, None))
+    result = KerasWeights({}, provenance=texts, config=texts.pop(_CONFIG_ATTRIBUTE, None))
     ignored: set[str] = set()
     for path, dataset in datasets.items():
         top, _, rest = path.partition("/")

@@ -188,7 +188,7 @@ _POINT_REND = [
 ]
 
 
-def with_new_names(state: State, specs: Mapping[str, Shape]) -> State:
+def _with_new_names(state: State, specs: Mapping[str, Shape]) -> State:
     """``state`` with old names of PointRend under today's, where the model has those and the file has not."""
     wanted = {path_to_key(path) for path in specs} - state.keys()
     if not any(key.startswith("roi_heads.mask_head.") for key in wanted):
@@ -215,7 +215,7 @@ def matched_state(checkpoint: Checkpoint, specs: Mapping[str, Shape]) -> State:
         dotted = {key: key.replace("/", ".") for key in state if "/" in key}
         if dotted and {path_to_key(path) for path in specs} >= set(dotted.values()) - set(state):
             state = {dotted.get(key, key): value for key, value in state.items()}
-        return with_new_names(state, specs)
+        return _with_new_names(state, specs)
     try:
         return match_heuristically(checkpoint.state, specs)
     except ConversionError as error:

@@ -23,7 +23,7 @@ from weights.checkpoint import read_as_stored
 from weights.errors import WeightsError
 from weights.keras_file import Progress
 
-AUTHOR = "tf-d2"
+_AUTHOR = "tf-d2"
 _ALIGNMENT = 64  # torch aligns storages so that they can be memory-mapped
 _ZIP64_FROM = 1 << 31  # bytes of an entry that needs long sizes in its header
 _STORAGES = {dtype: name for name, dtype in STORAGE_DTYPES.items() if name != "UntypedStorage"}
@@ -36,7 +36,7 @@ def write_detectron2_pkl(
     path: str | os.PathLike[str],
     state: State,
     *,
-    author: str = AUTHOR,
+    author: str = _AUTHOR,
     iteration: int | None = None,
     progress: Progress | None = None,
 ) -> None:

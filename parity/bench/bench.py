@@ -31,7 +31,7 @@ from weights.errors import UsageError
 Progress = Callable[[str], None]
 
 TORCH, TF = "parity.bench.torch_worker", "parity.bench.tf_worker"
-MODULES = {
+_MODULES = {
     "torch": TORCH,
     "detectron2": TORCH,
     "torchscript": TORCH,
@@ -45,7 +45,7 @@ MODULES = {
     "savedmodel": TF,
 }
 FORMATS = {"torchscript": "torchscript", "onnx": "onnx", "openvino": "onnx", "openvino-default": "onnx"}
-EXPORT_SECONDS = 1800.0
+_EXPORT_SECONDS = 1800.0
 
 
 @dataclass(frozen=True)
@@ -169,10 +169,10 @@ def run_bench(
 
 
 def _check_names(backends: Sequence[str]) -> None:
-    unknown = [b for b in backends if b.partition(":")[0] not in MODULES]
+    unknown = [b for b in backends if b.partition(":")[0] not in _MODULES]
     if unknown or not backends:
         raise UsageError(
-            f"no bench side is called {', '.join(unknown) or '(none)'}; known: {', '.join(MODULES)}"
+            f"no bench side is called {', '.join(unknown) or '(none)'}; known: {', '.join(_MODULES)}"
         )
 
 
@@ -226,7 +226,7 @@ def start(
         "target": str(Path(target).resolve()) if target else "",
     }
     log = model.folder / f"bench_{name}.log"
-    worker = stack.enter_context(started(MODULES[name], _interpreter(name, options), job, log))
+    worker = stack.enter_context(started(_MODULES[name], _interpreter(name, options), job, log))
     ready = worker.next_event()
     if side is not None:
         for key in ("load_seconds", "base_mib", "version", "accelerator"):
@@ -235,7 +235,7 @@ def start(
 
 
 def _interpreter(name: str, options: Options) -> str:
-    return options.interpreter if MODULES[name] == TORCH else sys.executable
+    return options.interpreter if _MODULES[name] == TORCH else sys.executable
 
 
 def exported(name: str, model: Model, options: Options) -> str:
@@ -250,7 +250,7 @@ def exported(name: str, model: Model, options: Options) -> str:
             "weights": model.weights,
             "images": list(model.images),
         }
-        call_worker("parity.backends.tf_tools", sys.executable, job, folder, EXPORT_SECONDS)
+        call_worker("parity.backends.tf_tools", sys.executable, job, folder, _EXPORT_SECONDS)
         return str(folder)
     return written(FORMATS[name], model, options) if name in FORMATS else ""
 
@@ -268,7 +268,7 @@ def written(form: str, model: Model, options: Options) -> str:
             "state": model.state,
             "image": model.images[0],
         }
-        call_worker("parity.bench.torch_export", options.interpreter, job, path, EXPORT_SECONDS)
+        call_worker("parity.bench.torch_export", options.interpreter, job, path, _EXPORT_SECONDS)
     return str(path)
 
 

@@ -41,26 +41,26 @@ Without a command, --all, --only, --prepare and --render mean suite, and everyth
 """
 
 console = Console(stderr=False)
-SUITE = "the measurements behind the repository's tables"
+_SUITE = "the measurements behind the repository's tables"
 
 
 def register(app: typer.Typer) -> None:
     """Add ``bench`` to a command line application."""
     group = typer.Typer(cls=BenchGroup, help=HELP, add_completion=False, rich_markup_mode=None)
-    group.command("run")(one_model)
+    group.command("run")(_one_model)
     group.command("suite")(suite)
     app.add_typer(group, name="bench")
 
 
 OutputOption = Annotated[Path, typer.Option(help="Folder for tables, plots and numbers.")]
-WarmupOption = Annotated[int, typer.Option(help="Rounds before them that do not.")]
+_WarmupOption = Annotated[int, typer.Option(help="Rounds before them that do not.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu or gpu, for all sides.")]
 InterpreterOption = Annotated[
     str | None, typer.Option("--torch-python", help="Python interpreter that has torch or detectron2.")
 ]
 
 
-def one_model(
+def _one_model(
     output: OutputOption,
     config_file: Annotated[
         str | None, typer.Option("--config-file", help="detectron2 YAML; left out: the embedded checkpoint.")
@@ -75,7 +75,7 @@ def one_model(
         ),
     ] = None,
     rounds: Annotated[int, typer.Option(help="Interleaved rounds that count.")] = 10,
-    warmup: WarmupOption = 2,
+    warmup: _WarmupOption = 2,
     threads: Annotated[int, typer.Option(help="Threads per side; 0 = the framework's choice.")] = 0,
     device: DeviceOption = "cpu",
     torch_python: InterpreterOption = None,
@@ -105,7 +105,7 @@ def suite(
         typer.Option("--prepare", help="Only make what --all needs and keeps: models, pictures, exports."),
     ] = False,
     rounds: Annotated[int, typer.Option(help="Interleaved rounds of the main table that count.")] = 10,
-    warmup: WarmupOption = 2,
+    warmup: _WarmupOption = 2,
     threads: Annotated[int, typer.Option(help="Threads per side; 0 = one per core.")] = 0,
     device: DeviceOption = "cpu",
     torch_python: InterpreterOption = None,
@@ -165,7 +165,7 @@ def _make_suite(
 ) -> Suite:
     from dataclasses import replace
 
-    with from_a_checkout(SUITE):
+    with from_a_checkout(_SUITE):
         from parity.bench.suite import suite as bench_suite
         from parity.bench.suite.measuring import Suite
     height, _, width = size.partition("x")
@@ -203,7 +203,7 @@ def _measure(suite: Suite, everything: bool, only: str) -> bool:
     return any(parts[n]["error"] for n in names)
 
 
-HIDDEN = {"--torch-python": "PYTHON_WITH_DETECTRON2", "--work": "FOLDER", "--output": "FOLDER"}
+_HIDDEN = {"--torch-python": "PYTHON_WITH_DETECTRON2", "--work": "FOLDER", "--output": "FOLDER"}
 
 
 def public_command(arguments: Sequence[str]) -> str:
@@ -211,8 +211,8 @@ def public_command(arguments: Sequence[str]) -> str:
     words, hidden = ["tf-d2"], ""
     for word in arguments:
         option, equals, _ = word.partition("=")
-        words.append(hidden or (f"{option}={HIDDEN[option]}" if equals and option in HIDDEN else word))
-        hidden = HIDDEN.get(word, "")
+        words.append(hidden or (f"{option}={_HIDDEN[option]}" if equals and option in _HIDDEN else word))
+        hidden = _HIDDEN.get(word, "")
     return " ".join(words)
 
 

@@ -49,7 +49,7 @@ def demo(
     started = time.monotonic()
     data = embedded_demo()
     model = ["--config-file", str(data / "shapes.yaml"), "--weights", str(data / "shapes.pkl")]
-    check_empty(output, overwrite)
+    _check_empty(output, overwrite)
     output.mkdir(parents=True, exist_ok=True)
 
     console.rule("1. Detect: a Mask R-CNN trained in detectron2, run in TensorFlow")
@@ -88,7 +88,7 @@ def demo(
     raise typer.Exit(overall_exit_code(comparisons))
 
 
-def check_empty(output: Path, overwrite: bool) -> None:
+def _check_empty(output: Path, overwrite: bool) -> None:
     """A usage error where the folder cannot be written to, or holds something that is not to be overwritten."""
     if output.exists() and not output.is_dir():
         raise typer.BadParameter(f"{output} is a file; give a folder", param_hint="--output")

@@ -59,7 +59,7 @@ Without a command, `run` is meant: tf-d2 parity --config-file ...
 def register(app: typer.Typer) -> None:
     """Add ``parity`` to a command line application."""
     group = typer.Typer(cls=ParityGroup, help=HELP, add_completion=False, rich_markup_mode=None)
-    group.command("run")(compare_models)
+    group.command("run")(_compare_models)
     group.command("ops")(ops)
     group.command("bisect")(bisect)
     group.command("rejudge")(rejudge)
@@ -69,7 +69,7 @@ def register(app: typer.Typer) -> None:
     bench_cli.register(app)
 
 
-def compare_models(
+def _compare_models(
     config_file: Annotated[
         str | None, typer.Option("--config-file", help="detectron2 YAML or the name of a published model.")
     ] = None,
@@ -166,7 +166,7 @@ def compare_models(
         "repeat": repeat,
         "timeout": timeout,
         "proposals": tuple(proposals or ()),
-        "opts": split_opts(opts),
+        "opts": _split_opts(opts),
         "early_stop": not keep_going,
         "mutate": mutate,
         "left_out": {
@@ -199,7 +199,7 @@ def ops(
 
 def bisect(**options: Any) -> None:
     """Compare models on pictures, then narrow the first bad stage to a module and write a script."""
-    compare_models(**options, narrow=True)
+    _compare_models(**options, narrow=True)
 
 
 def _options_of(function: Callable[..., None], without: Collection[str]) -> inspect.Signature:
@@ -208,7 +208,7 @@ def _options_of(function: Callable[..., None], without: Collection[str]) -> insp
     return signature.replace(parameters=[p for n, p in signature.parameters.items() if n not in without])
 
 
-bisect.__signature__ = _options_of(compare_models, ("only_ops", "narrow"))  # type: ignore[attr-defined]
+bisect.__signature__ = _options_of(_compare_models, ("only_ops", "narrow"))  # type: ignore[attr-defined]
 bisect.__annotations__ = {p.name: p.annotation for p in bisect.__signature__.parameters.values()}  # type: ignore[attr-defined]
 
 
@@ -262,7 +262,7 @@ def _run_many(
         raise fail(str(error)) from error
 
 
-def split_opts(opts: Sequence[str] | None) -> list[str]:
+def _split_opts(opts: Sequence[str] | None) -> list[str]:
     """``[KEY, VALUE, ...]``; an odd number of words is an error."""
     words = list(opts or ())
     if len(words) % 2:

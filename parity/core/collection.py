@@ -19,7 +19,7 @@ from parity.core.results import Comparison, headline
 from parity.core.status import Status, exit_code, worst
 
 SCHEMA = "tf-d2-parity-many/1"
-WORST = 10
+_WORST = 10
 _SETS = ("output/instances", "output/proposals")
 _ORDER = (Status.PASS, Status.BORDERLINE, Status.NOT_COMPARED, Status.FAIL, Status.ERROR)
 _RANK = {str(status): rank for rank, status in enumerate(_ORDER)}
@@ -183,7 +183,7 @@ class Summary:
         }
 
 
-def badness(row: Row) -> tuple[float, ...]:
+def _badness(row: Row) -> tuple[float, ...]:
     """What worse pictures have more of: severity, detections without a partner, pixels, score, relative L2."""
     alone = row.get("reference", 0) + row.get("candidate", 0) - 2 * row.get("matched", 0)
     largest = (max(row.get(name, ()), default=0.0) for name in ("box_px", "score"))
@@ -203,8 +203,8 @@ def summarize(rows: Iterable[Row]) -> Summary:
         summary.score.add(row.get("score", ()))
         if "rel_l2" in row:
             summary.rel_l2.add([row["rel_l2"]])
-        heapq.heappush(kept, (badness(row), -row["index"], _told(row)))
-        if len(kept) > WORST:
+        heapq.heappush(kept, (_badness(row), -row["index"], _told(row)))
+        if len(kept) > _WORST:
             heapq.heappop(kept)
     summary.worst = [row for _, _, row in sorted(kept, key=lambda k: k[:2], reverse=True)]
     return summary

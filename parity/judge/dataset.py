@@ -20,7 +20,7 @@ from parity.core.status import Status
 from parity.core.trace import Trace
 from weights.errors import UsageError
 
-MAX_DIFFERENCE = 1e-3  # a tenth of a point of AP
+_MAX_DIFFERENCE = 1e-3  # a tenth of a point of AP
 INSTANCES = "output/instances/"
 
 Kind = Literal["bbox", "segm"]
@@ -80,7 +80,7 @@ def _judge(
         return _stage(kind, Status.NOT_COMPARED, "the pictures have no annotated objects")
     difference = abs(reference - candidate)
     text = f"AP {100 * reference:.2f} and {100 * candidate:.2f} on {len(chosen)} pictures"
-    return _stage(kind, Status.PASS if difference <= MAX_DIFFERENCE else Status.FAIL, text)
+    return _stage(kind, Status.PASS if difference <= _MAX_DIFFERENCE else Status.FAIL, text)
 
 
 def _stage(kind: str, status: Status, message: str) -> StageResult:

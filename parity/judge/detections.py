@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-MATCH_IOU = 0.5  # below this overlap and farther than MATCH_PX two boxes are different objects
-MATCH_PX = 1.0
-MOST_EXPLAINED = 64  # more items alone than this are no matter of noise; no reasons are looked for
+_MATCH_IOU = 0.5  # below this overlap and farther than MATCH_PX two boxes are different objects
+_MATCH_PX = 1.0
+_MOST_EXPLAINED = 64  # more items alone than this are no matter of noise; no reasons are looked for
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _match_group(
     far = corner_distance(reference.boxes[rows], candidate.boxes[cols])
     apart = np.abs(reference.scores[rows, None].astype(np.float64) - candidate.scores[None, cols])
     cost = (1.0 - overlap) + np.minimum(apart, 1.0) + 1e-3 * np.minimum(far, 1e3)
-    possible = (overlap >= MATCH_IOU) | (far <= MATCH_PX)
+    possible = (overlap >= _MATCH_IOU) | (far <= _MATCH_PX)
     picked = linear_sum_assignment(np.where(possible, cost, 1e6))
     return [(int(rows[i]), int(cols[j])) for i, j in zip(*picked, strict=True) if possible[i, j]]
 
@@ -213,7 +213,7 @@ def _settle(sets: _Sets) -> tuple[list[tuple[int, int]], list[Certificate]]:
     pairs = match(reference, candidate)
     gaps = [np.abs(reference.boxes[i] - candidate.boxes[j]).max() for i, j in pairs]
     apart = [p for p, gap in zip(pairs, gaps, strict=True) if gap > sets.noise.box_px]
-    apart = [p for p in apart if len(apart) <= MOST_EXPLAINED and _distinct(sets.origin, p)]
+    apart = [p for p in apart if len(apart) <= _MOST_EXPLAINED and _distinct(sets.origin, p)]
     close = [p for p in pairs if p not in set(apart)]
     proofs = _certify_unmatched(sets, close)
     proved = {(c.side, c.index) for c in proofs if c.certified}
@@ -254,7 +254,7 @@ def _certify_unmatched(sets: _Sets, pairs: list[tuple[int, int]]) -> list[Certif
         "reference": sorted(set(range(len(sets.reference))) - {p[0] for p in pairs}),
         "candidate": sorted(set(range(len(sets.candidate))) - {p[1] for p in pairs}),
     }
-    if sum(map(len, alone.values())) > MOST_EXPLAINED:
+    if sum(map(len, alone.values())) > _MOST_EXPLAINED:
         return [_no_reason(side, i, sets.side(side)) for side, rest in alone.items() for i in rest]
     found: dict[tuple[str, int], Certificate] = {}
     while True:

@@ -24,7 +24,7 @@ from parity.judge.sides import Request, Side, TraceLike, check_precision, float6
 from parity.judge.waivers import Waiver
 from weights.errors import UsageError, UserError
 
-EARLY_RUNGS = ("manifest", "weights", "preprocessing")
+_EARLY_RUNGS = ("manifest", "weights", "preprocessing")
 
 
 def compare(
@@ -167,7 +167,7 @@ def _stop_early(job: Request, comparison: Comparison) -> None:
     """Cut the ladder after the first failing early rung."""
     if not job.early_stop:
         return
-    for rung in EARLY_RUNGS:
+    for rung in _EARLY_RUNGS:
         if any(s.bad for s in comparison.stages if s.rung == rung):
             later = RUNGS[RUNGS.index(rung) + 1 :]
             dropped = sum(1 for s in comparison.stages if s.rung in later)
@@ -206,7 +206,7 @@ def _caveat(job: Request, comparison: Comparison) -> str:
         return ""
     told = []
     numbers = [s for s in comparison.stages if s.bad and s.kind in ("continuous", "set")]
-    if comparison.estimated and numbers and all(map(could_be_rounding, numbers)):
+    if comparison.estimated and numbers and all(map(_could_be_rounding, numbers)):
         told.append(
             "rounding alone may make a difference of this size: without a float64 run of the reference the limits "
             "are estimates; such a run (--noise truth, with torch or detectron2 installed) measures them"
@@ -217,7 +217,7 @@ def _caveat(job: Request, comparison: Comparison) -> str:
     return "; ".join(told)
 
 
-def could_be_rounding(stage: StageResult) -> bool:
+def _could_be_rounding(stage: StageResult) -> bool:
     """Whether a bad stage would be within the highest ceiling that a float64 run of the reference can justify."""
     if stage.kind == "set":
         details = stage.details

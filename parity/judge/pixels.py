@@ -115,7 +115,7 @@ def _judge_flips(report: FlipReport, name: str, flipped: np.ndarray, behind: _Be
     report.notes.append(f"{name}: {len(xs)} pixels differ, {reach}: {verdict}")
 
 
-def cubic_weights(t: float) -> np.ndarray:
+def _cubic_weights(t: float) -> np.ndarray:
     """The four weights of torch's bicubic filter for a fractional offset t in [0, 1)."""
     a = _BICUBIC_A
 
@@ -140,7 +140,7 @@ def heatmap_value(heatmap: np.ndarray, rows: int, cols: int, iy: int, ix: int) -
     ys = np.clip(np.arange(y0 - 1, y0 + 3), 0, height - 1)
     xs = np.clip(np.arange(x0 - 1, x0 + 3), 0, width - 1)
     patch = heatmap[np.ix_(ys, xs)].astype(np.float64)
-    return float(cubic_weights(sy - y0) @ patch @ cubic_weights(sx - x0))
+    return float(_cubic_weights(sy - y0) @ patch @ _cubic_weights(sx - x0))
 
 
 def compare_keypoints(

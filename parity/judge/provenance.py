@@ -17,7 +17,7 @@ from parity.judge.detections import Items, MatchReport
 from parity.judge.pixels import sigmoid
 
 Arrays = Mapping[str, np.ndarray]
-BOX_PREDICTOR = "steps/roi_heads.box_predictor"
+_BOX_PREDICTOR = "steps/roi_heads.box_predictor"
 _SAME_SCORE = 2e-6  # how exactly a score recomputed here in float64 meets the recorded float32 one
 
 
@@ -31,7 +31,7 @@ class Place:
     anchor: int
 
 
-def dense_place(trace: Arrays, head: str, score: float, label: int, logistic: bool) -> Place | None:
+def _dense_place(trace: Arrays, head: str, score: float, label: int, logistic: bool) -> Place | None:
     """Place of a dense head's candidate (RPN, RetinaNet) whose recorded score is ``score``.
 
     Score maps are (1, A*K, H, W) and delta maps (1, A*4, H, W); K = 1 for the RPN, whose scores are logits.
@@ -53,9 +53,9 @@ def dense_place(trace: Arrays, head: str, score: float, label: int, logistic: bo
 
 def box_head_probabilities(trace: Arrays) -> np.ndarray | None:
     """Class probabilities (R, K+1) of the box head: softmax, averaged over a cascade's stages."""
-    names = [f"{BOX_PREDICTOR}/0"] if f"{BOX_PREDICTOR}/0" in trace else []
-    while f"{BOX_PREDICTOR}.{len(names)}/0" in trace and f"{BOX_PREDICTOR}/0" not in trace:
-        names.append(f"{BOX_PREDICTOR}.{len(names)}/0")
+    names = [f"{_BOX_PREDICTOR}/0"] if f"{_BOX_PREDICTOR}/0" in trace else []
+    while f"{_BOX_PREDICTOR}.{len(names)}/0" in trace and f"{_BOX_PREDICTOR}/0" not in trace:
+        names.append(f"{_BOX_PREDICTOR}.{len(names)}/0")
     if not names:
         return None
     total = 0.0
@@ -76,9 +76,9 @@ def source_row(trace: Arrays, items: Items, index: int) -> int | None:
     return row if miss[row] <= _SAME_SCORE else None
 
 
-def box_deltas(trace: Arrays, row: int, label: int) -> np.ndarray | None:
+def _box_deltas(trace: Arrays, row: int, label: int) -> np.ndarray | None:
     """The box deltas (4,) that gave the boxes of one proposal row and class."""
-    names = [n for n in trace if n.startswith(BOX_PREDICTOR) and n.endswith("/1")]
+    names = [n for n in trace if n.startswith(_BOX_PREDICTOR) and n.endswith("/1")]
     if not names:
         return None
     deltas = trace[max(names)][row]
@@ -100,7 +100,7 @@ def dense_origin(
     items, index = item
     label = 0 if items.classes is None else int(items.classes[index])
     logistic = items.classes is not None
-    place = dense_place(own, head, float(items.scores[index]), label, logistic)
+    place = _dense_place(own, head, float(items.scores[index]), label, logistic)
     if place is None or place.scores not in other or place.deltas not in other:
         return None
     there = float(other[place.scores][place.score_at])
@@ -121,7 +121,7 @@ def roi_origin(
     if row is None or row not in rows or probabilities is None or items.classes is None:
         return None
     label = int(items.classes[index])
-    mine, yours = box_deltas(own, row, label), box_deltas(other, rows[row], label)
+    mine, yours = _box_deltas(own, row, label), _box_deltas(other, rows[row], label)
     if mine is None or yours is None or not _near(mine, yours, within.delta):
         return None
     same = abs(float(probabilities[rows[row], label]) - float(items.scores[index])) <= within.score

@@ -55,10 +55,10 @@ def line_up(
 def _recorded_rows(total: int, held: int, count: int) -> int:
     """Rows an array stands for. A recording of detectron2 keeps the first 20 rows of ROI features without
     saying so; such an array stands for the whole set."""
-    return count if total == held == RECORDED_ROI_ROWS < count else total
+    return count if total == held == _RECORDED_ROI_ROWS < count else total
 
 
-RECORDED_ROI_ROWS = 20
+_RECORDED_ROI_ROWS = 20
 
 
 def is_cut(context: Context, name: str) -> bool:

@@ -38,7 +38,7 @@ def judge_items(context: Context, spec: SetSpec) -> StageResult:
         context.matches[spec.name] = detections.compare_sets(reference, candidate, Rules(), Noise(0.0, 0.0))
         return result
     noise = decision_noise(context, spec)
-    rules = rules_of(context.config, spec.rules)
+    rules = _rules_of(context.config, spec.rules)
     explain = explain_with_traces(context, spec, noise)
     report = detections.compare_sets(
         reference, candidate, rules, noise, explain, origins_of(context, spec, noise)
@@ -60,7 +60,7 @@ def _malformed(context: Context, name: str) -> tuple[Status, str] | None:
     return None
 
 
-def rules_of(config: Mapping[str, Any] | None, kind: str) -> Rules:
+def _rules_of(config: Mapping[str, Any] | None, kind: str) -> Rules:
     """The thresholds that made a set, from detectron2's configuration; unknown ones stay None."""
     model = (config or {}).get("MODEL", {})
     try:
@@ -188,7 +188,7 @@ def _judge_forced_set(context: Context, result: StageResult, spec: SetSpec) -> N
     measured = context.truth is not None and spec.name in context.truth.noise
     most = set_floor(context, spec) if measured else static_noise(context, spec, forced=True)
     # Boxes that are decoded a rounding apart may overlap by a rounding more or less than NMS allows.
-    rules = replace(rules_of(context.config, spec.rules), score_threshold=None)
+    rules = replace(_rules_of(context.config, spec.rules), score_threshold=None)
     rounding = Noise(set_floor(context, spec).box_px, 0.0)
     report = detections.compare_sets(reference, candidate, rules, rounding)
     px, score = (float(np.abs(a).max(initial=0.0)) for a in (report.box_px, report.score_difference))

@@ -14,16 +14,16 @@ from parity.judge.truth import Lined, free_errors, over_levels
 
 # Of a refined array this part of the cells may differ, because one side refined them and the other did not. Every
 # step ends between two cells of nearly equal uncertainty, which rounding orders; a step refines hundreds of cells.
-REFINED_SHARE = 1 / 500
+_REFINED_SHARE = 1 / 500
 
 
-REFINED_STEP = 1e-3  # of the largest value: what is nearer is judged as a value
+_REFINED_STEP = 1e-3  # of the largest value: what is nearer is judged as a value
 
 
 def settled(reference: np.ndarray, candidate: np.ndarray) -> tuple[np.ndarray, str]:
     """The candidate with the reference's value in the few cells that were refined on one side only."""
-    far = np.abs(candidate - reference) > REFINED_STEP * np.abs(reference).max(initial=1e-30)
-    if not far.any() or far.mean() > REFINED_SHARE:
+    far = np.abs(candidate - reference) > _REFINED_STEP * np.abs(reference).max(initial=1e-30)
+    if not far.any() or far.mean() > _REFINED_SHARE:
         return candidate, ""
     note = f"{int(far.sum())} of {far.size} cells were refined on one side only"
     return np.where(far, reference, candidate), note

@@ -20,7 +20,7 @@ from parity.core.status import Status
 from parity.report.terminal import STYLE, number
 
 _SIDE = 160  # pixels of a small picture
-QUANTITIES = {
+_QUANTITIES = {
     "box_px": ("boxes, px", "largest corner difference of each matched detection"),
     "score": ("scores", "of each matched detection"),
     "rel_l2": ("stages, relative L2", "the largest of each picture's stages"),
@@ -69,7 +69,7 @@ _COLOURS = {0: "#15803d", 1: "#b91c1c", 2: "#7e22ce", 3: "#b45309"}
 
 def spreads(summary: Summary) -> dict[str, Spread]:
     """The distributions by name."""
-    return {name: getattr(summary, name) for name in QUANTITIES}
+    return {name: getattr(summary, name) for name in _QUANTITIES}
 
 
 def show(summary: Summary, console: Console) -> None:
@@ -89,7 +89,7 @@ def _distribution(summary: Summary) -> Iterator[str]:
     for name, spread in spreads(summary).items():
         found = spread.to_json()
         cells = "".join(f"{number(found[key]):>10}" for key in ("median", "p99", "max"))
-        yield f"{QUANTITIES[name][0]:22}{spread.count:>9}{cells}"
+        yield f"{_QUANTITIES[name][0]:22}{spread.count:>9}{cells}"
 
 
 def _worst(rows: Sequence[Row]) -> Iterator[str]:
@@ -109,7 +109,7 @@ def write_report(summary: Summary, environment: Sequence[str], path: Path) -> Pa
     made.filters["number"] = number
     text = made.from_string(PAGE).render(
         s=summary,
-        quantities=QUANTITIES,
+        quantities=_QUANTITIES,
         spreads=spreads(summary),
         pictures=[_small(row["picture"]) for row in summary.worst],
         environment=environment,

@@ -32,7 +32,7 @@ from parity.report import plots
 from parity.report.page import PAGE
 from parity.report.terminal import advice, number, short
 
-VERDICT_TEXT = {
+_VERDICT_TEXT = {
     Verdict.LOCAL: "Fed with the reference's own input, this stage still gives another result: "
     "the difference is made here.",
     Verdict.INHERITED: "Fed with the reference's input this stage agrees: the difference came from before.",
@@ -113,7 +113,7 @@ def _section(comparison: Comparison, traces: Sequence[Trace | None]) -> dict[str
         "c": comparison,
         "headline": headline(comparison),
         "first": first,
-        "first_text": VERDICT_TEXT[first.verdict] if first else "",
+        "first_text": _VERDICT_TEXT[first.verdict] if first else "",
         "advice": advice(first) if first else "",
         "worst": shown,
         "heat": _heat(comparison, shown, images),
@@ -125,7 +125,7 @@ def _section(comparison: Comparison, traces: Sequence[Trace | None]) -> dict[str
         "certificates": [(s, c) for s in comparison.stages for c in s.details.get("certificates", [])],
         "notes": [(s, n) for s in comparison.stages for n in s.details.get("notes", [])],
         "tree": tree(comparison.stages),
-        "environment": environment_rows(comparison),
+        "environment": _environment_rows(comparison),
     }
 
 
@@ -191,7 +191,7 @@ def leaf(name: str) -> str:
     return f"{last} {known[name]}" if name in known else last
 
 
-def environment_rows(comparison: Comparison) -> list[tuple[str, str, str, bool]]:
+def _environment_rows(comparison: Comparison) -> list[tuple[str, str, str, bool]]:
     """(what, reference, candidate, whether they differ) for every fact of the two manifests."""
     sides = [_flat(m) for m in (comparison.reference_manifest, comparison.candidate_manifest)]
     rows = []

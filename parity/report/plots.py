@@ -18,8 +18,8 @@ from parity.core.results import Comparison, StageResult
 from parity.core.status import Status
 
 INK, MUTED, GRID = "#1d2530", "#6b7785", "#e3e8ee"
-FREE, FORCED, NOISE, LIMIT, BAD = "#2563eb", "#0d9488", "#9aa5b1", "#d97706", "#dc2626"
-TRUTH = "#7c3aed"
+_FREE, _FORCED, NOISE, LIMIT, _BAD = "#2563eb", "#0d9488", "#9aa5b1", "#d97706", "#dc2626"
+_TRUTH = "#7c3aed"
 REFERENCE, CANDIDATE, SAME = "#2563eb", "#ea580c", "#16a34a"
 
 
@@ -38,7 +38,7 @@ def png(figure: Figure, dpi: int = 100) -> str:
     """The figure as a data URL of a PNG."""
     out = io.BytesIO()
     figure.savefig(out, format="png", bbox_inches="tight", dpi=dpi, facecolor="white")
-    return data_url(out.getvalue())
+    return _data_url(out.getvalue())
 
 
 def photo(figure: Figure, dpi: int = 100) -> str:
@@ -49,7 +49,7 @@ def photo(figure: Figure, dpi: int = 100) -> str:
     return "data:image/webp;base64," + base64.b64encode(out.getvalue()).decode()
 
 
-def data_url(data: bytes) -> str:
+def _data_url(data: bytes) -> str:
     """PNG bytes as a data URL."""
     return "data:image/png;base64," + base64.b64encode(data).decode()
 
@@ -77,15 +77,15 @@ def growth(comparison: Comparison) -> str:
     series = (
         ("limit", [s.limit.value if s.limit else None for s in stages], LIMIT, "--", ""),
         ("reference's own noise", [s.limit.noise if s.limit else None for s in stages], NOISE, "-", ""),
-        ("from float64", [s.errors.candidate.rel_l2 if s.errors else None for s in stages], TRUTH, "-", "^"),
+        ("from float64", [s.errors.candidate.rel_l2 if s.errors else None for s in stages], _TRUTH, "-", "^"),
         (
             "same input",
             [s.forced_metrics.rel_l2 if s.forced_metrics else None for s in stages],
-            FORCED,
+            _FORCED,
             "-",
             "s",
         ),
-        ("end to end", [s.metrics.rel_l2 if s.metrics else None for s in stages], FREE, "-", "o"),
+        ("end to end", [s.metrics.rel_l2 if s.metrics else None for s in stages], _FREE, "-", "o"),
     )
     lowest = _floor([v for _, values, *_ in series for v in values])
     for label, values, colour, line, marker in series:
@@ -124,12 +124,12 @@ def _mark_first_bad(axes: Any, comparison: Comparison, stages: Sequence[StageRes
     first = comparison.first_bad
     place = next((i for i, s in enumerate(stages) if first is not None and s.name == first.name), None)
     if place is not None:
-        axes.axvspan(place - 0.5, place + 0.5, color=BAD, alpha=0.12, lw=0)
+        axes.axvspan(place - 0.5, place + 0.5, color=_BAD, alpha=0.12, lw=0)
         axes.annotate(
             "starts here",
             (place, 1.0),
             xycoords=("data", "axes fraction"),
-            color=BAD,
+            color=_BAD,
             fontsize=8,
             ha="center",
         )
@@ -165,7 +165,7 @@ def heat(reference: np.ndarray, candidate: np.ndarray) -> str:
     axes = plain_axes(figure, (1, 3, 3))
     error = _by_channel(reference.astype(np.float64), candidate.astype(np.float64))
     lowest = _floor(list(error))
-    axes.bar(np.arange(len(error)), np.maximum(error, lowest), 1.0, color=FREE, alpha=0.7)
+    axes.bar(np.arange(len(error)), np.maximum(error, lowest), 1.0, color=_FREE, alpha=0.7)
     axes.set_yscale("log")
     axes.set_ylim(bottom=lowest)
     axes.xaxis.get_major_locator().set_params(integer=True)
@@ -258,7 +258,7 @@ def score_scatter(details: dict[str, Any]) -> str:
     figure = Figure(figsize=(10.5, 2.0))
     for k, (values, title) in enumerate(((px, "box difference, px"), (np.abs(score), "score difference"))):
         axes = plain_axes(figure, (1, 2, 1 + k))
-        axes.bar(np.arange(len(values)), np.maximum(values, 0), color=FREE, alpha=0.7, width=0.9)
+        axes.bar(np.arange(len(values)), np.maximum(values, 0), color=_FREE, alpha=0.7, width=0.9)
         axes.set_title(title + ", by rank", fontsize=9, color=INK)
         axes.grid(axis="y", color=GRID, lw=0.8)
     return svg(figure)

@@ -34,7 +34,7 @@ def show(comparison: Comparison, console: Console, full: bool = False) -> None:
     console.print(f"[{colour}]{escape(headline(comparison))}[/]")
     what = f"{comparison.candidate} against {comparison.reference}, {comparison.image}"
     console.print(f"[dim]{escape(what)}; noise: {escape(comparison.noise_source)}[/]", highlight=False)
-    for line in stage_lines(comparison, full):
+    for line in _stage_lines(comparison, full):
         console.print(line, soft_wrap=True, highlight=False)
     for note in comparison.notes:
         console.print(f"[dim]note: {escape(note)}[/]")
@@ -59,7 +59,7 @@ def advice(stage: StageResult) -> str:
     return texts.get(stage.verdict, "see the log named in the message")
 
 
-def stage_lines(comparison: Comparison, full: bool) -> Iterator[str]:
+def _stage_lines(comparison: Comparison, full: bool) -> Iterator[str]:
     """One line per stage: difference end to end and on the same input; then how far candidate and reference are from
     the float64 run (without one: the limit and the reference's noise)."""
     if any(s.errors for s in comparison.stages):

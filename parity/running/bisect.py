@@ -26,7 +26,7 @@ from parity.running.sides import DEFAULT_TIMEOUT
 from parity.running.worker import call_worker
 from weights.errors import UsageError
 
-SCRIPT = '''"""{headline}
+_SCRIPT = '''"""{headline}
 
 Run: python {name}.py    (needs tf_d2 and numpy; exit status 1 while the difference is there)
 """
@@ -235,7 +235,7 @@ def write_script(
             "from parity.selftest.tf_mutations import plant  # the bug was planted\n"
             f"planted = plant({mutate!r}, predictor)\nplanted.__enter__()\n"
         )
-    text = SCRIPT.format(
+    text = _SCRIPT.format(
         headline=f"{stage} differs from {comparison.reference} on the same input.",
         name=name,
         config=setup["config"],

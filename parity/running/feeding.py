@@ -16,7 +16,7 @@ from parity.core.units import forced_name, stages
 Run = Callable[[Mapping[str, Any], Path], Path]  # manifest, where to write -> the trace of a further run
 
 
-def fed_by_another(reference: Trace, candidate: Trace, profile: str) -> bool:
+def _fed_by_another(reference: Trace, candidate: Trace, profile: str) -> bool:
     """Whether some stage of the candidate was computed from other arrays than the reference's."""
     if len(reference.images) != len(candidate.images):
         return False  # nothing of them is compared
@@ -42,7 +42,7 @@ def feed_again(reference: Path, candidate: Path, profile: str, target: Path, run
     compared.
     """
     with Trace(reference) as own, Trace(candidate) as given:
-        if not fed_by_another(own, given, profile):
+        if not _fed_by_another(own, given, profile):
             return candidate, ""
         manifest = given.manifest
     try:

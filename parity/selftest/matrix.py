@@ -32,7 +32,7 @@ from parity.running.worker import call_worker, run_backend
 from weights.errors import UserError
 
 # Environments of the TensorFlow side. oneDNN takes no more of the processor than it has.
-SETTINGS: dict[str, Mapping[str, str]] = {
+_SETTINGS: dict[str, Mapping[str, str]] = {
     "oneDNN off": {"TF_ENABLE_ONEDNN_OPTS": "0"},
     "oneDNN off, 2 threads": {"TF_ENABLE_ONEDNN_OPTS": "0", "THREADS": "2"},
     "oneDNN SSE41": {"TF_ENABLE_ONEDNN_OPTS": "1", "ONEDNN_MAX_CPU_ISA": "SSE41"},
@@ -42,7 +42,7 @@ SETTINGS: dict[str, Mapping[str, str]] = {
     "oneDNN, 2 threads": {"TF_ENABLE_ONEDNN_OPTS": "1", "THREADS": "2"},
 }
 # Environments of the reference: what PyTorch's own kernels may use.
-CAPABILITIES = ("default", "avx2", "avx512")
+_CAPABILITIES = ("default", "avx2", "avx512")
 
 # Published configurations at a width that a small machine runs in seconds; weights are random.
 SMALL = {
@@ -51,7 +51,7 @@ SMALL = {
     **{"RPN.PRE_NMS_TOPK_TEST": 200, "RPN.POST_NMS_TOPK_TEST": 100, "SEM_SEG_HEAD.CONVS_DIM": 64},
     "ROI_KEYPOINT_HEAD.CONV_DIMS": "(32, 32)",
 }
-SMALL_INPUT = (
+_SMALL_INPUT = (
     "INPUT.MIN_SIZE_TEST",
     "160",
     "INPUT.MAX_SIZE_TEST",
@@ -124,7 +124,7 @@ def _cell(key: tuple[str, str, str, str], folder: Path, python: str, timeout: fl
         setup = _setup(model, folder, timeout)
         with environment(ATEN_CPU_CAPABILITY=capability):
             runs = _references(setup, folder, capability)
-        variables = dict(SETTINGS[setting])
+        variables = dict(_SETTINGS[setting])
         threads = int(variables.pop("THREADS", "1"))
         trace = folder / "candidate.h5"
         fed = replace(setup, threads=threads, extra={"feed": str(runs[0].resolve())})
@@ -177,7 +177,7 @@ def _setup(model: str, folder: Path, timeout: float) -> Setup:
 
 def narrow(model: str) -> list[str]:
     """Overrides that make a published configuration small; groups stay, their width shrinks."""
-    words = [*SMALL_INPUT]
+    words = [*_SMALL_INPUT]
     regnet = "regnet" in model.lower()
     for key, value in SMALL.items():
         if not (regnet and key.startswith("RESNETS.")):
@@ -200,9 +200,9 @@ def _references(setup: Setup, folder: Path, capability: str) -> list[Path]:
 
 @contextmanager
 def environment(**variables: str) -> Iterator[None]:
-    """Environment variables for the processes that are started inside; those of :data:`SETTINGS` not named are
+    """Environment variables for the processes that are started inside; those of :data:`_SETTINGS` not named are
     unset."""
-    names = {name for setting in SETTINGS.values() for name in setting} | set(variables)
+    names = {name for setting in _SETTINGS.values() for name in setting} | set(variables)
     before = {name: os.environ.pop(name, None) for name in names}
     os.environ.update(variables)
     try:
@@ -216,7 +216,7 @@ def environment(**variables: str) -> Iterator[None]:
 
 def render(cells: Sequence[Cell]) -> str:
     """The table in Markdown: a row for each model and pair of programs, a column for each setting."""
-    settings = [name for name in SETTINGS if any(cell.setting == name for cell in cells)]
+    settings = [name for name in _SETTINGS if any(cell.setting == name for cell in cells)]
     same = sum(cell.exit_code == 0 for cell in cells)
     lines = [
         "# Models under every setting",
@@ -262,8 +262,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--output", type=Path, required=True, help="folder of the table")
     parser.add_argument("--models", nargs="+", help="demo or names of published models; default: all")
-    parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
-    parser.add_argument("--capabilities", nargs="+", choices=CAPABILITIES, default=["avx2"])
+    parser.add_argument("--settings", nargs="+", choices=list(_SETTINGS), default=list(_SETTINGS))
+    parser.add_argument("--capabilities", nargs="+", choices=_CAPABILITIES, default=["avx2"])
     parser.add_argument("--tensorflow", nargs="+", default=[], metavar="NAME=PYTHON")
     options = parser.parse_args(arguments)
     if find_spec("torch") is None:

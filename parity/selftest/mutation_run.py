@@ -61,7 +61,7 @@ FAMILIES: dict[str, tuple[str, Sequence[str]]] = {
 RECORDED = {"vitdet": "vitdet_b", "mvit": "mvitv2_t", "swin": "swin_b_cascade", "fcos": "fcos"}
 RECORDINGS = Path(__file__).parents[2] / "tests" / "data" / "new_baselines"
 
-CONTROLS = ("self-noise", "identity")  # runs without a bug, per family; they must pass
+_CONTROLS = ("self-noise", "identity")  # runs without a bug, per family; they must pass
 
 
 @dataclass
@@ -138,7 +138,7 @@ def _family(
 ) -> list[Outcome]:
     """The bugs of one model family against one reference run."""
     folder.mkdir(parents=True, exist_ok=True)
-    setup = family_setup(family, folder, torch_python, timeout, threads, progress)
+    setup = _family_setup(family, folder, torch_python, timeout, threads, progress)
     name = "detectron2" if family in RECORDED else "torch"
     torch = Backend(name, "", torch_python or sys.executable)
     reference = run_backend(torch, setup, folder / "reference.h5", progress)
@@ -149,10 +149,10 @@ def _family(
         precise = replace(setup, profile="semantic", extra={"feed": str(reference.resolve())})
         further = [run_backend(torch, precise, folder / "truth.h5", progress)]
     begin = time.monotonic()
-    control = Mutation(CONTROLS[0], family, (), f"the reference with {again.threads} threads")
+    control = Mutation(_CONTROLS[0], family, (), f"the reference with {again.threads} threads")
     outcomes = [_outcome(control, _judge(setup.profile, reference, noise, further), begin, progress)]
     table = {m.name: m for m in bugs}
-    table[CONTROLS[1]] = Mutation(CONTROLS[1], family, (), "the TensorFlow model without a bug")
+    table[_CONTROLS[1]] = Mutation(_CONTROLS[1], family, (), "the TensorFlow model without a bug")
 
     def judge(event: dict[str, Any]) -> None:
         nonlocal begin
@@ -169,7 +169,7 @@ def _family(
         begin = time.monotonic()
 
     job = {
-        "mutations": [CONTROLS[1], *(m.name for m in bugs)],
+        "mutations": [_CONTROLS[1], *(m.name for m in bugs)],
         "config_yaml": setup.config,
         "weights": setup.weights,
         "weights_sha256": setup.weights_sha256,
@@ -210,7 +210,7 @@ def _outcome(bug: Mutation, comparison: Comparison, begin: float, progress: Prog
     return outcome
 
 
-def family_setup(
+def _family_setup(
     family: str, folder: Path, torch_python: str | None, timeout: float, threads: int, progress: Progress
 ) -> Setup:
     """Configuration, weights and a picture of one family, ready to run on both sides."""
@@ -312,6 +312,6 @@ def updated(before: Sequence[Outcome], outcomes: Sequence[Outcome]) -> list[Outc
     is no longer planted is left out."""
     order: dict[tuple[str, str], float] = {(m.model, m.name): k for k, m in enumerate(MUTATIONS)}
     first = {m.model: k for k, m in reversed(list(enumerate(MUTATIONS)))}
-    order |= {(family, c): k - 0.5 for family, k in first.items() for c in CONTROLS}
+    order |= {(family, c): k - 0.5 for family, k in first.items() for c in _CONTROLS}
     merged = {(o.model, o.name): o for o in (*before, *outcomes)}
     return sorted((o for key, o in merged.items() if key in order), key=lambda o: order[o.model, o.name])

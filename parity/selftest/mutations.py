@@ -14,17 +14,17 @@ INSTANCES = "output/instances"
 MASKS = "output/instances/pred_masks"
 RESIZED, INPUT = "input/resized", "steps/input"
 STEM = "steps/backbone.bottom_up.stem"
-RES = "steps/backbone.bottom_up/res"
+_RES = "steps/backbone.bottom_up/res"
 P = "steps/backbone/p"
 RPN = "steps/proposal_generator.rpn_head"
 POOLER, HEAD = "steps/roi_heads.box_pooler", "steps/roi_heads.box_head"
 PREDICTOR = "steps/roi_heads.box_predictor"
-MASK_POOLER, MASK_HEAD = "steps/roi_heads.mask_pooler", "steps/roi_heads.mask_head.predictor"
-SEM_SEG, KEYPOINTS = "steps/sem_seg_head/0", "steps/roi_heads/0/0/pred_keypoints"
-NET, BLOCK = "steps/backbone.net", "steps/backbone.net.blocks.0"
-BLOCKS, LAYER = "steps/backbone.bottom_up.blocks", "steps/backbone.bottom_up.layers.0"
+_MASK_POOLER, _MASK_HEAD = "steps/roi_heads.mask_pooler", "steps/roi_heads.mask_head.predictor"
+_SEM_SEG, _KEYPOINTS = "steps/sem_seg_head/0", "steps/roi_heads/0/0/pred_keypoints"
+_NET, _BLOCK = "steps/backbone.net", "steps/backbone.net.blocks.0"
+BLOCKS, _LAYER = "steps/backbone.bottom_up.blocks", "steps/backbone.bottom_up.layers.0"
 _RESIZED = f"{BLOCKS}.2.attn.rel_h"  # the first block that attends over the whole map
-HEATMAPS = "steps/roi_heads/0/0/pred_keypoint_heatmaps"
+_HEATMAPS = "steps/roi_heads/0/0/pred_keypoint_heatmaps"
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ MUTATIONS = (
     _m("class_rows_rolled", "mask", "weights", "background class first in the class scores"),
     _m("same_padding", "mask", STEM, "SAME padding in strided convolutions"),
     _m("max_pool_valid", "mask", STEM, "stem pooling without padding on the left and top"),
-    _m("stride_in_3x3", "mask", f"{RES}3", "stride on the 3x3 instead of the 1x1 convolution"),
-    _m("no_relu_after_sum", "mask", f"{RES}2", "residual sum without its ReLU"),
-    _m("dead_channel", "mask", f"{RES}4", "one output channel of a block always zero"),
-    _m("nan_in_res5", "mask", f"{RES}5", "a NaN from an unguarded division"),
+    _m("stride_in_3x3", "mask", f"{_RES}3", "stride on the 3x3 instead of the 1x1 convolution"),
+    _m("no_relu_after_sum", "mask", f"{_RES}2", "residual sum without its ReLU"),
+    _m("dead_channel", "mask", f"{_RES}4", "one output channel of a block always zero"),
+    _m("nan_in_res5", "mask", f"{_RES}5", "a NaN from an unguarded division"),
     _m("bilinear_top_down", "mask", f"{P}2", "bilinear instead of nearest upsampling in the pyramid"),
     _m("average_fusion", "mask", f"{P}2", "pyramid levels averaged instead of summed"),
     _m("p6_by_average", "mask", f"{P}6", "p6 by average pooling"),
@@ -92,15 +92,15 @@ MUTATIONS = (
     _m("class_off_by_one", "mask", DETECTIONS, "classes counted from one"),
     _m("scale_xy_swapped", "mask", INSTANCES, "scales of x and y exchanged on the way to the picture"),
     _m("mask_of_next_class", "mask", f"{DETECTIONS}/pred_masks", "mask channel of another class"),
-    _m("mask_deconv_flipped", "mask", MASK_HEAD, "transposed convolution with a flipped kernel"),
+    _m("mask_deconv_flipped", "mask", _MASK_HEAD, "transposed convolution with a flipped kernel"),
     _m("mask_threshold_0.6", "mask", MASKS, "masks cut at another probability"),
     _m("mask_paste_shifted", "mask", MASKS, "mask cells sampled half a cell off"),
-    _m("heatmap_align_corners", "keypoint", HEATMAPS, "heat maps enlarged with aligned corners"),
-    _m("keypoint_no_half", "keypoint", KEYPOINTS, "keypoints at cell corners instead of centres"),
-    _m("keypoint_bicubic_half", "keypoint", KEYPOINTS, "bicubic filter with a = -0.5"),
-    _m("sem_seg_align_corners", "panoptic", SEM_SEG, "logits enlarged with aligned corners"),
-    _m("group_norm_16", "panoptic", SEM_SEG, "16 instead of 32 groups"),
-    _m("group_norm_eps", "panoptic", SEM_SEG, "group norm with Keras' epsilon"),
+    _m("heatmap_align_corners", "keypoint", _HEATMAPS, "heat maps enlarged with aligned corners"),
+    _m("keypoint_no_half", "keypoint", _KEYPOINTS, "keypoints at cell corners instead of centres"),
+    _m("keypoint_bicubic_half", "keypoint", _KEYPOINTS, "bicubic filter with a = -0.5"),
+    _m("sem_seg_align_corners", "panoptic", _SEM_SEG, "logits enlarged with aligned corners"),
+    _m("group_norm_16", "panoptic", _SEM_SEG, "16 instead of 32 groups"),
+    _m("group_norm_eps", "panoptic", _SEM_SEG, "group norm with Keras' epsilon"),
     _m("panoptic_overlap", "panoptic", "output/panoptic_seg", "instances dropped at any overlap"),
     _m("stuff_limit", "panoptic", "output/panoptic_seg", "no smallest area for stuff"),
     _m("retina_octaves", "retinanet", INSTANCES, "three equal anchor sizes per level"),
@@ -110,22 +110,22 @@ MUTATIONS = (
     _m(
         "class_token_last",
         "vitdet",
-        f"{NET}.positions",
+        f"{_NET}.positions",
         "the last absolute position dropped instead of the first",
     ),
-    _m("class_token_kept", "vitdet", f"{NET}.positions", "absolute positions with that of the class token"),
-    _m("positions_transposed", "vitdet", f"{NET}.positions", "grid of absolute positions transposed"),
-    _m("positions_bicubic_half", "vitdet", f"{NET}.positions", "absolute positions resized with a = -0.5"),
-    _m("layer_norm_eps_1e-5", "vitdet", f"{BLOCK}.norm1", "layer norm with epsilon 1e-5 instead of 1e-6"),
-    _m("windows_by_columns", "vitdet", f"{BLOCK}.windows", "windows counted column by column"),
-    _m("windows_joined_by_columns", "vitdet", f"{BLOCK}.attended", "windows put together column by column"),
-    _m("relative_positions_reversed", "vitdet", f"{BLOCK}.attn.rel_h", "key minus query"),
-    _m("rows_for_columns", "vitdet", f"{BLOCK}.attn.rel_h", "tables of rows and columns exchanged"),
-    _m("relative_term_scaled", "vitdet", f"{BLOCK}.attn", "relative term made of the scaled queries"),
-    _m("padding_masked", "vitdet", f"{BLOCK}.attn", "what fills the last windows masked out of the softmax"),
-    _m("qkv_bias_dropped", "vitdet", f"{BLOCK}.attn", "queries, keys and values without bias"),
-    _m("heads_before_qkv", "vitdet", f"{BLOCK}.attn", "qkv split by head first"),
-    _m("gelu_tanh", "vitdet", BLOCK, "GELU with tanh"),
+    _m("class_token_kept", "vitdet", f"{_NET}.positions", "absolute positions with that of the class token"),
+    _m("positions_transposed", "vitdet", f"{_NET}.positions", "grid of absolute positions transposed"),
+    _m("positions_bicubic_half", "vitdet", f"{_NET}.positions", "absolute positions resized with a = -0.5"),
+    _m("layer_norm_eps_1e-5", "vitdet", f"{_BLOCK}.norm1", "layer norm with epsilon 1e-5 instead of 1e-6"),
+    _m("windows_by_columns", "vitdet", f"{_BLOCK}.windows", "windows counted column by column"),
+    _m("windows_joined_by_columns", "vitdet", f"{_BLOCK}.attended", "windows put together column by column"),
+    _m("relative_positions_reversed", "vitdet", f"{_BLOCK}.attn.rel_h", "key minus query"),
+    _m("rows_for_columns", "vitdet", f"{_BLOCK}.attn.rel_h", "tables of rows and columns exchanged"),
+    _m("relative_term_scaled", "vitdet", f"{_BLOCK}.attn", "relative term made of the scaled queries"),
+    _m("padding_masked", "vitdet", f"{_BLOCK}.attn", "what fills the last windows masked out of the softmax"),
+    _m("qkv_bias_dropped", "vitdet", f"{_BLOCK}.attn", "queries, keys and values without bias"),
+    _m("heads_before_qkv", "vitdet", f"{_BLOCK}.attn", "qkv split by head first"),
+    _m("gelu_tanh", "vitdet", _BLOCK, "GELU with tanh"),
     _m(
         "pyramid_without_gelu",
         "vitdet",
@@ -149,12 +149,12 @@ MUTATIONS = (
         "shortcut projected from the tokens before the norm",
     ),
     _m("shortcut_zero_padding", "mvit", f"{BLOCKS}.1.attended", "pooling of the shortcut padded with zeros"),
-    _m("shift_without_mask", "swin", f"{LAYER}.blocks.1.attn", "shifted windows without their mask"),
-    _m("mask_of_unshifted_labels", "swin", f"{LAYER}.mask", "labels of the mask cut at the windows only"),
-    _m("shift_missing", "swin", f"{LAYER}.blocks.1.windows", "windows not shifted"),
-    _m("shift_not_undone", "swin", f"{LAYER}.blocks.1.attended", "map not rolled back after the attention"),
-    _m("offsets_reversed", "swin", f"{LAYER}.blocks.0.attn", "bias of key minus query"),
-    _m("merge_by_rows", "swin", f"{LAYER}.downsample", "2x2 cells merged row by row"),
+    _m("shift_without_mask", "swin", f"{_LAYER}.blocks.1.attn", "shifted windows without their mask"),
+    _m("mask_of_unshifted_labels", "swin", f"{_LAYER}.mask", "labels of the mask cut at the windows only"),
+    _m("shift_missing", "swin", f"{_LAYER}.blocks.1.windows", "windows not shifted"),
+    _m("shift_not_undone", "swin", f"{_LAYER}.blocks.1.attended", "map not rolled back after the attention"),
+    _m("offsets_reversed", "swin", f"{_LAYER}.blocks.0.attn", "bias of key minus query"),
+    _m("merge_by_rows", "swin", f"{_LAYER}.downsample", "2x2 cells merged row by row"),
     _m("tower_norm_missing", "fcos", "steps/head.bbox_subnet", "tower without its first group norm"),
     _m("centerness_not_in_score", "fcos", INSTANCES, "score without the centerness"),
     _m("score_without_root", "fcos", INSTANCES, "product of class and centerness without its root"),

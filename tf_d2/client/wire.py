@@ -37,7 +37,7 @@ _NUMBERS = {
     9: (np.dtype("<i8"), 10, None),
     10: (np.dtype("?"), 11, None),
 }
-MAX_TENSOR_BYTES = 4 * 2**30
+_MAX_TENSOR_BYTES = 4 * 2**30
 _CODES = {dtype: code for code, (dtype, _, _) in _NUMBERS.items()}
 
 
@@ -161,7 +161,7 @@ def _string_list(content: memoryview, count: int) -> list[bytes]:
 def _number_array(code: int, count: int, values: dict[int, list[memoryview | int]]) -> np.ndarray:
     """``count`` numbers: from ``tensor_content``, else from the field of the data type."""
     dtype, number, packed = _NUMBERS[code]
-    if count * dtype.itemsize > MAX_TENSOR_BYTES:
+    if count * dtype.itemsize > _MAX_TENSOR_BYTES:
         raise WireError(f"a tensor of {count} values")
     content = values.get(4, [b""])[-1]
     if not isinstance(content, int) and len(content):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # imported by the functions that need them: --help does not
     from weights import Checkpoint
 
 SUFFIXES = (".weights.h5", ".pkl", ".pth", ".safetensors")
-Specs = dict[str, tuple[int, ...]]
+_Specs = dict[str, tuple[int, ...]]
 
 
 def register(app: typer.Typer) -> None:
@@ -152,7 +152,7 @@ class _Fill:
 class _Model:
     """The variables of a model: paths and shapes, and which are the statistics of frozen norms."""
 
-    specs: Specs
+    specs: _Specs
     frozen: frozenset[str]
 
 

@@ -53,7 +53,7 @@ def inspect(
         warnings.simplefilter("ignore", CheckpointNotice)  # shown with the other facts
         checkpoints = [read_checkpoint(path, ema=ema, prefix=prefix, several=True) for path in files]
     if diff:
-        show_differences(checkpoints[0], checkpoints[1], pattern, as_json)
+        _show_differences(checkpoints[0], checkpoints[1], pattern, as_json)
     else:
         show(checkpoints[0], pattern, as_json)
 
@@ -146,7 +146,7 @@ def _print_tensors(out: Console, rows: list[TensorSummary]) -> None:
 # --- two files --------------------------------------------------------------------------------------
 
 
-def show_differences(one: Checkpoint, other: Checkpoint, pattern: re.Pattern[str], as_json: bool) -> None:
+def _show_differences(one: Checkpoint, other: Checkpoint, pattern: re.Pattern[str], as_json: bool) -> None:
     """Print how two checkpoints differ; exit code 1 if they do."""
     from weights.summary import differences
 

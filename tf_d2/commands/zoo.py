@@ -13,19 +13,19 @@ from tf_d2.commands.text_table import print_table
 if TYPE_CHECKING:  # imported by the functions that need it: --help does not
     from tf_d2.config import ZooModel
 
-zoo_app = typer.Typer(help="The models detectron2 publishes.", add_completion=False)
+_zoo_app = typer.Typer(help="The models detectron2 publishes.", add_completion=False)
 
 
 def register(app: typer.Typer) -> None:
     """Add ``zoo list`` and ``zoo show`` to the command line."""
-    app.add_typer(zoo_app, name="zoo")
+    app.add_typer(_zoo_app, name="zoo")
 
 
-@zoo_app.callback(invoke_without_command=True)
+@_zoo_app.callback(invoke_without_command=True)
 def _zoo(context: typer.Context) -> None:
     """The models detectron2 publishes, and which of them this version runs (without a command: list)."""
     if context.invoked_subcommand is None:
-        list_models()
+        _list_models()
 
 
 def _chosen(family: str | None, supported: bool | None) -> list[tuple[ZooModel, str | None]]:
@@ -53,8 +53,8 @@ def _records(rows: list[tuple[ZooModel, str | None]]) -> list[dict]:
     ]
 
 
-@zoo_app.command("list")
-def list_models(
+@_zoo_app.command("list")
+def _list_models(
     family: Annotated[str | None, typer.Option(help="Only families whose name contains this.")] = None,
     supported: Annotated[
         bool | None, typer.Option("--supported/--unsupported", help="Only what runs, or only what does not.")
@@ -78,8 +78,8 @@ def list_models(
     console.print(f"{len(rows)} models: {running} run, {len(rows) - running} not yet.")
 
 
-@zoo_app.command("show")
-def show_model(name: Annotated[str, typer.Argument(help="A name that `zoo list` shows.")]) -> None:
+@_zoo_app.command("show")
+def _show_model(name: Annotated[str, typer.Argument(help="A name that `zoo list` shows.")]) -> None:
     """Print where a model's weights are, and its resolved configuration as YAML."""
     from tf_d2.config import ConfigError, resolve_yaml, zoo_models
     from tf_d2.config.errors import did_you_mean

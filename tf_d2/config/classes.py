@@ -19,7 +19,7 @@ cell phone,microwave,oven,toaster,sink,refrigerator,book,clock,vase,scissors,ted
 hair drier,toothbrush""".replace("\n", "").split(",")
 )
 _COCO_UNUSED = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
-COCO_IDS = tuple(i for i in range(1, 91) if i not in _COCO_UNUSED)
+_COCO_IDS = tuple(i for i in range(1, 91) if i not in _COCO_UNUSED)
 
 # Class 0 stands for all things; 1 to 53 are the stuff classes of panoptic COCO.
 COCO_STUFF = tuple(
@@ -80,7 +80,7 @@ COCO_STUFF_IDS = (
 )
 
 # Classes 80 to 132 where things and stuff are numbered together (Panoptic-DeepLab).
-COCO_PANOPTIC_STUFF = tuple(
+_COCO_PANOPTIC_STUFF = tuple(
     """banner,blanket,bridge,cardboard,counter,curtain,door-stuff,floor-wood,flower,fruit,gravel,house,light,
 mirror-stuff,net,pillow,platform,playingfield,railroad,river,road,roof,sand,sea,shelf,snow,stairs,tent,towel,
 wall-brick,wall-stone,wall-tile,wall-wood,water-other,window-blind,window-other,tree-merged,fence-merged,
@@ -89,21 +89,21 @@ grass-merged,dirt-merged,paper-merged,food-other-merged,building-other-merged,ro
 rug-merged""".replace("\n", "").split(",")
 )
 
-COCO_KEYPOINTS = (
+_COCO_KEYPOINTS = (
     *("nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder"),
     *("left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip"),
     *("left_knee", "right_knee", "left_ankle", "right_ankle"),
 )
 
-CITYSCAPES_THINGS = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
-CITYSCAPES_THING_IDS = (24, 25, 26, 27, 28, 31, 32, 33)
-CITYSCAPES_STUFF = (
+_CITYSCAPES_THINGS = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
+_CITYSCAPES_THING_IDS = (24, 25, 26, 27, 28, 31, 32, 33)
+_CITYSCAPES_STUFF = (
     *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation"),
     *("terrain", "sky"),
-    *CITYSCAPES_THINGS,
+    *_CITYSCAPES_THINGS,
 )
 
-CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, *CITYSCAPES_THING_IDS)
+_CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, *_CITYSCAPES_THING_IDS)
 
 VOC = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable"),
@@ -113,18 +113,18 @@ VOC = (
 _DATASETS: tuple[tuple[str, tuple[str, ...], tuple[int, ...], tuple[str, ...]], ...] = (
     ("keypoints_coco_", ("person",), (1,), ()),
     ("densepose_coco_", ("person",), (1,), ()),
-    ("coco_", COCO, COCO_IDS, COCO_STUFF),
-    ("cityscapes_", CITYSCAPES_THINGS, CITYSCAPES_THING_IDS, CITYSCAPES_STUFF),
+    ("coco_", COCO, _COCO_IDS, COCO_STUFF),
+    ("cityscapes_", _CITYSCAPES_THINGS, _CITYSCAPES_THING_IDS, _CITYSCAPES_STUFF),
     ("voc_", VOC, tuple(range(20)), ()),
 )
 
 
 def _dataset(name: str) -> tuple[tuple[str, ...], tuple[int, ...], tuple[str, ...]]:
     if name.startswith("coco_") and name.endswith("_panoptic"):
-        together = COCO + COCO_PANOPTIC_STUFF
-        return together, COCO_IDS + COCO_STUFF_IDS[1:], together
+        together = COCO + _COCO_PANOPTIC_STUFF
+        return together, _COCO_IDS + COCO_STUFF_IDS[1:], together
     if name.startswith("cityscapes_fine_panoptic_"):
-        return CITYSCAPES_STUFF, CITYSCAPES_IDS, CITYSCAPES_STUFF
+        return _CITYSCAPES_STUFF, _CITYSCAPES_IDS, _CITYSCAPES_STUFF
     return next((row[1:] for row in _DATASETS if name.startswith(row[0])), ((), (), ()))
 
 
@@ -182,7 +182,7 @@ def stuff_category_ids(config: ModelConfig) -> tuple[int, ...]:
     count = config.sem_seg_head.num_classes if config.sem_seg_head else 0
     is_coco = _dataset(config.dataset)[2] == COCO_STUFF and count == len(COCO_STUFF_IDS)
     # Both numberings, or none: the things' numbers are those of `category_ids`.
-    known = is_coco and category_ids(config) == COCO_IDS
+    known = is_coco and category_ids(config) == _COCO_IDS
     return COCO_STUFF_IDS if known else tuple(range(count))
 
 
@@ -190,4 +190,4 @@ def keypoint_names(config: ModelConfig) -> tuple[str, ...]:
     """Names of the keypoints of a model: COCO's 17, or ``"keypoint 0"``, ... for other numbers."""
     head = config.roi_heads.keypoint_head if config.roi_heads else None
     count = head.num_keypoints if head else 0
-    return COCO_KEYPOINTS if count == len(COCO_KEYPOINTS) else tuple(f"keypoint {i}" for i in range(count))
+    return _COCO_KEYPOINTS if count == len(_COCO_KEYPOINTS) else tuple(f"keypoint {i}" for i in range(count))

@@ -21,9 +21,9 @@ from urllib.parse import urlsplit
 
 from tf_d2.config.errors import DownloadError
 
-CHUNK = 1 << 18
+_CHUNK = 1 << 18
 TIMEOUT_S = 30
-ATTEMPTS = 3
+_ATTEMPTS = 3
 
 _HASHED = re.compile(r"_([0-9a-f]{6})\.[a-z]+$")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._%+=@,-]")
@@ -77,7 +77,7 @@ def expected_md5(path: Path) -> str | None:
 def _md5(path: Path) -> str:
     digest = hashlib.md5(usedforsecurity=False)
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
+        while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
 
@@ -116,7 +116,7 @@ def _receive(response: Any, part: Path, start: int, progress: Any) -> None:
     size = start
     with part.open("ab" if start else "wb") as file:
         progress(size, total)
-        while chunk := response.read(CHUNK):
+        while chunk := response.read(_CHUNK):
             file.write(chunk)
             size += len(chunk)
             progress(size, total)
@@ -160,14 +160,14 @@ def _by_hand(url: str, path: Path) -> str:
 def _download(url: str, part: Path, path: Path, progress: bool) -> None:
     resumable = expected_md5(path) is not None  # without a check, two halves of different files would pass
     with _bar(path.name, progress) as report:
-        for attempt in range(1, ATTEMPTS + 1):
+        for attempt in range(1, _ATTEMPTS + 1):
             try:
                 return _attempt(url, part, resumable, report)
             except _Interrupted as error:
-                if attempt == ATTEMPTS:
+                if attempt == _ATTEMPTS:
                     kept = " Run the same command again to continue." if resumable and part.exists() else ""
                     raise DownloadError(
-                        f"{url}: broke off {ATTEMPTS} times ({error}).{kept} {_by_hand(url, path)}"
+                        f"{url}: broke off {_ATTEMPTS} times ({error}).{kept} {_by_hand(url, path)}"
                     ) from error
             except urllib.error.HTTPError as error:
                 raise DownloadError(

@@ -15,7 +15,7 @@ from tf_d2.config.errors import ConfigError
 from tf_d2.config.table import PARTS, Part, add_part_keys
 from weights.errors import UsageError
 
-ENTRY_POINTS = "tf_d2.parts"
+_ENTRY_POINTS = "tf_d2.parts"
 VARIABLE = "TF_D2_EXTEND"
 """Files or modules to import before a configuration is read, separated as in PATH."""
 
@@ -68,9 +68,9 @@ def load_extensions() -> None:
     Raises:
         ConfigError: one of them cannot be imported.
     """
-    for entry in metadata.entry_points(group=ENTRY_POINTS) if ENTRY_POINTS not in _loaded else ():
-        _import(f"{entry.name} of {ENTRY_POINTS}", entry.load)
-    _loaded.add(ENTRY_POINTS)
+    for entry in metadata.entry_points(group=_ENTRY_POINTS) if _ENTRY_POINTS not in _loaded else ():
+        _import(f"{entry.name} of {_ENTRY_POINTS}", entry.load)
+    _loaded.add(_ENTRY_POINTS)
     for source in os.environ.get(VARIABLE, "").split(os.pathsep):
         if source and source not in _loaded:
             _import(f"{VARIABLE} {source}", lambda source=source: _import_source(source))

@@ -125,7 +125,7 @@ def _rename(flat: Flat, renames: dict[str, str], source: str) -> None:
             flat[new] = flat.pop(old)
 
 
-def upgrade(flat: Flat, source: str) -> Flat:
+def _upgrade(flat: Flat, source: str) -> Flat:
     """A configuration of ``VERSION`` 0 or 1 under today's names; ``VERSION`` 2 unchanged."""
     flat = dict(flat)
     old_style = "MODEL.WEIGHT" in flat or "TEST.AUG_ON" in flat
@@ -159,7 +159,7 @@ def merge_file(data: dict, source: str, ignore: Sequence[str] = ()) -> Flat:
     """
     merged = dict(KEYS)
     unknown: Flat = {}
-    for key, value in upgrade(flatten(data, source), source).items():
+    for key, value in _upgrade(flatten(data, source), source).items():
         if key in KEYS:
             try:
                 merged[key] = coerce(key, value)

@@ -17,10 +17,10 @@ import yaml
 from tf_d2.config.errors import ConfigError, ConfigNotice
 
 MAX_BYTES = 1 << 18
-MAX_VALUES = 20_000
+_MAX_VALUES = 20_000
 MAX_DEPTH = 50
-MAX_BASES = 20
-MAX_DIGITS = 100
+_MAX_BASES = 20
+_MAX_DIGITS = 100
 
 _NUMBER = r"\d+(?:\.\d*)?"
 _ITEM = (
@@ -73,8 +73,8 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         self.values += 1
-        if self.values > MAX_VALUES:
-            raise ConfigError(f"more than {MAX_VALUES} values")
+        if self.values > _MAX_VALUES:
+            raise ConfigError(f"more than {_MAX_VALUES} values")
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise ConfigError(f"values are nested more than {MAX_DEPTH} deep")
@@ -242,11 +242,11 @@ def _check_size(node: yaml.Node, sizes: dict[int, int | None]) -> int:
         children = [child for pair in node.value for child in pair]
     elif isinstance(node, yaml.SequenceNode):
         children = node.value
-    elif node.tag in _NUMBERS and len(node.value) > MAX_DIGITS:
-        raise ConfigError(f"a number of more than {MAX_DIGITS} characters ({_where(node)})")
+    elif node.tag in _NUMBERS and len(node.value) > _MAX_DIGITS:
+        raise ConfigError(f"a number of more than {_MAX_DIGITS} characters ({_where(node)})")
     total = 1 + sum(_check_size(child, sizes) for child in children)
-    if total > MAX_VALUES:
-        raise ConfigError(f"aliases expand to more than {MAX_VALUES} values ({_where(node)})")
+    if total > _MAX_VALUES:
+        raise ConfigError(f"aliases expand to more than {_MAX_VALUES} values ({_where(node)})")
     sizes[id(node)] = total
     return total
 
@@ -361,8 +361,8 @@ def read_with_bases(path: Path, opened: tuple[Path, ...] = ()) -> dict[str, Any]
         raise ConfigError(f"{str(path)!r}: not a usable path: {error}") from error
     if resolved in opened:
         raise ConfigError(f"{path}: _BASE_ leads back to the same file")
-    if len(opened) > MAX_BASES:
-        raise ConfigError(f"{path}: more than {MAX_BASES} levels of _BASE_")
+    if len(opened) > _MAX_BASES:
+        raise ConfigError(f"{path}: more than {_MAX_BASES} levels of _BASE_")
     data = parse_yaml(_read_text(path), str(path))
     if "_BASE_" not in data:
         return data

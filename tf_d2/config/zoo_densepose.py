@@ -12,7 +12,7 @@ from tf_d2.config.defaults import Flat
 _HOST = "https://dl.fbaipublicfiles.com/densepose/"
 _HEAD = "MODEL.ROI_DENSEPOSE_HEAD."
 Rows = dict[str, tuple[Flat, ...]]
-Bases = Mapping[str, Flat]
+_Bases = Mapping[str, Flat]
 
 # === PointRend ===
 
@@ -51,7 +51,7 @@ _CITYSCAPES_SEMANTIC: Flat = {
 }
 
 
-def point_rend_rows(bases: Bases) -> Rows:
+def point_rend_rows(bases: _Bases) -> Rows:
     """``bases``: values by "FPN" and backbone ("R_50", "R_101", "X_101_32x8d")."""
     fpn, r50 = bases["FPN"], bases["R_50"]
     folder = "projects/PointRend/configs/InstanceSegmentation"
@@ -198,7 +198,7 @@ _ANIMALS: dict[str, tuple[Flat, Flat]] = {
 }
 
 
-def densepose_rows(bases: Bases) -> Rows:
+def densepose_rows(bases: _Bases) -> Rows:
     """``bases`` as for `point_rend_rows`."""
     fpn, folder = bases["FPN"], "projects/DensePose/configs"
     backbones = {name: bases[name] for name in ("R_50", "R_101")}

@@ -10,7 +10,7 @@ from tf_d2.ops.elementary import rsqrt
 from weights.errors import UsageError
 
 BATCH_NORM_EPS = 1e-5  # torch's default, also FrozenBN and GroupNorm; Keras would use 1e-3
-LAYER_NORM_EPS = 1e-6  # detectron2's channel-first LayerNorm
+_LAYER_NORM_EPS = 1e-6  # detectron2's channel-first LayerNorm
 GROUP_NORM_GROUPS = 32
 
 # At inference all of these apply the recorded statistics.
@@ -90,7 +90,7 @@ class LayerNorm(Module):
     detectron2's "LN" has eps 1e-6; torch's ``nn.LayerNorm``, which transformers use, has 1e-5 unless told otherwise.
     """
 
-    def __init__(self, channels: int, name: str = "norm", eps: float = LAYER_NORM_EPS) -> None:
+    def __init__(self, channels: int, name: str = "norm", eps: float = _LAYER_NORM_EPS) -> None:
         super().__init__(name)
         self.eps = eps
         self.gamma = self.parameter("gamma", (channels,))

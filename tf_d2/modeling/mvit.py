@@ -16,7 +16,7 @@ from tf_d2.ops.attention import LOGITS_BUDGET, Positions, attend, decomposed_bia
 from tf_d2.ops.conv import max_pool2d
 from tf_d2.ops.windows import Size, map_size, window_partition, window_unpartition
 
-Tokens3 = tuple[tf.Tensor, tf.Tensor, tf.Tensor]  # queries, keys, values, ``[N, h, w, d]``
+_Tokens3 = tuple[tf.Tensor, tf.Tensor, tf.Tensor]  # queries, keys, values, ``[N, h, w, d]``
 
 
 class MultiScaleAttention(Module):
@@ -58,7 +58,7 @@ class MultiScaleAttention(Module):
         record_tokens(stages, path, y)
         return y
 
-    def attend(self, q: tf.Tensor, parts: Tokens3, positions: Positions | None) -> tf.Tensor:
+    def attend(self, q: tf.Tensor, parts: _Tokens3, positions: Positions | None) -> tf.Tensor:
         """From queries of the map, and queries, keys and values of its windows (or of the map), to the output."""
         size = map_size(q)
         y = self.over_map(parts, positions)
@@ -80,7 +80,7 @@ class MultiScaleAttention(Module):
             self.norm_v(self.pool_v(v)),
         )
 
-    def in_windows(self, q: tf.Tensor, k: tf.Tensor, v: tf.Tensor) -> Tokens3:
+    def in_windows(self, q: tf.Tensor, k: tf.Tensor, v: tf.Tensor) -> _Tokens3:
         """All three in windows. What fills the last ones is zero after the norm, and takes part all the same."""
         q = window_partition(q, self.q_window)
         k, v = (window_partition(part, self.kv_window) for part in (k, v))
@@ -93,7 +93,7 @@ class MultiScaleAttention(Module):
         tables = self.value(self.rel_pos_h), self.value(self.rel_pos_w)
         return positions_of_axes(tables, map_size(q), map_size(k))
 
-    def over_map(self, parts: Tokens3, positions: Positions | None) -> tf.Tensor:
+    def over_map(self, parts: _Tokens3, positions: Positions | None) -> tf.Tensor:
         """Attention over all tokens of maps ``[N, h, w, d]``; keys and values may be of another size."""
         q_size, k_size = map_size(parts[0]), map_size(parts[1])
         tokens, keys, values = (_flat(part, map_size(part)) for part in parts)

@@ -17,7 +17,7 @@ from tf_d2.modeling.deeplab import DeepLabStem
 from tf_d2.ops.conv import max_pool2d
 from tf_d2.ops.elementary import sigmoid
 
-BLOCKS_PER_STAGE = {
+_BLOCKS_PER_STAGE = {
     18: (2, 2, 2, 2),
     34: (3, 4, 6, 3),
     50: (3, 4, 6, 3),
@@ -188,7 +188,7 @@ def make_stage(config: ResNetConfig, index: int, name: str) -> list[Module]:
     """The blocks of stage ``index`` (0 = res2 .. 3 = res5), constructed under ``name``."""
     out_channels = config.res2_out_channels * 2**index
     in_channels = config.stem_out_channels if index == 0 else out_channels // 2
-    count = BLOCKS_PER_STAGE[config.depth][index]
+    count = _BLOCKS_PER_STAGE[config.depth][index]
     blocks: list[Module] = []
     with keras.name_scope(name):
         for i, dilation in enumerate(config.dilations(index, count)):

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from weights.errors import UsageError
 
-OUTSIDE = -6.0
+_OUTSIDE = -6.0
 """Logit of everything that lies beyond the map or its windows: nearly certainly no object."""
 
 
@@ -55,7 +55,7 @@ def align2nat(x: tf.Tensor, unit: int, cells: tf.Tensor) -> tf.Tensor:
     u = tf.stack([zeros + windows.index[j] for _, j in pairs])[:, :, None, :]
     x_inside = tf.stack([columns.inside[i] & windows.inside[j] for i, j in pairs])[:, :, None, :]
     x_weight = tf.stack([columns.weight[i] * windows.weight[j] for i, j in pairs])[:, :, None, :]
-    flat, outside = tf.reshape(x, [-1]), tf.constant(OUTSIDE, x.dtype)
+    flat, outside = tf.reshape(x, [-1]), tf.constant(_OUTSIDE, x.dtype)
     total = tf.zeros([tf.shape(cells)[0], unit * side, unit * side], x.dtype)
     for i, j in pairs:
         line = (image + rows.index[i]) * shape[2]

@@ -60,7 +60,7 @@ def _with_bias(x: tf.Tensor, y: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | 
 
 
 def _conv_padding(kernel: tf.Tensor, stride: int, padding: int, dilation: int) -> str | list[list[int]]:
-    kernel_h, kernel_w, *_ = static_shape(kernel)
+    kernel_h, kernel_w, *_ = _static_shape(kernel)
     # With stride 1 SAME is the same symmetric padding, and the form every fused kernel accepts. It also tells
     # TensorFlow that input and output are of one size, without which the sum of a residual block is not fused.
     if stride == 1 and kernel_h == kernel_w and 2 * padding == dilation * (kernel_h - 1):
@@ -86,7 +86,7 @@ def conv_transpose2d(
     Source: torch.nn.functional.conv_transpose2d.
     """
     n, h, w = tf.unstack(tf.shape(x)[:3])
-    kernel_h, kernel_w, channels, _ = static_shape(kernel)
+    kernel_h, kernel_w, channels, _ = _static_shape(kernel)
     out_h, out_w = (h - 1) * stride + kernel_h - 2 * padding, (w - 1) * stride + kernel_w - 2 * padding
     full = tf.stack([n, out_h, out_w, channels])
     pad: Any = [[0, 0], [padding, padding], [padding, padding], [0, 0]] if padding else "VALID"
@@ -100,7 +100,7 @@ def conv_transpose_tiles(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None
     Returns ``[N, H, W, kh * kw * C_out]``: the tiles, pixel by pixel, not yet joined (:func:`join_tiles`). Bias and
     what follows pixel by pixel can be fused into this convolution, or are done before a copy is made.
     """
-    kernel_h, kernel_w, channels_out, channels_in = static_shape(kernel)
+    kernel_h, kernel_w, channels_out, channels_in = _static_shape(kernel)
     pixels = kernel_h * kernel_w
     matrix = tf.reshape(tf.transpose(kernel, [3, 0, 1, 2]), [1, 1, channels_in, pixels * channels_out])
     return conv2d(x, matrix, None if bias is None else tf.tile(bias, [pixels]))
@@ -127,6 +127,6 @@ def max_pool2d(x: tf.Tensor, kernel_size: int, stride: int, padding: int) -> tf.
     return tf.nn.max_pool2d(x, kernel_size, stride, "VALID")
 
 
-def static_shape(kernel: tf.Tensor) -> tuple[int, int, int, int]:
+def _static_shape(kernel: tf.Tensor) -> tuple[int, int, int, int]:
     """The shape of a kernel, which is always known."""
     return tuple(kernel.shape)  # pyright: ignore[reportReturnType]

@@ -12,7 +12,7 @@ from tf_d2.ops.elementary import rank_key
 
 # torchvision's batched_nms on CPU loops over classes above this many boxes (4000 coordinates) and shifts the
 # boxes of each class apart below it. The two differ by rounding and, for negative coordinates, by more.
-COORDINATE_TRICK_MAX_BOXES = 1000
+_COORDINATE_TRICK_MAX_BOXES = 1000
 
 
 def float32_threshold(threshold: float) -> float:
@@ -103,7 +103,7 @@ def batched_nms(
     count = tf.shape(boxes)[0]
     limit = count if max_output_size is None else tf.minimum(max_output_size, count)
     return tf.cond(
-        count > COORDINATE_TRICK_MAX_BOXES,
+        count > _COORDINATE_TRICK_MAX_BOXES,
         lambda: _nms_per_group(boxes, ranks, groups, iou_threshold, limit),
         lambda: _nms_moved_apart(boxes, ranks, groups, iou_threshold, limit),
     )

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import tensorflow as tf
 
-VOID = -1
+_VOID = -1
 """Number of the pixels that belong to no segment."""
 
 
@@ -59,7 +59,7 @@ def find_segments(
     values = _thing_numbers(rules, tf.gather_nd(labels, where), ids, tf.shape(centers)[0])
     stuff = tf.gather(_stuff_numbers(rules, labels, is_thing), labels)
     segments = tf.tensor_scatter_nd_update(stuff, where, tf.gather(values, ids))
-    return tf.ensure_shape(segments, labels.shape), tf.sort(tf.boolean_mask(values, values > VOID))
+    return tf.ensure_shape(segments, labels.shape), tf.sort(tf.boolean_mask(values, values > _VOID))
 
 
 def find_centers(heat: tf.Tensor, threshold: float, kernel: int, top_k: int) -> tf.Tensor:
@@ -130,7 +130,7 @@ def _thing_numbers(rules: Rules, labels: tf.Tensor, ids: tf.Tensor, count: tf.Te
     present = (tf.reduce_sum(votes, axis=1) > 0) & (tf.range(rows) > 0)
     chosen = tf.one_hot(tf.where(present, winner, -1), classes, dtype=tf.int64)
     number = tf.gather(tf.cumsum(chosen, axis=0), winner, axis=1, batch_dims=1)
-    return tf.where(present, winner * rules.label_divisor + number, VOID)
+    return tf.where(present, winner * rules.label_divisor + number, _VOID)
 
 
 def _stuff_numbers(rules: Rules, labels: tf.Tensor, is_thing: tf.Tensor) -> tf.Tensor:
@@ -138,7 +138,7 @@ def _stuff_numbers(rules: Rules, labels: tf.Tensor, is_thing: tf.Tensor) -> tf.T
     flat = tf.reshape(labels, [-1])
     areas = tf.math.unsorted_segment_sum(tf.ones_like(flat), flat, rules.num_classes)
     numbers = tf.range(rules.num_classes, dtype=tf.int64) * rules.label_divisor
-    return tf.where(tf.logical_not(is_thing) & (areas >= rules.stuff_area), numbers, VOID)
+    return tf.where(tf.logical_not(is_thing) & (areas >= rules.stuff_area), numbers, _VOID)
 
 
 def segment_instances(
@@ -161,7 +161,7 @@ def segment_instances(
     count = tf.shape(ids)[0]
     flat = tf.reshape(segments, [-1])
     row = tf.searchsorted(ids, flat)  # the row of each pixel's number, where it is a thing's
-    found = tf.concat([ids, tf.constant([VOID], tf.int64)], axis=0)
+    found = tf.concat([ids, tf.constant([_VOID], tf.int64)], axis=0)
     inside = tf.where((tf.gather(found, row) == flat) & (row < count))[:, 0]
     row = tf.gather(row, inside)
     width = tf.cast(tf.shape(segments)[1], tf.int64)

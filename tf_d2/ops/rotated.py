@@ -48,12 +48,12 @@ def apply_deltas(deltas: tf.Tensor, boxes: tf.Tensor, weights: Sequence[float]) 
         dy * height + centre_y,
         exp(tf.where(dw > limit, limit, dw)) * width,  # a NaN stays one
         exp(tf.where(dh > limit, limit, dh)) * height,
-        wrap_angle(degrees + angle),
+        _wrap_angle(degrees + angle),
     ]
     return tf.ensure_shape(tf.reshape(tf.stack(decoded, axis=-1), shape), deltas.shape)
 
 
-def wrap_angle(degrees: tf.Tensor) -> tf.Tensor:
+def _wrap_angle(degrees: tf.Tensor) -> tf.Tensor:
     """Degrees wrapped to [-180, 180); 180 becomes -180."""
     return tf.math.floormod(degrees + 180.0, 360.0) - 180.0
 
@@ -67,7 +67,7 @@ def clip(boxes: tf.Tensor, height: tf.Tensor, width: tf.Tensor, angle_threshold:
     Source: RotatedBoxes.clip, detectron2/structures/rotated_boxes.py.
     """
     centre_x, centre_y, box_w, box_h, angle = tf.unstack(boxes, axis=-1)
-    angle = wrap_angle(angle)
+    angle = _wrap_angle(angle)
     right, bottom = tf.cast(width, boxes.dtype), tf.cast(height, boxes.dtype)
     x1, x2 = (_limit(x, right) for x in (centre_x - box_w / 2, centre_x + box_w / 2))
     y1, y2 = (_limit(y, bottom) for y in (centre_y - box_h / 2, centre_y + box_h / 2))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tf_d2.serving.exporter import ExportReport
 
 MAX_BATCH_SIZE = 8
-BATCH_TIMEOUT_MICROS = 5000
+_BATCH_TIMEOUT_MICROS = 5000
 
 _STATUS = "0 = fine, " + ", ".join(f"{code} = {text}" for code, text in STATUS_TEXT.items())
 
@@ -102,7 +102,7 @@ def batching_parameters() -> str:
 # Only serving_bytes can be batched across image sizes. Leave pad_variable_length_inputs off:
 # it fills smaller images with their first pixel, which changes their detections.
 max_batch_size {{ value: {MAX_BATCH_SIZE} }}
-batch_timeout_micros {{ value: {BATCH_TIMEOUT_MICROS} }}
+batch_timeout_micros {{ value: {_BATCH_TIMEOUT_MICROS} }}
 max_enqueued_batches {{ value: 100 }}
 num_batch_threads {{ value: 2 }}
 {allowed}"""
@@ -178,7 +178,7 @@ def readme(folder: Path, config: ModelConfig, options: GraphOptions, report: Exp
     channels = len(sizes.pixel_mean)
     decoded = f"`serving_bytes`: {DECODED}"
     if takes_files(channels):
-        encoded = MERGE + signature_table(folder, "serving_bytes")
+        encoded = _MERGE + signature_table(folder, "serving_bytes")
         if channels == 1:
             decoded += " A picture with colours becomes grey as Pillow makes it."
     else:
@@ -191,7 +191,7 @@ def readme(folder: Path, config: ModelConfig, options: GraphOptions, report: Exp
         box = "[[10, 20, 200, 150]]"
         argument, setup = ", boxes", f"boxes = {box}   # x1 y1 x2 y2 in pixels of the photo, best first\n"
         photo = f'{{\\"image_bytes\\": {photo}, \\"proposal_boxes\\": {box}, \\"num_proposals\\": 1}}'
-    return README.replace("{call}", CALL_FILES if takes_files(channels) else CALL_ARRAYS).format(
+    return README.replace("{call}", _CALL_FILES if takes_files(channels) else _CALL_ARRAYS).format(
         decoded=decoded,
         photo=photo,
         argument=argument,
@@ -215,8 +215,8 @@ def readme(folder: Path, config: ModelConfig, options: GraphOptions, report: Exp
     )
 
 
-MERGE = "Merge requests of any sizes here (`--enable_batching`).\n\n"
-CALL_FILES = """\
+_MERGE = "Merge requests of any sizes here (`--enable_batching`).\n\n"
+_CALL_FILES = """\
 ```python
 from tf_d2.client import Client                         # REST; Client("grpc://localhost:8500", ...) for gRPC
 client = Client("http://localhost:8501", "{name}")
@@ -229,7 +229,7 @@ curl -s localhost:8501/v1/models/{name}:predict -d "{{\\"signature_name\\": \\"s
 ```
 
 """
-CALL_ARRAYS = """\
+_CALL_ARRAYS = """\
 ```python
 from tf_d2.client import Client
 client = Client("grpc://localhost:8500", "{name}")

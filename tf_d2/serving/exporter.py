@@ -24,8 +24,8 @@ from tf_d2.serving.saved_model import ExportError, check_ops, traced
 from tf_d2.serving_contract import OPTION_NAMES, ExportOptions, Masks, SemSeg, takes_files
 
 # Decoded pixels of one image (uint8 RGB: 150 MB) and the memory that maps of one image may take.
-DEFAULT_MAX_IMAGE_PIXELS = 50_000_000
-MAP_BUDGET_BYTES = 2 * 2**30
+_DEFAULT_MAX_IMAGE_PIXELS = 50_000_000
+_MAP_BUDGET_BYTES = 2 * 2**30
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def _options(config: ModelConfig, given: Mapping[str, Any]) -> GraphOptions:
     if options.masks == "roi" and hasattr(config.model, "largest_mask"):
         options = replace(options, masks="png")  # 92 MB of probabilities per image would be of no use
     for name, asked, there, what in (
-        ("masks", options.masks in ("full", "png"), has_masks(config), "masks"),
+        ("masks", options.masks in ("full", "png"), _has_masks(config), "masks"),
         ("sem_seg", options.sem_seg == "logits", config.sem_seg_head, "semantic segmentation"),
         ("box_format", options.box_format == "tf", config.detector, "detections"),
     ):
@@ -198,7 +198,7 @@ def _options(config: ModelConfig, given: Mapping[str, Any]) -> GraphOptions:
         raise ExportError(f"max_detections must be at least 1, got {rows}; pass max_detections=")
     pixels = options.max_image_pixels
     if pixels is None:
-        pixels = default_max_pixels(config, max(rows, 0), options.masks, options.sem_seg)
+        pixels = _default_max_pixels(config, max(rows, 0), options.masks, options.sem_seg)
     if not 0 < pixels < 2**31:
         raise ExportError(f"max_image_pixels must be between 1 and 2^31, got {pixels}")
     if not 0 < options.step_pixels < 2**31:
@@ -206,7 +206,7 @@ def _options(config: ModelConfig, given: Mapping[str, Any]) -> GraphOptions:
     return GraphOptions(**{**asdict(options), "max_detections": rows, "max_image_pixels": pixels})
 
 
-def has_masks(config: ModelConfig) -> bool:
+def _has_masks(config: ModelConfig) -> bool:
     """Whether every detection has a mask of its own."""
     heads = config.roi_heads
     return bool(heads.mask_head) if heads else getattr(config.model, "mask_on", False)
@@ -220,16 +220,16 @@ def detections_per_image(config: ModelConfig) -> int:
     return max(config.detector.detections_per_image, 0) if config.detector else 0
 
 
-def default_max_pixels(config: ModelConfig, rows: int, masks: Masks, sem_seg: SemSeg) -> int:
-    """Pixels per image so that decoding and the maps of one image stay within :data:`MAP_BUDGET_BYTES`."""
+def _default_max_pixels(config: ModelConfig, rows: int, masks: Masks, sem_seg: SemSeg) -> int:
+    """Pixels per image so that decoding and the maps of one image stay within :data:`_MAP_BUDGET_BYTES`."""
     per_pixel = 3
-    if masks == "full" and has_masks(config):
+    if masks == "full" and _has_masks(config):
         per_pixel += 2 * rows
     if config.meta_architecture == "PanopticDeepLab":  # logits, and those of things with their probabilities
         per_pixel += 12 * config.sem_seg_head.num_classes
     elif config.sem_seg_head and (sem_seg != "none" or config.panoptic):
         per_pixel += 4 * config.sem_seg_head.num_classes * (2 if sem_seg == "logits" else 1)
-    return min(DEFAULT_MAX_IMAGE_PIXELS, MAP_BUDGET_BYTES // per_pixel)
+    return min(_DEFAULT_MAX_IMAGE_PIXELS, _MAP_BUDGET_BYTES // per_pixel)
 
 
 # === Writing ===

@@ -65,8 +65,8 @@ def core_function(model: D2Model, options: GraphOptions) -> Callable[..., Output
             factors = model.factors(sizes)
             given = given_proposals(proposals[0], proposals[1], network_sizes, sizes, topk, factors)
         raw = model.run(model.prepare(canvas, network_sizes), network_sizes, sizes, given, Unrecorded())
-        outputs = row_outputs(config, raw, network_sizes, sizes, options)
-        outputs |= map_outputs(model, raw, outputs, network_sizes, sizes, map_size, options)
+        outputs = _row_outputs(config, raw, network_sizes, sizes, options)
+        outputs |= _map_outputs(model, raw, outputs, network_sizes, sizes, map_size, options)
         if options.masks != "roi":
             for name in ("detection_masks", "detection_mask_boxes", "detection_mask_sides"):
                 outputs.pop(name, None)
@@ -78,7 +78,7 @@ def core_function(model: D2Model, options: GraphOptions) -> Callable[..., Output
     return core
 
 
-def row_outputs(
+def _row_outputs(
     config: ModelConfig, raw: Outputs, network_sizes: tf.Tensor, sizes: tf.Tensor, options: GraphOptions
 ) -> Outputs:
     """Rows of a model -> original pixels, padded to ``[n, M, ...]``."""
@@ -148,7 +148,7 @@ def normalised(boxes: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
     return tf.gather(boxes, [1, 0, 3, 2], axis=2) / extent
 
 
-def map_outputs(
+def _map_outputs(
     model: D2Model,
     raw: Outputs,
     rows: Outputs,

@@ -14,11 +14,11 @@ from tf_d2.ops.mask_paste_padded import paste_padded_mask
 Outputs = dict[str, tf.Tensor]
 
 
-Paste = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
+_Paste = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 """(mask, box, height, width) -> bool ``[height, width]``"""
 
 
-def paste_of(config: ModelConfig) -> Paste:
+def paste_of(config: ModelConfig) -> _Paste:
     """How a model's masks are pasted into the image."""
     if not config.conventions.padded_mask_paste:
         return paste_mask
@@ -31,7 +31,7 @@ def pasted_masks(
     boxes: tf.Tensor,
     count: tf.Tensor,
     size: tf.Tensor,
-    into_image: Paste = paste_mask,
+    into_image: _Paste = paste_mask,
     sides: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Probabilities ``[M, S, S]`` of an image -> uint8 0 or 1 ``[M, h, w]``; rows from ``count`` on are 0.
@@ -55,7 +55,7 @@ def png_masks(
     boxes: tf.Tensor,
     count: tf.Tensor,
     size: tf.Tensor,
-    into_image: Paste = paste_mask,
+    into_image: _Paste = paste_mask,
     sides: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """The same as grey PNG files (0 and 255) of the image's size: string ``[M]``; unused rows are empty."""

@@ -21,7 +21,7 @@ from tf_d2.serving_contract import takes_files
 from weights.errors import UsageError
 
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
-MAX_RECORDS = 1000  # the server refuses more
+_MAX_RECORDS = 1000  # the server refuses more
 
 # Shapes (height, width) of one request per bucket: the common proportions of cameras, both ways round. Small
 # pictures do, because every image is resized to the network size first.
@@ -60,8 +60,8 @@ def sample_inputs(height: int, width: int, channels: int) -> list[tuple[str, str
 
 def write_warmup(folder: Path, logs: Sequence[bytes]) -> None:
     """Write the records below the folder of a version."""
-    if len(logs) > MAX_RECORDS:
-        raise UsageError(f"{len(logs)} warm-up records; TensorFlow Serving reads at most {MAX_RECORDS}")
+    if len(logs) > _MAX_RECORDS:
+        raise UsageError(f"{len(logs)} warm-up records; TensorFlow Serving reads at most {_MAX_RECORDS}")
     path = folder / WARMUP_FILE
     path.parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as writer:

@@ -12,7 +12,7 @@ from tf_d2.config.parts.conventions import DETECTRON2, Conventions, conventions_
 from tf_d2.config.reading import Fields, Floats
 
 ROTATED = "RotatedAnchorGenerator"
-GENERATORS = ("DefaultAnchorGenerator", ROTATED)
+_GENERATORS = ("DefaultAnchorGenerator", ROTATED)
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class AnchorConfig:
     def _checked(cls, fields: Fields, owner: str, in_features: tuple[str, ...]) -> AnchorConfig:
         """``owner``: where the features are named that the anchors lie on."""
         anchors = cls(
-            name=fields.choice("name", GENERATORS),
+            name=fields.choice("name", _GENERATORS),
             sizes=fields.levels("sizes"),
             aspect_ratios=fields.levels("aspect_ratios"),
             angles=fields.levels("angles"),
@@ -66,7 +66,7 @@ class AnchorConfig:
 
     @classmethod
     def from_lazy(cls, node: Node, owner: str, in_features: tuple[str, ...]) -> AnchorConfig:
-        name = node.check(*GENERATORS)
+        name = node.check(*_GENERATORS)
         fields = node.fields({"sizes": REQUIRED, "aspect_ratios": REQUIRED, "offset": 0.5})
         fields.put("name", f"{node.name}._target_", name)
         default = ((-90, 0, 90),)

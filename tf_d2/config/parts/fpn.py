@@ -12,7 +12,7 @@ from tf_d2.config.lazy import REQUIRED, Node
 from tf_d2.config.reading import NORMS, Fields, refusal
 
 # yacs name of a pyramid -> the network below it and the levels on top of it
-BUILDERS = {
+_BUILDERS = {
     "build_resnet_fpn_backbone": ("build_resnet_backbone", "LastLevelMaxPool"),
     "build_retinanet_resnet_fpn_backbone": ("build_resnet_backbone", "LastLevelP6P7"),
     "build_regnet_fpn_backbone": ("build_regnet_backbone", "LastLevelMaxPool"),
@@ -98,7 +98,7 @@ class FPNConfig:
 
     @classmethod
     def from_keys(cls, keys: Keys, name: str) -> FPNConfig:
-        below, top = BUILDERS[name]
+        below, top = _BUILDERS[name]
         bottom_up = keys.named("backbone", below)
         return cls.over(keys, bottom_up, TopBlockConfig(top, "p5" if top == "LastLevelMaxPool" else "res5"))
 
@@ -121,6 +121,6 @@ class FPNConfig:
     def to_keys(self) -> Flat:
         below = self.bottom_up.to_keys()
         wanted = below["MODEL.BACKBONE.NAME"], self.top_block.name if self.top_block else None
-        name = next((n for n, pair in BUILDERS.items() if pair == wanted), "FPN")
+        name = next((n for n, pair in _BUILDERS.items() if pair == wanted), "FPN")
         values = {key: getattr(self, field) for field, key in self.KEYS.items()}
         return {**below, **values, "MODEL.BACKBONE.NAME": name}

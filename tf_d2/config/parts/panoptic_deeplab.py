@@ -14,7 +14,7 @@ _SEMANTIC, _INSTANCE, _OWN = "MODEL.SEM_SEG_HEAD.", "MODEL.INS_EMBED_HEAD.", "MO
 _SEPARABLE = "USE_DEPTHWISE_SEPARABLE_CONV"
 
 # Semantic classes that are things, by the data set's name in detectron2, whose metadata say them.
-THINGS: dict[str, tuple[int, ...]] = {
+_THINGS: dict[str, tuple[int, ...]] = {
     **{f"coco_2017_{split}_panoptic": tuple(range(80)) for split in ("train", "val", "val_100")},
     **{f"cityscapes_fine_panoptic_{split}": tuple(range(11, 19)) for split in ("train", "val")},
 }
@@ -198,10 +198,10 @@ def _things(keys: Keys, num_classes: int) -> tuple[str, tuple[int, ...]]:
         return "", tuple(sorted(given))
     names = keys.fields({"train": "DATASETS.TRAIN"})
     first = names["train"][0] if names["train"] else ""
-    if first not in THINGS:
+    if first not in _THINGS:
         raise names.fail(
             "train",
-            f"which semantic classes are things is known of {', '.join(THINGS)}; for another data set give "
+            f"which semantic classes are things is known of {', '.join(_THINGS)}; for another data set give "
             f"{_OWN}THING_IDS, a list of classes as the model numbers them, and {_OWN}LABEL_DIVISOR",
         )
-    return first, THINGS[first]
+    return first, _THINGS[first]

@@ -17,7 +17,7 @@ from tf_d2.config.keys import Keys
 from tf_d2.config.lazy import REQUIRED, Node
 from tf_d2.config.reading import NORMS, Fields
 
-WIDTH_MULTIPLE = 8
+_WIDTH_MULTIPLE = 8
 MAX_DEPTH = 1000
 
 
@@ -79,7 +79,7 @@ class RegNetConfig:
         """A linear law, moved to the nearest power of ``w_m`` (times ``w_0``), then to a multiple of 8."""
         linear = index * self.w_a + self.w_0
         power = round(log(linear / self.w_0) / log(self.w_m))
-        return round(self.w_0 * self.w_m**power / WIDTH_MULTIPLE) * WIDTH_MULTIPLE
+        return round(self.w_0 * self.w_m**power / _WIDTH_MULTIPLE) * _WIDTH_MULTIPLE
 
     @property
     def strides(self) -> dict[str, int]:
@@ -104,7 +104,7 @@ class RegNetConfig:
         bounds = {
             "depth": (regnet.depth <= MAX_DEPTH, f"expected at most {MAX_DEPTH} blocks"),
             "w_a": (0 <= regnet.w_a < 2**31, "expected 0 or more"),
-            "w_0": (regnet.w_0 % WIDTH_MULTIPLE == 0, f"expected a multiple of {WIDTH_MULTIPLE}"),
+            "w_0": (regnet.w_0 % _WIDTH_MULTIPLE == 0, f"expected a multiple of {_WIDTH_MULTIPLE}"),
             "w_m": (regnet.w_m > 1, "expected a number above 1"),
             "se_ratio": (0 <= regnet.se_ratio < 2**31, "expected 0 (none) or more"),
         }

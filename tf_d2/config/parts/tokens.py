@@ -8,7 +8,7 @@ from tf_d2.config.lazy import Node
 from tf_d2.config.reading import Fields
 from tf_d2.config.safe_yaml import PARTIAL
 
-NORM_EPS = 1e-5  # torch's nn.LayerNorm
+_NORM_EPS = 1e-5  # torch's nn.LayerNorm
 _NORMS = ("python:torch.nn.modules.normalization.LayerNorm", "python:torch.nn.LayerNorm")
 _GELUS = ("python:torch.nn.modules.activation.GELU", "python:torch.nn.GELU")
 
@@ -28,7 +28,7 @@ def put_norm_eps(node: Node, fields: Fields) -> None:
     if (value is not None and value not in _NORMS) or not arguments.keys() <= {"eps"}:
         fields.put("norm_eps", where, {"norm": value, **arguments})
         raise fields.fail("norm_eps", "expected torch.nn.LayerNorm, or functools.partial of it with eps")
-    fields.put("norm_eps", where, arguments.get("eps", NORM_EPS))
+    fields.put("norm_eps", where, arguments.get("eps", _NORM_EPS))
 
 
 def put_activation(node: Node) -> None:

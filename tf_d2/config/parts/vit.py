@@ -13,7 +13,7 @@ from tf_d2.config.parts.fpn import TopBlockConfig
 from tf_d2.config.parts.tokens import put_activation, put_norm_eps
 from tf_d2.config.reading import Fields
 
-SCALES = (4.0, 2.0, 1.0, 0.5)  # of a feature pyramid's level to the map it is made of
+_SCALES = (4.0, 2.0, 1.0, 0.5)  # of a feature pyramid's level to the map it is made of
 
 
 @dataclass(frozen=True)
@@ -134,8 +134,8 @@ class SimpleFeaturePyramidConfig:
         if fields["in_feature"] not in net.strides:
             raise fields.fail("in_feature", f"this net makes only {', '.join(net.strides)}")
         scales = fields.numbers("scale_factors")
-        if any(scale not in SCALES for scale in scales):
-            raise fields.fail("scale_factors", f"expected some of {', '.join(map(str, SCALES))}")
+        if any(scale not in _SCALES for scale in scales):
+            raise fields.fail("scale_factors", f"expected some of {', '.join(map(str, _SCALES))}")
         if 4.0 in scales and fields["norm"] == "":
             raise fields.fail("norm", "the level of scale 4 needs one (detectron2 cannot run it either)")
         pyramid = cls(

@@ -22,7 +22,7 @@ class DensePoseV1ConvXHead(Module):
     def __init__(self, config: DensePoseHeadConfig, in_channels: int, name: str) -> None:
         super().__init__(name)
         with self.scope():
-            self.convs = body_convs(config, in_channels, norm="")
+            self.convs = _body_convs(config, in_channels, norm="")
         self.out_channels = self.convs[-1].out_channels if self.convs else in_channels
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
@@ -39,7 +39,7 @@ class DensePoseDeepLabHead(Module):
         with self.scope():
             self.ASPP = ASPP(in_channels, "ASPP")
             self.NLBlock = NonLocalBlock(in_channels, "NLBlock") if config.nonlocal_on else None
-            self.convs = body_convs(config, in_channels, norm=config.deeplab_norm)
+            self.convs = _body_convs(config, in_channels, norm=config.deeplab_norm)
         self.out_channels = config.conv_head_dim
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
@@ -51,7 +51,7 @@ class DensePoseDeepLabHead(Module):
         return x
 
 
-def body_convs(config: DensePoseHeadConfig, channels: int, norm: str) -> list[Conv2d]:
+def _body_convs(config: DensePoseHeadConfig, channels: int, norm: str) -> list[Conv2d]:
     """``body_conv_fcn1`` and so on. Any norm but GN means neither norm nor bias, as in detectron2."""
     convs = []
     dim, kernel = config.conv_head_dim, config.conv_head_kernel

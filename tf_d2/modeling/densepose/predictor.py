@@ -13,7 +13,7 @@ from tf_d2.layers.conv import ConvTranspose2d
 from tf_d2.ops.conv import conv_transpose2d
 from tf_d2.ops.interpolate import bilinear
 
-SOFTPLUS_LINEAR = 20.0  # torch's softplus is the identity beyond
+_SOFTPLUS_LINEAR = 20.0  # torch's softplus is the identity beyond
 
 
 class DensePosePredictor(Module):
@@ -50,7 +50,7 @@ class DensePosePredictor(Module):
         if epsilon is not None:
             for field in [name for name in found if f"{name}_confidence" in found]:
                 raw = found[f"{field}_confidence"]
-                confidence = tf.where(raw > SOFTPLUS_LINEAR, raw, tf.nn.softplus(raw))
+                confidence = tf.where(raw > _SOFTPLUS_LINEAR, raw, tf.nn.softplus(raw))
                 found[f"{field}_confidence"] = confidence = confidence + tf.constant(epsilon, raw.dtype)
                 found[field] *= confidence
         return found

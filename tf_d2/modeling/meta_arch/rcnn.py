@@ -120,13 +120,13 @@ class GeneralizedRCNN(_WithRPN):
         detections = self.roi_heads.detect(features, found, image_sizes, batch_size, stages)
         extra = self.roi_heads.per_instance(features, detections, stages)
         if branches > 1:
-            detections, kept = merge_branches(self.config.roi_heads, detections, images)
+            detections, kept = _merge_branches(self.config.roi_heads, detections, images)
             extra = {name: tf.gather(value, kept) for name, value in extra.items()}
         record_detections(stages, "roi_heads/0/0", detections, extra)
         return {**detection_outputs(detections), **extra}
 
 
-def merge_branches(
+def _merge_branches(
     heads: Any, detections: Detections, images: int | tf.Tensor
 ) -> tuple[Detections, tf.Tensor]:
     """The best detections of all branches of each image, after NMS within classes, and which rows they were.

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tf_d2.config.parts.point_rend import ImplicitPointHeadConfig, PointHeadConfig
 from tf_d2.layers.base import Module
 
-POSITION_FREQUENCIES = 128
+_POSITION_FREQUENCIES = 128
 
 
 class PointLinear(Module):
@@ -65,9 +65,9 @@ class ImplicitPointHead(Module):
         self.with_features, self.with_position = config.image_feature_enabled, config.pos_enc_enabled
         channels = in_channels if self.with_features else 0
         if self.with_position:
-            channels += 2 * POSITION_FREQUENCIES
+            channels += 2 * _POSITION_FREQUENCIES
             self.positional_encoding_gaussian_matrix = self.parameter(
-                "positional_encoding_gaussian_matrix", (2, POSITION_FREQUENCIES), trainable=False
+                "positional_encoding_gaussian_matrix", (2, _POSITION_FREQUENCIES), trainable=False
             )
         hidden = [config.fc_dim] * config.num_fc
         self.sizes = list(zip([channels, *hidden], [*hidden, config.out_channels], strict=True))
