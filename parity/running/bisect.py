@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -110,9 +111,9 @@ def bisect(
         script = write_script(unit, image, setup, (stage, comparison), output, mutate)
     errors: list[ModuleError] = []
     if unit.kind == "continuous":
-        errors = _modules(
-            unit, setup, comparison.profile, index, reference, output, torch_python, mutate, timeout
-        )
+        fed = {"feed": str(reference), "image": index}
+        workers = _Workers(torch_python or sys.executable, mutate, timeout)
+        errors = _modules(unit, setup | {"profile": comparison.profile}, fed, output, workers)
     return summary(unit, errors, profile.forced_ceiling, script)
 
 
@@ -134,24 +135,22 @@ def unit_of(stage: str, table: Sequence[Unit]) -> Unit:
     raise UsageError(f"{stage} is not computed by a unit of the model: compare files and weights instead")
 
 
+class _Workers(NamedTuple):
+    """How the two sides are run: PyTorch's interpreter, the bug to plant in ours, seconds each may take."""
+
+    interpreter: str
+    mutate: str
+    timeout: float
+
+
 def _modules(
-    unit: Unit,
-    setup: Mapping[str, str],
-    profile: str,
-    index: int,
-    reference: Path,
-    output: Path,
-    torch_python: str | None,
-    mutate: str,
-    timeout: float,
+    unit: Unit, setup: Mapping[str, str], fed: Mapping[str, Any], output: Path, workers: _Workers
 ) -> list[ModuleError]:
-    """Every module inside the unit, on its recorded input."""
+    """Every module inside the unit, on its recorded input. ``fed``: the reference's trace and which image of it."""
     recorded, replayed = (output / f"bisect_{n}.h5" for n in ("torch", "tf"))
-    job = {"config_yaml": setup["config"], "profile": profile}
-    first = {"weights": setup["state"], "unit": unit.name, "feed": str(reference), "image": index}
-    call_worker(
-        "parity.backends.torch_modules", torch_python or sys.executable, job | first, recorded, timeout
-    )
+    job = {"config_yaml": setup["config"], "profile": setup["profile"]}
+    first = {"weights": setup["state"], "unit": unit.name, **fed}
+    call_worker("parity.backends.torch_modules", workers.interpreter, job | first, recorded, workers.timeout)
     with Trace(recorded) as trace:
         names = list(trace.manifest["modules"])
     second = {
@@ -160,9 +159,9 @@ def _modules(
         "images": ["none"],
         "feed": str(recorded.resolve()),
         "modules": names,
-        "mutate": mutate,
+        "mutate": workers.mutate,
     }
-    call_worker("parity.backends.tf_tools", sys.executable, job | second, replayed, timeout)
+    call_worker("parity.backends.tf_tools", sys.executable, job | second, replayed, workers.timeout)
     with Trace(recorded) as want, Trace(replayed) as got:
         skipped = got.manifest.get("skipped", {})
         return [_module_error(n, want.images[0], got.images[0], skipped.get(n, "")) for n in names]

@@ -12,7 +12,7 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,21 +101,25 @@ def run(
     )
     if any(not b.recorded for b in backends):
         setup = resolved(setup, folder, progress)
-    interpreter = torch_python or sys.executable
-    return _run_all(setup, backends, folder, noise, waivers, early_stop, mutate, interpreter, progress)
+    how = _How(folder, noise, torch_python or sys.executable, progress, tuple(waivers), early_stop, mutate)
+    return _run_all(setup, backends, how)
 
 
-def _run_all(
-    setup: Setup,
-    backends: Sequence[Backend],
-    folder: Path,
-    noise: str,
-    waivers: Sequence[Waiver],
-    early_stop: bool,
-    mutate: str,
-    interpreter: str,
-    progress: Progress,
-) -> list[Comparison]:
+@dataclass(frozen=True)
+class _How:
+    """What is the same for all backends of a run: see ``run``."""
+
+    folder: Path
+    noise: str
+    interpreter: str
+    progress: Progress
+    waivers: tuple[Waiver, ...] = ()
+    early_stop: bool = True
+    mutate: str = ""
+
+
+def _run_all(setup: Setup, backends: Sequence[Backend], how: _How) -> list[Comparison]:
+    folder, progress, mutate = how.folder, how.progress, how.mutate
     first, *others = backends
     try:
         trace = run_backend(first, setup, folder / "reference.h5", progress)
@@ -123,7 +127,7 @@ def _run_all(
         return [
             _error(first.name, b.name, setup, f"the reference failed: {error}", first.name) for b in others
         ]
-    noise_traces, notes = _noise_runs(first, setup, trace, folder, noise, interpreter, progress)
+    noise_traces, notes = _noise_runs(first, setup, trace, how)
     out: list[Comparison] = []
     for k, backend in enumerate(others):
         target = folder / ("candidate.h5" if len(others) == 1 else f"candidate{k}.h5")
@@ -142,7 +146,12 @@ def _run_all(
             )
             told += [note] if note else []
         found = compare(
-            trace, path, profile=setup.profile, noise=noise_traces, waivers=waivers, early_stop=early_stop
+            trace,
+            path,
+            profile=setup.profile,
+            noise=noise_traces,
+            waivers=how.waivers,
+            early_stop=how.early_stop,
         )
         for comparison in found:
             comparison.notes += told
@@ -173,19 +182,18 @@ def _with(setup: Setup, **extra: Any) -> Setup:
     return replace(setup, extra={**setup.extra, **extra})
 
 
-def _noise_runs(
-    backend: Backend, setup: Setup, feed: Path, folder: Path, noise: str, interpreter: str, progress: Progress
-) -> tuple[list[TraceLike], list[str]]:
+def _noise_runs(backend: Backend, setup: Setup, feed: Path, how: _How) -> tuple[list[TraceLike], list[str]]:
     """Further runs that limits follow from: a float64 one of the reference, or, where that is not wanted or not
     possible, one with another thread count. A recording cannot run, but torch or detectron2 can in its place.
     Failures are notes, as such runs only loosen nothing."""
     notes: list[str] = []
-    if noise == "none":
+    folder, progress = how.folder, how.progress
+    if how.noise == "none":
         return [], ["noise runs switched off"]
-    if noise == "truth" and setup.profile != "semantic":
+    if how.noise == "truth" and setup.profile != "semantic":
         precise = _with(replace(setup, profile="semantic", repeat=1), feed=str(feed.resolve()))
         try:
-            exact = precise_backend(backend, interpreter)
+            exact = precise_backend(backend, how.interpreter)
             if exact is not None:
                 precise = precise if precise.source else resolved(precise, folder, progress)
                 return [str(run_backend(exact, precise, folder / "noise_truth.h5", progress))], notes

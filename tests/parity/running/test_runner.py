@@ -371,6 +371,10 @@ def test_what_gives_the_float64_run_beside_a_reference(monkeypatch, reference, h
     assert (found.name if found else None) == expected
 
 
+def how(folder):
+    return runner._How(folder, "truth", sys.executable, lambda text: None)
+
+
 @pytest.mark.parametrize("works", [True, False])
 def test_thread_noise_is_measured_only_where_there_is_no_float64_run(tmp_path, monkeypatch, works):
     ran = []
@@ -383,9 +387,7 @@ def test_thread_noise_is_measured_only_where_there_is_no_float64_run(tmp_path, m
 
     monkeypatch.setattr(runner, "run_backend", run_backend)
     setup = Setup("c.yaml", "w.pkl", ["i.png"], source=Setup("c.yaml", "w.pkl", ["i.png"]))
-    traces, notes = runner._noise_runs(
-        Backend("torch"), setup, tmp_path / "r.h5", tmp_path, "truth", sys.executable, lambda text: None
-    )
+    traces, notes = runner._noise_runs(Backend("torch"), setup, tmp_path / "r.h5", how(tmp_path))
     assert ran == (["semantic"] if works else ["semantic", "strict"])
     assert [Path(str(t)).name for t in traces] == ["noise_truth.h5" if works else "noise_threads.h5"]
     assert works or "limits are estimates: out of memory" in notes[0]
@@ -395,7 +397,5 @@ def test_a_recording_without_torch_is_judged_by_estimates(tmp_path, monkeypatch)
     monkeypatch.setattr(sides, "_can_import", lambda interpreter, name: False)
     setup = Setup("c.yaml", "w.pkl", ["i.png"])
     reference = Backend("trace", "r.h5")
-    traces, notes = runner._noise_runs(
-        reference, setup, tmp_path / "r.h5", tmp_path, "truth", sys.executable, lambda text: None
-    )
+    traces, notes = runner._noise_runs(reference, setup, tmp_path / "r.h5", how(tmp_path))
     assert traces == [] and "torch is not installed" in notes[0]
