@@ -113,7 +113,7 @@ def test_an_unknown_command_is_status_2(capsys):
 @pytest.mark.parametrize(
     "error, message",
     [
-        (ValueError("the value"), "tf-d2: error: the value\n"),
+        (UsageError("the value"), "tf-d2: error: the value\n"),
         (
             FileNotFoundError(2, "No such file or directory", "x.pkl"),
             "tf-d2: error: x.pkl: No such file or directory\n",

@@ -173,7 +173,7 @@ def test_a_docstring_in_order_is_passed():
     "text, parameters, expected",
     [
         (GOOD, ("a", "b"), "'c' is none of"),
-        (GOOD, ("c", "a", "b"), "not in the order"),
+        ("Add.\n\nArgs:\n    a: one.\n    b: two.", ("b", "a"), "not in the order"),
         (GOOD.replace("ValueError", "ValeuError"), ("a", "b", "c"), "'ValeuError' is no exception"),
         (GOOD.replace("Args", "Arguments"), ("a", "b", "c"), "section 'Arguments'"),
         ("Add. Raises: ValueError: never.", (), "joined lines"),
