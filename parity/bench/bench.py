@@ -31,7 +31,7 @@ from weights.errors import UsageError
 Progress = Callable[[str], None]
 
 TORCH, TF = "parity.bench.torch_worker", "parity.bench.tf_worker"
-_MODULES = {
+MODULES = {
     "torch": TORCH,
     "detectron2": TORCH,
     "torchscript": TORCH,
@@ -44,8 +44,16 @@ _MODULES = {
     "tf-bfloat16": TF,
     "savedmodel": TF,
 }
-FORMATS = {"torchscript": "torchscript", "onnx": "onnx", "openvino": "onnx", "openvino-default": "onnx"}
-_EXPORT_SECONDS = 1800.0
+# How detectron2's exports are written, and the file's ending.
+FORMATS = {
+    "torchscript": "torchscript",
+    "onnx": "onnx",
+    "openvino": "onnx",
+    "openvino-default": "onnx",
+    "openvino-torch": "openvino",
+}
+ENDINGS = {"openvino": "xml"}
+EXPORT_SECONDS = 1800.0
 
 
 @dataclass(frozen=True)
@@ -169,10 +177,10 @@ def run_bench(
 
 
 def _check_names(backends: Sequence[str]) -> None:
-    unknown = [b for b in backends if b.partition(":")[0] not in _MODULES]
+    unknown = [b for b in backends if b.partition(":")[0] not in MODULES]
     if unknown or not backends:
         raise UsageError(
-            f"no bench side is called {', '.join(unknown) or '(none)'}; known: {', '.join(_MODULES)}"
+            f"no bench side is called {', '.join(unknown) or '(none)'}; known: {', '.join(MODULES)}"
         )
 
 
@@ -226,7 +234,7 @@ def start(
         "target": str(Path(target).resolve()) if target else "",
     }
     log = model.folder / f"bench_{name}.log"
-    worker = stack.enter_context(started(_MODULES[name], _interpreter(name, options), job, log))
+    worker = stack.enter_context(started(MODULES[name], _interpreter(name, options), job, log))
     ready = worker.next_event()
     if side is not None:
         for key in ("load_seconds", "base_mib", "version", "accelerator"):
@@ -235,7 +243,7 @@ def start(
 
 
 def _interpreter(name: str, options: Options) -> str:
-    return options.interpreter if _MODULES[name] == TORCH else sys.executable
+    return options.interpreter if MODULES[name] == TORCH else sys.executable
 
 
 def exported(name: str, model: Model, options: Options) -> str:
@@ -250,7 +258,7 @@ def exported(name: str, model: Model, options: Options) -> str:
             "weights": model.weights,
             "images": list(model.images),
         }
-        call_worker("parity.backends.tf_tools", sys.executable, job, folder, _EXPORT_SECONDS)
+        call_worker("parity.backends.tf_tools", sys.executable, job, folder, EXPORT_SECONDS)
         return str(folder)
     return written(FORMATS[name], model, options) if name in FORMATS else ""
 
@@ -268,7 +276,7 @@ def written(form: str, model: Model, options: Options) -> str:
             "state": model.state,
             "image": model.images[0],
         }
-        call_worker("parity.bench.torch_export", options.interpreter, job, path, _EXPORT_SECONDS)
+        call_worker("parity.bench.torch_export", options.interpreter, job, path, EXPORT_SECONDS)
     return str(path)
 
 

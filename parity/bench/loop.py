@@ -17,8 +17,8 @@ from typing import Any
 from parity.core import machine
 
 # An action returns facts for the answer. "seconds" among them replaces the time the whole action took.
-_Action = Callable[..., Mapping[str, Any]]
-Actions = Mapping[str, _Action]
+Action = Callable[..., Mapping[str, Any]]
+Actions = Mapping[str, Action]
 
 
 def say(event: str, **values: Any) -> None:

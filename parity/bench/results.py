@@ -16,6 +16,7 @@ NAMES = {
     "onnx": "detectron2, ONNX Runtime",
     "openvino": "detectron2, OpenVINO, float32",
     "openvino-default": "detectron2, OpenVINO as it comes",
+    "openvino-torch": "detectron2, OpenVINO's own PyTorch front end, float32",
     "compile": "detectron2, backbone compiled",
     "tf": "TensorFlow, tf.function",
     "tf-bfloat16": "TensorFlow, bfloat16",

@@ -32,7 +32,7 @@ def profile(run: Callable[[], Any], runs: int) -> dict[str, Any]:
             run()
         seconds = time.perf_counter() - begin
         tf.profiler.experimental.stop()
-        space = _read_trace(Path(folder))
+        space = read_trace(Path(folder))
     times = own_times(line for plane in host_planes(space) for line in operation_lines(plane))
     rows = [[k, ms / runs, n / runs] for k, (ms, n) in times.items()]
     rows.sort(key=lambda row: -row[1])
@@ -59,7 +59,7 @@ def is_heavy(kind: str) -> bool:
     return "Batch" not in kind and any(name in kind for name in HEAVY)
 
 
-def _read_trace(folder: Path) -> Any:
+def read_trace(folder: Path) -> Any:
     """The newest trace below a folder, parsed."""
     files = sorted(folder.rglob("*.xplane.pb"))
     if not files:
@@ -154,7 +154,7 @@ def roi_align_launches() -> dict[str, Any]:
         pool().numpy()
         seconds = time.perf_counter() - begin
         tf.profiler.experimental.stop()
-        space = _read_trace(Path(folder))
+        space = read_trace(Path(folder))
     planes = [plane for plane in space.planes if plane.name.startswith("/device:GPU")]
     streams = [line for plane in planes for line in plane.lines if line.name.startswith("Stream")]
     return {"seconds": seconds, "launches": sum(len(line.events) for line in streams) if planes else None}

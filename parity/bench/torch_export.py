@@ -24,7 +24,7 @@ import torch
 from parity.bench.torch_worker import _network_input, make_predictor
 from parity.core import job as jobs
 
-_OPSET = 16
+OPSET = 16
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,8 +49,15 @@ def _write(job: dict[str, Any]) -> None:
     predictor = make_predictor({**job, "device": "cpu"})
     tensor = _network_input(predictor, jobs.read_image(job["image"]))["image"]
     adapter = TracingAdapter(predictor.model, [{"image": tensor}], _infer).eval()
-    if job["format"] == "onnx":
-        torch.onnx.export(adapter, (tensor,), job["output"], opset_version=_OPSET, dynamo=False)
+    if job["format"] in ("onnx", "onnx-free"):
+        free = {"input_names": ["image"], "dynamic_axes": {"image": {1: "height", 2: "width"}}}
+        settings: dict[str, Any] = free if job["format"] == "onnx-free" else {}
+        torch.onnx.export(adapter, (tensor,), job["output"], opset_version=OPSET, dynamo=False, **settings)
+        return
+    if job["format"] == "openvino":
+        openvino: Any = import_module("openvino")
+        model = openvino.convert_model(adapter, example_input=(tensor,), input=[[3, -1, -1]])
+        openvino.save_model(model, job["output"], compress_to_fp16=False)
         return
     traced: Any = torch.jit.trace(adapter, (tensor,), check_trace=False)
     torch.jit.freeze(traced.eval()).save(job["output"])

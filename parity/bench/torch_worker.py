@@ -33,14 +33,14 @@ class Side:
         if job["device"] == "gpu" and not torch.cuda.is_available():
             raise RuntimeError(f"device gpu: torch {torch.__version__} sees no usable GPU")
         self.images = common.pictures(job)
-        self.predict: Predict = _MAKERS[job["backend"]](job)
+        self.predict: Predict = MAKERS[job["backend"]](job)
         self.found: Mapping[str, Any] = {}
 
     def facts(self) -> Facts:
         """Versions."""
         text = f"torch {torch.__version__}"
-        if self.job["backend"] in _RUNTIMES:
-            runtime = _RUNTIMES[self.job["backend"]]
+        if self.job["backend"] in RUNTIMES:
+            runtime = RUNTIMES[self.job["backend"]]
             text = f"{runtime} {import_module(runtime).__version__}"
         device = torch.cuda.get_device_name() if self.job["device"] == "gpu" else ""
         return {"version": text, "accelerator": device}
@@ -48,7 +48,7 @@ class Side:
     def load(self, config_yaml: str, weights: str) -> Facts:
         """Another model in the place of this one."""
         self.job |= {"config_yaml": config_yaml, "weights": weights, "state": ""}
-        self.predict, self.found = _MAKERS[self.job["backend"]](self.job), {}
+        self.predict, self.found = MAKERS[self.job["backend"]](self.job), {}
         return {}
 
     def run(self, image: int = 0) -> Facts:
@@ -287,13 +287,13 @@ def _exported(job: Mapping[str, Any], network: Callable[[np.ndarray], list[np.nd
 
     def predict(image: np.ndarray) -> Mapping[str, Any]:
         pixels = resize.get_transform(image).apply_image(image).astype(np.float32).transpose(2, 0, 1)
-        found = _as_instances(network(np.ascontiguousarray(pixels)), (pixels.shape[1], pixels.shape[2]))
+        found = as_instances(network(np.ascontiguousarray(pixels)), (pixels.shape[1], pixels.shape[2]))
         return {"instances": detector_postprocess(found, *image.shape[:2])}
 
     return predict
 
 
-def _as_instances(outputs: list[np.ndarray], size: tuple[int, int]) -> Any:
+def as_instances(outputs: list[np.ndarray], size: tuple[int, int]) -> Any:
     """The flat outputs of a traced model, told apart by shape and dtype, as detectron2's Instances."""
     from detectron2.structures import Boxes, Instances
 
@@ -319,7 +319,7 @@ def _network_input(predictor: Any, image: np.ndarray) -> dict[str, Any]:
     return {"image": tensor, "height": image.shape[0], "width": image.shape[1]}
 
 
-_MAKERS: dict[str, Callable[[Mapping[str, Any]], Predict]] = {
+MAKERS: dict[str, Callable[[Mapping[str, Any]], Predict]] = {
     "torch": _reference,
     "detectron2": _detectron2,
     "compile": _compiled,
@@ -335,7 +335,6 @@ RUNTIMES = {
     "openvino-default": "openvino",
     "openvino-torch": "openvino",
 }
-_RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "openvino-default": "openvino"}
 
 
 def load(job: Mapping[str, Any]) -> tuple[bench_loop.Actions, Facts]:

@@ -70,8 +70,8 @@ def _one_model(
     backend: Annotated[
         list[str] | None,
         typer.Option(
-            help="torch, detectron2, torchscript, onnx[:FILE], openvino[:FILE], openvino-default, compile, tf, "
-            "tf-bfloat16, savedmodel[:DIR]; may be repeated. Ratios refer to the first."
+            help="torch, detectron2, torchscript, onnx[:FILE], openvino[:FILE], openvino-default, "
+            "openvino-torch, compile, tf, tf-bfloat16, savedmodel[:DIR]; may be repeated. Ratios refer to the first."
         ),
     ] = None,
     rounds: Annotated[int, typer.Option(help="Interleaved rounds that count.")] = 10,

@@ -12,7 +12,7 @@ from parity.bench.suite.measuring import Suite, interleave, pair
 from parity.bench.suite.models import MASK_RCNN, picture_file, prepare
 
 BATCHES = (1, 2, 4, 8)
-_SQUARES = (320, 480, 640, 800, 1024, 1440, 2048)  # pixels on a side
+SQUARES = (320, 480, 640, 800, 1024, 1440, 2048)  # pixels on a side
 PROPOSALS = (100, 300, 1000, 2000, 5000)
 CLASSES = (1, 20, 80, 300, 1200)
 PASTED = {"count": 100, "height": 3000, "width": 4000}
@@ -46,7 +46,7 @@ def pixels_model(suite: Suite) -> Model:
     unresized = ["INPUT.MIN_SIZE_TEST", 0]
     usual = ["INPUT.MIN_SIZE_TEST", min(suite.size)]
     (model,) = prepare([(MASK_RCNN, unresized)], suite.size, suite.work, suite.options, usual)
-    sides = [max(64, int(n * suite.scale) // 32 * 32) for n in _SQUARES]
+    sides = [max(64, int(n * suite.scale) // 32 * 32) for n in SQUARES]
     images = [str(picture_file(suite.work, (n, n))) for n in dict.fromkeys(sides)]
     return replace(model, images=images)
 

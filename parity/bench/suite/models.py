@@ -20,7 +20,7 @@ from parity.bench.bench import Model, Options
 from parity.running.worker import call_worker
 
 SEED = 1
-_PREPARE_SECONDS = 3600.0
+PREPARE_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def prepare(
         sys.executable,
         {"configs": entries},
         work / "configs.txt",
-        _PREPARE_SECONDS,
+        PREPARE_SECONDS,
     )
     return [_with_weights(p, folder, image, work, options) for p, folder in models]
 
@@ -132,7 +132,7 @@ def _with_weights(published: Published, folder: Path, image: Path, work: Path, o
             "made_by": published.made_by,
             "threads": options.threads,
         }
-        call_worker("parity.bench.suite.weights", options.interpreter, job, weights, _PREPARE_SECONDS)
+        call_worker("parity.bench.suite.weights", options.interpreter, job, weights, PREPARE_SECONDS)
     return Model(str(folder / "config.yaml"), str(weights), [str(image)], folder, title=published.title)
 
 

@@ -14,9 +14,9 @@ from parity.bench.suite.suite import PARTS, SCHEMA
 from weights.errors import UsageError
 
 Part = Mapping[str, Any]
-_PROFILE_ROWS = 16
+PROFILE_ROWS = 16
 
-_INTRODUCTION = """# Measured speed
+INTRODUCTION = """# Measured speed
 
 Every number here is measured and written by one command; `tf-d2 bench --only PART` measures one part again, and
 `tf-d2 bench --render` makes this page and the plots from the stored numbers:
@@ -50,7 +50,7 @@ def write_page(parts: Mapping[str, Part], folder: Path) -> Path:
         raise UsageError(f"{folder} holds no measured part; run tf-d2 bench --all or --only PART first")
     from parity.bench.suite import plots as bench_plots
 
-    sections = [_INTRODUCTION, _conditions(parts)]
+    sections = [INTRODUCTION, _conditions(parts)]
     for name, part in parts.items():
         title, tables = SECTIONS[name]
         sections.append(f"## {title}\n")
@@ -105,7 +105,7 @@ def spread(values: Sequence[float]) -> str:
 # === Sections ===
 
 
-def _main_section(part: Part) -> str:
+def main_section(part: Part) -> str:
     """All ways to run one model."""
     bench = from_json(part["data"]["bench"])
     first = bench.sides[0]
@@ -158,7 +158,33 @@ def _bench_rows(bench: Bench) -> str:
     return grid(columns.split("|"), rows)
 
 
-def _families_section(part: Part) -> str:
+def agreement_section(part: Part) -> str:
+    """One row per side, one column per size."""
+    data = part["data"]
+    rows = []
+    for name, cells in data["sides"].items():
+        rows.append([NAMES[name], *(_agreement_cell(cell) for cell in cells)])
+    text = (
+        "The model of the table above without resizing, so that the sizes are those of the network's input. Detections "
+        "matched with detectron2 eager (same class, overlap of half or more, one to one), worst distance of a box's "
+        "side in pixels, worst difference of a score. The exports were made at the first size; ONNX and OpenVINO "
+        "files with height and width left open.\n\n"
+    )
+    return text + grid(["side", *(f"{h}x{w}" for h, w in data["sizes"])], rows)
+
+
+def _agreement_cell(cell: Mapping[str, Any]) -> str:
+    if "error" in cell:
+        return f"n/a: {cell['error'][:120]}"
+    found = f"{cell['matched']} of {cell['reference']}"
+    if cell["found"] != cell["reference"]:
+        found += f" ({cell['found']} found)"
+    if cell["matched"] < cell["reference"]:
+        found = f"**{found}**"
+    return f"{found}, {cell['worst_px']:.1e} px, {cell['worst_score']:.1e}"
+
+
+def families_section(part: Part) -> str:
     """One row per family."""
     rows = []
     for body in part["data"]["benches"]:
@@ -195,7 +221,7 @@ def _families_section(part: Part) -> str:
     return text + grid(columns.split("|"), rows)
 
 
-def _endtoend_section(part: Part) -> str:
+def endtoend_section(part: Part) -> str:
     """Phases from file to masks, and pasting."""
     rows = []
     for picture in part["data"]["pictures"]:
@@ -233,7 +259,7 @@ def _paste_rows(paste: Mapping[str, Any]) -> str:
     return text + grid("side|ratio|median s|spread s|additional memory MiB".split("|"), rows)
 
 
-def _batch_section(part: Part) -> str:
+def batch_section(part: Part) -> str:
     """Images per second by batch size."""
     data = part["data"]
     names = list(data["sides"])
@@ -252,7 +278,7 @@ def _batch_section(part: Part) -> str:
     return grid(columns, rows)
 
 
-def _curves_section(part: Part) -> str:
+def curves_section(part: Part) -> str:
     """A table per curve, with the exponent of growth between neighbouring points."""
     out = []
     for key, curve in part["data"].items():
@@ -283,7 +309,7 @@ def growth(x: Sequence[float], times: Sequence[Sequence[float]], k: int) -> str:
     return f"{math.log(median(times[k]) / median(times[k - 1])) / math.log(x[k] / x[k - 1]):.2f}"
 
 
-def _startup_section(part: Part) -> str:
+def startup_section(part: Part) -> str:
     """Cold starts, conversion and traces."""
     data = part["data"]
     rows = []
@@ -307,7 +333,7 @@ def _startup_section(part: Part) -> str:
     return grid(columns, rows) + text
 
 
-def _profile_section(part: Part) -> str:
+def profile_section(part: Part) -> str:
     """Share of convolutions and products, and the kinds that take longest."""
     data = part["data"]
     whole, heavy, plain = data["seconds"], data["heavy_seconds"], data["plain_seconds"]
@@ -322,16 +348,16 @@ def _profile_section(part: Part) -> str:
     )
     rows = [
         [f"`{kind}`", f"{ms / whole / 10:.1f} %", f"{ms:.1f}", f"{calls:.0f}"]
-        for kind, ms, calls in data["rows"][:_PROFILE_ROWS]
+        for kind, ms, calls in data["rows"][:PROFILE_ROWS]
     ]
-    rest = data["rows"][_PROFILE_ROWS:]
+    rest = data["rows"][PROFILE_ROWS:]
     if rest:
         ms, calls = (sum(r[k] for r in rest) for k in (1, 2))
         rows.append([f"{len(rest)} more kinds", f"{ms / whole / 10:.1f} %", f"{ms:.1f}", f"{calls:.0f}"])
     return text + grid(["kind", "share", "ms", "calls"], rows)
 
 
-def _gpu_section(part: Part) -> str:
+def gpu_section(part: Part) -> str:
     """Both sides with TF32 off and on, or why not."""
     data = part["data"]
     if "unavailable" in data:
@@ -351,12 +377,13 @@ def _gpu_section(part: Part) -> str:
 
 
 SECTIONS: dict[str, tuple[str, Callable[[Part], str]]] = {
-    "main": ("Mask R-CNN, every way to run it", _main_section),
-    "families": ("All families", _families_section),
-    "endtoend": ("End to end", _endtoend_section),
-    "batch": ("Batches", _batch_section),
-    "curves": ("Cost curves", _curves_section),
-    "startup": ("Start-up", _startup_section),
-    "profile": ("Where the time goes", _profile_section),
-    "gpu": ("GPU", _gpu_section),
+    "main": ("Mask R-CNN, every way to run it", main_section),
+    "agreement": ("The same detections, at any size?", agreement_section),
+    "families": ("All families", families_section),
+    "endtoend": ("End to end", endtoend_section),
+    "batch": ("Batches", batch_section),
+    "curves": ("Cost curves", curves_section),
+    "startup": ("Start-up", startup_section),
+    "profile": ("Where the time goes", profile_section),
+    "gpu": ("GPU", gpu_section),
 }

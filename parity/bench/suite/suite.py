@@ -9,14 +9,14 @@ import os
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 
-from parity.bench.bench import Model, Options, exported, run_sides, start
+from parity.bench.bench import Model, Options, agreement, run_sides, start, written
 from parity.bench.results import Side, to_json
 from parity.bench.suite.curves import BATCHES, PASTED, curve_models, curves_part, pixels_model
 from parity.bench.suite.measuring import Suite, interleave, pair
@@ -27,10 +27,22 @@ from parity.running.sides import BackendError, Setup
 from weights.errors import UsageError
 
 SCHEMA = "tf-d2-bench/2"
-_TRAINED_SIDES = ("tf", "tf-bfloat16")
-_EXPORTED_SIDES = ("torchscript", "onnx", "openvino", "openvino-default")
-_MAIN_SIDES = (*_EXPORTED_SIDES, "tf", "savedmodel", "tf-bfloat16")
-_TRACE_SIZES = ((240, 320), (331, 477), (360, 480), (480, 360), (97, 603), (600, 800), (64, 64), (500, 375))
+TRAINED_SIDES = ("tf", "tf-bfloat16")
+EXPORTED_SIDES = ("torchscript", "onnx", "openvino", "openvino-default", "openvino-torch")
+MAIN_SIDES = (*EXPORTED_SIDES, "tf", "savedmodel", "tf-bfloat16")
+# The size of the exports' example, three that no multiple of 32 divides, and a small one that 32 divides.
+AGREEMENT_SIZES = ((800, 1216), (331, 597), (601, 901), (777, 1011), (480, 640))
+# Sides of the table of agreement, and which of detectron2's exports they take: with free sizes where it can be had.
+AGREEMENT_SIDES = {
+    "torchscript": "",
+    "onnx": "onnx-free",
+    "openvino": "onnx-free",
+    "openvino-default": "onnx-free",
+    "openvino-torch": "",
+    "tf": "",
+    "savedmodel": "",
+}
+TRACE_SIZES = ((240, 320), (331, 477), (360, 480), (480, 360), (97, 603), (600, 800), (64, 64), (500, 375))
 
 
 def run_parts(suite: Suite, names: Sequence[str]) -> list[Path]:
@@ -100,23 +112,68 @@ def prepare_all(suite: Suite) -> None:
     pixels_model(suite)
     for name in ("proposals", "classes"):
         curve_models(suite, name)
-    for size in (*_TRACE_SIZES, suite.size):
+    for size in (*TRACE_SIZES, *AGREEMENT_SIZES, suite.size):
         picture_file(suite.work, size)
     for size in _jpeg_sizes(suite):
         jpeg_file(suite.work, size)
 
 
-def _main_part(suite: Suite) -> dict[str, Any]:
+def main_part(suite: Suite) -> dict[str, Any]:
     """Every way to run Mask R-CNN R50-FPN."""
     (model,) = prepare([(MASK_RCNN, ())], suite.size, suite.work, suite.options)
-    exports = _MAIN_SIDES if suite.reference == "detectron2" else _MAIN_SIDES[len(_EXPORTED_SIDES) :]
+    exports = MAIN_SIDES if suite.reference == "detectron2" else MAIN_SIDES[len(EXPORTED_SIDES) :]
     sides = [suite.reference, *exports, *(("compile",) if suite.compiled else ())]
     bench = run_sides(model, sides, suite.options)
-    trained = run_sides(_demo(suite), [suite.reference, *_TRAINED_SIDES], suite.fewer(0.3))
+    trained = run_sides(_demo(suite), [suite.reference, *TRAINED_SIDES], suite.fewer(0.3))
     return {"bench": to_json(bench), "trained": to_json(trained), "reference": suite.reference}
 
 
-def _families_part(suite: Suite) -> dict[str, Any]:
+def agreement_part(suite: Suite) -> dict[str, Any]:
+    """The detections of every way to run Mask R-CNN R50-FPN, against detectron2 eager, at several sizes of the
+    network's input, the first of which is the one that the exports were made with."""
+    model = pixels_model(suite)
+    model = replace(model, images=[str(picture_file(suite.work, size)) for size in AGREEMENT_SIZES])
+    out: dict[str, Any] = {"sizes": [list(size) for size in AGREEMENT_SIZES], "sides": {}}
+    truth: list[dict[str, Any]] = []
+    wanted = AGREEMENT_SIDES if suite.reference == "detectron2" else {"tf": "", "savedmodel": ""}
+    for name, form in {suite.reference: "", **wanted}.items():
+        cells = []
+        for k, found in enumerate(_found_at_sizes(suite, model, name, form)):
+            if name == suite.reference:
+                truth.append(found)
+            if "boxes" not in truth[k] or "boxes" not in found:
+                cells.append({"error": str(found.get("error", "the reference gave no answer"))})
+                continue
+            cells.append({**asdict(agreement(truth[k], found)), "seconds": float(found["seconds"])})
+        out["sides"][name] = cells
+    return out
+
+
+def _found_at_sizes(suite: Suite, model: Model, name: str, form: str) -> list[dict[str, Any]]:
+    """Detections of one side for every picture of the model, or {"error"}. A side whose process ends at a picture is
+    started again for the next."""
+    out: list[dict[str, Any]] = []
+    pictures = range(len(model.images))
+    while len(out) < len(pictures):
+        with contextlib.ExitStack() as stack:
+            try:
+                target = f":{written(form, model, suite.options)}" if form else ""
+                worker = start(stack, name + target, model, suite.options)
+            except BackendError as error:
+                return out + [{"error": str(error)}] * (len(pictures) - len(out))
+            try:
+                for k in pictures[len(out) :]:
+                    suite.say(f"{name}: picture {k + 1} of {len(pictures)}")
+                    seconds = min(worker.ask("run", image=k)["seconds"] for _ in range(2))
+                    path = model.folder / f"found_{k}.npz"
+                    worker.ask("keep", path=str(path))
+                    out.append({**np.load(path), "seconds": seconds})
+            except BackendError as error:
+                out.append({"error": str(error)})
+    return out
+
+
+def families_part(suite: Suite) -> dict[str, Any]:
     """One model of every family, detectron2 against us."""
     chosen = [f for f in FAMILIES if not suite.families or any(w in f.key for w in suite.families)]
     out: list[dict[str, Any]] = []
@@ -128,7 +185,7 @@ def _families_part(suite: Suite) -> dict[str, Any]:
     return {"benches": out, "median_ratio": median(ratios) if ratios else None}
 
 
-def _endtoend_part(suite: Suite) -> dict[str, Any]:
+def endtoend_part(suite: Suite) -> dict[str, Any]:
     """From JPEG bytes to masks of the picture, in parts; and masks pasted into a large picture."""
     (model,) = prepare([(MASK_RCNN, ())], suite.size, suite.work, suite.options)
     options = suite.fewer(0.5)
@@ -164,7 +221,7 @@ def _phases(answers: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     return out
 
 
-def _batch_part(suite: Suite) -> dict[str, Any]:
+def batch_part(suite: Suite) -> dict[str, Any]:
     """Images per second at several batch sizes: detectron2's model on a list, our export on a batch."""
     (model,) = prepare([(MASK_RCNN, ())], suite.size, suite.work, suite.options)
     options = suite.fewer(0.3)
@@ -181,9 +238,9 @@ def _batch_part(suite: Suite) -> dict[str, Any]:
     return out
 
 
-def _startup_part(suite: Suite) -> dict[str, Any]:
+def startup_part(suite: Suite) -> dict[str, Any]:
     """The demo from a cold start, converting a checkpoint, and traces across sizes."""
-    images = [str(picture_file(suite.work, s)) for s in _TRACE_SIZES]
+    images = [str(picture_file(suite.work, s)) for s in TRACE_SIZES]
     model = _demo(suite)
     starts = _cold_starts(suite, model)
     (zoo,) = prepare([(MASK_RCNN, ())], suite.size, suite.work, suite.options)
@@ -243,7 +300,7 @@ def _cold_start(name: str, model: Model, options: Options) -> tuple[float, dict[
     return seconds, {"load": side.load_seconds, "first": first}
 
 
-def _profile_part(suite: Suite) -> dict[str, Any]:
+def profile_part(suite: Suite) -> dict[str, Any]:
     """Where TensorFlow's time goes. Operations run one after the other here, each on all threads, so that their
     times add up to the whole."""
     (model,) = prepare([(MASK_RCNN, ())], suite.size, suite.work, suite.options)
@@ -252,7 +309,7 @@ def _profile_part(suite: Suite) -> dict[str, Any]:
         return {"title": model.title, **start(stack, "tf", model, options).ask("profile", runs=3)}
 
 
-def _gpu_part(suite: Suite) -> dict[str, Any]:
+def gpu_part(suite: Suite) -> dict[str, Any]:
     """Both frameworks on a GPU, TF32 off and on, and how many kernels ROIAlign starts. Where there is no GPU the
     answer says so."""
     (model,) = prepare([(MASK_RCNN, ())], suite.size, suite.work, suite.options)
@@ -272,14 +329,15 @@ def _gpu_part(suite: Suite) -> dict[str, Any]:
 
 
 PARTS: dict[str, Callable[[Suite], dict[str, Any]]] = {
-    "main": _main_part,
-    "families": _families_part,
-    "endtoend": _endtoend_part,
-    "batch": _batch_part,
+    "main": main_part,
+    "agreement": agreement_part,
+    "families": families_part,
+    "endtoend": endtoend_part,
+    "batch": batch_part,
     "curves": curves_part,
-    "startup": _startup_part,
-    "profile": _profile_part,
-    "gpu": _gpu_part,
+    "startup": startup_part,
+    "profile": profile_part,
+    "gpu": gpu_part,
 }
 
 

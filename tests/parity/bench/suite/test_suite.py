@@ -7,7 +7,7 @@ import pytest
 
 from parity.bench.bench import Options
 from parity.bench.suite import suite as bench_suite
-from parity.bench.suite.measuring import Suite
+from parity.bench.suite.measuring import Suite, interleave
 from parity.bench.suite.models import bench_picture, jpeg_file, picture_file
 from parity.bench.suite.suite import run_parts, tidy
 from parity.running.sides import BackendError
@@ -65,7 +65,7 @@ class StandIn:
 def test_workers_take_turns(suite):
     log = []
     workers = {n: StandIn(n, log) for n in "ab"}
-    out = bench_suite._interleave(suite, workers, Options(rounds=2, warmup=1), StandIn.act)
+    out = interleave(suite, workers, Options(rounds=2, warmup=1), StandIn.act)
     assert "".join(log) == "abbaab"
     assert {k: [a["seconds"] for a in v] for k, v in out.items()} == {"a": [4, 5], "b": [3, 6]}
 
@@ -73,7 +73,7 @@ def test_workers_take_turns(suite):
 def test_a_reference_that_fails_is_left_out_with_a_note(suite):
     log = []
     workers = {"torch": StandIn("t", log, 1), "tf": StandIn("o", log)}
-    out = bench_suite._interleave(suite, workers, Options(rounds=3, warmup=0), StandIn.act)
+    out = interleave(suite, workers, Options(rounds=3, warmup=0), StandIn.act)
     assert list(out) == ["tf"] and len(out["tf"]) == 3
     assert suite.notes == ["torch is left out: out of memory"]
 
@@ -81,7 +81,7 @@ def test_a_reference_that_fails_is_left_out_with_a_note(suite):
 def test_our_side_must_not_fail(suite):
     workers = {"torch": StandIn("t", []), "tf": StandIn("o", [], 0)}
     with pytest.raises(BackendError):
-        bench_suite._interleave(suite, workers, Options(rounds=1, warmup=0), StandIn.act)
+        interleave(suite, workers, Options(rounds=1, warmup=0), StandIn.act)
 
 
 def test_what_is_stored_is_short_and_without_paths():
