@@ -14,7 +14,7 @@ from typing import Any
 
 from tf_d2.config.safe_yaml import PARTIAL
 
-_Data = dict[str, Any]
+Data = dict[str, Any]
 
 _MODELING = "detectron2.modeling."
 _LAYER_NORM = {PARTIAL: "python:torch.nn.modules.normalization.LayerNorm", "eps": 1e-6}
@@ -24,14 +24,14 @@ _LEVELS = ["p2", "p3", "p4", "p5"]
 _CASCADE = ((10, 5), (20, 10), (30, 15))
 
 
-def _new(target: str, **arguments: Any) -> _Data:
+def _new(target: str, **arguments: Any) -> Data:
     return {"_target_": _MODELING + target, **arguments}
 
 
 # === Backbones ===
 
 
-def _vit(embed_dim: int, depth: int, num_heads: int) -> _Data:
+def _vit(embed_dim: int, depth: int, num_heads: int) -> Data:
     """Every fourth part of the blocks ends with one that attends over the whole map."""
     every = depth // 4
     return _new(
@@ -55,7 +55,7 @@ def _vit(embed_dim: int, depth: int, num_heads: int) -> _Data:
     )
 
 
-def _mvit(embed_dim: int, depth: int, num_heads: int, last: tuple[int, ...]) -> _Data:
+def _mvit(embed_dim: int, depth: int, num_heads: int, last: tuple[int, ...]) -> Data:
     return _new(
         "MViT",
         embed_dim=embed_dim,
@@ -66,11 +66,11 @@ def _mvit(embed_dim: int, depth: int, num_heads: int, last: tuple[int, ...]) -> 
     )
 
 
-def _swin(embed_dim: int, num_heads: tuple[int, ...]) -> _Data:
+def _swin(embed_dim: int, num_heads: tuple[int, ...]) -> Data:
     return _new("SwinTransformer", embed_dim=embed_dim, depths=[2, 2, 18, 2], num_heads=list(num_heads))
 
 
-def _fpn(bottom_up: _Data, in_features: list[str], **more: Any) -> _Data:
+def _fpn(bottom_up: Data, in_features: list[str], **more: Any) -> Data:
     return _new(
         "FPN",
         bottom_up=bottom_up,
@@ -80,7 +80,7 @@ def _fpn(bottom_up: _Data, in_features: list[str], **more: Any) -> _Data:
     )
 
 
-def _max_pool() -> _Data:
+def _max_pool() -> Data:
     return _new("backbone.fpn.LastLevelMaxPool")
 
 
@@ -96,7 +96,7 @@ _SWINS = {"b": (128, (4, 8, 16, 32)), "l": (192, (6, 12, 24, 48))}
 _SCALES = [f"scale{i}" for i in range(2, 6)]
 
 
-def _backbone(kind: str, size: str) -> _Data:
+def _backbone(kind: str, size: str) -> Data:
     """With square padding and norms, as the ViTDet project has them."""
     if kind == "vitdet":
         return _vit(*_VITS[size])
@@ -108,7 +108,7 @@ def _backbone(kind: str, size: str) -> _Data:
 # === Models ===
 
 
-def _rpn(conv_dims: list[int]) -> _Data:
+def _rpn(conv_dims: list[int]) -> Data:
     return _new(
         "proposal_generator.RPN",
         in_features=[*_LEVELS, "p6"],
@@ -126,18 +126,18 @@ def _rpn(conv_dims: list[int]) -> _Data:
     )
 
 
-def _transform(weights: list[Any]) -> _Data:
+def _transform(weights: list[Any]) -> Data:
     return _new("box_regression.Box2BoxTransform", weights=weights)
 
 
-def _pooler(size: int) -> _Data:
+def _pooler(size: int) -> Data:
     scales = [1 / 4, 1 / 8, 1 / 16, 1 / 32]
     return _new(
         "poolers.ROIPooler", output_size=size, scales=scales, sampling_ratio=0, pooler_type="ROIAlignV2"
     )
 
 
-def _roi_heads(cascade: bool, lvis: bool, convs: int, norm: Any) -> _Data:
+def _roi_heads(cascade: bool, lvis: bool, convs: int, norm: Any) -> Data:
     classes = 1203 if lvis else 80
     tests = {"test_score_thresh": 0.05}
     if lvis:
@@ -147,7 +147,7 @@ def _roi_heads(cascade: bool, lvis: bool, convs: int, norm: Any) -> _Data:
     box_head = _new(
         "roi_heads.FastRCNNConvFCHead", conv_dims=[256] * convs, fc_dims=[1024] * fcs, conv_norm=norm
     )
-    heads: _Data = {
+    heads: Data = {
         "num_classes": classes,
         "box_in_features": _LEVELS,
         "box_pooler": _pooler(7),
@@ -166,31 +166,31 @@ def _roi_heads(cascade: bool, lvis: bool, convs: int, norm: Any) -> _Data:
     return _new("roi_heads.CascadeROIHeads", **heads, box_heads=[box_head] * 3, box_predictors=predictors)
 
 
-def _rcnn(backbone: _Data, conv_dims: list[int], roi_heads: _Data) -> _Data:
+def _rcnn(backbone: Data, conv_dims: list[int], roi_heads: Data) -> Data:
     return _new(
         "GeneralizedRCNN", backbone=backbone, proposal_generator=_rpn(conv_dims), roi_heads=roi_heads, **_RGB
     )
 
 
-def _run(model: _Data, short: int, longest: int, image_format: str, dataset: str) -> _Data:
+def _run(model: Data, short: int, longest: int, image_format: str, dataset: str) -> Data:
     resize = {"_target_": "detectron2.data.transforms.ResizeShortestEdge"}
     resize |= {"short_edge_length": short, "max_size": longest}
     mapper = {"augmentations": [resize], "image_format": image_format}
     return {"model": model, "dataloader": {"test": {"dataset": {"names": dataset}, "mapper": mapper}}}
 
 
-def _vitdet_project(kind: str, size: str, cascade: bool, lvis: bool) -> _Data:
+def _vitdet_project(kind: str, size: str, cascade: bool, lvis: bool) -> Data:
     model = _rcnn(_backbone(kind, size), [-1, -1], _roi_heads(cascade, lvis, 4, "LN"))
     return _run(model, 1024, 1024, "RGB", "lvis_v1_val" if lvis else "coco_2017_val")
 
 
-def _mvitv2_project(size: str, cascade: bool) -> _Data:
+def _mvitv2_project(size: str, cascade: bool) -> Data:
     heads = _roi_heads(cascade, False, 4 if cascade else 0, "naiveSyncBN_N" if cascade else "")
     model = _rcnn(_fpn(_mvit(*_MVITS[size]), _SCALES), [-1, -1] if cascade else [-1], heads)
     return _run(model, 800, 1333, "RGB", "coco_2017_val")
 
 
-def _fcos() -> _Data:
+def _fcos() -> Data:
     stages = _new("ResNet.make_default_stages", depth=50, stride_in_1x1=True, norm="FrozenBN")
     stem = _new("BasicStem", in_channels=3, out_channels=64, norm="FrozenBN")
     resnet = _new("ResNet", stem=stem, stages=stages, out_features=["res3", "res4", "res5"])
@@ -219,7 +219,7 @@ _SCHEDULES = (
     ("mvitv2", "h", "in21k_36ep", "in21k_50ep"),
 )
 
-LAZY: Mapping[str, Callable[[], _Data]] = MappingProxyType(
+LAZY: Mapping[str, Callable[[], Data]] = MappingProxyType(
     {
         **{
             f"{_VITDET}/{dataset}/{prefix}mask_rcnn_{kind}_{size}_{schedule}": partial(
