@@ -6,10 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tf_d2.config import ConfigError, load_config, load_config_text
 from tf_d2.config.load import resolve_yaml
 from tf_d2.config.zoo import unsupported_reason, weights_url, zoo_models, zoo_name
+from tf_d2.config.zoo_lazy import LAZY
 
 FILE = Path(__file__).parents[1] / "data" / "new_baselines" / "dumps.json.gz"
 DUMPS = json.loads(gzip.decompress(FILE.read_bytes()))
@@ -78,3 +80,55 @@ def test_resolved_it_reads_back():
     assert load_config_text(resolve_yaml(name, opts)) == load_config(name, opts)
     assert load_config(name, opts).model.roi_heads.box_predictor.score_thresh_test == 0.3
     assert load_config(name, ["model.backbone.square_pad", 512]).model.backbone.square_pad == 512
+
+
+# What the constructors of detectron2.modeling insist on (their signatures, and those of their base classes): a program
+# with detectron2 builds the published model from what its name stands for.
+INSISTED = {
+    "SimpleFeaturePyramid": "net in_feature out_channels scale_factors",
+    "FPN": "bottom_up in_features out_channels",
+    "backbone.ResNet": "stem stages",
+    "backbone.ResNet.make_default_stages": "depth",
+    "backbone.fpn.LastLevelP6P7": "in_channels out_channels",
+    "proposal_generator.RPN": "in_features head anchor_generator anchor_matcher box2box_transform batch_size_per_image "
+    "positive_fraction pre_nms_topk post_nms_topk",
+    "proposal_generator.StandardRPNHead": "in_channels num_anchors",
+    "anchor_generator.DefaultAnchorGenerator": "sizes aspect_ratios strides",
+    "box_regression.Box2BoxTransform": "weights",
+    "matcher.Matcher": "thresholds labels",
+    "poolers.ROIPooler": "output_size scales sampling_ratio pooler_type",
+    "StandardROIHeads": "num_classes batch_size_per_image positive_fraction proposal_matcher box_in_features "
+    "box_pooler box_head box_predictor",
+    "roi_heads.CascadeROIHeads": "num_classes batch_size_per_image positive_fraction proposal_matchers box_in_features "
+    "box_pooler box_heads box_predictors",
+    "roi_heads.FastRCNNConvFCHead": "input_shape conv_dims fc_dims",
+    "roi_heads.MaskRCNNConvUpsampleHead": "input_shape num_classes conv_dims",
+    "FastRCNNOutputLayers": "input_shape box2box_transform num_classes",
+    "GeneralizedRCNN": "backbone proposal_generator roi_heads pixel_mean pixel_std",
+    "meta_arch.fcos.FCOS": "backbone head num_classes pixel_mean pixel_std",
+    "meta_arch.fcos.FCOSHead": "input_shape num_classes conv_dims",
+}
+WITHOUT = {"ViT", "MViT", "SwinTransformer", "backbone.BasicStem", "backbone.fpn.LastLevelMaxPool"}
+
+
+def parts(data):
+    """Every mapping with a class, at any depth."""
+    if isinstance(data, dict):
+        if "_target_" in data:
+            yield data
+        for value in data.values():
+            yield from parts(value)
+    elif isinstance(data, list):
+        for value in data:
+            yield from parts(value)
+
+
+@pytest.mark.parametrize("name", LAZY)
+def test_detectron2_can_build_what_a_name_stands_for(name):
+    model = yaml.safe_load(resolve_yaml(name))["model"]
+    missing = []
+    for part in parts(model):
+        target = part["_target_"].removeprefix("detectron2.modeling.")
+        if target not in WITHOUT:
+            missing += [f"{target}.{word}" for word in INSISTED[target].split() if word not in part]
+    assert missing == []

@@ -1,8 +1,8 @@
 """The published models that only LazyConfig can say, as the data that `LazyConfig.save` writes of them.
 
-Each is a function of what sets it apart; arguments that only training reads, and those equal to the constructor's
-default, are left out. The values are facts of projects/ViTDet/configs, projects/MViTv2/configs,
-configs/common/models and configs/COCO-Detection/fcos_R_50_FPN_1x.py.
+Each is a function of what sets it apart; arguments equal to the constructor's default are left out, those that it
+insists on stand, also where only training reads them: detectron2 can build what stands here. The values are facts of
+projects/ViTDet/configs, projects/MViTv2/configs, configs/common/models and configs/COCO-Detection/fcos_R_50_FPN_1x.py.
 """
 
 from __future__ import annotations
@@ -117,13 +117,30 @@ def _rpn(conv_dims: list[int]) -> Data:
             "anchor_generator.DefaultAnchorGenerator",
             sizes=[[32], [64], [128], [256], [512]],
             aspect_ratios=[0.5, 1.0, 2.0],
+            strides=[4, 8, 16, 32, 64],
             offset=0.0,
         ),
+        anchor_matcher=_matcher([0.3, 0.7], [0, -1, 1], True),
+        batch_size_per_image=256,
+        positive_fraction=0.5,
         box2box_transform=_transform([1.0, 1.0, 1.0, 1.0]),
         pre_nms_topk=[2000, 1000],
         post_nms_topk=[1000, 1000],
         nms_thresh=0.7,
     )
+
+
+def _matcher(thresholds: list[float], labels: list[int], allow_low_quality_matches: bool = False) -> Data:
+    return _new(
+        "matcher.Matcher",
+        thresholds=thresholds,
+        labels=labels,
+        allow_low_quality_matches=allow_low_quality_matches,
+    )
+
+
+def _shape(channels: int, side: int | None = None) -> Data:
+    return {"channels": channels} if side is None else {"channels": channels, "height": side, "width": side}
 
 
 def _transform(weights: list[Any]) -> Data:
@@ -142,28 +159,52 @@ def _roi_heads(cascade: bool, lvis: bool, convs: int, norm: Any) -> Data:
     tests = {"test_score_thresh": 0.05}
     if lvis:
         tests = {"test_score_thresh": 0.02, "test_topk_per_image": 300, "use_sigmoid_ce": True}
-    predictor = partial(_new, "FastRCNNOutputLayers", num_classes=classes, **tests)
+    predictor = partial(_new, "FastRCNNOutputLayers", input_shape=_shape(1024), num_classes=classes, **tests)
     fcs = 1 if convs else 2
     box_head = _new(
-        "roi_heads.FastRCNNConvFCHead", conv_dims=[256] * convs, fc_dims=[1024] * fcs, conv_norm=norm
+        "roi_heads.FastRCNNConvFCHead",
+        input_shape=_shape(256, 7),
+        conv_dims=[256] * convs,
+        fc_dims=[1024] * fcs,
+        conv_norm=norm,
     )
     heads: Data = {
         "num_classes": classes,
+        "batch_size_per_image": 512,
+        "positive_fraction": 0.25,
         "box_in_features": _LEVELS,
         "box_pooler": _pooler(7),
         "mask_in_features": _LEVELS,
         "mask_pooler": _pooler(14),
         "mask_head": _new(
-            "roi_heads.MaskRCNNConvUpsampleHead", conv_dims=[256] * 5, num_classes=classes, conv_norm=norm
+            "roi_heads.MaskRCNNConvUpsampleHead",
+            input_shape=_shape(256, 14),
+            conv_dims=[256] * 5,
+            num_classes=classes,
+            conv_norm=norm,
         ),
     }
     if not cascade:
         box_predictor = predictor(box2box_transform=_transform([10, 10, 5, 5]))
-        return _new("StandardROIHeads", **heads, box_head=box_head, box_predictor=box_predictor)
+        matcher = _matcher([0.5], [0, 1])
+        return _new(
+            "StandardROIHeads",
+            **heads,
+            box_head=box_head,
+            box_predictor=box_predictor,
+            proposal_matcher=matcher,
+        )
     predictors = [
         predictor(box2box_transform=_transform([a, a, b, b]), cls_agnostic_bbox_reg=True) for a, b in _CASCADE
     ]
-    return _new("roi_heads.CascadeROIHeads", **heads, box_heads=[box_head] * 3, box_predictors=predictors)
+    matchers = [_matcher([threshold], [0, 1]) for threshold in (0.5, 0.6, 0.7)]
+    return _new(
+        "roi_heads.CascadeROIHeads",
+        **heads,
+        box_heads=[box_head] * 3,
+        box_predictors=predictors,
+        proposal_matchers=matchers,
+    )
 
 
 def _rcnn(backbone: Data, conv_dims: list[int], roi_heads: Data) -> Data:
@@ -191,14 +232,20 @@ def _mvitv2_project(size: str, cascade: bool) -> Data:
 
 
 def _fcos() -> Data:
-    stages = _new("ResNet.make_default_stages", depth=50, stride_in_1x1=True, norm="FrozenBN")
-    stem = _new("BasicStem", in_channels=3, out_channels=64, norm="FrozenBN")
-    resnet = _new("ResNet", stem=stem, stages=stages, out_features=["res3", "res4", "res5"])
+    stages = _new("backbone.ResNet.make_default_stages", depth=50, stride_in_1x1=True, norm="FrozenBN")
+    stem = _new("backbone.BasicStem", in_channels=3, out_channels=64, norm="FrozenBN")
+    resnet = _new("backbone.ResNet", stem=stem, stages=stages, out_features=["res3", "res4", "res5"])
     top = _new("backbone.fpn.LastLevelP6P7", in_channels=256, out_channels=256, in_feature="p5")
     model = _new(
         "meta_arch.fcos.FCOS",
         backbone=_fpn(resnet, ["res3", "res4", "res5"], top_block=top),
-        head=_new("meta_arch.fcos.FCOSHead", num_classes=80, conv_dims=[256] * 4, norm="GN"),
+        head=_new(
+            "meta_arch.fcos.FCOSHead",
+            input_shape=[_shape(256)] * 5,
+            num_classes=80,
+            conv_dims=[256] * 4,
+            norm="GN",
+        ),
         num_classes=80,
         head_in_features=["p3", "p4", "p5", "p6", "p7"],
         **_BGR,
