@@ -127,10 +127,11 @@ def list_options(command: Any, words: Sequence[str]) -> frozenset[str]:
     that the group then takes (``meant``).
     """
     while isinstance(command, TyperGroup) and words:
+        meant = getattr(command, "meant", None)
         if words[0] in command.commands:
             command, words = command.commands[words[0]], words[1:]
-        elif hasattr(command, "meant"):
-            command = command.commands[command.meant(words)]
+        elif meant is not None:
+            command = command.commands[meant(words)]
         else:
             break
     parameters = [p for p in getattr(command, "params", ()) if str(p.metavar).endswith("...")]
