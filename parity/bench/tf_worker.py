@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import tempfile
@@ -56,6 +57,19 @@ class Side:
         """Write the detections of the last run."""
         found = self.found["instances"]
         return common.write_found(path, found.pred_boxes, found.scores, found.pred_classes)
+
+    def files(self, paths: list[str]) -> Facts:
+        """A plain loop: read a picture, detect, make its row."""
+        import tf_d2
+        from tf_d2.batch.rows import detected
+
+        found = 0
+        begin = time.perf_counter()
+        for path in paths:
+            row = detected(path, self.predictor(tf_d2.read_image(path))["instances"])
+            json.dumps(row)
+            found += len(row["scores"])
+        return {"seconds": time.perf_counter() - begin, "detections": found}
 
     def traces(self) -> Facts:
         """How often the prediction has been traced so far."""
@@ -187,7 +201,8 @@ def load(job: Mapping[str, Any]) -> tuple[bench_loop.Actions, Facts]:
     if job.get("tf32") is not None:
         tf.config.experimental.enable_tensor_float_32_execution(job["tf32"])
     side: Any = (Exported if job["backend"] == "savedmodel" else Side)(job)
-    names = ("load", "run", "keep", "batch", "phases", "paste", "traces", "convert", "profile", "launches")
+    names = ("load", "run", "keep", "batch", "files", "phases", "paste", "traces", "convert")
+    names += ("profile", "launches")
     actions = {name: getattr(side, name) for name in names if hasattr(side, name)}
     device = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "") if gpus else ""
     return actions, {"version": f"TensorFlow {tf.__version__}", "accelerator": device}

@@ -7,6 +7,7 @@ Every side ends with what detectron2's predictor returns: boxes and full masks i
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 import warnings
@@ -75,6 +76,28 @@ class Side:
         self._wait()
         seconds = time.perf_counter() - begin
         return {"seconds": seconds, "detections": sum(common.count_found(r) for r in results)}
+
+    def files(self, paths: list[str]) -> Facts:
+        """detectron2's own loop over a data set, as its evaluation runs it: a loader with worker processes, the model
+        on one picture after the other, COCO's results."""
+        from detectron2.data import DatasetMapper, build_detection_test_loader
+        from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+
+        predictor, found = self._detectron2(), 0
+        given = [{"file_name": path, "image_id": k} for k, path in enumerate(paths)]
+        loader = build_detection_test_loader(
+            given,
+            mapper=DatasetMapper(predictor.cfg, is_train=False),
+            num_workers=predictor.cfg.DATALOADER.NUM_WORKERS,
+        )
+        begin = time.perf_counter()
+        with torch.no_grad():
+            for inputs in loader:
+                for one, answer in zip(inputs, predictor.model(inputs), strict=True):
+                    instances = answer["instances"].to("cpu")
+                    json.dumps(instances_to_coco_json(instances, one["image_id"]))
+                    found += len(instances)
+        return {"seconds": time.perf_counter() - begin, "detections": found}
 
     def phases(self, path: str) -> Facts:
         """From a JPEG file to detections, in parts (seconds)."""
@@ -344,7 +367,7 @@ def load(job: Mapping[str, Any]) -> tuple[bench_loop.Actions, Facts]:
     if job.get("tf32") is not None:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = job["tf32"]
     side = Side(job)
-    names = ("load", "run", "keep", "batch", "phases", "paste")
+    names = ("load", "run", "keep", "batch", "files", "phases", "paste")
     return {name: getattr(side, name) for name in names}, side.facts()
 
 

@@ -94,7 +94,7 @@ def suite(
     only: Annotated[
         str,
         typer.Option(
-            help="Parts, with commas: main, agreement, families, endtoend, batch, curves, startup, profile, gpu."
+            help="Parts, with commas: main, agreement, families, endtoend, batch, files, curves, startup, profile, gpu."
         ),
     ] = "",
     render: Annotated[

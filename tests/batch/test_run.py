@@ -99,6 +99,7 @@ def test_every_row_comes_back(name: str, export: Path, pictures: Path, tmp_path:
             row = row | {"masks": row["masks"] or [], "keypoints": row["keypoints"] or []}
         assert row == expected
     bad = found[4]
+    assert all(row["sem_seg"] is row["panoptic"] is None for row in found)
     assert bad["failure"] == "not a picture" and all(
         bad[c] is None for c in COLUMNS if c not in ("path", "failure")
     )

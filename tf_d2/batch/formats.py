@@ -43,7 +43,9 @@ def parquet_schema() -> Any:
     """Columns of the Parquet files (``pyarrow.Schema``); everything but ``path`` may be null."""
     import pyarrow as pa
 
-    mask = pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.string())])
+    rle = [("size", pa.list_(pa.int32())), ("counts", pa.string())]
+    label = ("class", pa.int64())
+    told = [("isthing", pa.bool_()), ("score", pa.float32()), ("instance", pa.int32()), ("area", pa.int64())]
     kinds = {
         "path": pa.string(),
         "height": pa.int32(),
@@ -51,8 +53,10 @@ def parquet_schema() -> Any:
         "boxes": pa.list_(pa.list_(pa.float32())),
         "scores": pa.list_(pa.float32()),
         "classes": pa.list_(pa.int64()),
-        "masks": pa.list_(mask),
+        "masks": pa.list_(pa.struct(rle)),
         "keypoints": pa.list_(pa.list_(pa.list_(pa.float32()))),
+        "sem_seg": pa.list_(pa.struct([label, *rle])),
+        "panoptic": pa.list_(pa.struct([("id", pa.int64()), label, *told, *rle])),
         "failure": pa.string(),
     }
     return pa.schema([(name, kinds[name]) for name in COLUMNS])
@@ -92,6 +96,8 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
 
 # === TFRecord ===
 
+_COMPRESSED = ("masks", "sem_seg", "panoptic")  # columns with masks of the whole picture
+
 
 def _write_tfrecord(rows: Sequence[Row], path: Path, category_ids: Sequence[int]) -> None:
     import tensorflow as tf
@@ -103,7 +109,7 @@ def _write_tfrecord(rows: Sequence[Row], path: Path, category_ids: Sequence[int]
 
 def example(row: Row) -> Any:
     """A row as ``tf.train.Example``: a column that is null is left out. ``boxes`` and ``keypoints`` are flat,
-    ``num_detections`` says how many rows they have; each mask is a JSON text."""
+    ``num_detections`` says how many rows they have; each mask, class of ``sem_seg`` and segment is a JSON text."""
     import tensorflow as tf
 
     kinds = tf.train
@@ -125,12 +131,14 @@ def example(row: Row) -> Any:
         return kinds.Example(features=kinds.Features(feature=feature))
     numbers("height", [row["height"]])
     numbers("width", [row["width"]])
-    numbers("num_detections", [len(row["scores"])])
-    numbers("classes", row["classes"])
-    floats("boxes", row["boxes"])
-    floats("scores", row["scores"])
-    if row["masks"] is not None:
-        texts("masks", [json.dumps(mask) for mask in row["masks"]])
+    if row["scores"] is not None:
+        numbers("num_detections", [len(row["scores"])])
+        numbers("classes", row["classes"])
+        floats("boxes", row["boxes"])
+        floats("scores", row["scores"])
+    for name in _COMPRESSED:
+        if row[name] is not None:
+            texts(name, [json.dumps(part) for part in row[name]])
     if row["keypoints"] is not None:
         floats("keypoints", row["keypoints"])
     return kinds.Example(features=kinds.Features(feature=feature))
@@ -159,14 +167,17 @@ def row_of(found: Any) -> Row:
     if "failure" in feature:
         row["failure"] = feature["failure"].bytes_list.value[0].decode()
         return row
-    count = feature["num_detections"].int64_list.value[0]
     for name in ("height", "width"):
         row[name] = feature[name].int64_list.value[0]
+    for name in _COMPRESSED:
+        if name in feature:
+            row[name] = [json.loads(text) for text in feature[name].bytes_list.value]
+    if "num_detections" not in feature:
+        return row
+    count = feature["num_detections"].int64_list.value[0]
     row["classes"] = list(feature["classes"].int64_list.value)
     row["scores"] = list(feature["scores"].float_list.value)
     row["boxes"] = _rows(list(feature["boxes"].float_list.value), count)
-    if "masks" in feature:
-        row["masks"] = [json.loads(text) for text in feature["masks"].bytes_list.value]
     if "keypoints" in feature:
         flat = _rows(list(feature["keypoints"].float_list.value), count)
         row["keypoints"] = [[one[k : k + 3] for k in range(0, len(one), 3)] for one in flat]
@@ -182,9 +193,15 @@ def _rows(flat: list[float], count: int) -> list[list[float]]:
 
 
 def coco_results(row: Row, image_id: int | str, category_ids: Sequence[int]) -> list[dict[str, Any]]:
-    """The detections of a row in COCO's result format, as ``tf-d2 predict`` writes them."""
-    results = []
-    for k, label in enumerate(row["classes"] or []):
+    """The detections of a row in COCO's result format, as ``tf-d2 predict`` writes them. A model that has none but a
+    map of classes gives that, as detectron2's ``SemSegEvaluator`` writes it: one result per class, without a score."""
+    results: list[dict[str, Any]] = []
+    if row["boxes"] is None:
+        for part in row["sem_seg"] or ():
+            mask = {"size": part["size"], "counts": part["counts"]}
+            results.append({"image_id": image_id, "category_id": part["class"], "segmentation": mask})
+        return results
+    for k, label in enumerate(row["classes"]):
         box = row["boxes"][k]
         x1, y1 = box[:2]
         result: dict[str, Any] = {

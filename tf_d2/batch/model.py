@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tf_d2.batch.rows import Row, detected, failed
+from tf_d2.batch.maps import numbered, panoptic_parts, semantic_parts
+from tf_d2.batch.rows import Row, detected, failed, usable
+from tf_d2.client.result import decode_png, segments_of
 from tf_d2.instances import Instances
 from tf_d2.ops.image_io import read_image
 from tf_d2.serving_contract import STATUS_TEXT, takes_files
@@ -18,6 +21,8 @@ from weights.errors import UsageError
 
 # Pictures in the network at the same time: the second one fills the gaps in which the first does not use all cores.
 AT_ONCE = 2
+# One of these is in the answer of every model that batch is for.
+_ANSWERS = ("detection_boxes", "sem_seg_labels", "sem_seg", "panoptic_seg")
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -35,7 +40,7 @@ class Detector:
     def __init__(self, export: str | Path) -> None:
         """``export``: the folder of the model (its highest version is taken) or of one version.
 
-        Raises ValueError where it is no export of tf-d2, or one without detections.
+        Raises ValueError where it is no export of tf-d2, or one without detections and maps.
         """
         import tensorflow as tf
 
@@ -45,9 +50,9 @@ class Detector:
         self._call: Any = self._model.signatures["serving_default"]
         outputs = self._call.structured_outputs
         inputs = self._call.structured_input_signature[1]
-        if "detection_boxes" not in outputs or set(inputs) != {"inputs"}:
+        if not set(_ANSWERS) & set(outputs) or set(inputs) != {"inputs"}:
             raise UsageError(
-                f"{export}: batch needs a model that answers a picture with detections; this one takes "
+                f"{export}: batch needs a model that answers a picture with detections or maps; this one takes "
                 f"{', '.join(sorted(inputs))} and answers {', '.join(sorted(outputs))}"
             )
         channels = inputs["inputs"].shape[-1]
@@ -56,8 +61,13 @@ class Detector:
                 f"{export}: this model takes {channels} channels, which no image file holds; call its signature "
                 "serving_default with arrays"
             )
+        self._numbered = "panoptic_seg" in outputs and "num_panoptic_segments" not in outputs
+        if self._numbered and "label_divisor" not in self.record:
+            raise UsageError(
+                f"{export}: export.json does not say what the numbers of panoptic_seg mean; export the model again "
+                "with this version of tf-d2"
+            )
         self._format = "L" if channels == 1 else "RGB"
-        self._masks_in_box = "detection_masks" in outputs
         self._places = threading.Semaphore(AT_ONCE)
 
     @property
@@ -89,21 +99,51 @@ class Detector:
         status = int(arrays["image_status"])
         if status:
             return failed(path, STATUS_TEXT.get(status, f"unknown status {status}"))
-        count = int(arrays["num_detections"])
-        fields = {
-            "pred_boxes": arrays.get("detection_boxes_xyxy", arrays["detection_boxes"])[:count],
-            "scores": arrays["detection_scores"][:count],
-            "pred_classes": arrays["detection_classes"][:count],
-        }
-        if self._masks_in_box:
-            fields["pred_masks"] = arrays["detection_masks"][:count]
-        elif "detection_masks_full" in arrays:
-            fields["pred_masks"] = arrays["detection_masks_full"][:count].astype(bool)
-        if "detection_keypoints" in arrays:
-            fields["pred_keypoints"] = arrays["detection_keypoints"][:count]
         height, width = (int(n) for n in arrays["image_size"])
-        whole_pixels = "masks_in_whole_pixels" in arrays
-        return detected(path, Instances((height, width), **fields), whole_pixels)
+        row = usable(path, height, width)
+        if "detection_boxes" in arrays:
+            row = _instances(path, (height, width), arrays)
+        if "sem_seg_labels" in arrays:
+            row["sem_seg"] = semantic_parts(arrays["sem_seg_labels"])
+        elif "sem_seg" in arrays:
+            row["sem_seg"] = semantic_parts(arrays["sem_seg"].argmax(axis=0))
+        if "panoptic_seg" in arrays:
+            row["panoptic"] = panoptic_parts(arrays["panoptic_seg"], self._segments(arrays, row))
+        return row
+
+    def _segments(self, arrays: dict[str, np.ndarray], row: Row) -> list[dict[str, Any]]:
+        """What is known of every segment of the panoptic map."""
+        if self._numbered:
+            scores = row["scores"] or []
+            ids = arrays["detection_panoptic_ids"][: len(scores)].tolist() if scores else []
+            divisor, things = self.record["label_divisor"], self.record["thing_classes"]
+            return numbered(arrays["panoptic_seg"], divisor, things, ids, scores)
+        return [
+            segment | {"class": segment["category_id"], "instance": segment.get("instance_id")}
+            for segment in segments_of(arrays)
+        ]
+
+
+def _instances(path: str | None, size: tuple[int, int], arrays: dict[str, np.ndarray]) -> Row:
+    count = int(arrays["num_detections"])
+    fields = {
+        "pred_boxes": arrays.get("detection_boxes_xyxy", arrays["detection_boxes"])[:count],
+        "scores": arrays["detection_scores"][:count],
+        "pred_classes": arrays["detection_classes"][:count],
+    }
+    masks: Iterator[np.ndarray] | None = None  # full ones, of which there is one at a time
+    if "detection_panoptic_ids" in arrays:
+        ids, segments = arrays["detection_panoptic_ids"][:count], arrays["panoptic_seg"]
+        masks = (segments == number for number in ids)
+    elif "detection_masks" in arrays:
+        fields["pred_masks"] = arrays["detection_masks"][:count]
+    elif "detection_masks_full" in arrays:
+        fields["pred_masks"] = arrays["detection_masks_full"][:count].astype(bool)
+    elif "detection_masks_png_bytes" in arrays:
+        masks = (decode_png(data) for data in arrays["detection_masks_png_bytes"][:count])
+    if "detection_keypoints" in arrays:
+        fields["pred_keypoints"] = arrays["detection_keypoints"][:count]
+    return detected(path, Instances(size, **fields), "masks_in_whole_pixels" in arrays, masks)
 
 
 def version_folder(export: Path) -> Path:

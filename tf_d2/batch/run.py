@@ -27,7 +27,7 @@ from tf_d2.batch.rows import Row, failed
 from tf_d2.commands.options import write_atomically
 from weights.errors import UsageError, UserError
 
-SCHEMA = "tf-d2-batch/1"
+SCHEMA = "tf-d2-batch/2"
 # Pictures being read, decoded, detected on or written at the same time.
 WORKERS = 4
 
@@ -284,7 +284,7 @@ def _finish(folder: Folder, number: int, rows: list[Row]) -> None:
 
 def _stats(rows: list[Row]) -> dict[str, Any]:
     bad = [f"{row['path']}: {row['failure']}" for row in rows if row["failure"] is not None]
-    found = sum(len(row["scores"]) for row in rows if row["failure"] is None)
+    found = sum(len(row["scores"] or ()) for row in rows)  # null: failed, or a model of maps alone
     return {"pictures": len(rows), "failures": bad, "detections": found}
 
 

@@ -59,7 +59,7 @@ def to_result(outputs: Mapping[str, np.ndarray], index: int) -> dict[str, Any]:
     if "panoptic_seg" in row:
         segments = row["panoptic_seg"][:height, :width]
         if "num_panoptic_segments" in row:
-            result["panoptic_seg"] = segments, _segments(row)
+            result["panoptic_seg"] = segments, segments_of(row)
         else:  # Panoptic-DeepLab: the numbers say the classes, and instances are segments
             result["panoptic_seg"] = segments.astype(np.int64), None
             if "instances" in result and not len(result["instances"]):
@@ -86,7 +86,7 @@ def _instances(row: Mapping[str, np.ndarray], height: int, width: int) -> Instan
         fields["pred_masks"] = row["detection_masks_full"][:count, :height, :width].astype(bool)
     elif "detection_masks_png_bytes" in row:
         files = row["detection_masks_png_bytes"][:count]
-        decoded = [_decode_png(data) for data in files]
+        decoded = [decode_png(data) for data in files]
         fields["pred_masks"] = np.stack(decoded) if decoded else np.zeros((0, height, width), bool)
     if "detection_keypoints" in row:
         fields["pred_keypoints"] = row["detection_keypoints"][:count]
@@ -97,14 +97,15 @@ def _instances(row: Mapping[str, np.ndarray], height: int, width: int) -> Instan
     return Instances((height, width), **fields)
 
 
-def _decode_png(data: bytes) -> np.ndarray:
+def decode_png(data: bytes) -> np.ndarray:
+    """A mask of an export with ``masks="png"``: bool ``(H, W)``."""
     from PIL import Image
 
     return np.asarray(Image.open(io.BytesIO(data))) > 127
 
 
-def _segments(row: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
-    """detectron2's list of segments."""
+def segments_of(row: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    """detectron2's list of segments, of one image's ``panoptic_segment_*``."""
     segments: list[dict[str, Any]] = []
     for k in range(int(row["num_panoptic_segments"])):
         segment: dict[str, Any] = {"id": k + 1, "isthing": bool(row["panoptic_segment_is_thing"][k])}

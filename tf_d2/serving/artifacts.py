@@ -62,6 +62,9 @@ def write_assets(
         "precision": source["precision"],
         "options": dict(options),
     }
+    if config.meta_architecture == "PanopticDeepLab":  # what the numbers of panoptic_seg mean
+        model: Any = config.model
+        record |= {"label_divisor": model.label_divisor, "thing_classes": list(model.thing_ids)}
     (assets / "export.json").write_text(json.dumps(record, indent=1) + "\n")
 
 

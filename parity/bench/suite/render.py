@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 from parity.bench.results import NAMES, Bench, from_json
+from parity.bench.suite.files import files_section
 from parity.bench.suite.suite import PARTS, SCHEMA
 from weights.errors import UsageError
 
@@ -382,6 +383,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Part], str]]] = {
     "families": ("All families", families_section),
     "endtoend": ("End to end", endtoend_section),
     "batch": ("Batches", batch_section),
+    "files": ("Many files", files_section),
     "curves": ("Cost curves", curves_section),
     "startup": ("Start-up", startup_section),
     "profile": ("Where the time goes", profile_section),
