@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as rle
 
-from tf_d2.coco import to_coco
+from tf_d2.coco import decode_mask, encode_mask, to_coco
 from tf_d2.instances import Instances
 
 
@@ -76,3 +76,18 @@ def test_no_instances() -> None:
         pred_classes=np.zeros(0, np.int64),
     )
     assert to_coco(empty, 1, category_ids=[1]) == []
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 5), (300, 211)])
+def test_decode_mask_is_the_inverse(shape: tuple[int, int]) -> None:
+    """Runs of one pixel and of thousands, of growing and of falling length, and none at all."""
+    rng = np.random.default_rng(1)
+    ramp = np.sqrt(np.arange(shape[0] * shape[1])).astype(int).reshape(shape[::-1]).T % 2
+    for mask in (
+        np.zeros(shape, bool),
+        np.ones(shape, bool),
+        rng.random(shape) < 0.3,
+        ramp.astype(bool),
+        ramp[::-1, ::-1] > 0,
+    ):
+        np.testing.assert_array_equal(decode_mask(encode_mask(mask)), mask)

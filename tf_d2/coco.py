@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,3 +70,26 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
     counts = encoded["counts"]
     text = counts.decode("ascii") if isinstance(counts, bytes) else counts
     return {"size": [int(n) for n in encoded["size"]], "counts": text}
+
+
+def decode_mask(encoded: Mapping[str, Any]) -> np.ndarray:
+    """The inverse of :func:`encode_mask`: bool ``(H, W)``. (pycocotools' own ``decode`` warns under NumPy 2.)
+
+    Source of the code: pycocotools, common/maskApi.c ``rleFrString``: numbers of 5 bits a character, the lowest first,
+    bit 5 = more follow; from the fourth run on, the difference to the run before the last.
+    """
+    height, width = encoded["size"]
+    runs: list[int] = []
+    value = shift = 0
+    for character in encoded["counts"]:
+        bits = ord(character) - 48
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:  # negative
+            value -= 1 << shift
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value = shift = 0
+    flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    return flat.reshape(width, height).T

@@ -32,8 +32,11 @@ from parity.selftest.mutation_run import embedded_demo
 SCHEMA = "tf-d2-soak/1"
 TINY = (32, 48)  # height, width
 BROKEN_EVERY = 100
-# The demo's network at the size of the pictures, so that thousands of them take minutes.
-OPTS = ("INPUT.MIN_SIZE_TEST", "32", "INPUT.MAX_SIZE_TEST", "64")
+# The demo's network at the size of the pictures and with few regions, so that thousands of them take minutes.
+OPTS = (
+    *("INPUT.MIN_SIZE_TEST", "32", "INPUT.MAX_SIZE_TEST", "64", "TEST.DETECTIONS_PER_IMAGE", "5"),
+    *("MODEL.RPN.PRE_NMS_TOPK_TEST", "50", "MODEL.RPN.POST_NMS_TOPK_TEST", "20"),
+)
 TF_D2 = (sys.executable, "-m", "tf_d2.cli")
 
 

@@ -10,17 +10,18 @@ import h5py
 import numpy as np
 import pytest
 from PIL import Image
-from pycocotools import mask as rle
 
 import tf_d2
 import weights
 from tf_d2.batch.maps import map_of
 from tf_d2.batch.model import Detector
 from tf_d2.batch.rows import Row
+from tf_d2.coco import decode_mask
 from tf_d2.serving import export
 
 DATA = Path(__file__).parents[1] / "data"
 OPTS = ["MODEL.WEIGHTS", ""]
+pytestmark = pytest.mark.slow  # an export of each takes half a minute; what is made of answers: test_maps.py
 
 
 def write_model(folder: Path, config: str, tensors: dict[str, np.ndarray]) -> tuple[Path, Path]:
@@ -48,7 +49,7 @@ def row_of(files: tuple[Path, Path], image: np.ndarray, folder: Path, **options:
 
 
 def masks_of(parts: list[dict[str, Any]]) -> np.ndarray:
-    return np.stack([rle.decode(part).astype(bool) for part in parts])
+    return np.stack([decode_mask(part) for part in parts])
 
 
 def test_panoptic_fpn(tmp_path: Path) -> None:
@@ -88,7 +89,7 @@ def test_panoptic_deeplab(tmp_path: Path) -> None:
     for part in things:
         assert part["isthing"] and part["class"] == row["classes"][part["instance"]] == part["id"] // 1000
         assert part["score"] == row["scores"][part["instance"]]
-        np.testing.assert_array_equal(rle.decode(part), instances.pred_masks[part["instance"]])
+        np.testing.assert_array_equal(decode_mask(part), instances.pred_masks[part["instance"]])
 
 
 def test_a_semantic_model(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tf_d2.coco import encode_mask
+from tf_d2.coco import decode_mask, encode_mask
 
 Part = dict[str, Any]
 
@@ -74,14 +74,11 @@ def numbered(
 def map_of(parts: Iterable[Mapping[str, Any]], key: str, empty: int = 0) -> np.ndarray:
     """The map again: int64 ``(H, W)`` with ``key`` (``"class"`` or ``"id"``) of the part that each pixel is in,
     ``empty`` where there is none. ValueError without any part, since the size is theirs."""
-    from pycocotools import mask as rle
-
     found: np.ndarray | None = None
     for part in parts:
         if found is None:
             found = np.full(tuple(part["size"]), empty, np.int64)
-        mask = rle.decode({"size": list(part["size"]), "counts": part["counts"].encode("ascii")})
-        found[mask.astype(bool)] = part[key]
+        found[decode_mask(part)] = part[key]
     if found is None:
         raise ValueError("a map without parts has no size; take height and width of the row")
     return found

@@ -70,21 +70,54 @@ def test_killed_again_and_again(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "o" / "batch.json").read_text())["pictures"] == 230
 
 
+def write_shards(folder: Path, pictures: list[Path], broken: list[Path], change: str = "pass") -> None:
+    """Shards of four, as the program above writes them; ``change`` is done to the rows of each."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder.mkdir()
+    for number in range(3):
+        rows: list[dict] = []
+        for path in pictures[4 * number : 4 * number + 4]:
+            row = {"path": str(path), "failure": None, "scores": [0.5], "boxes": [[1.0]]}
+            rows.append(row | {"failure": "broken", "scores": None, "boxes": None} if path in broken else row)
+        exec(change, {"rows": rows, "folder": folder})
+        pq.write_table(pa.Table.from_pylist(rows), folder / f"part-{number:05d}.parquet")
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ("rows = rows[1:]", "23 pictures have no row"),
-        ("rows += rows[:1]", "23 rows too many"),
+        ("pass", ""),
+        ("del rows[0]", "3 pictures have no row"),
+        ("rows.append(rows[0])", "3 rows too many"),
         ("rows[0]['failure'] = 'x'", "a broken picture has detections"),
-        ("rows.reverse()", "another order"),
-        ("rows[0]['scores'] = [0.1] if output.name == 'cut' else []", "not the bytes"),
-        ("if output.name == 'cut' and number == 22: continue", "22 shards, 23 in the run"),
-        ("(output / '.left').touch()", "left over: .left"),
+        ("rows[0]['failure'] = 'x'", "5 rows with a failure, 2 broken pictures"),
+        ("rows.reverse()", "rows in another order"),
+        ("rows[0]['scores'] = [0.25]", "part-00000.parquet: not the bytes"),
+        ("(folder / '.half').touch()", "left over: .half"),
     ],
 )
 def test_what_is_wrong_is_said(change: str, problem: str, tmp_path: Path) -> None:
-    found = run(tmp_path, every=1000.0, program=program(tmp_path, change))
-    assert any(problem in text for text in found["problems"]), found["problems"]
+    pictures = [Path(f"{k:02d}.png") for k in range(12)]
+    broken = [pictures[1], pictures[6]]
+    write_shards(tmp_path / "whole", pictures, broken)
+    write_shards(tmp_path / "cut", pictures, broken, change)
+    problems, facts = soak.compare_folders(tmp_path / "whole", tmp_path / "cut", pictures, broken)
+    assert any(problem in text for text in problems) if problem else not problems, problems
+    assert problem or facts == {"rows": 12, "failures": 2, "detections": 10, "equal_shards": 3}
+
+
+def test_a_lost_shard_is_said(tmp_path: Path) -> None:
+    pictures = [Path(f"{k:02d}.png") for k in range(12)]
+    for name in ("whole", "cut"):
+        write_shards(tmp_path / name, pictures, [])
+    (tmp_path / "cut" / "part-00002.parquet").unlink()
+    problems, _ = soak.compare_folders(tmp_path / "whole", tmp_path / "cut", pictures, [])
+    assert problems == [
+        "2 shards, 3 in the run from end to end",
+        "4 pictures have no row: 08.png, 09.png, 10.png",
+    ]
 
 
 def test_kills_that_let_nothing_be_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,4 +153,5 @@ def test_pictures_are_always_the_same_and_some_are_broken(tmp_path: Path) -> Non
     assert len({(tmp_path / "a" / p).read_bytes() for p in whole}) == 8
     for path in whole:
         assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes()
-        assert Image.open(tmp_path / "a" / path).size == (48, 32)
+        with Image.open(tmp_path / "a" / path) as picture:
+            assert picture.size == (48, 32)
