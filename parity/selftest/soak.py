@@ -59,7 +59,7 @@ def write_pictures(folder: Path, count: int, broken_every: int = BROKEN_EVERY, s
         shape = side, min(side * TINY[1] // TINY[0], whole.shape[1])
         top, left = (int(rng.integers(0, n - m + 1)) for n, m in zip(whole.shape[:2], shape, strict=True))
         part = Image.fromarray(whole[top : top + shape[0], left : left + shape[1]])
-        part.resize(TINY[::-1]).save(path)
+        part.resize((TINY[1], TINY[0])).save(path)
         if broken_every and k % broken_every == broken_every // 2:
             broken.append(path)
             _break(path, k // broken_every % 4)
