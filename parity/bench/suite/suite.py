@@ -19,8 +19,8 @@ import numpy as np
 from parity.bench.bench import Model, Options, agreement, run_sides, start, written
 from parity.bench.results import Side, to_json
 from parity.bench.suite.curves import BATCHES, PASTED, curve_models, curves_part, pixels_model
-from parity.bench.suite.measuring import Suite, interleave, pair
 from parity.bench.suite.files import files_part
+from parity.bench.suite.measuring import Suite, interleave, pair
 from parity.bench.suite.models import FAMILIES, MASK_RCNN, jpeg_file, picture_file, prepare
 from parity.core import machine
 from parity.running.runner import resolved
