@@ -23,6 +23,7 @@ from tf_d2.config import (
     resolve_yaml_text,
 )
 from tf_d2.config.download import split_matching
+from tf_d2.config.parts.conventions import with_conventions
 from tf_d2.config.zoo import zoo_name
 from tf_d2.densepose import vertex_embeddings
 from tf_d2.layers.base import unfilled
@@ -87,11 +88,6 @@ def load_model(
         match_names=split_matching(str(parsed.weights if weights is None else weights))[1],
     )
     return model
-
-
-def with_conventions(opts: Sequence[Any], conventions: str | None) -> Sequence[Any]:
-    """Options with MODEL.CONVENTIONS, where it is given."""
-    return opts if conventions is None else [*opts, "MODEL.CONVENTIONS", conventions]
 
 
 def resolve_model(

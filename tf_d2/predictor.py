@@ -12,9 +12,10 @@ import tensorflow as tf
 
 from tf_d2 import kernels
 from tf_d2.config import ModelConfig
+from tf_d2.config.parts.conventions import with_conventions
 from tf_d2.densepose import with_densepose
 from tf_d2.instances import Instances
-from tf_d2.loading import DType, load_model, model_yaml, with_conventions
+from tf_d2.loading import DType, load_model, model_yaml
 from tf_d2.modeling.batches import Proposals
 from tf_d2.modeling.network_input import network_size, to_network
 from tf_d2.modeling.postprocess import paste, rescale_boxes

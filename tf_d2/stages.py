@@ -17,11 +17,14 @@ import tensorflow as tf
 from tf_d2.config import PanopticConfig
 from tf_d2.instances import Instances
 from tf_d2.modeling.batches import Detections, Proposals
+from tf_d2.modeling.keypoint_head import keypoint_inference
 from tf_d2.modeling.mask_head import mask_inference
 from tf_d2.modeling.model import D2Model
+from tf_d2.modeling.network_input import network_size, to_network
 from tf_d2.modeling.postprocess import DENSEPOSE, paste, resize_sem_seg, to_image
 from tf_d2.modeling.retinanet import run_tower
 from tf_d2.ops.keypoints import decode_keypoints
+from tf_d2.ops.padding import padded_size
 from tf_d2.ops.panoptic import combine_semantic_and_instance_outputs
 from tf_d2.ops.resize import resize_uint8, shortest_edge_size
 from tf_d2.token_stages import TOKEN_OPS, layer_at
@@ -154,8 +157,11 @@ def _resize(model: D2Model, args: tuple[Any, ...], inputs: list[np.ndarray]) -> 
     (image,) = inputs
     config = model.config.input
     height, width, _ = image.shape
-    height, width = shortest_edge_size(height, width, config.min_size_test, config.max_size_test)
     ordered = image[:, :, ::-1] if config.format == "RGB" else image
+    if config.conventions.name != "detectron2":
+        size = tf.constant(network_size(height, width, config))
+        return [to_network(tf.constant(np.ascontiguousarray(ordered)), size, config).numpy()]
+    height, width = shortest_edge_size(height, width, config.min_size_test, config.max_size_test)
     return [resize_uint8(tf.constant(np.ascontiguousarray(ordered)), height, width).numpy()]
 
 
@@ -188,11 +194,24 @@ def _fpn(model: D2Model, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arr
 
 @op
 def _rpn_proposals(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
-    *head, image = inputs
+    head, sizes, pictures = _sizes(model, inputs)
     maps = [tf.constant(np.moveaxis(a, 1, -1).astype(np.float32)) for a in head]
     half = len(maps) // 2
-    found = model.proposal_generator.predict_proposals(maps[:half], maps[half:], _size(image)[None])
+    if model.config.conventions.clip_to_padded:
+        padded = padded_size(sizes[:, 0], sizes[:, 1], model.size_divisibility, 0)
+        arguments = tf.stack(padded, axis=1), model.factors(pictures)
+    else:
+        arguments = (sizes,)
+    found = model.proposal_generator.predict_proposals(maps[:half], maps[half:], *arguments)
     return [found.logits, found.boxes]
+
+
+def _sizes(model: Any, inputs: list[np.ndarray]) -> tuple[list[np.ndarray], tf.Tensor, tf.Tensor | None]:
+    """Inputs without pictures, and (height, width) ``[1, 2]`` of the network image and, with Detectron's conventions
+    alone, of the picture."""
+    if model.config.conventions.boxes_in_picture:
+        return inputs[:-2], _size(inputs[-2])[None], _size(inputs[-1])[None]
+    return inputs[:-1], _size(inputs[-1])[None], None
 
 
 @op
@@ -222,12 +241,18 @@ def _box_predictor(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) 
 
 @op
 def _detect(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
-    *scores, deltas, boxes, image = inputs
-    stage_scores = [_float32(s) for s in scores]
-    found = model.roi_heads.select(
-        stage_scores, _float32(deltas), _proposals(boxes), _size(image)[None], batch_size=1
-    )
+    (*scores, deltas, boxes), sizes, pictures = _sizes(model, inputs)
+    stage_scores, regions = [_float32(s) for s in scores], _proposals(boxes)
+    if pictures is not None:
+        sizes, regions = pictures, regions._replace(boxes=regions.boxes / model.factors(pictures))
+    found = model.roi_heads.select(stage_scores, _float32(deltas), regions, sizes, batch_size=1)
     return [found.boxes, found.scores, found.classes]
+
+
+@op
+def _network_boxes(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
+    boxes, image = inputs
+    return [_float32(boxes) * model.factors(_size(image)[None])]
 
 
 def _boxes_on_features(
@@ -304,7 +329,10 @@ def _keypoint_up(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) ->
 @op
 def _keypoints(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
     heatmaps, boxes = inputs
-    return [decode_keypoints(_float32(heatmaps), _float32(boxes))]
+    if model.config.conventions.name == "detectron2":
+        return [decode_keypoints(_float32(heatmaps), _float32(boxes))]
+    config = model.config.roi_heads.keypoint_head
+    return list(keypoint_inference(config, _float32(heatmaps), _float32(boxes)).values())
 
 
 @op
@@ -335,8 +363,8 @@ def _postprocess(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) ->
         classes=fields.pop("pred_classes").astype(np.int64),
         **{name: _as_raw(name, value) for name, value in fields.items()},
     )
-    done = {k: v.numpy() for k, v in to_image(raw, _size(network), _size(image)).items()}
-    done = paste(done, image.shape[:2])
+    done = {k: v.numpy() for k, v in model.to_image(raw, _size(network), _size(image)).items()}
+    done = paste(done, image.shape[:2], model.config.conventions, model.config.mask_threshold)
     return [to_nchw(done[name]) if name.startswith(DENSEPOSE) else done[name] for name in args]
 
 
@@ -350,7 +378,9 @@ def _as_raw(name: str, value: np.ndarray) -> np.ndarray:
 @op
 def _proposals_out(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
     logits, boxes, network, image = inputs
-    done = to_image(_raw(boxes, objectness_logits=logits), _size(network), _size(image))
+    if model.config.conventions.boxes_in_picture:
+        boxes = _float32(boxes) / model.factors(_size(image)[None])
+    done = model.to_image(_raw(boxes, objectness_logits=logits), _size(network), _size(image))
     return [done["objectness_logits"], done["proposal_boxes"]]
 
 
@@ -359,8 +389,10 @@ def _retinanet_out(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) 
     *head, network, image = inputs
     maps = [tf.constant(np.moveaxis(a, 1, -1).astype(np.float32)) for a in head]
     half = len(maps) // 2
-    found = model.decoder(maps[:half], maps[half:])
-    done = to_image(dict(found._asdict()), _size(network), _size(image))
+    pictures = _size(image)[None] if model.config.conventions.boxes_in_picture else None
+    limits = _size(network)[None] if pictures is None else pictures
+    found = model.decoder(maps[:half], maps[half:], limits, model.factors(pictures))
+    done = model.to_image(dict(found._asdict()), _size(network), _size(image))
     return [done["pred_boxes"], done["scores"], done["pred_classes"]]
 
 

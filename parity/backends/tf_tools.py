@@ -91,13 +91,10 @@ def resolve(job: Job) -> None:
 
     os.chdir(job.folder)  # where a relative MODEL.WEIGHTS is looked for
     config, path = resolve_model(job.config_yaml, job.weights or None, job.opts, job.ignore_keys)
-    if config.conventions.name != "detectron2":
-        raise ValueError(
-            f"{job.config_yaml}: computes with the conventions of {config.conventions.name}, which no reference here "
-            "has (tests compare with recordings of that project); to compare the same weights with detectron2's, add "
-            "--opts MODEL.CONVENTIONS detectron2"
-        )
-    state = weights.read_checkpoint(path, prefix=job.prefix).state
+    conventions = config.conventions.name
+    checkpoint = weights.read_checkpoint(path, prefix=job.prefix)
+    # The references read whole names of detectron2's, so files of Detectron and maskrcnn-benchmark are renamed here.
+    state = checkpoint.state if conventions == "detectron2" else whole_state(config, checkpoint)
     if job.prefix is not None or job.ignore_tensors:
         state = {k: v for k, v in state.items() if not weights.is_ignored(k, job.ignore_tensors)}
         path = Path(job.output + ".pth")
@@ -105,9 +102,31 @@ def resolve(job: Job) -> None:
     refuse_nonfinite(state, str(path))
     arrays: dict[str, Any] = dict(state)
     np.savez(job.output + ".npz", **arrays)
-    jobs.say("resolved", weights=str(Path(path).resolve()), state=job.output + ".npz", tensors=len(state))
+    found = {"weights": str(Path(path).resolve()), "state": job.output + ".npz", "conventions": conventions}
+    jobs.say("resolved", **found, tensors=len(state))
     text = reference_yaml(model_yaml(job.config_yaml, job.opts, job.ignore_keys))
     Path(job.output).write_text(text, encoding="utf-8")
+
+
+def whole_state(config: Any, checkpoint: Any) -> dict[str, np.ndarray]:
+    """A checkpoint of an older project under the model's names, with the statistics (0 and 1) that norms of such a
+    file do not have."""
+    from tf_d2.layers.base import unfilled
+    from tf_d2.modeling.model import build_model
+    from weights import matched_state
+    from weights.mapping import path_to_key, torch_shape
+
+    with unfilled():
+        model = build_model(config)
+    specs = model.variable_specs()
+    state = dict(matched_state(checkpoint, specs))
+    for path in sorted(model.frozen_statistics()):
+        key = path_to_key(path)
+        if key not in state:
+            shape = torch_shape(specs[path], path.rsplit("/", 1)[-1])
+            fill = np.ones if key.endswith("running_var") else np.zeros
+            state[key] = fill(shape, np.float32)
+    return state
 
 
 def refuse_nonfinite(state: Mapping[str, np.ndarray], path: str) -> None:

@@ -88,7 +88,10 @@ def _variable(predictor: Any, ending: str) -> Any:
 @contextlib.contextmanager
 def plant(name: str, predictor: Any = None) -> Iterator[None]:
     """Plant the bug called ``name`` for a while. KeyError lists the known ones."""
-    from parity.selftest import tf_transformer_mutations  # noqa: F401  (it adds its planters to this file's)
+    from parity.selftest import (  # noqa: F401  (they add their planters to this file's)
+        tf_older_mutations,
+        tf_transformer_mutations,
+    )
 
     if name not in PLANTERS:
         raise KeyError(f"no planted bug is called {name!r}; known: {', '.join(PLANTERS)}")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import weights
+from tf_d2.cli import main
 from tf_d2.commands import convert
 
 STOPPED = """
@@ -62,3 +63,14 @@ def test_options_change_the_config_that_travels_in_a_file(demo_files, tmp_path):
         convert.run(
             str(demo_files / "shapes.pkl"), tmp_path / "c.pkl", None, ["TEST.DETECTIONS_PER_IMAGE", 7]
         )
+
+
+def test_conventions_travel_in_a_converted_file(demo_files, tmp_path):
+    target = tmp_path / "a.weights.h5"
+    words = ["convert", "--weights", str(demo_files / "shapes.pkl"), "--output", str(target)]
+    words += ["--config-file", str(demo_files / "shapes.yaml"), "--conventions", "detectron"]
+    with pytest.raises(SystemExit) as leaving:
+        main(words)
+    assert not leaving.value.code
+    text = weights.read_checkpoint(target).config
+    assert text is not None and 'CONVENTIONS: "detectron"\n' in text

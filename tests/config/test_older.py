@@ -6,7 +6,7 @@ import pytest
 
 from tf_d2.config import ConfigError, class_names, load_config, load_config_text
 from tf_d2.config.load import resolve_yaml_text
-from tf_d2.config.parts.conventions import CONVENTIONS, DETECTRON2
+from tf_d2.config.parts.conventions import CONVENTIONS, DETECTRON2, with_conventions
 
 C4 = """
 MODEL:
@@ -96,3 +96,33 @@ def test_only_their_models_have_their_conventions():
 def test_classes_have_names():
     assert len(class_names(load_config("Detectron/e2e_mask_rcnn_R-50-FPN_1x"))) == 80
     assert class_names(load_config("Detectron/e2e_keypoint_rcnn_R-50-FPN_1x")) == ("person",)
+
+
+def test_conventions_that_contradict_each_other_or_the_project_are_refused():
+    assert with_conventions(["A", 1], None) == ["A", 1]
+    assert with_conventions(["A", 1], "detectron") == ["A", 1, "MODEL.CONVENTIONS", "detectron"]
+    same = ["MODEL.CONVENTIONS", "detectron"]
+    assert with_conventions(same, "detectron") == same * 2
+    with pytest.raises(ConfigError, match="two conventions are asked for: 'detectron2' .* and 'detectron'"):
+        with_conventions(same, "detectron2")
+    for text, other in ((C4, "maskrcnn-benchmark"), (BENCHMARK, "detectron")):
+        with pytest.raises(ConfigError, match=rf"f: a configuration of .*, not with '{other}'"):
+            load_config_text(text, ["MODEL.CONVENTIONS", other], source="f")
+        assert load_config_text(text, ["MODEL.CONVENTIONS", "detectron2"]).conventions == DETECTRON2
+
+
+def test_levels_of_retinanet_from_c5_or_p5():
+    text = """
+MODEL:
+  META_ARCHITECTURE: GeneralizedRCNN
+  RETINANET_ON: True
+  BACKBONE: {CONV_BODY: R-50-FPN-RETINANET}
+  RESNETS: {BACKBONE_OUT_CHANNELS: 256}
+  RPN: {USE_FPN: True, PRE_NMS_TOP_N_TEST: 1000}
+"""
+    assert load_config_text(text).backbone.top_block.in_feature == "res5"
+    config = load_config_text(text, ["MODEL.RETINANET.USE_C5", False])
+    assert config.backbone.top_block.in_feature == "p5"
+    assert load_config_text(resolve_yaml_text(text, ["MODEL.RETINANET.USE_C5", False])) == config
+    with pytest.raises(ConfigError, match=r"MODEL\.FPN\.TOP_FEATURE = 'p5'.*whose p6 is made of p5"):
+        load_config("COCO-Detection/faster_rcnn_R_50_FPN_1x", ["MODEL.FPN.TOP_FEATURE", "p5"])

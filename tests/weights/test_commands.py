@@ -46,6 +46,14 @@ def assert_same(found, expected):
         assert same_bits(found[key], value), key
 
 
+def test_inspect_says_which_conventions_a_detector_needs(tmp_path, capsys):
+    blobs = {"conv1_w": np.zeros((4, 3, 7, 7), np.float32)}
+    for more, wanted in (({}, None), ({"cls_score_w": np.zeros((3, 8), np.float32)}, "detectron")):
+        (tmp_path / "model.pkl").write_bytes(pickle.dumps({"blobs": {**blobs, **more}}))
+        assert call("inspect", tmp_path / "model.pkl", "--json") == 0
+        assert json.loads(capsys.readouterr().out)["conventions"] == wanted
+
+
 # --- convert ----------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tf_d2.commands.options import (
+    ConventionsOption,
     IgnoreKeysOption,
     IgnoreTensorsOption,
     OptsArgument,
@@ -53,6 +54,7 @@ def convert(
     ignore_keys: IgnoreKeysOption = None,
     ignore_tensors: IgnoreTensorsOption = None,
     prefix: PrefixOption = None,
+    conventions: ConventionsOption = None,
     opts: OptsArgument = None,
 ) -> None:
     """Convert a checkpoint; the suffix of the output decides the direction.
@@ -61,7 +63,9 @@ def convert(
     inside. To .pkl or .pth: what detectron2's DetectionCheckpointer loads. Whatever is written is read back
     and compared.
     """
-    words = checked_opts(opts)
+    from tf_d2.config.parts.conventions import with_conventions
+
+    words = with_conventions(checked_opts(opts), conventions)
     with terminated_by_exception():
         count = run(
             checkpoint,
@@ -166,7 +170,7 @@ def _config_yaml(
     if config is not None:
         return resolve_yaml(config, opts, ignore_keys=ignore_keys)
     if opts and checkpoint.config is None:
-        raise WeightsError("--opts changes a config; give it with --config-file")
+        raise WeightsError("--opts and --conventions change a config; give it with --config-file")
     return resolve_yaml_text(checkpoint.config, opts) if opts and checkpoint.config else checkpoint.config
 
 

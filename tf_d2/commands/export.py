@@ -9,6 +9,7 @@ import typer
 
 from tf_d2.commands.options import (
     ConfigOption,
+    ConventionsOption,
     IgnoreKeysOption,
     IgnoreTensorsOption,
     NonfiniteOption,
@@ -78,12 +79,15 @@ def export(
     ignore_keys: IgnoreKeysOption = None,
     ignore_tensors: IgnoreTensorsOption = None,
     prefix: PrefixOption = None,
+    conventions: ConventionsOption = None,
     opts: OptsArgument = None,
 ) -> None:
     """Write a SavedModel with everything a server needs. A failed export leaves nothing behind."""
     from rich.console import Console
 
-    words = checked_opts(opts)
+    from tf_d2.config.parts.conventions import with_conventions
+
+    words = with_conventions(checked_opts(opts), conventions)
     target = output.absolute()
     check_target(target, version, target.name if name is None else name, overwrite)
     import_tensorflow()

@@ -106,6 +106,7 @@ def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
         "sha256": checkpoint.sha256,
         "architecture": guess_architecture(checkpoint.state),
         "author": checkpoint.author,
+        "conventions": _conventions(checkpoint),
         "iteration": checkpoint.iteration,
         "tensor_count": len(arrays),
         "value_count": sum(array.size for array in arrays),
@@ -117,6 +118,17 @@ def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
         "other_entries": checkpoint.ignored,
         "not_loaded_for_inference": ignored,
     }
+
+
+# A detector's own layers, which a classifier's file (a backbone to start a training from) lacks.
+_DETECTOR = re.compile(r"(^|\.)(cls_score|bbox_pred|objectness_logits)\.")
+
+
+def _conventions(checkpoint: Checkpoint) -> str | None:
+    """The conventions that a detector needs by the names in its file; None where they do not say."""
+    known = {"Caffe2": "detectron", "maskrcnn-benchmark": "maskrcnn-benchmark"}
+    is_detector = any(map(_DETECTOR.search, checkpoint.state))
+    return known.get(checkpoint.author or "") if is_detector else None
 
 
 def _text(value: Any) -> str:

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -42,6 +42,14 @@ OverwriteOption = Annotated[
 OptsArgument = Annotated[
     list[str] | None,
     typer.Option("--opts", metavar="KEY VALUE ...", help="Overrides, as in detectron2."),
+]
+
+ConventionsOption = Annotated[
+    Literal["detectron2", "detectron", "maskrcnn-benchmark"] | None,
+    typer.Option(
+        "--conventions",
+        help="Whose arithmetic to follow; left out: that of the project whose configuration it is.",
+    ),
 ]
 
 IgnoreKeysOption = Annotated[

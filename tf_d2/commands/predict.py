@@ -11,6 +11,7 @@ import typer
 
 from tf_d2.commands.options import (
     ConfigOption,
+    ConventionsOption,
     IgnoreKeysOption,
     IgnoreTensorsOption,
     NonfiniteOption,
@@ -51,6 +52,7 @@ def predict(
     ignore_keys: IgnoreKeysOption = None,
     ignore_tensors: IgnoreTensorsOption = None,
     prefix: PrefixOption = None,
+    conventions: ConventionsOption = None,
     opts: OptsArgument = None,
 ) -> None:
     """Detect on images and write, for each NAME.EXT:
@@ -82,6 +84,7 @@ def predict(
         ignore_keys=ignore_keys or (),
         ignore_tensors=ignore_tensors or (),
         prefix=prefix,
+        conventions=conventions,
     )
     output.mkdir(parents=True, exist_ok=True)
     failed = []

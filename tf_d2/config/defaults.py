@@ -26,6 +26,7 @@ OPTIONAL = [
     # Detectron's and maskrcnn-benchmark's settings that detectron2 has no key for
     "MODEL.CONVENTIONS",
     "MODEL.SIZE_DIVISIBILITY",
+    "MODEL.FPN.TOP_FEATURE",
     "MODEL.RPN.POST_NMS_TOPK_PER_LEVEL",
     "MODEL.ROI_HEADS.CANONICAL_",
     "MODEL.ROI_MASK_HEAD.THRESH",
@@ -49,6 +50,7 @@ INFERENCE: Flat = {
     "MODEL.FPN.OUT_CHANNELS": 256,
     "MODEL.FPN.NORM": "",
     "MODEL.FPN.FUSE_TYPE": "sum",
+    "MODEL.FPN.TOP_FEATURE": "",  # what P6 and P7 of RetinaNet are made of; "" = the last of the network below
     "MODEL.FPN.SQUARE_PAD": 0,
     "MODEL.PROPOSAL_GENERATOR.NAME": "RPN",
     "MODEL.PROPOSAL_GENERATOR.MIN_SIZE": 0,

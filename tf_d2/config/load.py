@@ -16,6 +16,7 @@ from tf_d2.config.lazy import OPTIONS, dump, is_lazy, set_path
 from tf_d2.config.maskrcnn_benchmark import MASKRCNN_BENCHMARK, is_maskrcnn_benchmark
 from tf_d2.config.merge import literal, merge_file, merge_opts
 from tf_d2.config.older import OWN_KEYS, Older, keys_of
+from tf_d2.config.parts.conventions import CONVENTIONS, KEY
 from tf_d2.config.safe_yaml import exists, parse_yaml, read_with_bases
 from tf_d2.config.schema import ModelConfig
 from tf_d2.config.zoo import published_python, zoo_lazy, zoo_models, zoo_name, zoo_values
@@ -120,6 +121,12 @@ def _merge(data: dict, opts: Sequence, source: str, ignore: Sequence[str]) -> _Y
     if older is not None:
         flat, rest = keys_of(data, opts, source, older)
         merged = merge_opts(flat, rest, ignore)
+        asked = merged[KEY]
+        if asked in CONVENTIONS and asked not in (older.conventions, "detectron2"):
+            raise ConfigError(
+                f"{source}: a configuration of {older.project}, whose models compute with the conventions "
+                f"{older.conventions!r} (or, as detectron2 would run them, 'detectron2'), not with {asked!r}"
+            )
         if merged["MODEL.CONVENTIONS"] == "detectron2":
             merged |= {key: KEYS[key] for key in OWN_KEYS if key not in rest[0::2]}
         return _Yacs(merged)

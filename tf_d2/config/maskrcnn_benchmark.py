@@ -122,7 +122,6 @@ _FIXED: Flat = {
     "MODEL.GROUP_NORM.EPSILON": 1e-5,
     "MODEL.RPN.RPN_HEAD": "SingleConvRPNHead",
     "MODEL.ROI_BOX_HEAD.DILATION": 1,
-    "MODEL.RETINANET.USE_C5": True,
 }
 _BODY = re.compile(r"R-(50|101|152)-(C4|C5|FPN|FPN-RETINANET)")
 
@@ -154,6 +153,7 @@ def _translate(v: Values) -> Flat:
             "MODEL.FPN.IN_FEATURES": features,
             "MODEL.FPN.OUT_CHANNELS": v["MODEL.RESNETS.BACKBONE_OUT_CHANNELS"],
             "MODEL.FPN.NORM": "GN" if v["MODEL.FPN.USE_GN"] else "",
+            "MODEL.FPN.TOP_FEATURE": "p5" if one_stage and not v["MODEL.RETINANET.USE_C5"] else "",
         }
     if one_stage:
         return flat | _retinanet(v)

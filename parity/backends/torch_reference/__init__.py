@@ -1,7 +1,8 @@
 """A compact PyTorch reference of detectron2's inference: detectron2's module names, numbers and selection
 rules.
 
-For machines without detectron2. It reads the same configuration and loads the same state dict; each
+For machines without detectron2, and for the conventions that detectron2 does not have: those of Detectron and of
+maskrcnn-benchmark (`older`, `older_run`). It reads the same configuration and loads the same state dict; each
 computation is one unit of `parity.core.units`, so every named stage of a run can be recorded or computed from
 given inputs.
 
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from parity.core import units as stages
 
+from . import older_run, run
 from .backbone import feature_shapes, make_backbone
 from .heads import RetinaNetHead, ROIHeads, RPNHead, SemSegHead, anchors_per_cell
 from .run import run_unit
@@ -37,13 +39,16 @@ class StateError(ValueError):
 class Model(nn.Module):
     """The weights of a model under detectron2's names, with what the units need to know beside them.
 
-    config: the configuration. units: its computations. shapes: (channels, stride) per backbone output.
+    config: the configuration. units: its computations. ops: what computes them. shapes: (channels, stride) per
+    backbone output.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
         self.config = config
         self.units = stages.units(config)
+        is_older = config["MODEL"].get("CONVENTIONS", "detectron2") != "detectron2"
+        self.ops = {**run.OPS, **older_run.OPS} if is_older else run.OPS  # by name
         node = config["MODEL"]
         self.backbone = make_backbone(node)
         self.shapes = feature_shapes(self.backbone)

@@ -156,7 +156,7 @@ def _stage(resnets: Mapping[str, Any], number: int, inputs: int, outputs: int, s
 
 
 class TopBlock(nn.Module):
-    """p6 and p7 of RetinaNet, from res5; p6 is returned before the ReLU that p7 sees."""
+    """p6 and p7 of RetinaNet, from res5 or p5; p6 is returned before the ReLU that p7 sees."""
 
     def __init__(self, inputs: int, channels: int) -> None:
         super().__init__()
@@ -186,7 +186,10 @@ class FPN(nn.Module):
         for level, name in zip(self.levels, self.in_features, strict=True):
             self.add_module(f"fpn_lateral{level}", Conv(bottom_up.channels[name], channels, 1, **norms))
             self.add_module(f"fpn_output{level}", Conv(channels, channels, 3, **norms))
-        self.top_block = TopBlock(bottom_up.channels["res5"], channels) if top_block else None
+        # Not a key of detectron2's YAML but an argument of its LazyConfig, and USE_C5 of maskrcnn-benchmark.
+        self.top_feature: str = fpn.get("TOP_FEATURE") or "res5"
+        of_network = bottom_up.channels.get(self.top_feature, channels)
+        self.top_block = TopBlock(of_network, channels) if top_block else None
         self.channels: int = channels
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -203,7 +206,8 @@ class FPN(nn.Module):
         if self.top_block is None:
             outputs.append(functional.max_pool2d(outputs[-1], kernel_size=1, stride=2, padding=0))
         else:
-            outputs += self.top_block(features["res5"])
+            of_network = self.top_feature in features
+            outputs += self.top_block(features[self.top_feature] if of_network else outputs[-1])
         return {f"p{self.levels[0] + k}": output for k, output in enumerate(outputs)}
 
 

@@ -6,7 +6,7 @@ Sources: detectron2.modeling.anchor_generator, .box_regression, .poolers, detect
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -78,16 +78,21 @@ def larger_than(boxes: Tensor, limit: float) -> Tensor:
 
 
 def pool(
-    features: Sequence[Tensor], strides: Sequence[int], boxes: Tensor, pooler: Mapping[str, Any]
+    features: Sequence[Tensor],
+    strides: Sequence[int],
+    boxes: Tensor,
+    pooler: Mapping[str, Any],
+    levels_of: Callable[[Tensor, int, int], Tensor] | None = None,
 ) -> Tensor:
     """Pool boxes out of the features, each from the level that fits its size: (N, C, P, P) in box order.
 
-    pooler: a config node with POOLER_RESOLUTION, POOLER_SAMPLING_RATIO, POOLER_TYPE.
+    pooler: a config node with POOLER_RESOLUTION, POOLER_SAMPLING_RATIO, POOLER_TYPE. levels_of: another rule than
+    `assign_levels`.
     """
     size, levels = pooler["POOLER_RESOLUTION"], [round(math.log2(stride)) for stride in strides]
     if len(features) == 1:
         return _pool_level(features[0], boxes, 1.0 / strides[0], pooler)
-    index = assign_levels(boxes, levels[0], levels[-1])
+    index = (levels_of or assign_levels)(boxes, levels[0], levels[-1])
     result = features[0].new_zeros(len(boxes), features[0].shape[1], size, size)
     for k, feature in enumerate(features):
         rows = torch.nonzero(index == k)[:, 0]

@@ -105,8 +105,10 @@ class MaskHead(nn.Module):
         if mask["NAME"] != "MaskRCNNConvUpsampleHead":
             raise ValueError(f"MODEL.ROI_MASK_HEAD.NAME {mask['NAME']!r} is not supported")
         self.count, width = mask["NUM_CONV"], mask["CONV_DIM"]
+        # Dilated in Detectron; not a key of detectron2.
+        options: dict[str, Any] = {"norm": mask["NORM"], "relu": True, "dilation": mask.get("DILATION", 1)}
         for k in range(1, self.count + 1):
-            self.add_module(f"mask_fcn{k}", Conv(channels, width, 3, norm=mask["NORM"], relu=True))
+            self.add_module(f"mask_fcn{k}", Conv(channels, width, 3, **options))
             channels = width
         self.deconv = nn.ConvTranspose2d(channels, width, kernel_size=2, stride=2)
         self.predictor = Conv(width, 1 if mask["CLS_AGNOSTIC_MASK"] else classes, 1)

@@ -13,6 +13,7 @@ _EPSILON = 1e-5
 _CHANNEL_EPSILON = 1e-6  # detectron2.layers.LayerNorm's default, unlike nn.LayerNorm's 1e-5
 _GN_GROUPS = 32
 _BATCH_NORMS = ("FrozenBN", "BN", "SyncBN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
+_NO_EPSILON = "AffineChannel"  # the frozen norm of Detectron and maskrcnn-benchmark
 
 
 class BatchNorm(nn.Module):
@@ -22,8 +23,9 @@ class BatchNorm(nn.Module):
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, channels: int, affine: bool = True) -> None:
+    def __init__(self, channels: int, affine: bool = True, epsilon: float = _EPSILON) -> None:
         super().__init__()
+        self.epsilon = epsilon
         self.weight = nn.Parameter(torch.ones(channels)) if affine else None
         self.bias = nn.Parameter(torch.zeros(channels)) if affine else None
         self.register_buffer("running_mean", torch.zeros(channels))
@@ -31,7 +33,7 @@ class BatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=_EPSILON
+            x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.epsilon
         )
 
 
@@ -72,12 +74,14 @@ def make_norm(name: str, channels: int) -> nn.Module | None:
         return None
     if name in _BATCH_NORMS:
         return BatchNorm(channels)
+    if name == _NO_EPSILON:
+        return BatchNorm(channels, epsilon=0.0)
     if name == "GN":
         return nn.GroupNorm(_GN_GROUPS, channels, eps=_EPSILON)
     if name == "LN":
         return ChannelNorm(channels)
     raise ValueError(
-        f"norm {name!r} is not supported; supported: {', '.join(('', *_BATCH_NORMS, 'GN', 'LN'))}"
+        f"norm {name!r} is not supported; supported: {', '.join(('', *_BATCH_NORMS, _NO_EPSILON, 'GN', 'LN'))}"
     )
 
 

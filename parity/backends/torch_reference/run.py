@@ -51,7 +51,7 @@ def run_unit(
         if unit.op == "panoptic":
             result, segments = _panoptic(model, cast)
             return {unit.outputs[0]: result}, segments
-        outputs = OPS[unit.op](model, unit, cast)
+        outputs = model.ops[unit.op](model, unit, cast)
     if len(outputs) != len(unit.outputs):
         raise AssertionError(
             f"unit {unit.name} returned {len(outputs)} arrays for {len(unit.outputs)} stages"
@@ -115,7 +115,8 @@ def _normalize(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Ten
     return [x[None].to(model.dtype)]
 
 
-def _size(image: Tensor) -> tuple[int, int]:
+def size_of(image: Tensor) -> tuple[int, int]:
+    """(height, width) of a picture (H, W, C)."""
     return image.shape[0], image.shape[1]
 
 
@@ -161,12 +162,12 @@ def _rpn_proposals(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence
     node, count = model.config["MODEL"], (len(inputs) - 1) // 2
     logits, deltas = inputs[:count], inputs[count : 2 * count]
     anchors = _anchors(model, node["RPN"]["IN_FEATURES"], logits)
-    return selection.proposals(logits, deltas, anchors, _size(inputs[-1]), node)
+    return selection.proposals(logits, deltas, anchors, size_of(inputs[-1]), node)
 
 
 # --------------------------------------------------------------------------------------------- ROI heads
 
-_POOLERS = {
+POOLERS = {
     "box_pooler": "ROI_BOX_HEAD",
     "pooler": "ROI_BOX_HEAD",
     "mask_pooler": "ROI_MASK_HEAD",
@@ -178,7 +179,7 @@ _POOLERS = {
 def _roi_pool(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     node = model.config["MODEL"]
     strides = [model.shapes[name][1] for name in node["ROI_HEADS"]["IN_FEATURES"]]
-    return [box_ops.pool(inputs[:-1], strides, inputs[-1], node[_POOLERS[unit.args[0]]])]
+    return [box_ops.pool(inputs[:-1], strides, inputs[-1], node[POOLERS[unit.args[0]]])]
 
 
 def _box_weights(model: Any, stage: int) -> Sequence[float]:
@@ -192,7 +193,7 @@ def _box_weights(model: Any, stage: int) -> Sequence[float]:
 def _cascade_boxes(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     deltas, boxes, image = inputs
     moved = box_ops.decode(deltas, boxes, _box_weights(model, unit.args[0] - 1))
-    return [box_ops.clip(moved, _size(image))]
+    return [box_ops.clip(moved, size_of(image))]
 
 
 @op
@@ -214,7 +215,7 @@ def _detect(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor
     mean = scores[0] if count == 1 else sum(scores) * (1.0 / count)
     moved = box_ops.decode(deltas, boxes, _box_weights(model, count - 1))
     limit = model.config["TEST"]["DETECTIONS_PER_IMAGE"]
-    return selection.detections(mean, moved, _size(image), node, limit)
+    return selection.detections(mean, moved, size_of(image), node, limit)
 
 
 @op
@@ -258,7 +259,7 @@ def _retinanet_out(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence
     found = selection.dense_detections(logits, deltas, anchors, node, limit)
     boxes, scores, classes = found
     fields = {"pred_boxes": boxes, "scores": scores, "pred_classes": classes}
-    return list(selection.instances_to_image(fields, _size(inputs[-2]), _size(inputs[-1])).values())
+    return list(selection.instances_to_image(fields, size_of(inputs[-2]), size_of(inputs[-1])).values())
 
 
 @op
@@ -269,9 +270,9 @@ def _sem_seg(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tenso
 @op
 def _sem_seg_out(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     logits, network, image = inputs
-    height, width = _size(network)
+    height, width = size_of(network)
     logits = logits[:, :, :height, :width]
-    return [functional.interpolate(logits, size=_size(image), mode="bilinear", align_corners=False)[0]]
+    return [functional.interpolate(logits, size=size_of(image), mode="bilinear", align_corners=False)[0]]
 
 
 @op
@@ -279,14 +280,14 @@ def _postprocess(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[T
     # A recorded trace may hold the first rows of the masks only; then only those detections come out.
     rows = min(len(x) for x in inputs[:-2])
     fields = {name: x[:rows] for name, x in zip(unit.args, inputs, strict=False)}
-    result = selection.instances_to_image(fields, _size(inputs[-2]), _size(inputs[-1]))
+    result = selection.instances_to_image(fields, size_of(inputs[-2]), size_of(inputs[-1]))
     return [result[name] for name in unit.args]
 
 
 @op
 def _proposals_out(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     logits, boxes, network, image = inputs
-    boxes, keep = selection.rescale(boxes, _size(network), _size(image))
+    boxes, keep = selection.rescale(boxes, size_of(network), size_of(image))
     return [logits[keep], boxes[keep]]
 
 

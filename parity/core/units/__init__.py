@@ -86,15 +86,16 @@ OPS = {
     "rows_to_map": "args: (norm, layer's number). Rows, patches -> feature map",
     "tower": "args: (module, level). A level's features -> those behind a tower of a dense head",
     "fcos_out": "logits, deltas, centerness of every level, network image, file image -> results in file pixels",
-    "rpn_proposals": "head outputs, network image -> objectness_logits, proposal_boxes: decode, top-k per level, "
-    "clip, size filter, NMS, top-k",
+    "rpn_proposals": "head outputs, network image (Detectron: and file image) -> objectness_logits, proposal_boxes: "
+    "decode, top-k per level, clip, size filter, NMS, top-k",
     "roi_pool": "args: (pooler,). Features, boxes -> pooled features",
     "cascade_boxes": "args: (k,). Deltas of cascade stage k-1, the boxes it pooled, network image -> boxes that "
     "stage k pools: decoded and clipped, none dropped",
     "res5": "pooled features -> res5 of the C4 heads",
     "box_predictor": "args: (module,). Features of the C4 heads -> scores, deltas of their spatial mean",
     "detect": "args: (number of box stages,). Scores of each stage, deltas and pooled boxes of the last, network "
-    "image -> final boxes, scores, classes in network pixels",
+    "image (Detectron: and file image, whose pixels it answers in) -> final boxes, scores, classes in network pixels",
+    "network_boxes": "Detectron: final boxes, file image -> these in network pixels",
     "mask_look": "PointRend: features, boxes -> coarse logits (N, K, S, S), or the weights of an implicit head",
     "mask_points": "features, boxes, what mask_look returned -> logits (N, K, P) at the points of the first grid",
     "mask_refine": "features, boxes, classes, what mask_look returned -> probability of the class, (N, 1, M, M)",
@@ -104,7 +105,7 @@ OPS = {
     "mask_select": "logits, classes -> probability of the predicted class, (N, 1, M, M)",
     "keypoint_lowres": "keypoint head up to its transposed convolution",
     "keypoint_up": "x2 bilinear",
-    "keypoints": "heat maps, boxes -> (N, K, 3) x, y, score in network pixels",
+    "keypoints": "heat maps, boxes -> (N, K, 3) x, y, score in pixels of the boxes; older conventions: and logits",
     "sem_seg": "features -> logits at the padded network size",
     "postprocess": "args: field names. Network-pixel results, network image, file image -> file pixels",
     "proposals_out": "the same for an RPN-only model",

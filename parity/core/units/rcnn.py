@@ -11,6 +11,7 @@ from parity.core.units.point_rend import MASK_HEADS, point_rend_mask_units
 from parity.core.units.table import (
     DETECTIONS,
     MASK_LOGITS,
+    NETWORK_BOXES,
     PROPOSAL_RESULTS,
     PROPOSALS,
     RESULTS,
@@ -19,6 +20,7 @@ from parity.core.units.table import (
     Judge,
     Unit,
     arrays,
+    conventions_of,
 )
 from weights.errors import UsageError
 
@@ -67,7 +69,7 @@ def _rpn_units(model: Mapping[str, Any]) -> list[Unit]:
     features = tuple(feature_name(name) for name in model["RPN"]["IN_FEATURES"])
     outputs = paired(RPN_HEAD, len(features))
     module = (RPN_HEAD.removeprefix("steps/"),)
-    inputs = (*(a.name for a in outputs), "input/resized")
+    inputs = (*(a.name for a in outputs), "input/resized", *_picture(model))
     found = arrays(PROPOSALS.scores, PROPOSALS.boxes, rows="proposals")
     return [
         Unit("rpn_head", "module_of_list", features, outputs, "continuous", module),
@@ -87,11 +89,25 @@ def _roi_features(model: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(feature_name(name) for name in model["ROI_HEADS"]["IN_FEATURES"])
 
 
-def _detect(scores: Iterable[str], deltas: str, boxes: str) -> Unit:
+def _picture(model: Mapping[str, Any]) -> tuple[str, ...]:
+    """What Detectron's conventions take besides: its least size and its final boxes are the picture's."""
+    return ("input/image",) if conventions_of(model) == "detectron" else ()
+
+
+def _detect(model: Mapping[str, Any], scores: Iterable[str], deltas: str, boxes: str) -> list[Unit]:
     scores = tuple(scores)
-    inputs = (*scores, deltas, boxes, "input/resized")
+    inputs = (*scores, deltas, boxes, "input/resized", *_picture(model))
     outputs = arrays(*DETECTIONS.members, rows="detections")
-    return Unit("detect", "detect", inputs, outputs, "discrete", (len(scores),), optional=True)
+    built = [Unit("detect", "detect", inputs, outputs, "discrete", (len(scores),), optional=True)]
+    if _picture(model) and (model["MASK_ON"] or model["KEYPOINT_ON"]):
+        made, given = arrays(NETWORK_BOXES, rows="detections"), (DETECTIONS.boxes, *_picture(model))
+        built.append(Unit("network_boxes", "network_boxes", given, made, "float32", optional=True))
+    return built
+
+
+def _instance_boxes(model: Mapping[str, Any]) -> str:
+    """The final boxes in pixels of the network input."""
+    return NETWORK_BOXES if _picture(model) else DETECTIONS.boxes
 
 
 def _standard_box_units(model: Mapping[str, Any], proposals: str) -> list[Unit]:
@@ -101,7 +117,7 @@ def _standard_box_units(model: Mapping[str, Any], proposals: str) -> list[Unit]:
         _pool("box_pooler", pooled, (*_roi_features(model), proposals)),
         module_unit("box_head", (pooled,), arrays(head, rows="proposals"), "roi_heads.box_head"),
         module_unit("box_predictor", (head,), predictions, "roi_heads.box_predictor"),
-        _detect(PREDICTIONS[:1], PREDICTIONS[1], proposals),
+        *_detect(model, PREDICTIONS[:1], PREDICTIONS[1], proposals),
     ]
 
 
@@ -112,7 +128,7 @@ def module_unit(name: str, inputs: tuple[str, ...], outputs: tuple[Array, ...], 
 
 def _pool(name: str, target: str, inputs: tuple[str, ...], optional: bool = False) -> Unit:
     """Features and boxes -> features of every box; `name` without its call is the pooler's."""
-    of_detections = inputs[-1] == DETECTIONS.boxes
+    of_detections = inputs[-1] in (DETECTIONS.boxes, NETWORK_BOXES)
     pooled = arrays(target, rows="detections" if of_detections else "proposals", cut=True)
     return Unit(name, "roi_pool", inputs, pooled, "continuous", (name.split("#")[0],), optional)
 
@@ -139,7 +155,7 @@ def _cascade_box_units(model: Mapping[str, Any], proposals: str) -> list[Unit]:
         ]
         scores.append(predictions[0].name)
         deltas = predictions[1].name
-    return [*built, _detect(scores, deltas, boxes)]
+    return [*built, *_detect(model, scores, deltas, boxes)]
 
 
 _C4 = ("Res5ROIHeads", "TridentRes5ROIHeads")  # masks and boxes share what res5 makes of the same pooler
@@ -153,7 +169,7 @@ def _c4_box_units(model: Mapping[str, Any], proposals: str) -> list[Unit]:
         _pool("pooler", pooled, (*_roi_features(model), proposals)),
         Unit("roi_res5", "res5", (pooled,), features, "continuous"),
         Unit("box_predictor", "box_predictor", (res5,), predictions, "continuous", ("box_predictor",)),
-        _detect(PREDICTIONS[:1], PREDICTIONS[1], proposals),
+        *_detect(model, PREDICTIONS[:1], PREDICTIONS[1], proposals),
     ]
 
 
@@ -162,7 +178,7 @@ def _mask_units(model: Mapping[str, Any]) -> list[Unit]:
         return []
     if model.get("ROI_MASK_HEAD", {}).get("NAME") in MASK_HEADS:
         return point_rend_mask_units(model)
-    boxes, features = DETECTIONS.boxes, _roi_features(model)
+    boxes, features = _instance_boxes(model), _roi_features(model)
     if model["ROI_HEADS"]["NAME"] in _C4:
         pooled, source = "steps/roi_heads.pooler#1", "steps/roi_heads.res5#1"
         shared = arrays(source, rows="detections", cut=True)
@@ -195,9 +211,11 @@ def _keypoint_units(model: Mapping[str, Any]) -> list[Unit]:
     lowres = arrays(f"steps/{module}.score_lowres", rows="detections", cut=True)
     heat = arrays(f"{DETECTIONS.name}/pred_keypoint_heatmaps", rows="detections")
     points = arrays(f"{DETECTIONS.name}/pred_keypoints", rows="detections", judge="keypoints")
+    if conventions_of(model) != "detectron2":
+        points += arrays(f"{DETECTIONS.name}/keypoint_logits", rows="detections")
     source = (lowres[0].name,)
     return [
-        _pool("keypoint_pooler", pooled, (*_roi_features(model), boxes)),
+        _pool("keypoint_pooler", pooled, (*_roi_features(model), _instance_boxes(model))),
         Unit("keypoint_head", "keypoint_lowres", (pooled,), lowres, "continuous", module=module),
         Unit("keypoint_up", "keypoint_up", source, heat, "continuous", optional=True),
         Unit("keypoints", "keypoints", (heat[0].name, boxes), points, "discrete", optional=True),
@@ -209,6 +227,8 @@ def postprocess(model: Mapping[str, Any]) -> Unit:
     fields = ["pred_boxes", "scores", "pred_classes"]
     fields += ["pred_masks"] if model["MASK_ON"] else []
     fields += ["pred_keypoints", "pred_keypoint_heatmaps"] if model["KEYPOINT_ON"] else []
+    if model["KEYPOINT_ON"] and conventions_of(model) != "detectron2":
+        fields.append("keypoint_logits")
     inputs = tuple(f"{DETECTIONS.name}/{field}" for field in fields)
     if densepose_on(model):
         inputs += tuple(densepose_names(model))

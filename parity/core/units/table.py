@@ -15,7 +15,7 @@ Plain data: nothing is imported but the standard library.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -170,6 +170,15 @@ PROPOSAL_RESULTS = _set("output/proposals", "proposal_boxes", "objectness_logits
 RESULTS = _set("output/instances", "pred_boxes", "scores", "pred_classes", "detect")
 SETS = (PROPOSALS, DETECTIONS, PROPOSAL_RESULTS, RESULTS)
 SET_MEMBERS = {name: spec for spec in SETS for name in spec.members}
+
+# Detectron's final boxes are in pixels of the picture; what is pooled are these times its factor.
+NETWORK_BOXES = "steps/roi_heads/network_boxes"
+
+
+def conventions_of(model: Mapping[str, Any]) -> str:
+    """Whose arithmetic a MODEL node follows: "detectron2", "detectron" or "maskrcnn-benchmark"."""
+    return model.get("CONVENTIONS", "detectron2")
+
 
 # The sets whose order an array's rows follow, the nearest first.
 OWNERS: dict[str, tuple[SetSpec, ...]] = {

@@ -98,6 +98,16 @@ def test_what_cannot_start_says_what_is_needed(tmp_path):
     assert missing.exit_code == 2
 
 
+def test_conventions_that_contradict_the_options_are_refused(tmp_path, capfd):
+    picture = tmp_path / "a.png"
+    picture.write_bytes(b"")
+    words = ["--config-file", "c.yaml", "--input", picture, "--output", tmp_path / "o"]
+    words += ["--opts", "MODEL.CONVENTIONS", "--opts", "detectron"]
+    assert call(*words, "--conventions", "detectron2").exit_code == 2
+    assert "--conventions detectron2 contradicts" in capfd.readouterr().err
+    assert call(*words, "--conventions", "detectron1").exit_code == 2  # not one of those that there are
+
+
 def test_a_waiver_needs_a_reason_and_a_date(traces):
     a, b = traces
     assert call("rejudge", a, b, "--waive", "steps/backbone/p2=known@2999-01-01").exit_code == 0

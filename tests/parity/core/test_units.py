@@ -121,6 +121,10 @@ FAMILIES = {
     "implicit": config(ROI_MASK_HEAD={"NAME": "ImplicitPointRendMaskHead"}),
     "point_rend_semantic": config("SemanticSegmentor", **POINT_REND_SEMANTIC),
     "densepose": config(**DENSEPOSE),
+    "detectron": config(CONVENTIONS="detectron", KEYPOINT_ON=True),
+    "detectron_c4": config(CONVENTIONS="detectron", **C4),
+    "detectron_retinanet": config("RetinaNet", CONVENTIONS="detectron", **RETINA),
+    "maskrcnn_benchmark": config(CONVENTIONS="maskrcnn-benchmark", KEYPOINT_ON=True),
     "cse": config(**CSE),
 }
 
@@ -295,6 +299,22 @@ def test_rows_of_arrays_without_a_table(name, rows):
 def test_what_is_decoded_is_judged_as_keypoints_without_a_table():
     assert array_of("output/instances/pred_keypoints").judge == "keypoints"
     assert array_of("output/panoptic_seg").judge == "panoptic"
+
+
+def test_with_detectrons_conventions_boxes_are_those_of_the_picture():
+    table = {unit.name: unit for unit in units(FAMILIES["detectron"])}
+    for name in ("rpn_proposals", "detect"):
+        assert table[name].inputs[-2:] == ("input/resized", "input/image")
+    pooled = "steps/roi_heads/network_boxes"
+    assert table["network_boxes"].inputs == ("steps/roi_heads/0/0/pred_boxes", "input/image")
+    assert table["mask_pooler"].inputs[-1] == table["keypoint_pooler"].inputs[-1] == pooled
+    assert table["keypoints"].inputs[-1] == "steps/roi_heads/0/0/pred_boxes"
+    assert array_of(pooled, {s.name: s for s in stages(FAMILIES["detectron"])}).rows == "detections"
+    assert "network_boxes" not in {unit.name for unit in units(FAMILIES["maskrcnn_benchmark"])}
+    logits = "output/instances/keypoint_logits"
+    for family in ("detectron", "maskrcnn_benchmark"):
+        assert logits in {s.name for s in stages(FAMILIES[family])}
+    assert logits not in {s.name for s in stages(FAMILIES["keypoint"])}
 
 
 def test_every_op_of_a_table_is_in_the_vocabulary_and_the_other_way_round():

@@ -10,11 +10,13 @@ import parity.selftest.mutations
 from parity.selftest.mutation_run import Outcome, kill_table, run_mutations, sample_picture, write_results
 from parity.selftest.mutations import BY_NAME, MUTATIONS
 
+PLANTERS = ("mutations", "older_mutations", "transformer_mutations")
+
 
 def planter_names():
     """Names in the worker's module, read without importing TensorFlow."""
     folder = Path(parity.selftest.mutations.__file__).parent
-    sources = [(folder / f"tf_{name}.py").read_text() for name in ("mutations", "transformer_mutations")]
+    sources = [(folder / f"tf_{name}.py").read_text() for name in PLANTERS]
     return re.findall(r'^@planter\("([^"]+)"\)$', "\n".join(sources), re.MULTILINE)
 
 

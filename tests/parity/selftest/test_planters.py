@@ -16,8 +16,16 @@ import weights
 from parity.backends.results import named_outputs
 from parity.backends.tf_ops import FUNCTIONS
 from parity.core.opcases import all_cases
+from parity.selftest.mutation_run import (
+    OLDER,
+    OLDER_RECORDINGS,
+    RECORDINGS,
+    embedded_demo,
+    older_setup,
+    recorded_setup,
+    sample_picture,
+)
 from parity.selftest.mutation_run import RECORDED as TRANSFORMERS
-from parity.selftest.mutation_run import RECORDINGS, embedded_demo, recorded_setup, sample_picture
 from parity.selftest.mutations import BY_NAME, MUTATIONS
 from parity.selftest.tf_mutations import plant
 
@@ -81,6 +89,9 @@ def make(family, folder):
         return Model(embedded_demo() / "shapes.yaml", embedded_demo() / "shapes.pkl")
     if family == "semantic":
         return Model(embedded_demo() / "shapes.yaml", embedded_demo() / "shapes.pkl", dtype="float64")
+    if family in OLDER:
+        setup = older_setup(OLDER_RECORDINGS / f"{OLDER[family]}.h5", folder)
+        return Model(setup.config, setup.weights, picture=np.load(setup.images[0]))
     if family in TRANSFORMERS:
         setup = recorded_setup(RECORDINGS / f"{TRANSFORMERS[family]}.h5", folder)
         return Model(setup.config, setup.weights, picture=np.load(setup.images[0]))
@@ -94,7 +105,7 @@ def make(family, folder):
 
 
 # The models of many blocks run eagerly here, which takes seconds each time.
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in bugs(*TRANSFORMERS)]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in bugs(*TRANSFORMERS, *OLDER)]
 
 
 @pytest.mark.parametrize("name", [*bugs("mask", "semantic", *RECORDED), *SLOW])

@@ -8,9 +8,11 @@ belongs to. Nothing is global.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from tf_d2.config.errors import did_you_mean
+from tf_d2.config.errors import ConfigError, did_you_mean
 from tf_d2.config.keys import Keys
 from tf_d2.config.reading import one_of
 
@@ -89,6 +91,19 @@ CONVENTIONS: dict[str, Conventions] = {
     ),
 }
 """By the value of ``MODEL.CONVENTIONS`` (a key of this project)."""
+
+
+def with_conventions(opts: Sequence[Any], conventions: str | None) -> Sequence[Any]:
+    """Options with MODEL.CONVENTIONS, where it is given. Raises ConfigError if they say something else."""
+    if conventions is None:
+        return opts
+    said = [str(value) for key, value in zip(opts[0::2], opts[1::2], strict=False) if key == KEY]
+    if said and said[-1] != conventions:
+        raise ConfigError(
+            f"two conventions are asked for: {conventions!r} (--conventions, conventions=), and {said[-1]!r} as {KEY} "
+            "in the options; leave one of them out"
+        )
+    return [*opts, KEY, conventions]
 
 
 def conventions_of(keys: Keys) -> Conventions:

@@ -101,6 +101,7 @@ class GeneralizedRCNN(_WithRPN):
         )
         per_row = tf.gather(factors, detections.image_index)[:, None]
         pooled = detections._replace(boxes=detections.boxes * per_row)
+        stages["roi_heads/network_boxes"] = pooled.boxes
         extra = self.roi_heads.per_instance(features, pooled, stages, detections.boxes)
         record_detections(stages, "roi_heads/0/0", detections, extra)
         return {**detection_outputs(detections), **extra}
