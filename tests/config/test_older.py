@@ -103,7 +103,7 @@ def test_conventions_that_contradict_each_other_or_the_project_are_refused():
     assert with_conventions(["A", 1], "detectron") == ["A", 1, "MODEL.CONVENTIONS", "detectron"]
     same = ["MODEL.CONVENTIONS", "detectron"]
     assert with_conventions(same, "detectron") == same * 2
-    with pytest.raises(ConfigError, match="two conventions are asked for: 'detectron2' .* and 'detectron'"):
+    with pytest.raises(ConfigError, match=r"two conventions are asked for: 'detectron2' .* and 'detectron'"):
         with_conventions(same, "detectron2")
     for text, other in ((C4, "maskrcnn-benchmark"), (BENCHMARK, "detectron")):
         with pytest.raises(ConfigError, match=rf"f: a configuration of .*, not with '{other}'"):

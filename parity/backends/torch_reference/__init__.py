@@ -49,7 +49,7 @@ class Model(nn.Module):
         self.units = stages.units(config)
         is_older = config["MODEL"].get("CONVENTIONS", "detectron2") != "detectron2"
         self.ops = {**run.OPS, **older_run.OPS} if is_older else run.OPS  # by name
-        node = config["MODEL"]
+        node = older_run.with_own_norm(config["MODEL"]) if is_older else config["MODEL"]
         self.backbone = make_backbone(node)
         self.shapes = feature_shapes(self.backbone)
         ops = {unit.op for unit in self.units}

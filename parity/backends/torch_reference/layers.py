@@ -13,7 +13,7 @@ _EPSILON = 1e-5
 _CHANNEL_EPSILON = 1e-6  # detectron2.layers.LayerNorm's default, unlike nn.LayerNorm's 1e-5
 _GN_GROUPS = 32
 _BATCH_NORMS = ("FrozenBN", "BN", "SyncBN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
-_NO_EPSILON = "AffineChannel"  # the frozen norm of Detectron and maskrcnn-benchmark
+NO_EPSILON = "AffineChannel"  # the frozen norm of Detectron and maskrcnn-benchmark
 
 
 class BatchNorm(nn.Module):
@@ -74,14 +74,14 @@ def make_norm(name: str, channels: int) -> nn.Module | None:
         return None
     if name in _BATCH_NORMS:
         return BatchNorm(channels)
-    if name == _NO_EPSILON:
+    if name == NO_EPSILON:
         return BatchNorm(channels, epsilon=0.0)
     if name == "GN":
         return nn.GroupNorm(_GN_GROUPS, channels, eps=_EPSILON)
     if name == "LN":
         return ChannelNorm(channels)
     raise ValueError(
-        f"norm {name!r} is not supported; supported: {', '.join(('', *_BATCH_NORMS, _NO_EPSILON, 'GN', 'LN'))}"
+        f"norm {name!r} is not supported; supported: {', '.join(('', *_BATCH_NORMS, NO_EPSILON, 'GN', 'LN'))}"
     )
 
 

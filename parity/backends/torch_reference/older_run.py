@@ -6,7 +6,7 @@ picture, maskrcnn-benchmark in those of the network input until the end.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from parity.core.units import Unit
 
 from . import boxes as box_ops
 from . import older, selection
+from .layers import NO_EPSILON
 from .run import POOLERS, Function, size_of
 
 OPS: dict[str, Function] = {}  # by name; see `op`
@@ -27,6 +28,14 @@ def op(function: Function) -> Function:
     """Makes a function (model, unit, inputs) -> outputs the op of its name, less the underscore."""
     OPS[function.__name__.removeprefix("_")] = function
     return function
+
+
+def with_own_norm(node: Mapping[str, Any]) -> dict[str, Any]:
+    """A MODEL node whose frozen norms have no epsilon: Detectron's AffineChannel has no statistics,
+    maskrcnn_benchmark/layers/batch_norm.py adds none."""
+    resnets = node["RESNETS"]
+    frozen = {**resnets, "NORM": NO_EPSILON} if resnets["NORM"] == "FrozenBN" else resnets
+    return {**node, "RESNETS": frozen}
 
 
 def _is_detectron(model: Any) -> bool:

@@ -134,7 +134,7 @@ MODEL:
   RESNETS:
     DEPTH: 50
     OUT_FEATURES: [res2, res3, res4, res5]
-    NORM: AffineChannel
+    NORM: FrozenBN
     NUM_GROUPS: 1
     WIDTH_PER_GROUP: 2
     STRIDE_IN_1X1: true
@@ -225,3 +225,14 @@ def test_float64_is_near_float32() -> None:
         assert double[name].dtype == torch.float64
         error = np.linalg.norm(single[name].double() - double[name]) / np.linalg.norm(double[name])
         assert 0 < error < 1e-5
+
+
+def test_frozen_norms_have_no_epsilon() -> None:
+    norm = model_of("detectron").get_submodule("backbone.bottom_up.stem.conv1.norm")
+    x = torch.ones(1, 4, 1, 1, dtype=torch.float64)
+    assert (norm.double()(x) == 1).all()  # weight 1, variance 1
+    config = yaml.safe_load(TINY)
+    config["MODEL"]["CONVENTIONS"] = "detectron2"
+    config["MODEL"]["ANCHOR_GENERATOR"] |= {"NAME": "DefaultAnchorGenerator", "OFFSET": 0.0}
+    norm = torch_reference.build(config).get_submodule("backbone.bottom_up.stem.conv1.norm")
+    assert (norm.double()(x) < 1).all()

@@ -98,13 +98,13 @@ def test_what_cannot_start_says_what_is_needed(tmp_path):
     assert missing.exit_code == 2
 
 
-def test_conventions_that_contradict_the_options_are_refused(tmp_path, capfd):
+def test_conventions_that_contradict_the_options_are_refused(tmp_path):
     picture = tmp_path / "a.png"
     picture.write_bytes(b"")
     words = ["--config-file", "c.yaml", "--input", picture, "--output", tmp_path / "o"]
     words += ["--opts", "MODEL.CONVENTIONS", "--opts", "detectron"]
-    assert call(*words, "--conventions", "detectron2").exit_code == 2
-    assert "--conventions detectron2 contradicts" in capfd.readouterr().err
+    result = call(*words, "--conventions", "detectron2")
+    assert result.exit_code == 2 and "--conventions detectron2 contradicts" in result.output
     assert call(*words, "--conventions", "detectron1").exit_code == 2  # not one of those that there are
 
 
