@@ -188,8 +188,9 @@ class FPN(nn.Module):
             self.add_module(f"fpn_output{level}", Conv(channels, channels, 3, **norms))
         # Not a key of detectron2's YAML but an argument of its LazyConfig, and USE_C5 of maskrcnn-benchmark.
         self.top_feature: str = fpn.get("TOP_FEATURE") or "res5"
-        of_network = bottom_up.channels.get(self.top_feature, channels)
-        self.top_block = TopBlock(of_network, channels) if top_block else None
+        below = bottom_up.channels
+        width = below[self.top_feature] if self.top_feature in below else channels
+        self.top_block = TopBlock(width, channels) if top_block else None
         self.channels: int = channels
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
