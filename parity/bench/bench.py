@@ -24,7 +24,7 @@ import numpy as np
 from parity.bench.results import NAMES, Agreement, Bench, Side
 from parity.core import machine
 from parity.running.runner import resolved
-from parity.running.sides import BackendError, Setup, absolute_path
+from parity.running.sides import Backend, BackendError, Setup, able, absolute_path
 from parity.running.worker import call_worker, import_root
 from weights.errors import UsageError
 
@@ -169,6 +169,8 @@ def run_bench(
     checkpoint = None if weights is None else absolute_path(weights)
     setup = Setup(absolute_path(config), checkpoint, [image], opts=opts)
     setup = resolved(setup, output, options.progress)
+    for name in backends:
+        able(Backend(name), setup)
     picture = str(Path(image).resolve())
     model = Model(
         setup.config, setup.weights or "", [picture], output, setup.state, title or Path(config).stem

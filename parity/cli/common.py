@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -43,6 +43,12 @@ OutputOption = Annotated[Path | None, typer.Option(help="Folder for report, trac
 DeviceOption = Annotated[str, typer.Option(help="cpu or gpu, for both sides.")]
 InterpreterOption = Annotated[
     str | None, typer.Option("--torch-python", help="Python interpreter that has torch or detectron2.")
+]
+ConventionsOption = Annotated[
+    Literal["detectron2", "detectron", "maskrcnn-benchmark"] | None,
+    typer.Option(
+        "--conventions", help="Whose arithmetic to follow; left out: that of the configuration's project."
+    ),
 ]
 Full = Annotated[bool, typer.Option("--full", help="Print passing stages one by one too.")]
 

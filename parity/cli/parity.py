@@ -13,6 +13,7 @@ from rich.markup import escape
 from parity.cli import bench as bench_cli
 from parity.cli.common import (
     Annotations,
+    ConventionsOption,
     DeviceOption,
     Full,
     InterpreterOption,
@@ -135,6 +136,7 @@ def _compare_models(
     prefix: Annotated[
         str | None, typer.Option("--prefix", help="Which of several models in the checkpoint.")
     ] = None,
+    conventions: ConventionsOption = None,
     annotations: Annotations = None,
     waive: WaiverOption = None,
     keep_going: KeepGoing = False,
@@ -166,7 +168,7 @@ def _compare_models(
         "repeat": repeat,
         "timeout": timeout,
         "proposals": tuple(proposals or ()),
-        "opts": _split_opts(opts),
+        "opts": _with_conventions(_split_opts(opts), conventions),
         "early_stop": not keep_going,
         "mutate": mutate,
         "left_out": {
@@ -268,6 +270,19 @@ def _split_opts(opts: Sequence[str] | None) -> list[str]:
     if len(words) % 2:
         raise fail(f"--opts takes pairs KEY VALUE, got {len(words)} words: {' '.join(words)}")
     return words
+
+
+_CONVENTIONS = "MODEL.CONVENTIONS"
+
+
+def _with_conventions(opts: list[str], conventions: str | None) -> list[str]:
+    """Options with MODEL.CONVENTIONS, where it is given; two that contradict each other end the program."""
+    said = [value for key, value in zip(opts[0::2], opts[1::2], strict=True) if key == _CONVENTIONS]
+    if conventions is None:
+        return opts
+    if said and said[-1] != conventions:
+        raise fail(f"--conventions {conventions} contradicts --opts {_CONVENTIONS} {said[-1]}")
+    return [*opts, _CONVENTIONS, conventions]
 
 
 def _run(

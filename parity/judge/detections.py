@@ -37,6 +37,7 @@ class Rules:
     score_threshold: float | None = None
     nms_threshold: float | None = None
     max_items: int | None = None
+    last_pixel: float = 0.0  # 1 where x2 and y2 name the last pixel, so that sides have + 1 (Detectron)
 
 
 @dataclass(frozen=True)
@@ -333,7 +334,8 @@ def _by_suppression(sets: _Sets, item: _Alone) -> Certificate | None:
     same = np.ones(len(other), bool)
     if own.classes is not None and other.classes is not None:
         same = other.classes == own.classes[index]
-    overlaps = box_iou(own.boxes[index : index + 1], other.boxes)[0]
+    grown = np.array([0.0, 0.0, sets.rules.last_pixel, sets.rules.last_pixel])
+    overlaps = box_iou(own.boxes[index : index + 1] + grown, other.boxes + grown)[0]
     for j in np.flatnonzero(same & (other.scores >= score - noise.score)):
         value, allowed = float(overlaps[j]), iou_noise(own.boxes[index], other.boxes[j], noise.box_px)
         margin = abs(value - threshold)

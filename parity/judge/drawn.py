@@ -9,7 +9,7 @@ import numpy as np
 from parity.core.profiles import EPSILON, ROUNDINGS
 from parity.core.results import StageResult
 from parity.core.status import Status, worst
-from parity.core.units.table import DETECTIONS, MASK_LOGITS, RESULTS
+from parity.core.units.table import DETECTIONS, MASK_LOGITS, RESULTS, conventions_of
 from parity.judge import pixels
 from parity.judge.context import Arrays, Context
 from parity.judge.limits import argmax_limit, heat_maps, keypoint_limits, probability_limit, set_limits
@@ -43,9 +43,8 @@ def judge_masks(context: Context, result: StageResult, reference: np.ndarray, ca
         probabilities.append(_mask_probability(context.candidate, j) if own is None else own)
     # A misplaced box is a fault of its own; it must not excuse its mask.
     shift = np.minimum(report.box_px, set_limits(context, RESULTS).box_px)
-    flips = pixels.compare_masks(
-        reference, candidate, boxes, shift, probabilities, probability_limit(context)
-    )
+    limit, paste = probability_limit(context), _paste_of(context)
+    flips = pixels.compare_masks(reference, candidate, boxes, shift, probabilities, limit, paste)
     if flips.unexplained == 0:
         context.explained = (reference != candidate).any(axis=0)
     _finish_pixels(result, flips, "mask pixels")
@@ -61,8 +60,17 @@ def judge_pasted(context: Context, probe: StageResult, reference: np.ndarray, ca
     count = len(reference)
     boxes = context.reference[RESULTS.boxes][:count]
     behind = [_mask_probability(context.reference, k) for k in range(count)]
-    flips = pixels.compare_masks(reference, candidate, boxes, np.zeros(count), behind, ROUNDINGS * EPSILON)
+    still, rounding = np.zeros(count), ROUNDINGS * EPSILON
+    flips = pixels.compare_masks(reference, candidate, boxes, still, behind, rounding, _paste_of(context))
     _finish_pixels(probe, flips, "mask pixels")
+
+
+def _paste_of(context: Context) -> pixels.Paste:
+    """How masks get into the picture."""
+    model = (context.config or {}).get("MODEL", {})
+    if conventions_of(model) == "detectron2":
+        return pixels.SAMPLED
+    return pixels.Paste(True, float(model.get("ROI_MASK_HEAD", {}).get("THRESH", 0.5)))
 
 
 def _mask_probability(trace: Arrays, index: int) -> np.ndarray | None:
@@ -114,11 +122,14 @@ def keypoint_flips(
     spec, heat_name = RESULTS if final else DETECTIONS, heat_maps(name)
     heat = context.reference[heat_name] if heat_name in context.reference else None
     image, network = (context.reference[f"input/{n}"].shape for n in ("image", "resized"))
-    scale = (image[1] / network[1], image[0] / network[0]) if final else (1.0, 1.0)
+    model = (context.config or {}).get("MODEL", {})
+    rescaled = final and conventions_of(model) != "detectron"  # which decodes in pixels of the picture
+    scale = (image[1] / network[1], image[0] / network[0]) if rescaled else (1.0, 1.0)
     chosen = slice(None) if rows is None else list(rows)
     boxes = context.reference[spec.boxes][chosen] / np.array([*scale, *scale])
     heat = None if heat is None else heat[chosen]
-    flips = pixels.compare_keypoints(reference, candidate, boxes, heat, px, logit, scale)
+    least = int(model.get("ROI_KEYPOINT_HEAD", {}).get("INFERENCE_MIN_SIZE", 0))
+    flips = pixels.compare_keypoints(reference, candidate, boxes, heat, px, logit, scale, least)
     scores = [a[..., 2].astype(np.float64) for a in (reference, candidate)]
     worst = (np.abs(scores[0] - scores[1]) / (np.abs(scores[0]) + 1e-3)).max(initial=0.0)
     # A score is a quotient of exponentials: its relative error is the logits' absolute one.

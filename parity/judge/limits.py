@@ -23,7 +23,7 @@ from parity.core.profiles import (
 )
 from parity.core.results import StageResult
 from parity.core.units import row_owners
-from parity.core.units.table import DETECTIONS, MASK_LOGITS, PROPOSALS, RESULTS, SetSpec
+from parity.core.units.table import DETECTIONS, MASK_LOGITS, PROPOSALS, RESULTS, SetSpec, conventions_of
 from parity.judge.context import Context
 from parity.judge.detections import Noise
 from parity.judge.truth import Lined, free_errors, mask_noise, probability_noise
@@ -141,7 +141,9 @@ def set_floor(context: Context, spec: SetSpec) -> Noise:
 
 def _enlarged(context: Context, spec: SetSpec) -> float:
     """Pixels of the picture per pixel of the network input, for sets in the picture's pixels."""
-    if spec is not RESULTS or any(f"input/{n}" not in context.reference for n in ("image", "resized")):
+    model = (context.config or {}).get("MODEL", {})
+    in_picture = spec is RESULTS or (spec is DETECTIONS and conventions_of(model) == "detectron")
+    if not in_picture or any(f"input/{n}" not in context.reference for n in ("image", "resized")):
         return 1.0
     image, network = (context.reference[f"input/{n}"].shape for n in ("image", "resized"))
     return max(image[0] / network[0], image[1] / network[1])

@@ -6,6 +6,7 @@ probability at that pixel, the heat map's value at both places, the gap between 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -60,6 +61,47 @@ def paste_probability(mask: np.ndarray, box: np.ndarray, xs: np.ndarray, ys: np.
     return top * (1 - fy) + low * fy
 
 
+class Paste(NamedTuple):
+    """How a mask is decided: detectron2's way, or padded into a whole number of pixels (Detectron)."""
+
+    padded: bool = False
+    threshold: float = 0.5
+
+
+SAMPLED = Paste()
+
+
+def padded_probability(mask: np.ndarray, box: np.ndarray, xs: np.ndarray, ys: np.ndarray) -> np.ndarray:
+    """Mask probability at image pixels (xs, ys) as Detectron pastes it, in float64.
+
+    The map gets a border of one zero and its box grows with it, is cut to whole pixels (toward zero) and filled
+    bilinearly. Source: detectron core/test.py segm_results.
+    """
+    size = mask.shape[0]
+    x1, y1, x2, y2 = _padded_box(box, size)
+    padded = np.pad(mask.astype(np.float64), 1)
+
+    def cells(at: np.ndarray, low: int, high: int) -> tuple[np.ndarray, np.ndarray]:
+        place = (at - low + 0.5) * (size + 2) / max(high - low + 1, 1) - 0.5
+        place = np.clip(place, 0, size + 1)
+        first = np.minimum(place.astype(int), size)
+        return first, place - first
+
+    (ix, fx), (iy, fy) = cells(xs, x1, x2), cells(ys, y1, y2)
+    top = padded[iy, ix] * (1 - fx) + padded[iy, ix + 1] * fx
+    low = padded[iy + 1, ix] * (1 - fx) + padded[iy + 1, ix + 1] * fx
+    inside = (xs >= x1) & (xs <= max(x2, x1)) & (ys >= y1) & (ys <= max(y2, y1))
+    return np.where(inside, top * (1 - fy) + low * fy, 0.0)
+
+
+def _padded_box(box: np.ndarray, size: int) -> tuple[int, int, int, int]:
+    """The box of a padded mask, in whole pixels; float32 as those projects compute it."""
+    half = (box[2:] - box[:2]).astype(np.float32) * np.float32(0.5) * np.float32((size + 2.0) / size)
+    centre = (box[2:] + box[:2]).astype(np.float32) * np.float32(0.5)
+    x1, y1, x2, y2 = np.trunc(np.concatenate([centre - half, centre + half])).astype(int).tolist()
+    return x1, y1, x2, y2
+
+
 def compare_masks(
     reference: np.ndarray,
     candidate: np.ndarray,
@@ -67,12 +109,13 @@ def compare_masks(
     box_px: np.ndarray,
     probabilities: Sequence[np.ndarray | None],
     allowed: float,
+    paste: Paste = SAMPLED,
 ) -> FlipReport:
     """Compare paired boolean masks (P, H, W); ``boxes`` (P, 4) are the reference's, ``box_px`` (P,) how far
     the two boxes differ, ``probabilities`` the (M, M) maps behind the masks or None where they are not
-    recorded.
+    recorded, ``paste`` how they became masks.
 
-    A flipped pixel is explained when its probability is within ``allowed`` of 0.5, plus what a shift by the
+    A flipped pixel is explained when its probability is within ``allowed`` of the threshold, plus what a shift by the
     boxes' own difference can change (at most one mask cell's contrast per cell).
     """
     report = FlipReport(compared=int(reference.size), allowed=allowed)
@@ -82,20 +125,22 @@ def compare_masks(
         inter = int((reference[k] & candidate[k]).sum())
         report.worst_iou = min(report.worst_iou, inter / union if union else 1.0)
         if flipped.any():
-            _judge_flips(report, f"mask {k}", flipped, _Behind(boxes[k], float(box_px[k]), probabilities[k]))
+            behind = _Behind(boxes[k], float(box_px[k]), probabilities[k], paste)
+            _judge_flips(report, f"mask {k}", flipped, behind)
     return report
 
 
 class _Behind(NamedTuple):
-    """What a mask was pasted from: its box, how far the two sides' boxes differ, its (M, M) probabilities."""
+    """What a mask was pasted from, and how: its box, how far the sides' boxes differ, its (M, M) probabilities."""
 
     box: np.ndarray
     box_px: float
     probability: np.ndarray | None
+    paste: Paste
 
 
 def _judge_flips(report: FlipReport, name: str, flipped: np.ndarray, behind: _Behind) -> None:
-    box, box_px, probability = behind
+    box, box_px, probability, paste = behind
     ys, xs = np.nonzero(flipped)
     report.flipped += len(xs)
     if probability is None:
@@ -106,13 +151,26 @@ def _judge_flips(report: FlipReport, name: str, flipped: np.ndarray, behind: _Be
     size = probability.shape[0]
     sides = np.maximum(box[2:].astype(np.float64) - box[:2], 1e-6)
     slack = report.allowed + float((size / sides).sum()) * box_px
-    margin = np.abs(paste_probability(probability, box, xs, ys) - 0.5)
+    margin = _margins(probability, behind, xs, ys)
     bad = int((margin > slack).sum())
     report.unexplained += bad
     report.worst_margin = max(report.worst_margin, float(margin.max()))
     verdict = f"{bad} unexplained" if bad else "explained"
-    reach = f"up to {margin.max():.1e} from 0.5 ({slack:.1e} allowed)"
+    reach = f"up to {margin.max():.1e} from {paste.threshold} ({slack:.1e} allowed)"
     report.notes.append(f"{name}: {len(xs)} pixels differ, {reach}: {verdict}")
+
+
+def _margins(mask: np.ndarray, behind: _Behind, xs: np.ndarray, ys: np.ndarray) -> np.ndarray:
+    """How far the probability of each pixel is from the threshold; 0 where another whole box that corners moved by
+    ``box_px`` can give puts it on the other side."""
+    box, box_px, _, paste = behind
+    if not paste.padded:
+        return np.abs(paste_probability(mask, box, xs, ys) - paste.threshold)
+    moved = (box + np.array(s) for s in itertools.product((0.0, -box_px, box_px), repeat=4))
+    shifted = {_padded_box(b, len(mask)): b for b in moved}
+    found = np.array([padded_probability(mask, b, xs, ys) - paste.threshold for b in shifted.values()])
+    either = (found > 0).any(axis=0) & (found <= 0).any(axis=0)
+    return np.where(either, 0.0, np.abs(found).min(axis=0))
 
 
 def _cubic_weights(t: float) -> np.ndarray:
@@ -151,9 +209,11 @@ def compare_keypoints(
     px: float,
     logit: float,
     scale: tuple[float, float] = (1.0, 1.0),
+    least: int = 0,
 ) -> FlipReport:
     """Compare paired keypoints (P, K, 3) of x, y, score. ``boxes`` (P, 4) are in network pixels, ``scale`` is
-    image pixels per network pixel (x, y), ``heatmaps`` (P, K, M, M) the reference's logits or None.
+    image pixels per network pixel (x, y), ``heatmaps`` (P, K, M, M) the reference's logits or None, ``least`` the
+    fewest cells along a side of a stretched map.
 
     A keypoint may move by ``px``; one that moves farther needs two heat-map cells whose logits differ by at
     most ``logit`` times the map's largest magnitude.
@@ -166,7 +226,7 @@ def compare_keypoints(
         gap = np.inf
         if heatmaps is not None:
             heat = heatmaps[i, k]
-            values = [_value_at(heat, boxes[i], p[i, k, :2], scale) for p in (reference, candidate)]
+            values = [_value_at(heat, boxes[i], p[i, k, :2], scale, least) for p in (reference, candidate)]
             gap = abs(values[0] - values[1]) / max(float(np.abs(heat).max()), 1e-12)
         if not gap <= logit:
             report.unexplained += 1
@@ -174,11 +234,13 @@ def compare_keypoints(
     return report
 
 
-def _value_at(heat: np.ndarray, box: np.ndarray, point: np.ndarray, scale: tuple[float, float]) -> float:
+def _value_at(
+    heat: np.ndarray, box: np.ndarray, point: np.ndarray, scale: tuple[float, float], least: int
+) -> float:
     """Heat-map value at the cell a keypoint was decoded from."""
     x1, y1, x2, y2 = box.astype(np.float64)
     width, height = max(x2 - x1, 1.0), max(y2 - y1, 1.0)
-    cols, rows = int(np.ceil(width)), int(np.ceil(height))
+    cols, rows = max(int(np.ceil(width)), least), max(int(np.ceil(height)), least)
     ix = round((point[0] / scale[0] - x1) * cols / width - 0.5)
     iy = round((point[1] / scale[1] - y1) * rows / height - 0.5)
     inside = 0 <= ix < cols and 0 <= iy < rows

@@ -11,7 +11,7 @@ import numpy as np
 from parity.core.results import StageResult
 from parity.core.status import Status
 from parity.core.units import forced_name
-from parity.core.units.table import SetSpec
+from parity.core.units.table import SetSpec, conventions_of
 from parity.judge import detections
 from parity.judge.context import Context, absent_in, items_of, rung_of
 from parity.judge.detections import MatchReport, Noise, Rules
@@ -63,13 +63,14 @@ def _malformed(context: Context, name: str) -> tuple[Status, str] | None:
 def _rules_of(config: Mapping[str, Any] | None, kind: str) -> Rules:
     """The thresholds that made a set, from detectron2's configuration; unknown ones stay None."""
     model = (config or {}).get("MODEL", {})
+    last = 0.0 if conventions_of(model) == "detectron2" else 1.0
     try:
         if kind == "rpn":
             rpn = model["RPN"]
-            return Rules(None, float(rpn["NMS_THRESH"]), int(rpn["POST_NMS_TOPK_TEST"]))
+            return Rules(None, float(rpn["NMS_THRESH"]), int(rpn["POST_NMS_TOPK_TEST"]), last)
         heads = model["RETINANET" if model["META_ARCHITECTURE"] in ("RetinaNet", "FCOS") else "ROI_HEADS"]
         top = int((config or {})["TEST"]["DETECTIONS_PER_IMAGE"])
-        return Rules(float(heads["SCORE_THRESH_TEST"]), float(heads["NMS_THRESH_TEST"]), top)
+        return Rules(float(heads["SCORE_THRESH_TEST"]), float(heads["NMS_THRESH_TEST"]), top, last)
     except (KeyError, TypeError):
         return Rules()
 

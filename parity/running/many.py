@@ -33,7 +33,7 @@ from parity.judge.judge import compare
 from parity.judge.waivers import Waiver
 from parity.running.kept import Kept, PictureError
 from parity.running.runner import reproduce, resolved
-from parity.running.sides import Backend, Setup, check_backend, check_mutation, parse_backend
+from parity.running.sides import Backend, Setup, able, check_backend, check_mutation, parse_backend
 from parity.running.worker import Progress
 from weights.errors import UsageError, UserError
 
@@ -148,6 +148,8 @@ def run(
     rows = output / "rows.jsonl"
     with _own(output):
         setup = resolved(replace(made.setup, images=pictures[:1]), output, progress)
+        reference, candidate = able(made.reference, setup), able(made.candidate, setup)
+        made = replace(made, reference=reference, candidate=candidate)
         _agree(output, made, setup, pictures)
         have = _resume(rows)
         for left in output.glob(

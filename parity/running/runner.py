@@ -32,6 +32,7 @@ from parity.running.sides import (
     BackendError,
     Paths,
     Setup,
+    able,
     absolute_path,
     check_backend,
     check_mutation,
@@ -101,6 +102,7 @@ def run(
     )
     if any(not b.recorded for b in backends):
         setup = resolved(setup, folder, progress)
+        backends = [able(backend, setup) for backend in backends]
     how = _How(folder, noise, torch_python or sys.executable, progress, tuple(waivers), early_stop, mutate)
     return _run_all(setup, backends, how)
 
@@ -196,6 +198,7 @@ def _noise_runs(backend: Backend, setup: Setup, feed: Path, how: _How) -> tuple[
             exact = precise_backend(backend, how.interpreter)
             if exact is not None:
                 precise = precise if precise.source else resolved(precise, folder, progress)
+                exact = able(exact, precise)
                 return [str(run_backend(exact, precise, folder / "noise_truth.h5", progress))], notes
             notes.append("no float64 run, since a recording cannot run and torch is not installed")
         except BackendError as error:
@@ -260,5 +263,6 @@ def resolved(setup: Setup, folder: Path, progress: Progress) -> Setup:
         raise BackendError("the configuration was resolved but no weights were named")
     files = {k: str(found[k]) for k in ("weights", "state")}
     files["weights_sha256"] = file_sha256(files["weights"])
+    files["conventions"] = str(found.get("conventions", "detectron2"))
     (folder / "setup.json").write_text(json.dumps({"config": str(target), **files}))
     return replace(setup, config=str(target), opts=(), source=setup.source or setup, **files)

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class Backend:
     name: str
     target: str = ""
     interpreter: str = sys.executable
+    automatic: bool = False  # nobody named it: another may take its place
 
     @property
     def recorded(self) -> bool:
@@ -61,6 +62,7 @@ class Setup:
     extra: Mapping[str, Any] = field(default_factory=dict)
     weights_sha256: str = ""
     state: str = ""  # the weights as a plain state dict, for workers that do not read the user's format
+    conventions: str = "detectron2"  # whose arithmetic the model follows
     left_out: Mapping[str, Any] = field(
         default_factory=dict
     )  # ignore_keys, ignore_tensors, prefix: see tf_d2.load_model
@@ -89,7 +91,20 @@ def parse_backend(text: str, torch_python: str | None = None) -> Backend:
 def auto_reference(interpreter: str) -> Backend:
     """detectron2 where the interpreter has it, else the compact PyTorch reference."""
     has = any(_can_import(interpreter, name) for name in ("detectron2",))
-    return Backend("detectron2" if has else "torch", "", interpreter)
+    return Backend("detectron2" if has else "torch", "", interpreter, automatic=True)
+
+
+def able(backend: Backend, setup: Setup) -> Backend:
+    """A backend that has the conventions of a resolved model: itself, or the PyTorch reference where detectron2 was
+    chosen by nobody. Raises BackendError where somebody named detectron2."""
+    if backend.name != "detectron2" or setup.conventions == "detectron2":
+        return backend
+    if backend.automatic:
+        return replace(backend, name="torch")
+    raise BackendError(
+        f"the model computes with the conventions of {setup.conventions}, which detectron2 does not have: name torch "
+        "in its place, or compare what detectron2 makes of the same weights with --opts MODEL.CONVENTIONS detectron2"
+    )
 
 
 def _can_import(interpreter: str, module: str) -> bool:
@@ -150,5 +165,5 @@ def precise_backend(reference: Backend, interpreter: str) -> Backend | None:
         return reference
     for name in ("detectron2", "torch"):
         if _can_import(interpreter, name):
-            return Backend(name, "", interpreter)
+            return Backend(name, "", interpreter, automatic=True)
     return None

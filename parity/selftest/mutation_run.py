@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -60,6 +61,14 @@ FAMILIES: dict[str, tuple[str, Sequence[str]]] = {
 # Families of detectron2's recordings in this repository, at reduced width: only detectron2 itself is their reference.
 RECORDED = {"vitdet": "vitdet_b", "mvit": "mvitv2_t", "swin": "swin_b_cascade", "fcos": "fcos"}
 RECORDINGS = Path(__file__).parents[2] / "tests" / "data" / "new_baselines"
+
+# Recordings of Detectron's own Python in this repository, at reduced width; the PyTorch reference is theirs.
+OLDER = {
+    "detectron": "mask_rcnn_R_50_FPN",
+    "detectron_keypoint": "keypoint_rcnn_R_50_FPN",
+    "detectron_retinanet": "retinanet_R_50_FPN",
+}
+OLDER_RECORDINGS = RECORDINGS.parent / "detectron1"
 
 _CONTROLS = ("self-noise", "identity")  # runs without a bug, per family; they must pass
 
@@ -217,6 +226,9 @@ def _family_setup(
     if family in RECORDED:
         setup = recorded_setup(RECORDINGS / f"{RECORDED[family]}.h5", folder)
         return resolved(replace(setup, threads=threads, repeat=1, timeout=timeout), folder, progress)
+    if family in OLDER:
+        setup = older_setup(OLDER_RECORDINGS / f"{OLDER[family]}.h5", folder)
+        return resolved(replace(setup, threads=threads, repeat=1, timeout=timeout), folder, progress)
     picture = folder / "picture.npy"
     np.save(picture, sample_picture())
     if family in ("mask", "semantic"):
@@ -238,6 +250,27 @@ def _family_setup(
 
 def recorded_setup(recording: Path, folder: Path) -> Setup:
     """The model and the picture of a recording of detectron2. Raises BackendError outside of a checkout."""
+    write_safetensors(folder / "given.safetensors", _unpacked(recording, folder, "weights"))
+    files = (folder / name for name in ("given.yaml", "given.safetensors", "picture.npy"))
+    config, weights, picture = map(str, files)
+    return Setup(config, weights, [picture])
+
+
+def older_setup(recording: Path, folder: Path) -> Setup:
+    """The same of a recording of Detectron or maskrcnn-benchmark, with its YAML and a checkpoint as it writes them."""
+    with h5py.File(recording) as file:
+        group = "blobs" if "blobs" in file else "weights"
+    state = _unpacked(recording, folder, group)
+    content = (
+        {"blobs": state} if group == "blobs" else {"model": {f"module.{k}": v for k, v in state.items()}}
+    )
+    (folder / "given.pkl").write_bytes(pickle.dumps(content))
+    config, weights, picture = (str(folder / name) for name in ("given.yaml", "given.pkl", "picture.npy"))
+    return Setup(config, weights, [picture])
+
+
+def _unpacked(recording: Path, folder: Path, group: str) -> dict[str, np.ndarray]:
+    """The weights of a recording; its configuration and picture are written to the folder."""
     if not recording.is_file():
         raise BackendError(
             f"no {recording}: the bugs of this family are planted in a checkout of the repository"
@@ -249,13 +282,10 @@ def recorded_setup(recording: Path, folder: Path) -> Setup:
             if isinstance(item, h5py.Dataset):
                 state[name] = np.asarray(item[()])
 
-        file["weights"].visititems(visit)  # pyright: ignore[reportAttributeAccessIssue]
+        file[group].visititems(visit)  # pyright: ignore[reportAttributeAccessIssue]
         (folder / "given.yaml").write_text(str(file.attrs["config"]))
         np.save(folder / "picture.npy", np.asarray(file["input/image"]))
-    write_safetensors(folder / "given.safetensors", state)
-    files = (folder / name for name in ("given.yaml", "given.safetensors", "picture.npy"))
-    config, weights, picture = map(str, files)
-    return Setup(config, weights, [picture])
+    return state
 
 
 def kill_table(outcomes: Sequence[Outcome]) -> str:

@@ -185,13 +185,13 @@ MUTATIONS = (
     _m(
         "older_heat_maps_with_edges",
         "detectron_keypoint",
-        HEATMAPS,
+        _HEATMAPS,
         "Detectron: maps doubled with repeated edges",
     ),
     _m(
         "older_keypoint_score_of_low_map",
         "detectron_keypoint",
-        KEYPOINTS,
+        _KEYPOINTS,
         "Detectron: detectron2's keypoint score",
     ),
     _m("older_octaves_inside", "detectron_retinanet", INSTANCES, "Detectron: ratios outside, octaves inside"),

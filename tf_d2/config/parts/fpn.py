@@ -99,8 +99,11 @@ class FPNConfig:
     @classmethod
     def from_keys(cls, keys: Keys, name: str) -> FPNConfig:
         below, top = _BUILDERS[name]
-        bottom_up = keys.named("backbone", below)
-        return cls.over(keys, bottom_up, TopBlockConfig(top, "p5" if top == "LastLevelMaxPool" else "res5"))
+        bottom_up, key = keys.named("backbone", below), "MODEL.FPN.TOP_FEATURE"
+        if top == "LastLevelMaxPool" and keys[key]:
+            raise keys.fail(key, f"expected '' with {name}, whose p6 is made of p5")
+        feature = "p5" if top == "LastLevelMaxPool" else keys[key] or "res5"
+        return cls.over(keys, bottom_up, TopBlockConfig(top, feature))
 
     @classmethod
     def from_lazy(cls, node: Node) -> FPNConfig:
