@@ -145,3 +145,29 @@ class _Tagged(beam.DoFn):
         else:
             self._failed.inc()
             yield beam.pvalue.TaggedOutput("failed", row)
+
+
+def write_parquet(export_dir: str, patterns: Sequence[str], output: str, options: Sequence[str] = ()) -> None:
+    """Run a pipeline: every file that one of Beam's ``patterns`` matches becomes a row of ``output-*.parquet``, with
+    the columns of ``tf-d2 batch``, bad pictures among them. ``options``: Beam's own, as words (``["--runner",
+    "FlinkRunner"]``). Waits for the end.
+
+    Raises ValueError where this machine sees another thing than an export in ``export_dir``.
+    """
+    from apache_beam.io import fileio
+    from apache_beam.io.parquetio import WriteToParquet
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    from tf_d2.batch.formats import parquet_schema
+
+    detect = Detect(export_dir)
+    with beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
+        matched = pipeline | beam.Create(list(patterns)) | fileio.MatchAll() | fileio.ReadMatches()
+        rows = matched | beam.Reshuffle() | beam.Map(_named_bytes) | detect
+        both = (rows.detections, rows.failed) | beam.Flatten()
+        _ = both | WriteToParquet(output, parquet_schema(), file_name_suffix=".parquet", codec="zstd")
+
+
+def _named_bytes(file: Any) -> tuple[str, bytes]:
+    """Path and content of what a pattern matched."""
+    return file.metadata.path, file.read()

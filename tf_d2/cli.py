@@ -21,6 +21,7 @@ from weights.errors import UserError
 COMMANDS = {
     "predict": "Detect on pictures; write COCO results, masks and drawings.",
     "batch": "Run an export over very many pictures, in shards, and go on where it stopped.",
+    "beam": "Run an export over pictures on a runner of Apache Beam.",
     "convert": "Convert a checkpoint between detectron2's formats and Keras's.",
     "inspect": "Show what a checkpoint holds, or how two differ.",
     "export": "Write a SavedModel with everything a server needs.",
