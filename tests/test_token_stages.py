@@ -41,7 +41,7 @@ def eagerly() -> Iterator[None]:
     ],
 )
 def test_units_compute_what_the_model_computes(name: str, tmp_path: Path) -> None:
-    setup = recorded_setup(RECORDINGS / f"{name}.h5", tmp_path)
+    setup = recorded_setup(RECORDINGS / "new_baselines" / f"{name}.h5", tmp_path)
     assert setup.weights is not None
     predictor = tf_d2.Predictor(setup.config, setup.weights, dtype="float64", fold_norms=False)
     picture = np.load(setup.images[0])

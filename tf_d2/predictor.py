@@ -18,7 +18,7 @@ from tf_d2.instances import Instances
 from tf_d2.loading import DType, load_model, model_yaml
 from tf_d2.modeling.batches import Proposals
 from tf_d2.modeling.network_input import network_size, to_network
-from tf_d2.modeling.postprocess import paste, rescale_boxes
+from tf_d2.modeling.postprocess import masks_of_segments, paste, rescale_boxes
 from tf_d2.modeling.recording import Unrecorded
 from tf_d2.ops import onednn
 from tf_d2.ops.image_io import ImageError
@@ -285,7 +285,7 @@ class Predictor:
         sem_seg, labels = fields.pop("sem_seg", None), fields.pop("sem_seg_labels", None)
         if (segments := fields.pop("panoptic_seg", None)) is not None:
             result["panoptic_seg"] = segments, None
-            fields = _of_segments(fields, segments)
+            fields = masks_of_segments(fields, segments)
         if "proposal_boxes" in fields:
             result["proposals"] = Instances(size, **fields)
         elif fields:
@@ -299,12 +299,6 @@ class Predictor:
         if self.config.panoptic is not None and labels is not None and "instances" in result:
             result["panoptic_seg"] = combine_panoptic(self.config.panoptic, result["instances"], labels)
         return result
-
-
-def _of_segments(fields: dict[str, np.ndarray], segments: np.ndarray) -> dict[str, np.ndarray]:
-    """Instances that are segments of a map, with their masks; nothing where there is none, as detectron2 has it."""
-    ids = fields.pop("panoptic_ids", np.zeros(0, np.int64))
-    return {**fields, "pred_masks": segments == ids[:, None, None]} if len(ids) else {}
 
 
 def _checked_image(image: object, channels: int) -> np.ndarray:

@@ -16,7 +16,8 @@ import tensorflow as tf
 
 from tf_d2.config import PanopticConfig
 from tf_d2.instances import Instances
-from tf_d2.modeling.batches import Detections, Proposals
+from tf_d2.modeling.batches import Proposals
+from tf_d2.modeling.deeplab import in_turn
 from tf_d2.modeling.keypoint_head import keypoint_inference
 from tf_d2.modeling.mask_head import mask_inference
 from tf_d2.modeling.model import D2Model
@@ -27,12 +28,13 @@ from tf_d2.ops.keypoints import decode_keypoints
 from tf_d2.ops.padding import padded_size
 from tf_d2.ops.panoptic import combine_semantic_and_instance_outputs
 from tf_d2.ops.resize import resize_uint8, shortest_edge_size
+from tf_d2.project_stages import PROJECT_OPS
 from tf_d2.token_stages import TOKEN_OPS, layer_at
 
 Arrays = Sequence[Any]  # numpy arrays, or eager tensors that run_op turns into arrays
 Operation = Callable[[Any, tuple[Any, ...], list[np.ndarray]], Arrays]
 
-OPS: dict[str, Operation] = dict(TOKEN_OPS)  # by name; see `op`
+OPS: dict[str, Operation] = {**TOKEN_OPS, **PROJECT_OPS}  # by name; see `op`
 
 
 def op(function: Operation) -> Operation:
@@ -144,7 +146,7 @@ def _given(model: D2Model, array: np.ndarray) -> tf.Tensor:
 @op
 def _module(model: D2Model, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
     (x,) = inputs
-    return _tensors(layer_at(model, args[0])(_given(model, x)))
+    return _tensors(in_turn(layer_at(model, args[0]), _given(model, x)))  # or each of several layers
 
 
 @op
@@ -253,56 +255,6 @@ def _detect(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arra
 def _network_boxes(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
     boxes, image = inputs
     return [_float32(boxes) * model.factors(_size(image)[None])]
-
-
-def _boxes_on_features(
-    model: Any, inputs: list[np.ndarray], after: int
-) -> tuple[dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
-    """Features by name, boxes and their image, of a unit of PointRend; ``after``: inputs behind the boxes."""
-    heads = model.roi_heads
-    *features, boxes = inputs[: len(inputs) - after]
-    named = dict(zip(heads.feature_names, _maps(model, features), strict=True))
-    return named, _float32(boxes), tf.zeros([len(boxes)], tf.int32)
-
-
-def _seen(model: Any, array: np.ndarray) -> tf.Tensor:
-    return _maps(model, [array])[0] if array.ndim == 4 else _rows(model, array)
-
-
-@op
-def _mask_look(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
-    return [to_nchw(model.roi_heads.mask_head.look(*_boxes_on_features(model, inputs, 0)).numpy())]
-
-
-@op
-def _mask_points(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
-    head, seen = model.roi_heads.mask_head, _seen(model, inputs[-1])
-    logits = head.first_points(*_boxes_on_features(model, inputs, 1), seen)
-    return [np.moveaxis(logits.numpy(), -1, 1)]
-
-
-@op
-def _mask_refine(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
-    *_, classes, seen = inputs
-    features, boxes, index = _boxes_on_features(model, inputs, 2)
-    counts, scores = tf.constant([len(boxes)]), tf.zeros([len(boxes)])
-    found = Detections(boxes, scores, tf.constant(classes), index, counts)
-    head = model.roi_heads.mask_head
-    logits = head.refine(features, found, _seen(model, seen))
-    return [mask_inference(logits[:, :, :, None], found.classes)[:, None]]
-
-
-@op
-def _sem_seg_coarse(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
-    head = model.sem_seg_head.coarse_sem_seg_head
-    names = model.config.sem_seg_head.coarse_sem_seg_head.in_features
-    return [to_nchw(head.predict(dict(zip(names, _maps(model, inputs), strict=True))).numpy())]
-
-
-@op
-def _sem_seg_refine(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
-    fine, coarse = _maps(model, inputs)
-    return [to_nchw(model.sem_seg_head.refine(fine, coarse).numpy())]
 
 
 @op

@@ -27,7 +27,10 @@ from torch import Tensor, nn
 from parity.backends import detectron2_lazy as lazy
 from parity.backends import detectron2_tokens as tokens
 from parity.backends import driver
-from parity.backends.detectron2_units import OPS, panoptic, size
+from parity.backends.detectron2_project_units import size
+from parity.backends.detectron2_projects import add_config as add_projects
+from parity.backends.detectron2_projects import projects_of
+from parity.backends.detectron2_units import OPS, panoptic
 from parity.backends.driver import Arrays, Segments
 from parity.backends.torch_backend import TorchBackend, flatten, recorder
 from parity.core import job as jobs
@@ -57,44 +60,10 @@ def library() -> SimpleNamespace:
         raise JobError(f"detectron2 cannot be imported by {sys.executable}: {error}") from error
 
 
-# Keys of MODEL, the package in detectron2's projects folder that adds them, and its function.
-_PROJECTS = (
-    ("POINT_HEAD", "point_rend", "add_pointrend_config"),
-    ("ROI_DENSEPOSE_HEAD", "densepose", "add_densepose_config"),
-)
-
-
-# How the names of parts begin, for projects whose keys are not written where they have their defaults.
-_PARTS = (
-    ("build_trident", "tridentnet", "add_tridentnet_config"),
-    ("Trident", "tridentnet", "add_tridentnet_config"),
-    ("build_resnet_deeplab", "deeplab", "add_deeplab_config"),
-    ("DeepLab", "deeplab", "add_deeplab_config"),
-)
-
-
-def _projects_of(node: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Package and function of every project that a configuration needs, each once."""
-    names = [section.get("NAME") for section in node.values() if isinstance(section, Mapping)]
-    found = [(project, add) for section, project, add in _PROJECTS if section in node]
-    found += [(project, add) for start, project, add in _PARTS for n in names if str(n).startswith(start)]
-    return list(dict.fromkeys(found))
-
-
 def needs_more(config: Mapping[str, Any]) -> bool:
     """Whether a configuration is one that detectron2's DefaultPredictor cannot read: it is a LazyConfig dump, or needs
     one of detectron2's projects or keys of our own."""
-    return lazy.is_lazy(config) or "REGNETS" in config["MODEL"] or bool(_projects_of(config["MODEL"]))
-
-
-def _project(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise JobError(
-            f"the package {name} of detectron2's projects cannot be imported by {sys.executable} ({error}): put "
-            "its folder (projects/PointRend, projects/DensePose, projects/DeepLab ...) on PYTHONPATH"
-        ) from error
+    return lazy.is_lazy(config) or "REGNETS" in config["MODEL"] or bool(projects_of(config["MODEL"]))
 
 
 def read_config(library: SimpleNamespace, path: str) -> Any:
@@ -103,8 +72,7 @@ def read_config(library: SimpleNamespace, path: str) -> Any:
     node = yaml.safe_load(Path(path).read_text(encoding="utf-8"))["MODEL"]
     if "REGNETS" in node:
         importlib.import_module("parity.backends.detectron2_regnet").add_regnet(cfg)
-    for project, name in _projects_of(node):
-        getattr(_project(project), name)(cfg)
+    add_projects(cfg, node)
     for extension in load_extensions():
         getattr(extension, "prepare", lambda _: None)(cfg)
     cfg.merge_from_file(path)
@@ -184,11 +152,11 @@ class Detectron2(TorchBackend):
             given["proposals"] = self.instances(resized, proposal_boxes=boxes)
         with self._hooks(arrays):
             (result,) = self.module([given])
-        panoptic, segments = result.pop("panoptic_seg", (None, []))
+        panoptic, segments = result.pop("panoptic_seg", (None, None))
         result |= {} if panoptic is None else {"panoptic_seg": panoptic}
         arrays |= {f"output{suffix}": value.cpu().numpy() for suffix, value in flatten(result)}
         wanted = {name for unit in self.units for name in (*unit.inputs, *unit.outputs)}
-        return {name: array for name, array in arrays.items() if name in wanted}, segments
+        return {name: array for name, array in arrays.items() if name in wanted}, segments or []
 
     @contextlib.contextmanager
     def _hooks(self, into: Arrays) -> Iterator[None]:

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from parity.core.swap import swapped
+
 Arrays = dict[str, np.ndarray]
 TOKEN_OPS: dict[str, Callable[[Any, Any, Sequence[Tensor]], Sequence[Tensor]]] = {}
 
@@ -38,17 +40,6 @@ def _op(
 ) -> Callable[..., Sequence[Tensor]]:
     TOKEN_OPS[function.__name__.removeprefix("_")] = function
     return function
-
-
-@contextlib.contextmanager
-def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """While inside, the attribute `name` of `owner` is `value`."""
-    original = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, original)
 
 
 # ---- what a free run shows -------------------------------------------------------------------------------
@@ -106,7 +97,7 @@ def recording(model: nn.Module, names: Iterable[str], into: Arrays) -> Iterator[
         for file, function in (
             (_file(f), n) for f in _FILES for n in _RETURNED if owners and hasattr(_file(f), n)
         ):
-            stack.enter_context(replaced(file, function, _told(getattr(file, function), inside, calls, into)))
+            stack.enter_context(swapped(file, function, _told(getattr(file, function), inside, calls, into)))
         try:
             yield
         finally:
@@ -158,14 +149,14 @@ def _input_of(module: nn.Module, run: Callable[[], Any], index: int = 0) -> Tens
     raise AssertionError(f"{type(module).__name__} was not called")
 
 
-class _Answer(nn.Module):
+class Answer(nn.Module):
     """Returns the same whatever it is called with."""
 
-    def __init__(self, value: Tensor) -> None:
+    def __init__(self, value: Any) -> None:
         super().__init__()
         self.value = value
 
-    def forward(self, *_: Any, **__: Any) -> Tensor:
+    def forward(self, *_: Any, **__: Any) -> Any:
         return self.value
 
 
@@ -189,7 +180,7 @@ def _positions(d: Any, unit: Any, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     network = _at(d, unit.args[0])
 
     def run() -> Any:
-        with replaced(network, "patch_embed", _Answer(inputs[0])):
+        with swapped(network, "patch_embed", Answer(inputs[0])):
             return network(inputs[0])
 
     return [_input_of(network.blocks[0], run)]
@@ -218,7 +209,7 @@ def _relative_positions(d: Any, unit: Any, inputs: Sequence[Tensor]) -> Sequence
 @_op
 def _attention(d: Any, unit: Any, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     x, *positions = inputs
-    with replaced(_file("utils"), "get_rel_pos", _one_by_one(positions)):
+    with swapped(_file("utils"), "get_rel_pos", _one_by_one(positions)):
         return [_at(d, unit.args[0])(x)]
 
 
@@ -246,9 +237,9 @@ def _pooled_attention(d: Any, unit: Any, inputs: Sequence[Tensor]) -> Sequence[T
     padded = [partition(part, side)[1] for part, side in zip(pooled, sides, strict=False)]
     cut = _one_by_one(list(zip(parts, padded, strict=True)))
     with (
-        replaced(file, "attention_pool", _one_by_one(pooled)),
-        replaced(file, "window_partition", cut),
-        replaced(_file("utils"), "get_rel_pos", _one_by_one(positions)),
+        swapped(file, "attention_pool", _one_by_one(pooled)),
+        swapped(file, "window_partition", cut),
+        swapped(_file("utils"), "get_rel_pos", _one_by_one(positions)),
     ):
         return [attention(x)]
 
@@ -257,9 +248,9 @@ def _pooled_attention(d: Any, unit: Any, inputs: Sequence[Tensor]) -> Sequence[T
 def _join(d: Any, unit: Any, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     block, (x, *normed, attended) = _at(d, unit.args[0]), inputs
     with contextlib.ExitStack() as stack:
-        stack.enter_context(replaced(block, "attn", _Answer(attended)))
+        stack.enter_context(swapped(block, "attn", Answer(attended)))
         for value in normed:
-            stack.enter_context(replaced(block, "norm1", _Answer(value)))
+            stack.enter_context(swapped(block, "norm1", Answer(value)))
         return [_input_of(block.norm2, lambda: block(x))]
 
 
@@ -291,7 +282,7 @@ def _rows_of_map(d: Any, unit: Any, inputs: Sequence[Tensor]) -> Sequence[Tensor
     network = _at(d, unit.args[0])
 
     def run() -> Any:
-        with replaced(network, "patch_embed", _Answer(inputs[0])):
+        with swapped(network, "patch_embed", Answer(inputs[0])):
             return network(inputs[0])
 
     return [_input_of(network.pos_drop, run)]
@@ -316,7 +307,7 @@ def _sized(d: Any, unit: Any, patches: Tensor) -> Any:
 def _shifted_windows(d: Any, unit: Any, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     normed, patches = inputs
     block = _sized(d, unit, patches)
-    with replaced(block, "norm1", _Answer(normed)):
+    with swapped(block, "norm1", Answer(normed)):
         return [_input_of(block.attn, lambda: block(normed, None))]
 
 
@@ -330,7 +321,7 @@ def _window_attention(d: Any, unit: Any, inputs: Sequence[Tensor]) -> Sequence[T
 def _shifted_join(d: Any, unit: Any, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     x, attended, patches = inputs
     block = _sized(d, unit, patches)
-    with replaced(block, "attn", _Answer(attended)):
+    with swapped(block, "attn", Answer(attended)):
         return [_input_of(block.norm2, lambda: block(x, None))]
 
 

@@ -6,9 +6,7 @@ a unit's input in.
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -16,8 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from parity.backends.detectron2_tokens import TOKEN_OPS
+from parity.backends.detectron2_project_units import PROJECT_OPS, named, size
+from parity.backends.detectron2_tokens import TOKEN_OPS, Answer
 from parity.backends.torch_backend import flatten
+from parity.core.swap import swapped
 from parity.core.units import Unit
 
 
@@ -41,7 +41,7 @@ class Model(Protocol):
 
 Function = Callable[[Model, Unit, Sequence[Tensor]], Sequence[Tensor]]
 
-OPS: dict[str, Function] = dict(TOKEN_OPS)  # by name; see `op`
+OPS: dict[str, Function] = {**TOKEN_OPS, **PROJECT_OPS}  # by name; see `op`
 
 
 def op(function: Function) -> Function:
@@ -60,27 +60,6 @@ def _module_of_list(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[
     return [tensor for _, tensor in flatten(d.model.get_submodule(unit.args[0])(list(inputs)))]
 
 
-def size(image: Tensor) -> tuple[int, int]:
-    """(height, width) of an image (H, W, 3)."""
-    return image.shape[0], image.shape[1]
-
-
-@contextlib.contextmanager
-def _replaced(parent: nn.Module, name: str, answer: Any) -> Iterator[None]:
-    """While inside, the submodule `name` returns `answer` whatever it is called with."""
-
-    class Answer(nn.Module):
-        def forward(self, *_: Any) -> Any:
-            return answer
-
-    original = parent.get_submodule(name)
-    setattr(parent, name, Answer())
-    try:
-        yield
-    finally:
-        setattr(parent, name, original)
-
-
 @op
 def _resize(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     node, image = d.config["INPUT"], inputs[0].cpu().numpy()
@@ -95,8 +74,10 @@ def _normalize(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tenso
     mean, std = d.pixels
     x = (inputs[0].permute(2, 0, 1).float() - mean) / std
     backbone = d.model.backbone
+    # Panoptic-DeepLab may pad to another multiple than its backbone wants.
+    multiple = max(getattr(d.model, "size_divisibility", 0), 0) or backbone.size_divisibility
     images = d.library.structures.ImageList.from_tensors(
-        [x], backbone.size_divisibility, padding_constraints=backbone.padding_constraints
+        [x], multiple, padding_constraints=backbone.padding_constraints
     )
     return [images.tensor.to(d.torch_dtype)]
 
@@ -113,14 +94,10 @@ def _res(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     return [x]
 
 
-def _named(unit: Unit, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
-    return {name.rsplit("/", 1)[-1]: x for name, x in zip(unit.inputs, inputs, strict=True)}
-
-
 @op
 def _fpn(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     below = "net" if hasattr(d.model.backbone, "net") else "bottom_up"
-    with _replaced(d.model.backbone, below, _named(unit, inputs)):
+    with swapped(d.model.backbone, below, Answer(named(unit, inputs))):
         pyramid = d.model.backbone(inputs[0])
     return [pyramid[name] for name in unit.args]
 
@@ -161,7 +138,7 @@ def _rpn_proposals(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[T
     generator = d.model.proposal_generator
     # Of the features it reads the sizes only, which are those of the logits.
     features = dict(zip(generator.in_features, logits, strict=True))
-    with _replaced(generator, "rpn_head", (logits, deltas)):
+    with swapped(generator, "rpn_head", Answer((logits, deltas))):
         (found,), _ = generator(_image_list(d, logits[0], inputs[-1]), features, None)
     return [found.objectness_logits, found.proposal_boxes.tensor]
 
@@ -209,80 +186,6 @@ def _detect(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     return [found.pred_boxes.tensor, found.scores, found.pred_classes]
 
 
-@contextlib.contextmanager
-def _points_in(d: Model) -> Iterator[None]:
-    """PointRend's points in the dtype of the features; it makes them in torch's default or in float32."""
-    masks, semantic = (importlib.import_module(f"point_rend.{n}") for n in ("mask_head", "semantic_seg"))
-    name, before = "get_uncertain_point_coords_on_grid", torch.get_default_dtype()
-    original = getattr(masks, name)
-
-    def uncertain(*arguments: Any) -> tuple[Tensor, Tensor]:
-        index, points = original(*arguments)
-        return index, points.to(d.torch_dtype)
-
-    torch.set_default_dtype(d.torch_dtype)
-    for module in (masks, semantic):
-        setattr(module, name, uncertain)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-        for module in (masks, semantic):
-            setattr(module, name, original)
-
-
-def _look(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> tuple[dict[str, Tensor], list[Any]]:
-    """Features by name, and the boxes, of a unit of PointRend's mask head."""
-    count = next(i for i, name in enumerate(unit.inputs) if name.endswith("pred_boxes"))
-    names = [name.rsplit("/", 1)[-1] for name in unit.inputs[:count]]
-    return dict(zip(names, inputs[:count], strict=True)), [d.library.structures.Boxes(inputs[count])]
-
-
-@op
-def _mask_look(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    head = d.model.roi_heads.mask_head
-    with _points_in(d):
-        pooled = head._roi_pooler(*_look(d, unit, inputs))
-    return [getattr(head, unit.outputs[0].rsplit(".", 1)[-1])(pooled)]
-
-
-@op
-def _mask_points(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    head, points = d.model.roi_heads.mask_head, importlib.import_module("point_rend.point_features")
-    features, boxes = _look(d, unit, inputs)
-    with _points_in(d):
-        side = head.mask_point_subdivision_init_resolution
-        grid = points.generate_regular_grid_point_coords(len(inputs[-1]), side, inputs[-1].device)
-        fine = head._point_pooler(features, boxes, grid)
-        return [head._get_point_logits(fine, grid, inputs[-1])]
-
-
-@op
-def _mask_refine(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    features, (boxes,) = _look(d, unit, inputs)
-    found = d.library.structures.Instances((1, 1), pred_boxes=boxes, pred_classes=inputs[-2])
-    with _points_in(d):
-        d.model.roi_heads.mask_head._subdivision_inference(features, inputs[-1], [found])
-    return [found.pred_masks]
-
-
-@op
-def _sem_seg_coarse(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    return [d.model.sem_seg_head.coarse_sem_seg_head.layers(_named(unit, inputs))]
-
-
-@op
-def _sem_seg_refine(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    head = d.model.sem_seg_head
-    features = {n.rsplit("/", 1)[-1]: x for n, x in zip(unit.inputs[:-1], inputs[:-1], strict=True)}
-    head.coarse_sem_seg_head.layers = lambda _: inputs[-1]
-    try:
-        with _points_in(d):
-            return [head(features)[0]]
-    finally:
-        del head.coarse_sem_seg_head.layers
-
-
 @op
 def _mask_logits(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     return [d.model.roi_heads.mask_head.layers(inputs[0])]
@@ -327,7 +230,7 @@ def _retinanet_out(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[T
 
 @op
 def _sem_seg(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    return [d.model.sem_seg_head(_named(unit, inputs), None)[0]]
+    return [d.model.sem_seg_head(named(unit, inputs), None)[0]]
 
 
 @op

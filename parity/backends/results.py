@@ -23,7 +23,7 @@ def named_outputs(result: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], lis
     segments: list[dict[str, Any]] = []
     if "panoptic_seg" in result:
         arrays["output/panoptic_seg"] = np.asarray(result["panoptic_seg"][0])
-        segments = [{k: _plain(v) for k, v in s.items()} for s in result["panoptic_seg"][1]]
+        segments = [{k: _plain(v) for k, v in s.items()} for s in result["panoptic_seg"][1] or ()]
     return arrays, segments
 
 

@@ -15,7 +15,7 @@ from parity.core.status import Status
 from parity.core.units import array_of
 from parity.core.units.table import SET_MEMBERS, SETS, Judge
 from parity.judge.context import Context, absent_in, rung_of, stage_table
-from parity.judge.drawn import judge_argmax, judge_keypoints, judge_masks, judge_panoptic
+from parity.judge.drawn import judge_argmax, judge_keypoints, judge_masks, judge_numbered, judge_panoptic
 from parity.judge.forced import judge_forced
 from parity.judge.rows import line_up
 from parity.judge.sets import judge_items
@@ -109,6 +109,8 @@ def _judge_array(context: Context, result: StageResult, lined: Lined) -> None:
     how: Judge = array_of(result.name, context.table).judge
     if how == "refined":
         judge_refined(context, result, lined)
+    elif how == "numbered":
+        judge_numbered(context, result, reference, candidate)
     elif how == "panoptic":
         judge_panoptic(context, result, reference, candidate)
     elif how == "masks" and reference.dtype == bool:
@@ -122,7 +124,7 @@ def _judge_array(context: Context, result: StageResult, lined: Lined) -> None:
 
 
 def _kind(context: Context, name: str) -> str:
-    drawn = array_of(name, context.table).judge in ("masks", "keypoints", "panoptic")
+    drawn = array_of(name, context.table).judge in ("masks", "keypoints", "panoptic", "numbered")
     if drawn and name.startswith("output/"):
         return "pixels"
     array = context.reference.get(name, context.candidate.get(name))

@@ -161,3 +161,14 @@ def judge_panoptic(
         context.profile.score if context.truth is None else set_limits(context, RESULTS).score,
     )
     _finish_pixels(result, flips, "pixels")
+
+
+def judge_numbered(
+    context: Context, result: StageResult, reference: np.ndarray, candidate: np.ndarray
+) -> None:
+    """A map of segments (H, W), or their masks (P, H, W): a pixel may differ only where its class may."""
+    flipped = reference != candidate
+    explained = np.zeros(reference.shape[-2:], bool) if context.explained is None else context.explained
+    report = pixels.FlipReport(compared=int(flipped.size), flipped=int(flipped.sum()))
+    report.unexplained = int((flipped & ~explained).sum())
+    _finish_pixels(result, report, "pixels")

@@ -12,7 +12,7 @@ from parity.judge.drawn import judge_pasted, keypoint_flips
 from parity.judge.limits import forced_limit, keypoint_limits
 from parity.judge.rows import is_cut
 from parity.judge.truth import forced_errors
-from parity.judge.values import judge_exact, settled, unlike, verdict_of
+from parity.judge.values import agreed, judge_exact, settled, unlike, verdict_of
 
 
 def judge_forced(context: Context, result: StageResult, name: str) -> None:
@@ -48,7 +48,10 @@ def judge_forced(context: Context, result: StageResult, name: str) -> None:
     assert context.inputs is not None
     if array_of(name, context.table).judge == "refined":
         candidate, note = settled(reference, candidate)
-        bound = forced_limit(context, name)
+        errors = forced_errors(context.truth, context.inputs, name, reference, candidate, agreed)
+        bound, result.forced_errors = forced_limit(context, name), errors
+        if errors is not None and context.truth is not None:
+            bound = truth_limit(context.profile, errors.reference, forced=True, own=context.truth.own)
         result.forced_limit, result.forced_metrics = bound, measure(reference, candidate)
         result.forced_status, message = verdict_of(result, bound, forced=True)
         result.forced_message = "; ".join(text for text in (message, note) if text)

@@ -54,30 +54,43 @@ class Lined:
     owner: str = ""
 
 
-def free_errors(truth: Truth | None, name: str, lined: Lined, profile: Profile) -> Errors | None:
+# (reference, truth) -> the truth with those cells left out of which only one was chosen, or None: nothing is alike
+Agree = Callable[[np.ndarray, np.ndarray], np.ndarray | None]
+
+
+def free_errors(
+    truth: Truth | None, name: str, lined: Lined, profile: Profile, agree: Agree | None = None
+) -> Errors | None:
     """Both sides' distances from the truth, end to end; None where it does not hold the same array."""
     if truth is None or name not in truth.arrays:
         return None
     exact, reference, candidate = truth.arrays[name], lined.reference, lined.candidate
     if lined.owner:
-        aligned = _same_rows(truth, exact, lined, profile)
+        aligned = _same_rows(truth, exact, lined, profile, agree)
         if aligned is None:
             return None
         exact, reference, candidate = aligned
+        return _errors(exact, reference, candidate)
     elif exact.ndim and reference.ndim:
         exact = exact[: len(reference)]  # a recording may hold the first rows only
-    return _errors(exact, reference, candidate)
+    return _errors(exact, reference, candidate, agree)
 
 
 def forced_errors(
-    truth: Truth | None, inputs: Inputs, name: str, reference: np.ndarray, candidate: np.ndarray
+    truth: Truth | None,
+    inputs: Inputs,
+    name: str,
+    reference: np.ndarray,
+    candidate: np.ndarray,
+    agree: Agree | None = None,
 ) -> Errors | None:
     """The same for a stage on the reference's own input, which must be what the truth was fed with."""
     forced = forced_name(name)
     if truth is None or forced not in truth.arrays or inputs.problem(truth.fed, name):
         return None
     exact = truth.arrays[forced]
-    return _errors(exact[: len(reference)] if exact.ndim and reference.ndim else exact, reference, candidate)
+    exact = exact[: len(reference)] if exact.ndim and reference.ndim else exact
+    return _errors(exact, reference, candidate, agree)
 
 
 def over_levels(truth: Truth, reference: Arrays, name: str, error: Metrics) -> Metrics:
@@ -105,15 +118,21 @@ def _same_head(arrays: Arrays, name: str) -> list[str]:
     return []
 
 
-def _errors(exact: np.ndarray, reference: np.ndarray, candidate: np.ndarray) -> Errors | None:
+def _errors(
+    exact: np.ndarray, reference: np.ndarray, candidate: np.ndarray, agree: Agree | None = None
+) -> Errors | None:
     usable = exact.shape == reference.shape and exact.size > 0 and exact.dtype.kind == "f"
     if not usable or not np.isfinite(exact).all():
         return None
+    settled = exact if agree is None else agree(reference, exact)
+    if settled is None:
+        return None
+    exact = settled
     return Errors(measure(exact, reference), measure(exact, candidate))
 
 
 def _same_rows(
-    truth: Truth, exact: np.ndarray, lined: Lined, profile: Profile
+    truth: Truth, exact: np.ndarray, lined: Lined, profile: Profile, agree: Agree | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """(exact, reference, candidate) of the items that the truth holds, too."""
     mapping, rows = truth.rows.get(lined.owner), lined.rows
@@ -126,6 +145,10 @@ def _same_rows(
     reference, candidate = lined.reference[kept], lined.candidate[kept]
     if exact.shape != reference.shape:
         return None
+    settled = exact if agree is None else agree(reference, exact)
+    if settled is None:
+        return None
+    exact = settled
     near = _rounding_only(exact, reference, profile)
     return (exact[near], reference[near], candidate[near]) if near.any() else None
 

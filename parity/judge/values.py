@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from parity.core.metrics import Metrics, measure
@@ -15,14 +17,12 @@ from parity.judge.truth import Lined, free_errors, over_levels
 # Of a refined array this part of the cells may differ, because one side refined them and the other did not. Every
 # step ends between two cells of nearly equal uncertainty, which rounding orders; a step refines hundreds of cells.
 _REFINED_SHARE = 1 / 500
-
-
 _REFINED_STEP = 1e-3  # of the largest value: what is nearer is judged as a value
 
 
 def settled(reference: np.ndarray, candidate: np.ndarray) -> tuple[np.ndarray, str]:
     """The candidate with the reference's value in the few cells that were refined on one side only."""
-    far = np.abs(candidate - reference) > _REFINED_STEP * np.abs(reference).max(initial=1e-30)
+    far = _far(reference, candidate)
     if not far.any() or far.mean() > _REFINED_SHARE:
         return candidate, ""
     note = f"{int(far.sum())} of {far.size} cells were refined on one side only"
@@ -31,10 +31,25 @@ def settled(reference: np.ndarray, candidate: np.ndarray) -> tuple[np.ndarray, s
 
 def judge_refined(context: Context, result: StageResult, lined: Lined) -> None:
     candidate, note = settled(lined.reference, lined.candidate)
-    result.limit = limit(free_profile(context, result.name), context.noise.get(result.name), forced=False)
+    lined, profile = replace(lined, candidate=candidate), free_profile(context, result.name)
+    result.errors = free_errors(context.truth, result.name, lined, context.profile, agreed)
+    if result.errors is not None and context.truth is not None:
+        result.limit = truth_limit(profile, result.errors.reference, forced=False, own=context.truth.own)
+    else:
+        result.limit = limit(profile, context.noise.get(result.name), forced=False)
     result.metrics = measure(lined.reference, candidate)
     result.status, message = verdict_of(result, result.limit)
     result.message = "; ".join(text for text in (message, note) if text)
+
+
+def agreed(reference: np.ndarray, exact: np.ndarray) -> np.ndarray | None:
+    """A float64 run's array as the reference refined it; None where that is another array altogether."""
+    alike, note = settled(reference, exact)
+    return alike if note or not np.any(_far(reference, exact)) else None
+
+
+def _far(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
+    return np.abs(candidate - reference) > _REFINED_STEP * np.abs(reference).max(initial=1e-30)
 
 
 def unlike(reference: np.ndarray, candidate: np.ndarray) -> tuple[Status, str] | None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from parity.backends import BACKENDS
 from parity.running.sides import Backend, BackendError, Setup
-from parity.running.worker import import_root, job_of
+from parity.running.worker import job_of, python_path
 
 
 class PictureError(BackendError):
@@ -78,7 +78,7 @@ class Kept:
         root = Path(scratch.name)
         job = job_of(self.backend, self.setup) | {"mode": "keep", "images": [picture], "output": "none"}
         (root / "job.json").write_text(json.dumps(job))
-        environment = os.environ | {"PYTHONPATH": import_root(root), "PYTHONUNBUFFERED": "1"}
+        environment = os.environ | {"PYTHONPATH": python_path(root), "PYTHONUNBUFFERED": "1"}
         command = [self.backend.interpreter, "-m", BACKENDS[self.backend.name].module]
         try:
             with open(self._log, "w") as errors:

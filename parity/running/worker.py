@@ -74,7 +74,7 @@ def call_worker(
         path = Path(scratch) / "job.json"
         path.write_text(json.dumps({**job, "output": str(target.resolve())}))
         log = target.with_suffix(".log")
-        environment = os.environ | {"PYTHONPATH": import_root(Path(scratch)), "PYTHONUNBUFFERED": "1"}
+        environment = os.environ | {"PYTHONPATH": python_path(Path(scratch)), "PYTHONUNBUFFERED": "1"}
         command = [interpreter, "-m", module, "--job", str(path)]
         with open(log, "w") as errors:
             try:
@@ -85,6 +85,11 @@ def call_worker(
                 raise BackendError(f"cannot start {interpreter}: {error}") from error
             events = _listen(process, timeout, progress, on_event)
     return _checked(events, process.returncode, target, log, timeout)
+
+
+def python_path(scratch: Path) -> str:
+    """This project's packages, and behind them what the user put on the path (detectron2's projects)."""
+    return os.pathsep.join([import_root(scratch), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def import_root(scratch: Path) -> str:

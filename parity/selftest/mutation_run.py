@@ -59,8 +59,21 @@ FAMILIES: dict[str, tuple[str, Sequence[str]]] = {
 
 
 # Families of detectron2's recordings in this repository, at reduced width: only detectron2 itself is their reference.
-RECORDED = {"vitdet": "vitdet_b", "mvit": "mvitv2_t", "swin": "swin_b_cascade", "fcos": "fcos"}
-RECORDINGS = Path(__file__).parents[2] / "tests" / "data" / "new_baselines"
+RECORDED = {
+    "vitdet": "new_baselines/vitdet_b.h5",
+    "mvit": "new_baselines/mvitv2_t.h5",
+    "swin": "new_baselines/swin_b_cascade.h5",
+    "fcos": "new_baselines/fcos.h5",
+    "point_rend": "point_rend_densepose/pointrend_r50.npz",
+    "point_rend_semantic": "point_rend_densepose/pointrend_semantic.npz",
+    "densepose": "point_rend_densepose/densepose_dl_wc1m.npz",
+    "cse": "point_rend_densepose/densepose_cse.npz",
+    "deeplab": "deeplab_trident/deeplab_v3_plus.npz",
+    "panoptic_deeplab": "panoptic_deeplab/cityscapes.npz",
+    "trident": "deeplab_trident/tridentnet_fast_r50.npz",
+    "tensor_mask": "tensor_mask/aligned.npz",
+}
+RECORDINGS = Path(__file__).parents[2] / "tests" / "data"
 
 # Recordings of Detectron's own Python in this repository, at reduced width; the PyTorch reference is theirs.
 OLDER = {
@@ -68,7 +81,7 @@ OLDER = {
     "detectron_keypoint": "keypoint_rcnn_R_50_FPN",
     "detectron_retinanet": "retinanet_R_50_FPN",
 }
-OLDER_RECORDINGS = RECORDINGS.parent / "detectron1"
+OLDER_RECORDINGS = RECORDINGS / "detectron1"
 
 _CONTROLS = ("self-noise", "identity")  # runs without a bug, per family; they must pass
 
@@ -224,7 +237,7 @@ def _family_setup(
 ) -> Setup:
     """Configuration, weights and a picture of one family, ready to run on both sides."""
     if family in RECORDED:
-        setup = recorded_setup(RECORDINGS / f"{RECORDED[family]}.h5", folder)
+        setup = recorded_setup(RECORDINGS / RECORDED[family], folder)
         return resolved(replace(setup, threads=threads, repeat=1, timeout=timeout), folder, progress)
     if family in OLDER:
         setup = older_setup(OLDER_RECORDINGS / f"{OLDER[family]}.h5", folder)
@@ -276,6 +289,11 @@ def _unpacked(recording: Path, folder: Path, group: str) -> dict[str, np.ndarray
             f"no {recording}: the bugs of this family are planted in a checkout of the repository"
         )
     state: dict[str, np.ndarray] = {}
+    if recording.suffix == ".npz":  # of which only some arrays are kept
+        with np.load(recording) as file:
+            (folder / "given.yaml").write_text(str(file["config"]))
+            np.save(folder / "picture.npy", file["input/image"])
+            return {k.removeprefix(f"{group}/"): file[k] for k in file.files if k.startswith(f"{group}/")}
     with h5py.File(recording) as file:
 
         def visit(name: str, item: h5py.Group | h5py.Dataset) -> None:

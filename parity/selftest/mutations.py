@@ -25,6 +25,10 @@ _NET, _BLOCK = "steps/backbone.net", "steps/backbone.net.blocks.0"
 BLOCKS, _LAYER = "steps/backbone.bottom_up.blocks", "steps/backbone.bottom_up.layers.0"
 _RESIZED = f"{BLOCKS}.2.attn.rel_h"  # the first block that attends over the whole map
 _HEATMAPS = "steps/roi_heads/0/0/pred_keypoint_heatmaps"
+LOOK, POINTS = "steps/roi_heads.mask_head.coarse_head", "steps/roi_heads.mask_head.point_head"
+REFINED, ROI = f"{DETECTIONS}/pred_masks", "steps/roi_heads"
+DENSEPOSE = "steps/roi_heads.densepose_predictor"
+SEM_HEAD, PANOPTIC = "steps/sem_seg_head", "output/panoptic_seg"
 
 
 @dataclass(frozen=True)
@@ -202,6 +206,77 @@ MUTATIONS = (
         "Detectron: threshold on the coarsest level",
     ),
     _m("older_clip_after_nms", "detectron_retinanet", INSTANCES, "Detectron: boxes clipped after NMS only"),
+    _m("point_grid_at_corners", "point_rend", LOOK, "grid of a box at the corners of its cells"),
+    _m("points_align_corners", "point_rend", LOOK, "features sampled with aligned corners"),
+    _m("points_beside_the_box", "point_rend", LOOK, "boxes one pixel wider where points are sampled"),
+    _m("coarse_before_fine", "point_rend", POINTS, "coarse logits before the features in the point head"),
+    _m("point_relu_missing", "point_rend", POINTS, "first layer of the point head without ReLU"),
+    _m("surest_points_refined", "point_rend", REFINED, "the surest points refined"),
+    _m("refined_points_yx", "point_rend", REFINED, "coordinates of refined points as y, x"),
+    _m(
+        "refined_points_put_back_by_columns",
+        "point_rend",
+        REFINED,
+        "refined points put back column by column",
+    ),
+    _m("mask_enlarged_by_nearest", "point_rend", REFINED, "nearest instead of linear doubling between steps"),
+    _m("refined_mask_of_next_class", "point_rend", REFINED, "points of another class refined"),
+    _m(
+        "semantic_points_by_best",
+        "point_rend_semantic",
+        f"{SEM_HEAD}/0",
+        "points of the lowest logits refined",
+    ),
+    _m(
+        "semantic_points_without_fine", "point_rend_semantic", f"{SEM_HEAD}/0", "points without fine features"
+    ),
+    _m("densepose_decoder_average", "densepose", f"{ROI}.decoder", "levels averaged instead of summed"),
+    _m("densepose_pooler_aligned", "densepose", f"{ROI}.densepose_pooler", "ROIAlign with the half pixel"),
+    _m("densepose_aspp_relu_missing", "densepose", f"{ROI}.densepose_head", "ASPP's projection without ReLU"),
+    _m("densepose_align_corners", "densepose", DENSEPOSE, "maps enlarged with aligned corners"),
+    _m("confidence_without_epsilon", "densepose", DENSEPOSE, "confidence of segmentation without its least"),
+    _m("segmentation_without_confidence", "densepose", DENSEPOSE, "segmentation not weighted by confidence"),
+    _m("embedding_normalised", "cse", DENSEPOSE, "embeddings of length one"),
+    _m("multi_grid_missing", "deeplab", "steps/backbone/res5", "every block of res5 dilated as the first"),
+    _m("aspp_pools_the_largest", "deeplab", f"{SEM_HEAD}.decoder.res5", "maximum instead of mean in ASPP"),
+    _m("aspp_branches_reversed", "deeplab", f"{SEM_HEAD}.decoder.res5", "dilated branches in reverse order"),
+    _m(
+        "decoder_joined_in_reverse",
+        "deeplab",
+        f"{SEM_HEAD}.decoder.res2.fuse",
+        "coarse feature before the fine",
+    ),
+    _m("decoder_align_corners", "deeplab", f"{SEM_HEAD}.decoder.res2.fuse", "decoder with aligned corners"),
+    _m("deeplab_logits_nearest", "deeplab", f"{SEM_HEAD}/0", "logits enlarged to the nearest"),
+    _m(
+        "offsets_of_the_small_map",
+        "panoptic_deeplab",
+        "steps/ins_embed_head/1",
+        "offsets not times the stride",
+    ),
+    _m("offsets_xy", "panoptic_deeplab", PANOPTIC, "offsets as x, y"),
+    _m("center_nms_missing", "panoptic_deeplab", PANOPTIC, "every point above the threshold a centre"),
+    _m("small_stuff_kept", "panoptic_deeplab", PANOPTIC, "no smallest area for stuff"),
+    _m("instances_from_zero", "panoptic_deeplab", PANOPTIC, "instances of a class counted from zero"),
+    _m("score_without_center", "panoptic_deeplab", INSTANCES, "score without the heat at the centre"),
+    _m("first_branch", "trident", "steps/backbone/res4", "dilation of the first branch"),
+    _m("pyramid_summed", "tensor_mask", P, "pyramid levels summed instead of averaged"),
+    _m(
+        "finest_not_doubled",
+        "tensor_mask",
+        "steps/head.mask_fuse",
+        "finest mask features not added to themselves",
+    ),
+    _m(
+        "windows_beyond_the_map_zero",
+        "tensor_mask",
+        "steps/head/2",
+        "zero beyond map and window instead of -6",
+    ),
+    _m("windows_half_a_cell_off", "tensor_mask", "steps/head/2", "cells of windows without the half cell"),
+    _m("tensor_mask_anchors_offset", "tensor_mask", INSTANCES, "anchors shifted by half a stride"),
+    _m("masks_over_boxes", "tensor_mask", MASKS, "masks pasted over the boxes, not the anchors"),
+    _m("anchors_clipped", "tensor_mask", MASKS, "anchors of masks clipped to the picture"),
     _m("norm_eps_1.001e-5", "semantic", STEM, "batch norm with epsilon 1.001e-5 instead of 1e-5"),
     _m("bias_off_1e-6", "semantic", P, "one lateral convolution's bias added as 1.000001 of itself"),
     _m("nms_at_threshold", "ops", "nms", "NMS drops boxes exactly at the threshold"),

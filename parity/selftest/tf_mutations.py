@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from parity.core import swap
 from tf_d2.layers import conv as conv_layers
 from tf_d2.layers import norm as norm_layers
 from tf_d2.layers.base import walk
@@ -37,15 +38,9 @@ def planter(name: str) -> Callable[[Callable[..., Iterator[None]]], Callable[...
     return register
 
 
-@contextlib.contextmanager
-def swapped(owner: Any, name: str, value: Any) -> Iterator[None]:
+def swapped(owner: Any, name: str, value: Any) -> contextlib.AbstractContextManager[None]:
     """``owner.name`` is ``value`` for a while."""
-    old = getattr(owner, name)
-    _set(owner, name, value)
-    try:
-        yield
-    finally:
-        _set(owner, name, old)
+    return swap.swapped(owner, name, value, _set)
 
 
 def _set(owner: Any, name: str, value: Any) -> None:
@@ -90,6 +85,7 @@ def plant(name: str, predictor: Any = None) -> Iterator[None]:
     """Plant the bug called ``name`` for a while. KeyError lists the known ones."""
     from parity.selftest import (  # noqa: F401  (they add their planters to this file's)
         tf_older_mutations,
+        tf_project_mutations,
         tf_transformer_mutations,
     )
 
@@ -673,7 +669,7 @@ def _strict_threshold(p: Any) -> Iterator[None]:
         yield
 
 
-def _aligned_corners(x: Any, height: Any, width: Any) -> Any:
+def aligned_corners(x: Any, height: Any, width: Any) -> Any:
     """Bilinear interpolation that maps corner cells onto corner cells."""
 
     def axis(count: int, size: int) -> tuple[Any, Any, Any]:
@@ -691,7 +687,7 @@ def _aligned_corners(x: Any, height: Any, width: Any) -> Any:
 def _heatmap_corners(p: Any) -> Iterator[None]:
     from tf_d2.modeling import keypoint_head
 
-    with swapped(keypoint_head, "bilinear", _aligned_corners):
+    with swapped(keypoint_head, "bilinear", aligned_corners):
         yield
 
 
@@ -737,7 +733,7 @@ def _bicubic_half(p: Any) -> Iterator[None]:
 
 @planter("sem_seg_align_corners")
 def _sem_seg_corners(p: Any) -> Iterator[None]:
-    with swapped(semantic_seg, "bilinear", _aligned_corners):
+    with swapped(semantic_seg, "bilinear", aligned_corners):
         yield
 
 

@@ -6,52 +6,22 @@ also in float64.
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from support.recordings import FLOAT64, Recording, assert_near, error, recording, stage
 
-import tf_d2
-import weights
 from tf_d2.config import load_config
 from tf_d2.modeling.deeplab import ASPP, DepthwiseSeparableConv2d
 
-DATA = Path(__file__).parents[1] / "data" / "deeplab_trident"
 MODELS = ("deeplab_v3", "deeplab_v3_plus")
-FLOAT64 = 1e-12
-# How many times as far from a float64 run as detectron2's float32 run another order of summation may be.
-FACTOR = 2.0
 
 
-@cache
-def recorded(name: str) -> dict[str, np.ndarray]:
-    with np.load(DATA / f"{name}.npz") as file:
-        return {key: file[key] for key in file.files}
-
-
-def group(name: str, prefix: str) -> dict[str, np.ndarray]:
-    return {k.removeprefix(prefix): v for k, v in recorded(name).items() if k.startswith(prefix)}
-
-
-def make_predictor(name: str, folder: Path, *opts: Any, **options: Any) -> tf_d2.Predictor:
-    (folder / "config.yaml").write_text(str(recorded(name)["config"]))
-    weights.write_detectron2_pkl(folder / "model.pkl", group(name, "weights/"))
-    opts = ("MODEL.WEIGHTS", "", *opts)
-    return tf_d2.Predictor(folder / "config.yaml", folder / "model.pkl", opts=list(opts), **options)
-
-
-def error(got: Any, expected: Any) -> float:
-    got, expected = np.asarray(got, np.float64), np.asarray(expected, np.float64)
-    assert got.shape == expected.shape
-    return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
-
-
-def of(trace: Any, stage: str) -> np.ndarray:
-    name, _, channels = stage.partition("@")  # only the first channels are recorded
-    return trace[name][:, : int(channels)] if channels else trace[name]
+def model(name: str) -> Recording:
+    return recording(f"deeplab_trident/{name}.npz")
 
 
 @pytest.fixture(scope="module")
@@ -59,44 +29,43 @@ def exact(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Logits and traces of float64 models, which are the truth for float32 ones."""
     found = {}
     for name in MODELS:
-        predictor = make_predictor(name, tmp_path_factory.mktemp(name), dtype="float64")
-        image = recorded(name)["input/image"]
+        predictor = model(name).predictor(tmp_path_factory.mktemp(name), dtype="float64")
+        image = model(name).image
         found[name] = predictor(image)["sem_seg"], predictor.trace(image)
     return found
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_are_those_of_detectron2(name: str, tmp_path: Path, exact: dict[str, Any]) -> None:
-    predictor, (truth, true_trace) = make_predictor(name, tmp_path), exact[name]
-    image, expected = recorded(name)["input/image"], recorded(name)["output/sem_seg"]
+    predictor, (truth, true_trace) = model(name).predictor(tmp_path), exact[name]
+    image, expected = model(name).image, model(name)["output/sem_seg"]
     logits = predictor(image)["sem_seg"]
-    assert error(logits, truth) < FACTOR * error(expected, truth)
+    assert_near(logits, expected, truth)
     np.testing.assert_array_equal(logits.argmax(axis=0), expected.argmax(axis=0))
-    trace, stages = predictor.trace(image), group(name, "steps/")
+    trace, stages = predictor.trace(image), model(name).group("steps/")
     assert len(stages) >= 3
-    for stage, theirs in stages.items():
-        true = of(true_trace, stage)
-        assert error(of(trace, stage), true) < FACTOR * error(theirs, true), stage
+    for key, theirs in stages.items():
+        assert_near(stage(trace, key), theirs, stage(true_trace, key), key)
 
 
 def test_stages_in_float64(exact: dict[str, Any]) -> None:
     name = "deeplab_v3_plus"
-    expected = group(name, "steps64/")
+    expected = model(name).group("steps64/")
     assert len(expected) == 4
-    for stage, array in expected.items():
-        assert error(of(exact[name][1], stage), array) < FLOAT64, stage
+    for key, array in expected.items():
+        assert error(stage(exact[name][1], key), array) < FLOAT64, key
 
 
 def test_another_grid_computes_something_else_with_the_same_weights(tmp_path: Path) -> None:
     name = "deeplab_v3"
-    predictor = make_predictor(name, tmp_path, "MODEL.RESNETS.RES5_MULTI_GRID", [1, 1, 1])
-    trace = predictor.trace(recorded(name)["input/image"])
-    (expected,) = (v for k, v in group(name, "steps/").items() if k.startswith("backbone/res5"))
+    predictor = model(name).predictor(tmp_path, ["MODEL.RESNETS.RES5_MULTI_GRID", [1, 1, 1]])
+    trace = predictor.trace(model(name).image)
+    (expected,) = (v for k, v in model(name).group("steps/").items() if k.startswith("backbone/res5"))
     assert error(trace["backbone/res5"][:, : expected.shape[1]], expected) > 0.01
 
 
 def test_a_picture_that_does_not_fit_the_pooling_is_refused(tmp_path: Path) -> None:
-    predictor = make_predictor("deeplab_v3", tmp_path)
+    predictor = model("deeplab_v3").predictor(tmp_path)
     with pytest.raises(
         tf.errors.InvalidArgumentError, match=r"multiple of 4 x 8 cells.*INPUT\.CROP\.ENABLED False"
     ):

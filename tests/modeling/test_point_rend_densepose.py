@@ -4,52 +4,45 @@ tests/data/point_rend_densepose: models of reduced width with random weights, a 
 Detections have margins: float32 noise does not flip them.
 """
 
-from functools import cache
-from pathlib import Path
-
 import numpy as np
 import pytest
+from support.recordings import assert_near, recording
 
-import tf_d2
 import weights
 from tf_d2.config import load_config_text
 from tf_d2.densepose import closest_vertices
 
-DATA = Path(__file__).parents[1] / "data" / "point_rend_densepose"
-END_TO_END = 3e-5  # relative L2 after all float32 layers; random models amplify rounding
+
+def model(name):
+    return recording(f"point_rend_densepose/{name}.npz")
 
 
-@cache
-def recorded(name):
-    """(configuration, arrays by name)."""
-    with np.load(DATA / f"{name}.npz") as file:
-        arrays = {key: file[key] for key in file.files}
-    return str(arrays.pop("config")), arrays
+@pytest.fixture(scope="module")
+def exact(tmp_path_factory):
+    """name -> answer and trace of the float64 model, which are the truth for the float32 one; made when asked for."""
+    made = {}
+
+    def get(name):
+        if name not in made:
+            predictor = model(name).predictor(tmp_path_factory.mktemp(name), dtype="float64")
+            made[name] = predictor(model(name).image), predictor.trace(model(name).image)
+        return made[name]
+
+    return get
 
 
-def group(name, prefix):
-    return {k.removeprefix(prefix): v for k, v in recorded(name)[1].items() if k.startswith(prefix)}
-
-
-def make_predictor(name, folder, state=None, opts=()):
-    config, _ = recorded(name)
-    (folder / "config.yaml").write_text(config)
-    weights.write_detectron2_pkl(folder / "model.pkl", state or group(name, "weights/"))
-    return tf_d2.Predictor(folder / "config.yaml", folder / "model.pkl", opts=["MODEL.WEIGHTS", "", *opts])
-
-
-def error(got, expected):
-    got, expected = np.asarray(got, np.float64), np.asarray(expected, np.float64)
-    assert got.shape == expected.shape
-    return np.linalg.norm(got - expected) / np.linalg.norm(expected)
-
-
-def check_boxes(name, instances):
-    expected = group(name, "output/instances/")
-    np.testing.assert_allclose(instances.pred_boxes, expected["pred_boxes"], rtol=0, atol=1e-3)
-    np.testing.assert_allclose(instances.scores, expected["scores"], rtol=0, atol=1e-5)
+def check_boxes(name, instances, truth):
+    expected = model(name).group("output/instances/")
     np.testing.assert_array_equal(instances.pred_classes, expected["pred_classes"])
+    for field in ("pred_boxes", "scores"):
+        assert_near(getattr(instances, field), expected[field], getattr(truth["instances"], field), field)
     return expected
+
+
+def check_stages(name, trace, truth):
+    for stage, array in model(name).group("steps/").items():
+        rows = slice(len(array))  # of regions only the first are recorded
+        assert_near(trace[stage][rows], array, truth[stage][rows], stage)
 
 
 OLD_NAMES = {
@@ -59,54 +52,54 @@ OLD_NAMES = {
 }
 
 
-def test_point_rend_masks_are_equal_pixel_by_pixel(tmp_path):
-    predictor = make_predictor("pointrend_r50", tmp_path)
-    image = recorded("pointrend_r50")[1]["input/image"]
-    instances = predictor(image)["instances"]
-    expected = check_boxes("pointrend_r50", instances)["pred_masks"]
+def test_point_rend_masks_are_equal_pixel_by_pixel(tmp_path, exact):
+    name = "pointrend_r50"
+    predictor, (truth, true_trace) = model(name).predictor(tmp_path), exact(name)
+    instances = predictor(model(name).image)["instances"]
+    expected = check_boxes(name, instances, truth)["pred_masks"]
     assert np.count_nonzero(instances.pred_masks != expected) == 0 < np.count_nonzero(expected)
-    trace = predictor.trace(image)
-    for stage, array in group("pointrend_r50", "steps/").items():
-        assert error(trace[stage][: len(array)], array) < END_TO_END, stage
+    check_stages(name, predictor.trace(model(name).image), true_trace)
 
 
-def test_point_rend_under_its_old_names(tmp_path):
-    state = {}
-    for key, value in group("pointrend_r50", "weights/").items():
+def test_point_rend_under_its_old_names(tmp_path, exact):
+    name, state = "pointrend_r50", {}
+    for key, value in model(name).group("weights/").items():
         new = next((n for n in OLD_NAMES if key.startswith(n)), "")
         state[OLD_NAMES.get(new, "") + key.removeprefix(new)] = value
     assert "roi_heads.mask_coarse_head.coarse_mask_fc1.weight" in state
     opts = ["MODEL.ROI_HEADS.NAME", "PointRendROIHeads", "MODEL.ROI_MASK_HEAD.NAME", "CoarseMaskHead"]
     opts += ["MODEL.ROI_MASK_HEAD.POOLER_TYPE", "ROIAlign"]  # which the old files have
-    predictor = make_predictor("pointrend_r50", tmp_path, state, opts)
-    instances = predictor(recorded("pointrend_r50")[1]["input/image"])["instances"]
-    expected = check_boxes("pointrend_r50", instances)["pred_masks"]
+    predictor = model(name).predictor(tmp_path, opts, state)
+    instances = predictor(model(name).image)["instances"]
+    expected = check_boxes(name, instances, exact(name)[0])["pred_masks"]
     np.testing.assert_array_equal(instances.pred_masks, expected)
 
 
-def test_point_rend_semantic(tmp_path):
-    predictor = make_predictor("pointrend_semantic", tmp_path)
-    _, arrays = recorded("pointrend_semantic")
-    got = predictor(arrays["input/image"])["sem_seg"]
-    assert error(got, arrays["output/sem_seg"]) < END_TO_END
-    np.testing.assert_array_equal(got.argmax(axis=0), arrays["output/sem_seg"].argmax(axis=0))
+def test_point_rend_semantic(tmp_path, exact):
+    name = "pointrend_semantic"
+    got, truth = model(name).predictor(tmp_path)(model(name).image)["sem_seg"], exact(name)[0]["sem_seg"]
+    expected = model(name)["output/sem_seg"]
+    np.testing.assert_array_equal(got.argmax(axis=0), expected.argmax(axis=0))
+    # Which of two nearly equally uncertain cells is refined depends on rounding; such cells are not compared.
+    far = [np.abs(logits - truth) > 1e-3 * np.abs(truth).max() for logits in (got, expected)]
+    assert all(part.mean() < 1 / 500 for part in far)
+    alike = ~(far[0] | far[1])
+    assert_near(got[alike], expected[alike], truth[alike])
 
 
 @pytest.mark.parametrize("name", ["densepose_dl_wc1m", "densepose_cse"])
-def test_densepose(name, tmp_path):
-    predictor = make_predictor(name, tmp_path)
-    image = recorded(name)[1]["input/image"]
+def test_densepose(name, tmp_path, exact):
+    predictor, (truth, true_trace) = model(name).predictor(tmp_path), exact(name)
+    image = model(name).image
     instances = predictor(image)["instances"]
-    check_boxes(name, instances)
-    expected = group(name, "output/instances/pred_densepose/")
-    got = instances.pred_densepose.arrays()
+    check_boxes(name, instances, truth)
+    expected = model(name).group("output/instances/pred_densepose/")
+    got, true = instances.pred_densepose.arrays(), truth["instances"].pred_densepose.arrays()
     assert got.keys() == expected.keys() and len(got["coarse_segm"]) == len(instances) > 4
     for field, value in got.items():
         assert value.dtype == np.float32
-        assert error(value, expected[field]) < END_TO_END, field
-    trace = predictor.trace(image)
-    for stage, array in group(name, "steps/").items():
-        assert error(trace[stage][: len(array)], array) < END_TO_END, stage
+        assert_near(value, expected[field], true[field], field)
+    check_stages(name, predictor.trace(image), true_trace)
     if name == "densepose_cse":
         check_vertices(predictor, instances)
     none = predictor(image)["instances"][:0]
@@ -116,7 +109,7 @@ def test_densepose(name, tmp_path):
 def check_vertices(predictor, instances):
     """The embedder's tensors are in the file; none of them is needed to detect."""
     prefix = "weights/roi_heads.embedder.embedder_smpl_27554."
-    _, arrays = recorded("densepose_cse")
+    arrays = model("densepose_cse").arrays
     product = arrays[f"{prefix}features"] @ arrays[f"{prefix}embeddings"]
     expected = product / np.linalg.norm(product, axis=1, keepdims=True)
     np.testing.assert_allclose(predictor.vertex_embeddings["smpl_27554"], expected, rtol=1e-5, atol=1e-6)
@@ -127,13 +120,13 @@ def check_vertices(predictor, instances):
 
 def test_an_embedder_of_another_size_is_refused(tmp_path):
     key = "roi_heads.embedder.embedder_smpl_27554.features"
-    state = {**group("densepose_cse", "weights/"), key: np.zeros((61, 8), np.float32)}
+    state = {**model("densepose_cse").group("weights/"), key: np.zeros((61, 8), np.float32)}
     with pytest.raises(weights.WeightsError, match=r"features has shape \(61, 8\).*\(60, 8\)"):
-        make_predictor("densepose_cse", tmp_path, state)
-    without = {k: v for k, v in group("densepose_cse", "weights/").items() if "embedder" not in k}
-    assert make_predictor("densepose_cse", tmp_path, without).vertex_embeddings == {}
+        model("densepose_cse").predictor(tmp_path, state=state)
+    without = {k: v for k, v in model("densepose_cse").group("weights/").items() if "embedder" not in k}
+    assert model("densepose_cse").predictor(tmp_path, state=without).vertex_embeddings == {}
 
 
 def test_class_to_mesh_comes_from_the_configuration():
-    config = load_config_text(recorded("densepose_cse")[0])
+    config = load_config_text(model("densepose_cse").config)
     assert config.roi_heads.densepose.class_to_mesh == ((0, "smpl_27554"),)

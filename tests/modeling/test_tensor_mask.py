@@ -7,69 +7,41 @@ with natural masks, and without masks (the kernel that has no CPU form was repla
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from support.recordings import FACTOR, FLOAT64, assert_near, error, recording, stage
 
 import tf_d2
-import weights
 from tf_d2.modeling.postprocess import paste
 
-DATA = Path(__file__).parents[1] / "data" / "tensor_mask"
+ALIGNED, OTHERS = (recording(f"tensor_mask/{name}.npz") for name in ("aligned", "variants"))
 PREFIX = "MODEL.TENSOR_MASK."
 VARIANTS: dict[str, list[Any]] = {
     "aligned": [PREFIX + "BIPYRAMID_ON", False],
     "natural": [PREFIX + "BIPYRAMID_ON", False, PREFIX + "ALIGNED_ON", False],
     "boxes": [PREFIX + "BIPYRAMID_ON", False, PREFIX + "ALIGNED_ON", False, "MODEL.MASK_ON", False],
 }
-FLOAT64 = 1e-12
-FACTOR = (
-    3.0  # how many times as far from float64 as detectron2's float32 run another order of summation may be
-)
-
-
-@cache
-def recorded(name: str = "aligned") -> dict[str, np.ndarray]:
-    with np.load(DATA / f"{name}.npz") as file:
-        return {key: file[key] for key in file.files}
-
-
-def group(prefix: str, name: str = "aligned") -> dict[str, np.ndarray]:
-    return {k.removeprefix(prefix): v for k, v in recorded(name).items() if k.startswith(prefix)}
 
 
 def make_predictor(folder: Path, opts: list[Any] | None = None, **options: Any) -> tf_d2.Predictor:
-    (folder / "config.yaml").write_text(str(recorded()["config"]))
-    tensors = group("weights/")
+    tensors = ALIGNED.group("weights/")
     opts = opts or []
     if PREFIX + "BIPYRAMID_ON" in opts:
         tensors = {k: v for k, v in tensors.items() if "mask_fuse" not in k}
     if "MODEL.MASK_ON" in opts:
         tensors = {k: v for k, v in tensors.items() if "head.mask" not in k}
-    weights.write_detectron2_pkl(folder / "model.pkl", tensors)
-    return tf_d2.Predictor(folder / "config.yaml", folder / "model.pkl", opts=opts, **options)
-
-
-def error(got: Any, expected: Any) -> float:
-    got, expected = np.asarray(got, np.float64), np.asarray(expected, np.float64)
-    assert got.shape == expected.shape
-    return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
-
-
-def stage(trace: Any, name: str) -> np.ndarray:
-    name, _, channels = name.partition("@")  # only the first channels are recorded
-    return trace[name][:, : int(channels)] if channels else trace[name]
+    return ALIGNED.predictor(folder, opts, tensors, **options)
 
 
 @pytest.fixture(scope="module")
 def exact(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The trace of a float64 model, which is the truth for float32 ones."""
     predictor = make_predictor(tmp_path_factory.mktemp("exact"), dtype="float64")
-    return predictor.trace(recorded()["input/image"])
+    return predictor.trace(ALIGNED.image)
 
 
 def check(instances: Any, expected: dict[str, np.ndarray], pixels: float) -> None:
@@ -82,31 +54,30 @@ def check(instances: Any, expected: dict[str, np.ndarray], pixels: float) -> Non
 
 
 def test_answers_are_those_of_detectron2(tmp_path: Path, exact: Any) -> None:
-    instances = make_predictor(tmp_path)(recorded()["input/image"])["instances"]
+    instances = make_predictor(tmp_path)(ALIGNED.image)["instances"]
     deltas = "head/1/0"
-    noise = error(recorded()[f"steps/{deltas}@3"], exact[deltas][:, :3])
+    noise = error(ALIGNED[f"steps/{deltas}@3"], exact[deltas][:, :3])
     # Boxes of up to 900 pixels, whose sides are made of deltas with this error on both sides.
-    check(instances, group("output/instances/"), pixels=900 * (1 + FACTOR) * noise)
+    check(instances, ALIGNED.group("output/instances/"), pixels=900 * (1 + FACTOR) * noise)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_other_representations(name: str, tmp_path: Path) -> None:
-    expected = group(f"{name}/", "variants")
+    expected = OTHERS.group(f"{name}/")
     instances = make_predictor(tmp_path, VARIANTS[name])(expected.pop("image"))["instances"]
     check(instances, expected, pixels=1e-2)
 
 
 def test_float32_stages_are_as_near_to_float64_as_those_of_detectron2(tmp_path: Path, exact: Any) -> None:
-    trace = make_predictor(tmp_path).trace(recorded()["input/image"])
-    recordings = group("steps/")
+    trace = make_predictor(tmp_path).trace(ALIGNED.image)
+    recordings = ALIGNED.group("steps/")
     assert len(recordings) == 20
     for key, theirs in recordings.items():
-        exactly = stage(exact, key)
-        assert error(stage(trace, key), exactly) <= FACTOR * error(theirs, exactly), key
+        assert_near(stage(trace, key), theirs, stage(exact, key), key)
 
 
 def test_stages_in_float64(exact: Any) -> None:
-    expected = group("steps64/")
+    expected = ALIGNED.group("steps64/")
     assert len(expected) == 31
     for key, array in expected.items():
         assert error(stage(exact, key), array) < FLOAT64, key
@@ -116,7 +87,7 @@ def test_masks_of_detections_are_windows_of_the_maps(tmp_path: Path) -> None:
     """What is computed for detections alone is what the record of all windows holds."""
     predictor = make_predictor(tmp_path)
     model: Any = predictor.model
-    image = recorded()["input/resized"]
+    image = ALIGNED["input/resized"]
     stages: dict[str, tf.Tensor] = {}
     raw = model.forward(model.prepare(image[None], None), tf.constant([image.shape[:2]]), None, stages)
     _, _, cells = model.decoder(*([stages[f"head/{kind}/{level}"] for level in range(6)] for kind in (0, 1)))
@@ -147,11 +118,11 @@ def test_masks_cover_the_window_not_the_box() -> None:
 @pytest.mark.slow
 def test_no_detections(tmp_path: Path) -> None:
     predictor = make_predictor(tmp_path, [PREFIX + "SCORE_THRESH_TEST", 1.0])
-    instances = predictor(recorded()["input/image"])["instances"]
+    instances = predictor(ALIGNED.image)["instances"]
     assert len(instances) == 0 and instances.pred_masks.shape == (0, 139, 199)
 
 
 @pytest.mark.slow
 def test_bfloat16(tmp_path: Path) -> None:
-    instances = make_predictor(tmp_path, dtype="bfloat16")(recorded()["input/image"])["instances"]
+    instances = make_predictor(tmp_path, dtype="bfloat16")(ALIGNED.image)["instances"]
     assert len(instances) == 24 and np.isfinite(instances.scores).all()

@@ -6,100 +6,67 @@ Detections have margins: float32 noise does not flip them.
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from support.recordings import FACTOR, assert_near, error, recording
 
-import tf_d2
-import weights
 from tf_d2.ops.resize import resize_uint8
 
-FILE = Path(__file__).parents[1] / "data" / "deeplab_trident" / "tridentnet_fast_r50.npz"
-# How many times as far from a float64 run as detectron2's float32 run another order of summation may be.
-FACTOR = 2.0
-
-
-@cache
-def recorded() -> dict[str, np.ndarray]:
-    with np.load(FILE) as file:
-        return {key: file[key] for key in file.files}
-
-
-def group(prefix: str) -> dict[str, np.ndarray]:
-    return {k.removeprefix(prefix): v for k, v in recorded().items() if k.startswith(prefix)}
-
-
-def make_predictor(folder: Path, *opts: Any, **options: Any) -> tf_d2.Predictor:
-    (folder / "config.yaml").write_text(str(recorded()["config"]))
-    weights.write_detectron2_pkl(folder / "model.pkl", group("weights/"))
-    opts = ("MODEL.WEIGHTS", "", *opts)
-    return tf_d2.Predictor(folder / "config.yaml", folder / "model.pkl", opts=list(opts), **options)
-
-
-def error(got: Any, expected: Any) -> float:
-    got, expected = np.asarray(got, np.float64), np.asarray(expected, np.float64)
-    assert got.shape == expected.shape
-    return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
+# One branch; and what detectron2 answered with the same weights and TEST_BRANCH_IDX -1, for a picture and for two.
+FAST, ALL = (recording(f"deeplab_trident/{name}.npz") for name in ("tridentnet_fast_r50", "trident_all"))
 
 
 @pytest.fixture(scope="module")
 def exact(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     """Instances and trace of a float64 model, which are the truth for the float32 one."""
-    predictor = make_predictor(tmp_path_factory.mktemp("exact"), dtype="float64")
-    image = recorded()["input/image"]
+    predictor = FAST.predictor(tmp_path_factory.mktemp("exact"), dtype="float64")
+    image = FAST.image
     return predictor(image)["instances"], predictor.trace(image)
 
 
 def test_one_branch_is_that_of_detectron2(tmp_path: Path, exact: tuple[Any, Any]) -> None:
-    predictor = make_predictor(tmp_path)
-    image, expected = recorded()["input/image"], group("output/instances/")
+    predictor = FAST.predictor(tmp_path)
+    image, expected = FAST.image, FAST.group("output/instances/")
     instances, trace = predictor(image)["instances"], predictor.trace(image)
     np.testing.assert_array_equal(instances.pred_classes, expected["pred_classes"])
     for field in ("pred_boxes", "scores"):
         true = getattr(exact[0], field)
-        assert error(getattr(instances, field), true) < FACTOR * error(expected[field], true), field
-    stages = group("steps/")
+        assert_near(getattr(instances, field), expected[field], true, field)
+    stages = FAST.group("steps/")
     assert len(stages) == 9
     for stage, theirs in stages.items():  # of regions only the first are recorded
         true = exact[1][stage][: len(theirs)]
-        assert error(trace[stage][: len(theirs)], true) < FACTOR * error(theirs, true), stage
+        assert_near(trace[stage][: len(theirs)], theirs, true, stage)
 
 
 @pytest.mark.parametrize("branch", [0, 2])
 def test_another_branch_computes_something_else_with_the_same_weights(tmp_path: Path, branch: int) -> None:
-    trace = make_predictor(tmp_path, "MODEL.TRIDENT.TEST_BRANCH_IDX", branch).trace(recorded()["input/image"])
-    assert error(trace["backbone/res4"], recorded()["steps/backbone/res4"]) > 0.01
-
-
-@cache
-def all_branches() -> dict[str, np.ndarray]:
-    """What detectron2 answered with the same weights and TEST_BRANCH_IDX -1, for one picture and for two at once."""
-    with np.load(FILE.with_name("trident_all.npz")) as file:
-        return {key: file[key] for key in file.files}
+    trace = FAST.predictor(tmp_path, ["MODEL.TRIDENT.TEST_BRANCH_IDX", branch]).trace(FAST.image)
+    assert error(trace["backbone/res4"], FAST["steps/backbone/res4"]) > 0.01
 
 
 def test_detections_of_all_branches_are_merged(tmp_path: Path, exact: tuple[Any, Any]) -> None:
     predictor, image = (
-        make_predictor(tmp_path, "MODEL.TRIDENT.TEST_BRANCH_IDX", -1),
-        recorded()["input/image"],
+        FAST.predictor(tmp_path, ["MODEL.TRIDENT.TEST_BRANCH_IDX", -1]),
+        FAST.image,
     )
-    expected, instances = all_branches(), predictor(image)["instances"]
+    expected, instances = ALL.arrays, predictor(image)["instances"]
     np.testing.assert_array_equal(instances.pred_classes, expected["one/pred_classes"])
     np.testing.assert_allclose(instances.pred_boxes, expected["one/pred_boxes"], rtol=0, atol=1e-3)
     np.testing.assert_allclose(instances.scores, expected["one/scores"], rtol=0, atol=1e-5)
     got = predictor.trace(image)["backbone/res4"][:, :16]
     # Branch after branch. Both sides are as far from float64 as one branch is.
-    limit = (1 + FACTOR) * error(recorded()["steps/backbone/res4"], exact[1]["backbone/res4"])
+    limit = (1 + FACTOR) * error(FAST["steps/backbone/res4"], exact[1]["backbone/res4"])
     assert error(got, expected["res4"]) < limit
 
 
 def test_branches_of_a_batch_stay_with_their_images(tmp_path: Path) -> None:
-    predictor = make_predictor(tmp_path, "MODEL.TRIDENT.TEST_BRANCH_IDX", -1)
-    image = recorded()["input/image"]
+    predictor = FAST.predictor(tmp_path, ["MODEL.TRIDENT.TEST_BRANCH_IDX", -1])
+    image = FAST.image
     pictures = [image, np.ascontiguousarray(image[::-1, :-11])]
     sizes = [predictor.network_size(*p.shape[:2]) for p in pictures]
     canvas = np.zeros([2, *np.max(sizes, axis=0), 3], np.uint8)
@@ -110,7 +77,7 @@ def test_branches_of_a_batch_stay_with_their_images(tmp_path: Path) -> None:
     for i, (picture, size) in enumerate(zip(pictures, sizes, strict=True)):
         rows = slice(start, start + int(found["counts"][i]))
         start = rows.stop
-        expected = {k.rpartition("/")[2]: v for k, v in all_branches().items() if k.startswith(f"batch/{i}/")}
+        expected = {k.rpartition("/")[2]: v for k, v in ALL.arrays.items() if k.startswith(f"batch/{i}/")}
         np.testing.assert_array_equal(found["classes"][rows], expected["pred_classes"])
         scale = np.array(picture.shape[1::-1] * 2) / np.array(size[::-1] * 2)
         np.testing.assert_allclose(found["boxes"][rows] * scale, expected["pred_boxes"], rtol=0, atol=1e-3)

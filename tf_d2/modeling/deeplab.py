@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -133,8 +134,8 @@ def two_convs(
     return sequence(name, makers)
 
 
-def in_turn(layers: dict[str, Module] | Module, x: tf.Tensor) -> tf.Tensor:
-    """What :func:`two_convs` made, on a map."""
+def in_turn(layers: dict[str, Module] | Module, x: Any) -> Any:
+    """One layer, or layers one after the other (as :func:`two_convs` makes them), on a map."""
     for layer in layers.values() if isinstance(layers, dict) else (layers,):
         x = layer(x)
     return x
@@ -169,8 +170,12 @@ class DeepLabHead(Module):
         """Logits ``[N, H, W, K]``; what is computed on the way goes to ``stages`` under ``prefix``."""
         logits = self.predictor(self.decode(features, stages, prefix))
         stages[f"{prefix}.predictor"] = logits
-        size = tf.shape(logits)[1:3] * self.common_stride
-        return bilinear(logits, size[0], size[1])
+        return self.enlarge(logits)
+
+    def enlarge(self, x: tf.Tensor) -> tf.Tensor:
+        """A map at the common stride -> at the size of the network input."""
+        size = tf.shape(x)[1:3] * self.common_stride
+        return bilinear(x, size[0], size[1])
 
 
 class DeepLabV3Head(DeepLabHead):
@@ -212,10 +217,20 @@ class DeepLabV3PlusHead(DeepLabHead):
         stages[f"{prefix}.decoder.{coarse}.project_conv"] = y = self.aspp(features[coarse])
         for feature in reversed(fine):
             low = self.projects[feature](features[feature])
-            height, width = tf.unstack(tf.shape(low)[1:3])
-            y = tf.concat([low, bilinear(y, height, width)], axis=-1)
-            y = in_turn(self.fuses[feature], y)
+            stages[f"{prefix}.decoder.{feature}.project_conv"] = low
+            stages[f"{prefix}.decoder.{feature}.fuse_conv"] = y = self.fuse(feature, low, y)
         return y
+
+    def fuse(self, feature: str, low: tf.Tensor, above: tf.Tensor) -> tf.Tensor:
+        """A projected feature and what comes from above, brought to its size, convolved together."""
+        height, width = tf.unstack(tf.shape(low)[1:3])
+        return in_turn(self.fuses[feature], tf.concat([low, bilinear(above, height, width)], axis=-1))
+
+    @property
+    def decoder(self) -> dict[str, dict[str, Any]]:
+        """The layers of every feature by detectron2's names."""
+        fine = {f: {"project_conv": self.projects[f], "fuse_conv": self.fuses[f]} for f in self.projects}
+        return {**fine, self.config.in_features[-1]: {"project_conv": self.aspp}}
 
 
 def make_head(config: DeepLabHeadConfig, backbone: Backbone, name: str) -> DeepLabHead:

@@ -27,13 +27,12 @@ class PanopticDeepLabSemSegHead(DeepLabV3PlusHead):
         self.predictor = Conv2d(config.head_channels, config.num_classes, 1, "predictor")
 
     def decode(self, features: Mapping[str, tf.Tensor], stages: Stages, prefix: str) -> tf.Tensor:
-        return in_turn(self.head, super().decode(features, stages, prefix))
+        stages[f"{prefix}.head"] = y = in_turn(self.head, super().decode(features, stages, prefix))
+        return y
 
-    def forward(self, features: Mapping[str, tf.Tensor], stages: Stages, prefix: str) -> tf.Tensor:
+    def enlarge(self, x: tf.Tensor) -> tf.Tensor:
         """Logits ``[N, H, W, K]`` of the network input, float32 (float64 in a float64 model)."""
-        logits = self.predictor(self.decode(features, stages, prefix))
-        stages[f"{prefix}.predictor"] = logits
-        return enlarged(logits, self.common_stride)
+        return enlarged(x, self.common_stride)
 
 
 class PanopticDeepLabInsEmbedHead(DeepLabV3PlusHead):
@@ -57,11 +56,19 @@ class PanopticDeepLabInsEmbedHead(DeepLabV3PlusHead):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Heat ``[N, H, W, 1]`` (no sigmoid) and offsets ``[N, H, W, 2]`` (y, x) in pixels of the network input."""
         y = self.decode(features, stages, prefix)
-        stages[f"{prefix}.center_predictor"] = heat = self.center_predictor(in_turn(self.center_head, y))
-        stages[f"{prefix}.offset_predictor"] = offset = self.offset_predictor(in_turn(self.offset_head, y))
-        stride = self.common_stride
-        moved = enlarged(offset, stride)
-        return enlarged(heat, stride), moved * tf.constant(stride, moved.dtype)
+        stages[f"{prefix}.center_head"] = near = in_turn(self.center_head, y)
+        stages[f"{prefix}.center_predictor"] = heat = self.center_predictor(near)
+        stages[f"{prefix}.offset_head"] = way = in_turn(self.offset_head, y)
+        stages[f"{prefix}.offset_predictor"] = offset = self.offset_predictor(way)
+        return self.enlarge(heat), self.enlarge_lengths(offset)
+
+    def enlarge(self, x: tf.Tensor) -> tf.Tensor:
+        return enlarged(x, self.common_stride)
+
+    def enlarge_lengths(self, x: tf.Tensor) -> tf.Tensor:
+        """A map whose values are pixels of itself -> of the network input, in pixels of that."""
+        large = self.enlarge(x)
+        return large * tf.constant(self.common_stride, large.dtype)
 
 
 def enlarged(x: tf.Tensor, factor: int) -> tf.Tensor:

@@ -176,3 +176,12 @@ def _paste_windows(fields: dict[str, np.ndarray], size: tuple[int, int]) -> dict
         rows = sides == side
         pasted[rows] = paste_masks(masks[rows, :side, :side], boxes[rows], *size)
     return {**fields, "pred_masks": pasted}
+
+
+def masks_of_segments(fields: dict[str, np.ndarray], segments: np.ndarray) -> dict[str, np.ndarray]:
+    """Instances that are segments of a map ``[h, w]`` (``panoptic_ids``), with their masks.
+
+    Nothing where there is none, as detectron2 has it.
+    """
+    ids = fields.pop("panoptic_ids", np.zeros(0, np.int64))
+    return {**fields, "pred_masks": segments == ids[:, None, None]} if len(ids) else {}

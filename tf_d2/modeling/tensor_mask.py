@@ -93,23 +93,32 @@ class TensorMaskHead(Module):
         own = on_levels(lambda x: _run(self.mask_subnet, x), features)
         if not self.config.bipyramid_on:
             return own
-        height, width = tf.unstack(tf.shape(own[0])[1:3])
-        fused = []
-        for level, x in enumerate(own):
-            unit, size = self.config.unit(level), tf.shape(x)[1:3]
-            large = bilinear(x, size[0] * unit, size[1] * unit) if level else x
-            fused.append(_run(self.mask_fuse, large[:, :height, :width] + own[0]))
-        return fused
+        return [self.fuse(level, x, own[0]) for level, x in enumerate(own)]
+
+    def fuse(self, level: int, x: tf.Tensor, finest: tf.Tensor) -> tf.Tensor:
+        """Mask features of a level, brought to the finest level's size and joined with these."""
+        height, width = tf.unstack(tf.shape(finest)[1:3])
+        unit, size = self.config.unit(level), tf.shape(x)[1:3]
+        large = bilinear(x, size[0] * unit, size[1] * unit) if level else x
+        return _run(self.mask_fuse, large[:, :height, :width] + finest)
+
+    def towers(self, features: list[tf.Tensor]) -> dict[str, list[tf.Tensor]]:
+        """What every tower makes of every level, for those who look inside."""
+        subnets = {"cls_subnet": self.cls_subnet, "bbox_subnet": self.bbox_subnet}
+        if self.config.mask_on:
+            subnets["mask_subnet"] = self.mask_subnet
+        return {name: [_run(tower, x) for x in features] for name, tower in subnets.items()}
 
     def mask_maps(self, mask_features: list[tf.Tensor]) -> list[list[tf.Tensor]]:
         """All windows of every level and anchor ``[N, H', W', S * S]``: gigabytes, for a record of what is computed."""
         return [
-            [self._map(x, level, size) for size in self.config.mask_sizes]
+            [self.window_map(x, level, anchor) for anchor in range(len(self.config.mask_sizes))]
             for level, x in enumerate(mask_features)
         ]
 
-    def _map(self, x: tf.Tensor, level: int, size: int) -> tf.Tensor:
-        logits = self.mask_preds[str(size)](x)
+    def window_map(self, x: tf.Tensor, level: int, anchor: int) -> tf.Tensor:
+        """The windows around every cell of a level, of one anchor: ``[N, H', W', S * S]``."""
+        logits = self.mask_preds[str(self.config.mask_sizes[anchor])](x)
         return align2nat_map(logits, self.config.unit(level)) if self.config.aligned_on else logits
 
     def mask_windows(

@@ -25,6 +25,7 @@ from typing import Any
 
 from parity.core.extensions import load_extensions
 from parity.core.units.backbones import backbone_units
+from parity.core.units.deeplab import panoptic_deeplab_units
 from parity.core.units.dense import fcos_units, panoptic_units, retinanet_units, semantic_units
 from parity.core.units.rcnn import proposal_network_units, rcnn_units
 from parity.core.units.table import (
@@ -39,6 +40,7 @@ from parity.core.units.table import (
     module_of,
     stages_of,
 )
+from parity.core.units.tensor_mask import tensor_mask_units
 from weights.errors import UsageError
 
 __all__ = [
@@ -106,6 +108,14 @@ OPS = {
     "keypoint_lowres": "keypoint head up to its transposed convolution",
     "keypoint_up": "x2 bilinear",
     "keypoints": "heat maps, boxes -> (N, K, 3) x, y, score in pixels of the boxes; older conventions: and logits",
+    "decode": "args: (convolutions,). Projected feature, map from above -> both side by side, convolved",
+    "enlarge": "args: (head, whether the values are lengths). Map -> map at the size of the network input",
+    "panoptic_deeplab": "args: fields. Logits, heat of centers, offsets, network image, file image -> panoptic map, "
+    "fields of its instances",
+    "mask_fuse": "args: (level,). TensorMask: mask features of a level and of the finest -> joined at the finest size",
+    "mask_windows": "args: (level, anchor). Mask features -> logits of the window around every cell",
+    "tensor_mask_out": "args: fields. Logits, deltas, windows of every level and anchor, network image, file image -> "
+    "results in file pixels",
     "sem_seg": "features -> logits at the padded network size",
     "postprocess": "args: field names. Network-pixel results, network image, file image -> file pixels",
     "proposals_out": "the same for an RPN-only model",
@@ -117,10 +127,12 @@ OPS = {
 META_ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], list[Unit]]] = {
     "GeneralizedRCNN": rcnn_units,
     "FCOS": fcos_units,
+    "PanopticDeepLab": panoptic_deeplab_units,
     "PanopticFPN": panoptic_units,
     "ProposalNetwork": proposal_network_units,
     "RetinaNet": retinanet_units,
     "SemanticSegmentor": semantic_units,
+    "TensorMask": tensor_mask_units,
 }
 
 # Entries of a detectron2 checkpoint that inference does not need: constants that the configuration implies,

@@ -34,6 +34,11 @@ def backbone_units(model: Mapping[str, Any]) -> list[Unit]:
     model: the MODEL node. Raises ValueError for a backbone without units.
     """
     name = model["BACKBONE"]["NAME"]
+    if name == _TRIDENT and model.get("TRIDENT", {}).get("TEST_BRANCH_IDX", 1) == -1:
+        raise ValueError(
+            "MODEL.TRIDENT.TEST_BRANCH_IDX -1 (all branches at once) has no stage table: compare one branch, "
+            "--opts MODEL.TRIDENT.TEST_BRANCH_IDX 1"
+        )
     if name not in BACKBONES:
         raise UsageError(
             f"MODEL.BACKBONE.NAME {name!r} has no stage table; supported: {', '.join(BACKBONES)}"
@@ -115,9 +120,10 @@ def _whole_units(model: Mapping[str, Any]) -> list[Unit]:
     return [Unit("backbone", "module", ("steps/input",), features, "continuous", ("backbone",))]
 
 
+_TRIDENT = "build_trident_resnet_backbone"
 BACKBONES: dict[str, Callable[[Mapping[str, Any]], list[Unit]]] = {
     "build_resnet_backbone": residual_units("RESNETS", "res", 2),
-    "build_trident_resnet_backbone": residual_units("RESNETS", "res", 2),
+    _TRIDENT: residual_units("RESNETS", "res", 2),
     "build_resnet_deeplab_backbone": residual_units("RESNETS", "res", 2),
     "build_resnet_fpn_backbone": residual_units("RESNETS", "res", 2, 1),
     "build_retinanet_resnet_fpn_backbone": residual_units("RESNETS", "res", 2, 2),

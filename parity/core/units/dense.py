@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from parity.core.units.backbones import feature_name
+from parity.core.units.deeplab import DEEPLAB_HEADS, deeplab_units
 from parity.core.units.point_rend import point_rend_semantic_units
 from parity.core.units.rcnn import SIZES, instance_units, paired, postprocess, results
 from parity.core.units.table import DENSE_HEAD, PANOPTIC, RESULTS, Unit, arrays
@@ -58,10 +59,10 @@ def semantic_units(model: Mapping[str, Any]) -> list[Unit]:
         target = arrays("output/sem_seg", judge="refined")
         out = Unit("sem_seg_out", "sem_seg_out", (logits, *SIZES), target, "continuous")
         return [*point_rend_semantic_units(model), out]
-    return [
-        Unit("sem_seg_head", "sem_seg", features, (logits,), "continuous"),
-        Unit("sem_seg_out", "sem_seg_out", (logits, *SIZES), target, "continuous"),
-    ]
+    head = [Unit("sem_seg_head", "sem_seg", features, (logits,), "continuous")]
+    if model["SEM_SEG_HEAD"].get("NAME") in DEEPLAB_HEADS:
+        head = deeplab_units(model)
+    return [*head, Unit("sem_seg_out", "sem_seg_out", (logits, *SIZES), target, "continuous")]
 
 
 def panoptic_units(model: Mapping[str, Any]) -> list[Unit]:

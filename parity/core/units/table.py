@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 Kind = Literal["continuous", "float32", "discrete"]
 Rows = Literal["", "proposals", "detections", "results"]
-Judge = Literal["values", "masks", "keypoints", "sem_seg", "panoptic", "refined"]
+Judge = Literal["values", "masks", "keypoints", "sem_seg", "panoptic", "numbered", "refined"]
 
 # Arrays that are given, not computed.
 GIVEN = ("input/image", "steps/input_proposals")
@@ -42,7 +42,8 @@ class Array:
     put in the other's order before they are compared.
     judge: how it is compared. "values": floating point by relative L2, all else exactly; "masks" and
     "keypoints" (the decoded ones): pixel by pixel with margins; "sem_seg": values, then the class of every pixel;
-    "panoptic": the map with its segments; "refined": values, but for the few cells of which one side refined one and
+    "panoptic": the map with its segments; "numbered": a map whose numbers mean the same on both sides, or masks made
+    of it; "refined": values, but for the few cells of which one side refined one and
     the other its equally uncertain neighbour.
     cut: whether a recorded file may hold only the first rows.
     """

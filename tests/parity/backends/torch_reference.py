@@ -639,14 +639,10 @@ TRANSFORMER_OPS = set(
     "simfp patches positions tokens windows relative_positions attention pool pooled_attention join finish token_map "
     "rows_of_map shift_mask shifted_windows window_attention shifted_join merge rows_to_map tower fcos_out".split()
 )
-PROJECT_OPS = {
-    *TRANSFORMER_OPS,
-    "mask_look",
-    "mask_points",
-    "mask_refine",
-    "sem_seg_coarse",
-    "sem_seg_refine",
-}
+PROJECT_OPS = TRANSFORMER_OPS | set(
+    "mask_look mask_points mask_refine sem_seg_coarse sem_seg_refine decode enlarge panoptic_deeplab mask_fuse "
+    "mask_windows tensor_mask_out".split()
+)
 
 
 def test_detectron2_has_every_op_and_the_reference_those_of_stock_models():

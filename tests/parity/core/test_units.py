@@ -69,6 +69,16 @@ CSE = {
         "PREDICTOR_NAME": "DensePoseEmbeddingPredictor",
     },
 }
+PANOPTIC_DEEPLAB = {
+    "BACKBONE": {"NAME": "build_resnet_deeplab_backbone"},
+    "RESNETS": {"OUT_FEATURES": ["res2", "res3", "res5"]},
+    "SEM_SEG_HEAD": {"NAME": "PanopticDeepLabSemSegHead", "IN_FEATURES": ["res2", "res3", "res5"]},
+}
+TENSOR_MASK = {
+    "BACKBONE": {"NAME": "build_retinanet_resnet_fpn_backbone"},
+    "ANCHOR_GENERATOR": {"SIZES": [[44 * 2**k, 60 * 2**k] for k in range(6)]},
+    "TENSOR_MASK": {"BIPYRAMID_ON": True},
+}
 LEVELS = ["p2", "p3", "p4", "p5", "p6"]
 
 
@@ -108,6 +118,14 @@ FAMILIES = {
         RESNETS={"OUT_FEATURES": ["res2", "res5"]},
         SEM_SEG_HEAD={"NAME": "DeepLabV3PlusHead", "IN_FEATURES": ["res2", "res5"]},
     ),
+    "deeplab_v3": config(
+        "SemanticSegmentor",
+        BACKBONE={"NAME": "build_resnet_deeplab_backbone"},
+        RESNETS={"OUT_FEATURES": ["res5"]},
+        SEM_SEG_HEAD={"NAME": "DeepLabV3Head", "IN_FEATURES": ["res5"]},
+    ),
+    "panoptic_deeplab": config("PanopticDeepLab", **PANOPTIC_DEEPLAB),
+    "tensor_mask": config("TensorMask", **TENSOR_MASK),
     "trident": config(
         **{
             **C4,
@@ -218,6 +236,49 @@ def test_units_of_a_head_on_every_level():
     assert len(table["postprocess"].inputs) == 3 * 5 + 2
 
 
+def test_units_of_a_decoder():
+    table = {unit.name: unit for unit in units(FAMILIES["deeplab"])}
+    decoder = "steps/sem_seg_head.decoder"
+    assert table["aspp"].outputs == (f"{decoder}.res5.project_conv",)
+    fuse = table["res2.fuse_conv"]
+    assert fuse.inputs == (f"{decoder}.res2.project_conv", f"{decoder}.res5.project_conv")
+    assert fuse.args == ("sem_seg_head.decoder.res2.fuse_conv",)
+    assert table["sem_seg_head.predictor"].inputs == fuse.outputs
+    assert table["sem_seg_head/0"].args == ("sem_seg_head", False)
+    alone = {unit.name: unit for unit in units(FAMILIES["deeplab_v3"])}
+    assert alone["sem_seg_head.predictor"].inputs == alone["aspp"].outputs == ("steps/sem_seg_head.aspp",)
+
+
+def test_units_of_panoptic_deeplab():
+    table = {unit.name: unit for unit in units(FAMILIES["panoptic_deeplab"])}
+    assert table["sem_seg_head.head"].inputs == ("steps/sem_seg_head.decoder.res2.fuse_conv",)
+    both = [table[f"ins_embed_head.{name}"].inputs for name in ("center_head", "offset_head")]
+    assert both == [("steps/ins_embed_head.decoder.res2.fuse_conv",)] * 2
+    assert table["ins_embed_head/1"].args == ("ins_embed_head", True)  # offsets grow with the map
+    segments = {array.name: array.judge for array in table["segments"].arrays}
+    assert segments.pop("output/panoptic_seg") == segments.pop("output/instances/pred_masks") == "numbered"
+    assert set(segments.values()) == {"values"} and len(segments) == 3
+    without = {**PANOPTIC_DEEPLAB, "PANOPTIC_DEEPLAB": {"PREDICT_INSTANCES": False}}
+    assert units(config("PanopticDeepLab", **without))[-1].outputs == ("output/panoptic_seg",)
+
+
+def test_units_of_windows_around_every_cell():
+    table = {unit.name: unit for unit in units(FAMILIES["tensor_mask"])}
+    assert table["cls_subnet#0"].outputs == ("steps/head.cls_subnet",)
+    assert table["bbox_pred#5"].inputs == ("steps/head.bbox_subnet#5",)
+    fuse = table["mask_fuse#2"]
+    assert fuse.inputs == ("steps/head.mask_subnet#2", "steps/head.mask_subnet") and fuse.args == (2,)
+    assert table["windows.2.1"].inputs == fuse.outputs and table["windows.2.1"].args == (2, 1)
+    assert len(table["postprocess"].inputs) == 6 + 6 + 12 + 2
+    plain = config(
+        "TensorMask", **{**TENSOR_MASK, "TENSOR_MASK": {}}
+    )  # nothing written: detectron2's defaults
+    table = {unit.name: unit for unit in units(plain)}
+    assert "mask_fuse#0" not in table and table["windows.0.0"].inputs == ("steps/head.mask_subnet",)
+    boxes = units(config("TensorMask", **{**TENSOR_MASK, "MASK_ON": False}))
+    assert boxes[-1].outputs[-1] == "output/instances/pred_classes" and len(boxes[-1].inputs) == 12 + 2
+
+
 def test_a_cascade_pools_what_the_stage_before_decoded():
     table = {unit.name: unit for unit in units(FAMILIES["cascade"])}
     assert table["cascade_boxes.2"].inputs[:2] == (
@@ -248,7 +309,14 @@ def test_kinds_and_shortened_features():
 @pytest.mark.parametrize(
     ("changes", "key"),
     [
-        ({"META_ARCHITECTURE": "PanopticDeepLab"}, "META_ARCHITECTURE"),
+        ({"META_ARCHITECTURE": "DetectionTransformer"}, "META_ARCHITECTURE"),
+        (
+            {
+                "BACKBONE": {"NAME": "build_trident_resnet_backbone"},
+                "TRIDENT": {"TEST_BRANCH_IDX": -1},
+            },
+            "TRIDENT.TEST_BRANCH_IDX",
+        ),
         ({"BACKBONE": {"NAME": "build_vit"}}, "BACKBONE.NAME"),
         ({"PROPOSAL_GENERATOR": {"NAME": "RRPN"}}, "PROPOSAL_GENERATOR.NAME"),
         ({"ROI_HEADS": {"NAME": "RROIHeads"}}, "ROI_HEADS.NAME"),

@@ -219,3 +219,52 @@ def test_another_box_of_a_near_tie_is_no_rounding() -> None:
         Items(boxes, np.array([0.9, 0.8])), Items(moved, np.array([0.9, 0.8])), Noise(1e-3, 1e-5)
     )
     assert rows == {0: 0} and noise.box_px == pytest.approx(1e-4, rel=0.1) and noise.score == 0
+
+
+REFINED = "steps/sem_seg_head/0"
+POINT_REND = {
+    "MODEL": {
+        "META_ARCHITECTURE": "SemanticSegmentor",
+        "BACKBONE": {"NAME": "build_resnet_fpn_backbone"},
+        "RESNETS": {"OUT_FEATURES": ["res2", "res3"]},
+        "FPN": {"IN_FEATURES": ["res2", "res3"]},
+        "SEM_SEG_HEAD": {"NAME": "PointRendSemSegHead", "IN_FEATURES": ["p2", "p3"]},
+        "POINT_HEAD": {"IN_FEATURES": ["p2"]},
+    }
+}
+
+
+def refined(size: float, seed: int, other: tuple[int, ...] = ()) -> dict[str, np.ndarray]:
+    """Logits with rounding errors, of which one cell's was not refined."""
+    logits = off(size, seed)
+    logits[other] += 0.5 if other else 0.0
+    return {REFINED: logits.astype(np.float32)}
+
+
+@pytest.mark.parametrize("other", [(), (0, 3, 4, 5)])
+def test_refined_logits_are_judged_by_float64_where_the_same_cells_were_refined(
+    other: tuple[int, ...],
+) -> None:
+    exact = off(0, 0)
+    exact[0, 7, 1, 1] += 0.5  # a cell that the float64 run refined and both float32 runs did not
+    truth = Side("torch", [{REFINED: exact}], {"dtype": "float64"})
+
+    def compared(size: float) -> Comparison:
+        sides = [
+            Side("torch", [a], {"dtype": "float32"}) for a in (refined(5e-6, 1), refined(size, 2, other))
+        ]
+        (found,) = parity.compare(*sides, noise=[truth], config=POINT_REND)
+        return found
+
+    fine = compared(5e-6).stages[-1]
+    assert fine.status is Status.PASS and fine.errors is not None
+    assert fine.errors.reference.rel_l2 == pytest.approx(5e-6, rel=0.2)
+    assert ("refined on one side" in fine.message) == bool(other)
+    assert compared(5e-5).stages[-1].status is Status.FAIL
+
+
+def test_another_array_altogether_is_no_truth_of_refined_logits() -> None:
+    truth = Side("torch", [{REFINED: exact_map() + 1}], {"dtype": "float64"})
+    sides = [Side("torch", [refined(1e-7, k)], {"dtype": "float32"}) for k in (1, 2)]
+    (found,) = parity.compare(*sides, noise=[truth], config=POINT_REND)
+    assert found.stages[-1].errors is None and found.stages[-1].status is Status.PASS

@@ -1,6 +1,7 @@
 """The runner with stand-in workers: what they say, how they fail, and that a failure is never a pass."""
 
 import json
+import os
 import shlex
 import sys
 import textwrap
@@ -90,17 +91,21 @@ def test_a_missing_interpreter(tmp_path):
         call_worker("any", str(tmp_path / "nothing"), {}, tmp_path / "out.h5", 60)
 
 
-def test_workers_see_only_this_project(interpreter, tmp_path):
+def test_workers_see_this_project_and_what_the_user_put_on_the_path(interpreter, tmp_path, monkeypatch):
     python = interpreter(
         """
         import os
-        root = os.environ["PYTHONPATH"]
-        print(json.dumps({"event": "seen", "names": sorted(os.listdir(root))}))
+        root, *more = os.environ["PYTHONPATH"].split(os.pathsep)
+        print(json.dumps({"event": "seen", "names": sorted(os.listdir(root)), "more": more}))
         open(job["output"], "w").write("x")
         """
     )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["/projects/DensePose", "/projects/TensorMask"]))
     events = call_worker("any", python, {}, tmp_path / "out.h5", 60)
     assert events[0]["names"] == ["parity", "tf_d2", "weights"]
+    assert events[0]["more"] == ["/projects/DensePose", "/projects/TensorMask"]
+    monkeypatch.delenv("PYTHONPATH")
+    assert call_worker("any", python, {}, tmp_path / "out.h5", 60)[0]["more"] == []
 
 
 def test_backend_names(tmp_path):

@@ -10,7 +10,7 @@ import parity.selftest.mutations
 from parity.selftest.mutation_run import Outcome, kill_table, run_mutations, sample_picture, write_results
 from parity.selftest.mutations import BY_NAME, MUTATIONS
 
-PLANTERS = ("mutations", "older_mutations", "transformer_mutations")
+PLANTERS = ("mutations", "older_mutations", "project_mutations", "transformer_mutations")
 
 
 def planter_names():

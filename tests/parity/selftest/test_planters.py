@@ -25,7 +25,7 @@ from parity.selftest.mutation_run import (
     recorded_setup,
     sample_picture,
 )
-from parity.selftest.mutation_run import RECORDED as TRANSFORMERS
+from parity.selftest.mutation_run import RECORDED as CHECKOUT
 from parity.selftest.mutations import BY_NAME, MUTATIONS
 from parity.selftest.tf_mutations import plant
 
@@ -92,8 +92,8 @@ def make(family, folder):
     if family in OLDER:
         setup = older_setup(OLDER_RECORDINGS / f"{OLDER[family]}.h5", folder)
         return Model(setup.config, setup.weights, picture=np.load(setup.images[0]))
-    if family in TRANSFORMERS:
-        setup = recorded_setup(RECORDINGS / f"{TRANSFORMERS[family]}.h5", folder)
+    if family in CHECKOUT:
+        setup = recorded_setup(RECORDINGS / CHECKOUT[family], folder)
         return Model(setup.config, setup.weights, picture=np.load(setup.images[0]))
     with h5py.File(DATA / f"{RECORDED[family]}.h5") as file:
         (folder / "config.yaml").write_text(str(file.attrs["config"]))
@@ -105,7 +105,7 @@ def make(family, folder):
 
 
 # The models of many blocks run eagerly here, which takes seconds each time.
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in bugs(*TRANSFORMERS, *OLDER)]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in bugs(*CHECKOUT, *OLDER)]
 
 
 @pytest.mark.parametrize("name", [*bugs("mask", "semantic", *RECORDED), *SLOW])

@@ -33,16 +33,24 @@ class TensorMask(D2Model):
         maps = [features[f] for f in self.config.model.in_features]
         logits, deltas = self.head.boxes(maps)
         record_levels(stages, "head", logits, deltas)
+        if is_recorded(stages):
+            self._record_towers(maps, stages)
         found, anchors, cells = self.decoder(logits, deltas)
         outputs = detection_outputs(found)
         if not self.config.model.mask_on:
             return outputs
         mask_features = self.head.mask_features(maps)
         if is_recorded(stages):
+            if self.config.model.bipyramid_on:
+                stages.update({_call("mask_fuse", level): x for level, x in enumerate(mask_features)})
             for level, windows in enumerate(self.head.mask_maps(mask_features)):
                 stages.update({f"head/2/{level}/{anchor}": w for anchor, w in enumerate(windows)})
         masks, sides = self.head.mask_windows(mask_features, found.image_index, cells)
         return {**outputs, "pred_masks": masks, "mask_sides": sides, "mask_boxes": anchors}
+
+    def _record_towers(self, maps: list[tf.Tensor], stages: Stages) -> None:
+        for name, levels in self.head.towers(maps).items():
+            stages.update({_call(name, level): x for level, x in enumerate(levels)})
 
     def to_image(self, raw: Outputs, network_size: tf.Tensor, size: tf.Tensor) -> Outputs:
         """``pred_boxes``, ``scores``, ``pred_classes``, and with masks ``pred_masks`` as they are, ``mask_sides`` and
@@ -55,6 +63,11 @@ class TensorMask(D2Model):
             fields["mask_sides"] = tf.gather(raw["mask_sides"], kept)
             fields["mask_boxes"] = stretched(tf.gather(raw["mask_boxes"], kept), network_size, size)
         return fields
+
+
+def _call(name: str, level: int) -> str:
+    """Stage of a module of the head in its call for a level."""
+    return f"head.{name}" + (f"#{level}" if level else "")
 
 
 def stretched(boxes: tf.Tensor, network_size: tf.Tensor, size: tf.Tensor) -> tf.Tensor:

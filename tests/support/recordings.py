@@ -1,0 +1,93 @@
+"""Recordings of the real detectron2 in tests/data: models of reduced width with random weights, a picture, the answer
+and some stages.
+
+A float32 answer is held against the float64 run of the same model: it may be FACTOR times as far from it as
+detectron2's own float32 answer is, which added up in another order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import tf_d2
+import weights
+
+DATA = Path(__file__).parents[1] / "data"
+FACTOR = 3.0  # parity.core.profiles.NOISE_FACTOR
+FLOAT64 = 1e-12
+
+
+class Recording:
+    """One .npz file: arrays by name, among them ``config``, ``weights/<key>``, ``input/image``, ``output/...``."""
+
+    def __init__(self, path: str) -> None:
+        """``path``: below tests/data."""
+        self.path = DATA / path
+
+    @cached_property
+    def arrays(self) -> dict[str, np.ndarray]:
+        with np.load(self.path) as file:
+            return {key: file[key] for key in file.files}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.arrays[name]
+
+    @property
+    def config(self) -> str:
+        """YAML."""
+        return str(self.arrays["config"])
+
+    @property
+    def image(self) -> np.ndarray:
+        return self.arrays["input/image"]
+
+    def group(self, prefix: str) -> dict[str, np.ndarray]:
+        """Arrays whose names begin so, without that beginning."""
+        return {k.removeprefix(prefix): v for k, v in self.arrays.items() if k.startswith(prefix)}
+
+    def files(self, folder: Path, state: dict[str, np.ndarray] | None = None) -> tuple[Path, Path]:
+        """Configuration and weights (or those of ``state``) written to a folder."""
+        config, model = folder / "config.yaml", folder / "model.pkl"
+        config.write_text(self.config)
+        weights.write_detectron2_pkl(model, self.group("weights/") if state is None else state)
+        return config, model
+
+    def predictor(
+        self,
+        folder: Path,
+        opts: Sequence[Any] = (),
+        state: dict[str, np.ndarray] | None = None,
+        **options: Any,
+    ) -> tf_d2.Predictor:
+        """The model, its files written to ``folder``."""
+        return tf_d2.Predictor(*self.files(folder, state), opts=["MODEL.WEIGHTS", "", *opts], **options)
+
+
+@cache
+def recording(path: str) -> Recording:
+    """The recording at a path below tests/data, read once."""
+    return Recording(path)
+
+
+def error(got: Any, expected: Any) -> float:
+    """Relative L2 distance."""
+    got, expected = np.asarray(got, np.float64), np.asarray(expected, np.float64)
+    assert got.shape == expected.shape
+    return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
+
+
+def stage(trace: Any, name: str) -> np.ndarray:
+    """A stage of a trace as a recording names it: ``backbone/res2@3`` holds the first three channels only."""
+    name, _, channels = name.partition("@")
+    return trace[name][:, : int(channels)] if channels else trace[name]
+
+
+def assert_near(got: Any, theirs: Any, truth: Any, name: str = "") -> None:
+    """``got`` is at most FACTOR times as far from the float64 ``truth`` as detectron2's float32 ``theirs`` is."""
+    own, other = error(got, truth), error(theirs, truth)
+    assert own <= FACTOR * other, f"{name} is {own:.2e} from float64, detectron2's {other:.2e}"
