@@ -76,12 +76,19 @@ def _paste_of(context: Context) -> pixels.Paste:
 def _mask_probability(trace: Arrays, index: int) -> np.ndarray | None:
     """Probability map (M, M) behind an output mask; None where the trace does not hold it."""
     if MASK_LOGITS not in trace:
-        return None
+        return _refined_probability(trace, index)
     logits, row = trace[MASK_LOGITS], _network_row(trace, index)
     if row is None or row >= len(logits):
         return None
     label = int(trace[RESULTS.classes or ""][index]) if logits.shape[1] > 1 else 0
     return pixels.sigmoid(logits[row, label])
+
+
+def _refined_probability(trace: Arrays, index: int) -> np.ndarray | None:
+    """The same of a model whose masks have no logits of every class: PointRend's."""
+    name = f"{DETECTIONS.name}/pred_masks"
+    row = _network_row(trace, index) if name in trace else None
+    return None if row is None or row >= len(trace[name]) else trace[name][row, 0].astype(np.float64)
 
 
 def _network_row(trace: Arrays, index: int) -> int | None:

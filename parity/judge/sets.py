@@ -63,16 +63,21 @@ def _malformed(context: Context, name: str) -> tuple[Status, str] | None:
 def _rules_of(config: Mapping[str, Any] | None, kind: str) -> Rules:
     """The thresholds that made a set, from detectron2's configuration; unknown ones stay None."""
     model = (config or {}).get("MODEL", {})
+    if model.get("META_ARCHITECTURE") == "PanopticDeepLab":  # whose instances are no thresholded boxes
+        return Rules()
     last = 0.0 if conventions_of(model) == "detectron2" else 1.0
     try:
         if kind == "rpn":
             rpn = model["RPN"]
             return Rules(None, float(rpn["NMS_THRESH"]), int(rpn["POST_NMS_TOPK_TEST"]), last)
-        heads = model["RETINANET" if model["META_ARCHITECTURE"] in ("RetinaNet", "FCOS") else "ROI_HEADS"]
+        heads = model[_DETECTED_BY.get(model["META_ARCHITECTURE"], "ROI_HEADS")]
         top = int((config or {})["TEST"]["DETECTIONS_PER_IMAGE"])
         return Rules(float(heads["SCORE_THRESH_TEST"]), float(heads["NMS_THRESH_TEST"]), top, last)
     except (KeyError, TypeError):
         return Rules()
+
+
+_DETECTED_BY = {"RetinaNet": "RETINANET", "FCOS": "RETINANET", "TensorMask": "TENSOR_MASK"}
 
 
 def _judge_set(context: Context, result: StageResult, report: MatchReport, spec: SetSpec) -> None:

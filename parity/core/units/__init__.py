@@ -14,7 +14,8 @@ Rules that make a unit reproducible from its inputs alone, in any backend:
 A model family adds its units in one file here and an entry in one of the dictionaries META_ARCHITECTURES,
 `backbones.BACKBONES`, `rcnn.PROPOSAL_GENERATORS` or `rcnn.ROI_HEADS`. A unit that is one call of a detectron2 module
 (ops `module`, `module_of_list`) needs no code in any backend. Any other op is a function of that name in
-`tf_d2/stages.py`, `parity/backends/torch_reference/run.py` and `parity/backends/detectron2_units.py`.
+`tf_d2/stages.py`, `parity/backends/torch_reference/run.py` and `parity/backends/detectron2_units.py` (or in the files
+that these put together).
 """
 
 from __future__ import annotations

@@ -208,3 +208,40 @@ def test_limits_of_a_large_picture_grow_with_its_coordinates() -> None:
     arrays = {BOXES: np.array([[0, 0, 5000, 5000]], np.float32), SCORES: np.ones(1, np.float32)}
     floor = set_floor(Context(arrays, arrays, STRICT), RESULTS)
     assert floor.box_px == pytest.approx(8 * 2.0**-11) and floor.score == pytest.approx(8 * 2.0**-23)
+
+
+PANOPTIC_DEEPLAB = {
+    "MODEL": {
+        "META_ARCHITECTURE": "PanopticDeepLab",
+        "BACKBONE": {"NAME": "build_resnet_deeplab_backbone"},
+        "RESNETS": {"OUT_FEATURES": ["res2", "res3", "res5"]},
+        "SEM_SEG_HEAD": {"NAME": "PanopticDeepLabSemSegHead"},
+    }
+}
+
+
+def numbered(*flipped: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Logits of two classes, nearly alike in the first row, and a map of numbers, some of which are others."""
+    logits = np.zeros((2, 6, 8), np.float32)
+    logits[0, 1:], logits[0, 0] = 2.0, 1e-6
+    segments = np.where(logits[0] > logits[1], 0, 11001)
+    for at in flipped:
+        segments[at] = 11001
+        if at[0] == 0:
+            logits[0, at[0], at[1]] = -1e-6
+    picture = np.zeros((6, 8, 3), np.uint8)
+    return {IMAGE: picture, "output/sem_seg": logits, "output/panoptic_seg": segments}
+
+
+@pytest.mark.parametrize(
+    ("flipped", "status"),
+    [((), Status.PASS), (((0, 3),), Status.BORDERLINE), (((0, 3), (4, 4)), Status.FAIL)],
+)
+def test_numbers_of_segments_differ_only_where_the_class_may(
+    flipped: tuple[tuple[int, int], ...], status: Status
+) -> None:
+    context = Context(numbered(), numbered(*flipped), STRICT, PANOPTIC_DEEPLAB)
+    only = ["output/sem_seg", "output/panoptic_seg"]
+    result = {s.name: s for s in compare_image(context, only)}["output/panoptic_seg"]
+    assert result.kind == "pixels" and result.status is status
+    assert result.details["flipped"] == len(flipped)
