@@ -11,8 +11,9 @@ from parity.core.results import StageResult
 from parity.core.status import Status, worst
 from parity.core.units.table import DETECTIONS, MASK_LOGITS, RESULTS, conventions_of
 from parity.judge import pixels
-from parity.judge.context import Arrays, Context
+from parity.judge.context import Arrays, Cached, Context, items_of
 from parity.judge.limits import argmax_limit, heat_maps, keypoint_limits, probability_limit, set_limits
+from parity.judge.windows import has_windows, mask_window
 
 
 def _finish_pixels(result: StageResult, report: pixels.FlipReport, what: str) -> None:
@@ -37,8 +38,10 @@ def _finish_pixels(result: StageResult, report: pixels.FlipReport, what: str) ->
 def judge_masks(context: Context, result: StageResult, reference: np.ndarray, candidate: np.ndarray) -> None:
     report = context.matches[RESULTS.name]
     boxes = context.reference[RESULTS.boxes][[p[0] for p in report.pairs]]
-    probabilities = []
-    for i, j in report.pairs:
+    probabilities: list[np.ndarray | None] = []
+    if has_windows(context.reference) and context.config is not None:
+        boxes, probabilities = _windows(context, boxes, [p[0] for p in report.pairs])
+    for i, j in report.pairs if not probabilities else ():
         own = _mask_probability(context.reference, i)
         probabilities.append(_mask_probability(context.candidate, j) if own is None else own)
     # A misplaced box is a fault of its own; it must not excuse its mask.
@@ -51,6 +54,17 @@ def judge_masks(context: Context, result: StageResult, reference: np.ndarray, ca
     result.message += f"; worst mask IoU {flips.worst_iou:.6f}"
 
 
+def _windows(
+    context: Context, boxes: np.ndarray, rows: Sequence[int]
+) -> tuple[np.ndarray, list[np.ndarray | None]]:
+    """What TensorMask's masks cover, and their probabilities; a box where its window is not found."""
+    assert context.config is not None
+    trace, items = Cached(context.reference), items_of(context.reference, RESULTS)
+    found = [mask_window(trace, context.config, items, row) for row in rows]
+    covered = [box if w is None else w[1] for w, box in zip(found, boxes, strict=True)]
+    return np.array(covered).reshape(-1, 4), [None if w is None else w[0] for w in found]
+
+
 def judge_pasted(context: Context, probe: StageResult, reference: np.ndarray, candidate: np.ndarray) -> None:
     """Masks pasted from the same probabilities into the same boxes: a pixel may differ only where its probability is
     a rounding away from the threshold."""
@@ -59,7 +73,10 @@ def judge_pasted(context: Context, probe: StageResult, reference: np.ndarray, ca
         return
     count = len(reference)
     boxes = context.reference[RESULTS.boxes][:count]
-    behind = [_mask_probability(context.reference, k) for k in range(count)]
+    if has_windows(context.reference) and context.config is not None:
+        boxes, behind = _windows(context, boxes, range(count))
+    else:
+        behind = [_mask_probability(context.reference, k) for k in range(count)]
     still, rounding = np.zeros(count), ROUNDINGS * EPSILON
     flips = pixels.compare_masks(reference, candidate, boxes, still, behind, rounding, _paste_of(context))
     _finish_pixels(probe, flips, "mask pixels")
