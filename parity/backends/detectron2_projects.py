@@ -61,6 +61,8 @@ def project(name: str) -> Any:
     """The package. Raises JobError where it cannot be imported."""
     if name == "tensormask":
         _complete_tensormask()
+    if name == "panoptic_deeplab":
+        _do_without_panopticapi()
     problems = []
     for place in (f"detectron2.projects.{name}", name):
         try:
@@ -71,6 +73,19 @@ def project(name: str) -> Any:
         f"the package {name} of detectron2's projects cannot be imported by {sys.executable} "
         f"({'; '.join(problems)}): put its folder (projects/DensePose, projects/TridentNet ...) on PYTHONPATH"
     )
+
+
+def _do_without_panopticapi() -> None:
+    """Let Panoptic-DeepLab be imported where panopticapi is not installed, which only its training reads."""
+    if "panopticapi" in sys.modules or importlib.util.find_spec("panopticapi"):
+        return
+
+    def rgb2id(*_: Any) -> Any:
+        raise JobError("panopticapi is not installed; training needs it, inference does not")
+
+    package, functions = types.ModuleType("panopticapi"), types.ModuleType("panopticapi.utils")
+    setattr(functions, "rgb2id", rgb2id)  # noqa: B010  (a module has no such attribute for a type checker)
+    sys.modules |= {package.__name__: package, functions.__name__: functions}
 
 
 def beside(part: Any, name: str) -> Any:

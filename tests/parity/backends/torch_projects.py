@@ -106,3 +106,17 @@ def test_aligned_masks_become_natural_ones(unit, side, height, width):
     got = projects.swap_align2nat(torch.from_numpy(x), unit, -6.0).numpy()
     np.testing.assert_allclose(got, by_definition(x, unit, -6.0), rtol=0, atol=1e-13)
     assert projects.swap_align2nat(torch.from_numpy(x).float(), unit, -6.0).dtype == torch.float32
+
+
+def test_panoptic_deeplab_is_imported_without_what_only_its_training_reads(monkeypatch, tmp_path):
+    package = tmp_path / "panoptic_deeplab"
+    package.mkdir()
+    (package / "__init__.py").write_text("from panopticapi.utils import rgb2id\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    names = ("panopticapi", "panopticapi.utils", "panoptic_deeplab")
+    for name in names:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(JobError, match="training needs it"):
+        projects.project("panoptic_deeplab").rgb2id()
+    for name in names:
+        monkeypatch.delitem(sys.modules, name)
