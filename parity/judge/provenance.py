@@ -31,7 +31,7 @@ class Place:
     anchor: int
 
 
-def _dense_place(trace: Arrays, head: str, score: float, label: int, logistic: bool) -> Place | None:
+def dense_place(trace: Arrays, head: str, score: float, label: int, logistic: bool) -> Place | None:
     """Place of a dense head's candidate (RPN, RetinaNet) whose recorded score is ``score``.
 
     Score maps are (1, A*K, H, W) and delta maps (1, A*4, H, W); K = 1 for the RPN, whose scores are logits.
@@ -100,7 +100,7 @@ def dense_origin(
     items, index = item
     label = 0 if items.classes is None else int(items.classes[index])
     logistic = items.classes is not None
-    place = _dense_place(own, head, float(items.scores[index]), label, logistic)
+    place = dense_place(own, head, float(items.scores[index]), label, logistic)
     if place is None or place.scores not in other or place.deltas not in other:
         return None
     there = float(other[place.scores][place.score_at])
