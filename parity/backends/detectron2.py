@@ -29,7 +29,7 @@ from parity.backends import detectron2_tokens as tokens
 from parity.backends import driver
 from parity.backends.detectron2_project_units import size
 from parity.backends.detectron2_projects import add_config as add_projects
-from parity.backends.detectron2_projects import projects_of
+from parity.backends.detectron2_projects import projects_of, tell_things
 from parity.backends.detectron2_units import OPS, panoptic
 from parity.backends.driver import Arrays, Segments
 from parity.backends.torch_backend import TorchBackend, flatten, recorder
@@ -87,7 +87,9 @@ def build(library: SimpleNamespace, path: str, device: torch.device) -> Any:
     cfg = read_config(library, path)
     cfg.MODEL.DEVICE = str(device)
     cfg.MODEL.WEIGHTS = ""
-    return library.modeling.build_model(cfg)
+    model = library.modeling.build_model(cfg)
+    tell_things(model, cfg)
+    return model
 
 
 class Detectron2(TorchBackend):

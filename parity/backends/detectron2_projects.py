@@ -55,6 +55,18 @@ def add_config(cfg: Any, node: Mapping[str, Any]) -> None:
     """Add the keys of every project that a MODEL node needs. Raises JobError where one cannot be imported."""
     for package, add in projects_of(node):
         getattr(project(package), add)(cfg)
+    if node.get("META_ARCHITECTURE") == "PanopticDeepLab":  # keys of this project, see `tell_things`
+        cfg.MODEL.PANOPTIC_DEEPLAB.THING_IDS, cfg.MODEL.PANOPTIC_DEEPLAB.LABEL_DIVISOR = [], 1000
+
+
+def tell_things(model: Any, cfg: Any) -> None:
+    """Tell a Panoptic-DeepLab which classes are things, where the configuration says it and not a known data set."""
+    section = cfg.MODEL.get("PANOPTIC_DEEPLAB", {})
+    if things := section.get("THING_IDS"):
+        known = {int(k): int(k) for k in things}
+        model.meta = types.SimpleNamespace(
+            thing_dataset_id_to_contiguous_id=known, label_divisor=int(section["LABEL_DIVISOR"])
+        )
 
 
 def project(name: str) -> Any:

@@ -126,6 +126,7 @@ def run_mutations(
     unknown = sorted(set(names) - {m.name for m in MUTATIONS})
     if unknown:
         raise UsageError(f"no planted bug is called {', '.join(unknown)}; see: tf-d2 parity list-mutations")
+    output = output.resolve()  # workers run in a folder of their own
     output.mkdir(parents=True, exist_ok=True)
     chosen = [m for m in MUTATIONS if not names or m.name in names]
     if not names and auto_reference(torch_python or sys.executable).name != "detectron2":

@@ -120,3 +120,15 @@ def test_panoptic_deeplab_is_imported_without_what_only_its_training_reads(monke
         projects.project("panoptic_deeplab").rgb2id()
     for name in names:
         monkeypatch.delitem(sys.modules, name)
+
+
+def test_things_that_the_configuration_says():
+    model = types.SimpleNamespace(meta="of a data set")
+    section = {"THING_IDS": [], "LABEL_DIVISOR": 1000}
+    cfg = types.SimpleNamespace(MODEL={"PANOPTIC_DEEPLAB": section})
+    projects.tell_things(model, cfg)
+    assert model.meta == "of a data set"
+    section |= {"THING_IDS": [11, 12], "LABEL_DIVISOR": 256}
+    projects.tell_things(model, cfg)
+    assert model.meta.label_divisor == 256
+    assert list(model.meta.thing_dataset_id_to_contiguous_id.values()) == [11, 12]
