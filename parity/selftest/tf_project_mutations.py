@@ -315,7 +315,7 @@ def _from_zero(p: Any) -> Iterator[None]:
 
     def numbers(*arguments: Any) -> Any:
         found = old(*arguments)
-        return tf.where(found > segment_ops.VOID, found - 1, found)
+        return tf.where(found > segment_ops._VOID, found - 1, found)
 
     with swapped(segment_ops, "_thing_numbers", numbers):
         yield
@@ -364,7 +364,7 @@ def _not_doubled(p: Any) -> Iterator[None]:
 
 @planter("windows_beyond_the_map_zero")
 def _outside_zero(p: Any) -> Iterator[None]:
-    with swapped(align2nat, "OUTSIDE", 0.0):
+    with swapped(align2nat, "_OUTSIDE", 0.0):
         yield
 
 
