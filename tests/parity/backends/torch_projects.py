@@ -5,6 +5,7 @@ import itertools
 import math
 import sys
 import types
+from typing import Any
 
 import numpy as np
 import pytest
@@ -123,7 +124,7 @@ def test_panoptic_deeplab_is_imported_without_what_only_its_training_reads(monke
 
 
 def test_things_that_the_configuration_says():
-    model = types.SimpleNamespace(meta="of a data set")
+    model: Any = types.SimpleNamespace(meta="of a data set")
     section = {"THING_IDS": [], "LABEL_DIVISOR": 1000}
     cfg = types.SimpleNamespace(MODEL={"PANOPTIC_DEEPLAB": section})
     projects.tell_things(model, cfg)

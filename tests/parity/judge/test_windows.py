@@ -19,10 +19,8 @@ CONFIG = {
 def trace() -> dict[str, np.ndarray]:
     """Two levels of two anchors and three classes; the network sees the picture at half its size."""
     rng = np.random.default_rng(0)
-    arrays = {
-        "input/image": np.zeros((40, 64, 3), np.uint8),
-        "input/resized": np.zeros((20, 32, 3), np.uint8),
-    }
+    picture = np.zeros((40, 64, 3), np.uint8)
+    arrays: dict[str, np.ndarray] = {"input/image": picture, "input/resized": picture[::2, ::2]}
     for level, (height, width) in enumerate(((5, 8), (3, 4))):
         arrays[f"steps/head/0/{level}"] = rng.normal(size=(1, 6, height, width)).astype(np.float32)
         arrays[f"steps/head/1/{level}"] = rng.normal(size=(1, 8, height, width)).astype(np.float32)
