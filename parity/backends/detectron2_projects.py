@@ -29,6 +29,10 @@ _SECTIONS = (
 )
 # How the names of parts begin, for projects whose keys are not written where they have their defaults.
 _PARTS = (
+    ("PointRend", "point_rend", "add_pointrend_config"),
+    ("ImplicitPointRend", "point_rend", "add_pointrend_config"),
+    ("CoarseMaskHead", "point_rend", "add_pointrend_config"),
+    ("DensePose", "densepose", "add_densepose_config"),
     ("build_trident", "tridentnet", "add_tridentnet_config"),
     ("Trident", "tridentnet", "add_tridentnet_config"),
     ("PanopticDeepLab", "panoptic_deeplab", "add_panoptic_deeplab_config"),

@@ -37,6 +37,11 @@ from parity.core.job import JobError
             ["deeplab"],
         ),
         ({"META_ARCHITECTURE": "GeneralizedRCNN", "POINT_HEAD": {}}, ["point_rend"]),
+        (  # a head of all defaults, whose section is not written
+            {"META_ARCHITECTURE": "GeneralizedRCNN", "ROI_MASK_HEAD": {"NAME": "PointRendMaskHead"}},
+            ["point_rend"],
+        ),
+        ({"META_ARCHITECTURE": "GeneralizedRCNN", "ROI_HEADS": {"NAME": "DensePoseROIHeads"}}, ["densepose"]),
         (
             {"META_ARCHITECTURE": "GeneralizedRCNN", "PROPOSAL_GENERATOR": {"NAME": "TridentRPN"}},
             ["tridentnet"],
