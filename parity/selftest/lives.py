@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from parity.running.worker import import_root
+from weights.errors import UserError
 
 SAMPLE_SECONDS = 0.5
 FRUITLESS = 10  # lives in a row that brought nothing: the kills come faster than the work can be done
 
 
-class SoakError(RuntimeError):
+class SoakError(UserError, RuntimeError):
     """A run ended by itself with an error, or never gets on."""
 
 

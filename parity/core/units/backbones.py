@@ -35,7 +35,7 @@ def backbone_units(model: Mapping[str, Any]) -> list[Unit]:
     """
     name = model["BACKBONE"]["NAME"]
     if name == _TRIDENT and model.get("TRIDENT", {}).get("TEST_BRANCH_IDX", 1) == -1:
-        raise ValueError(
+        raise UsageError(
             "MODEL.TRIDENT.TEST_BRANCH_IDX -1 (all branches at once) has no stage table: compare one branch, "
             "--opts MODEL.TRIDENT.TEST_BRANCH_IDX 1"
         )
