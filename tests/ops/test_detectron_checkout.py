@@ -107,8 +107,8 @@ def clustered(rng: np.random.Generator, k: int) -> np.ndarray:
 
 def box_results(rng: np.random.Generator, k: int) -> Case:
     scores = rng.dirichlet(np.full(5, 0.5), 50).astype(np.float32)
-    if k % 2:
-        scores = (np.round(scores * 16) / 16).astype(np.float32)  # ties, at the limit too
+    if k % 2:  # ties between classes, at the limit too; within a class no sort has a choice
+        scores = np.stack([rng.permutation(50) / 50 for _ in range(5)], axis=1).astype(np.float32)
     row = np.stack([np.roll(clustered(rng, k)[:50, :4], j, axis=0) for j in range(5)], axis=1)
     return {"scores": scores, "boxes": row.reshape(50, 20), "limit": np.array([0, 10, 30, 1000][k % 4])}
 
@@ -169,12 +169,9 @@ def check_results(case: Case, out: Case) -> float:
     scores = case["scores"][row, label + 1]
     kept = nms.batched_nms_inclusive(chosen, scores, label, 0.5)
     kept = tf.gather(kept, nms.best_with_ties(tf.gather(scores, kept), int(case["limit"]))).numpy()
-    # Between equal scores of one class numpy's sort has a choice; the scores that are kept must be the same.
-    np.testing.assert_array_equal(np.sort(scores[kept]), np.sort(out["scores"]))
-    if len(np.unique(scores)) == len(scores):
-        by_class = kept[np.argsort(label[kept] * len(row) + kept)]
-        np.testing.assert_array_equal(chosen[by_class], out["boxes"])
-        np.testing.assert_array_equal(label[by_class] + 1, out["classes"])
+    by_class = kept[np.argsort(label[kept] * len(row) + kept)]
+    np.testing.assert_array_equal(chosen[by_class], out["boxes"])
+    np.testing.assert_array_equal(label[by_class] + 1, out["classes"])
     return 0.0
 
 
@@ -191,7 +188,7 @@ def check_proposals(case: Case, out: Case) -> float:
     moved, best = tf.gather(moved, valid), tf.gather(tf.gather(scores, order), valid)
     kept = nms.batched_nms_inclusive(moved, best, tf.zeros_like(valid), 0.7)[:60]
     np.testing.assert_array_equal(tf.gather(best, kept), out["probs"][:, 0])
-    error = np.abs(tf.gather(moved, kept).numpy() - out["rois"]).max()
+    error = np.abs(tf.gather(moved, kept).numpy() - out["rois"]).max(initial=0.0)
     assert error <= 8 * EPS * max(tall, wide)
     return float(error)
 

@@ -174,3 +174,11 @@ def test_sizes_of_maskrcnn_benchmark_in_the_graph(size: tuple[int, int]) -> None
     wanted = resize.truncated_edge_size(*size, 160, 250)
     assert tuple(int(v) for v in resize.truncated_edge_size_tf(*size, 160, 250)) == wanted
     assert resize.truncated_edge_size(149, 197, 160, 250) == (160, 211)  # 211.54 is cut
+
+
+def test_nothing_is_suppressed_of_nothing() -> None:
+    """Eagerly, too, where TensorFlow cannot concatenate an empty list."""
+    empty = tf.zeros([0, 4]), tf.zeros([0]), tf.zeros([0], tf.int64)
+    assert nms.batched_nms_inclusive(*empty, 0.5).shape == (0,)
+    graph = tf.function(lambda *boxes: nms.batched_nms_inclusive(*boxes, 0.5))
+    assert graph(*empty).shape == (0,)

@@ -197,6 +197,7 @@ def _nms_per_group(
     number = tf.shape(counts)[0]
     array = tf.TensorArray(tf.int32, number, infer_shape=False, element_shape=[None])
     _, array = tf.while_loop(lambda i, _: i < number, one_group, (0, array))
-    kept = array.concat()
+    # Eagerly, nothing can be concatenated.
+    kept = tf.cond(number > 0, array.concat, lambda: tf.zeros([0], tf.int32))
     best = tf.argsort(tf.gather(ranks, kept), direction="DESCENDING")
     return tf.gather(kept, best[:limit])
