@@ -19,6 +19,7 @@ import weights
 
 DATA = Path(__file__).parents[1] / "data"
 FACTOR = 3.0  # parity.core.profiles.NOISE_FACTOR
+ROUNDING = 8 * 2.0**-23
 FLOAT64 = 1e-12
 
 
@@ -88,6 +89,9 @@ def stage(trace: Any, name: str) -> np.ndarray:
 
 
 def assert_near(got: Any, theirs: Any, truth: Any, name: str = "") -> None:
-    """``got`` is at most FACTOR times as far from the float64 ``truth`` as detectron2's float32 ``theirs`` is."""
+    """``got`` is at most FACTOR times as far from the float64 ``truth`` as detectron2's float32 ``theirs`` is.
+
+    What float32 rounds a few times is always allowed: a handful of detections may be right by chance.
+    """
     own, other = error(got, truth), error(theirs, truth)
-    assert own <= FACTOR * other, f"{name} is {own:.2e} from float64, detectron2's {other:.2e}"
+    assert own <= FACTOR * other + ROUNDING, f"{name} is {own:.2e} from float64, detectron2's {other:.2e}"
