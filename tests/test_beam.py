@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import sys
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ RUNNERS = {
     "threads": (*DIRECT, "--direct_running_mode=multi_threading"),
     "processes": (*DIRECT, "--direct_running_mode=multi_processing"),
     "portable": (
-        *("--runner=PortableRunner", "--job_endpoint=embed", "--environment_type=LOOPBACK"),
-        *("--experiments=use_loopback_process_worker=True", "--sdk_worker_parallelism=2"),
+        *("--runner=PortableRunner", "--job_endpoint=embed", "--sdk_worker_parallelism=2"),
+        "--environment_type=beam:env:harness_subprocess_python:v1",
+        f"--environment_config={sys.executable} -m apache_beam.runners.worker.sdk_worker_main",
     ),
 }
 

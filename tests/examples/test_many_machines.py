@@ -18,8 +18,9 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 DEMO = Path(str(files("tf_d2"))) / "data" / "demo"
 DIRECT = ("--runner=DirectRunner", "--direct_running_mode=multi_processing", "--direct_num_workers=2")
 PORTABLE = (
-    *("--runner=PortableRunner", "--job_endpoint=embed", "--environment_type=LOOPBACK"),
-    *("--experiments=use_loopback_process_worker=True", "--sdk_worker_parallelism=2"),
+    *("--runner=PortableRunner", "--job_endpoint=embed", "--sdk_worker_parallelism=2"),
+    "--environment_type=beam:env:harness_subprocess_python:v1",
+    f"--environment_config={sys.executable} -m apache_beam.runners.worker.sdk_worker_main",
 )
 
 
