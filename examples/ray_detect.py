@@ -36,8 +36,9 @@ def run() -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes, each with the model in its memory")
     given = parser.parse_args()
     pictures = ray.data.read_binary_files(given.pictures, include_paths=True)
-    # num_cpus is what Ray reserves for a worker; TensorFlow itself takes every core it sees.
-    options = {"concurrency": given.workers, "batch_size": 16, "num_cpus": 1}
+    # num_cpus is what Ray reserves for a worker (TensorFlow itself takes every core it sees): less than 1, so that
+    # with a worker for every core the tasks that read files still get one.
+    options = {"concurrency": given.workers, "batch_size": 16, "num_cpus": 0.5}
     rows = pictures.map_batches(Detect, fn_constructor_kwargs={"model": given.model}, **options)
     rows.write_parquet(given.output)
 
