@@ -4,14 +4,17 @@ import numpy as np
 import pytest
 
 from parity.judge.pixels import (
+    Paste,
     compare_argmax,
     compare_keypoints,
     compare_masks,
     compare_panoptic,
     heatmap_value,
+    padded_probability,
     paste_probability,
     sigmoid,
 )
+from tf_d2.ops.mask_paste_padded_numpy import paste_padded_masks_numpy
 
 
 def pasted(mask, box, shape):
@@ -140,3 +143,27 @@ def test_panoptic_segment_facts_are_compared(change):
 
 def test_sigmoid_does_not_overflow():
     np.testing.assert_allclose(sigmoid(np.array([-1000.0, 0, 1000])), [0, 0.5, 1])
+
+
+def test_masks_pasted_into_whole_pixels():
+    """As Detectron pastes them, and what a corner that crosses a whole pixel excuses."""
+    rng = np.random.default_rng(4)
+    mask = rng.uniform(size=(14, 14)).astype(np.float32)
+    box = np.array([3.2, 5.0, 40.7, 33.9], np.float32)
+    ys, xs = np.mgrid[:48, :60]
+    probability = padded_probability(mask, box, xs.ravel(), ys.ravel()).reshape(48, 60)
+    drawn = paste_padded_masks_numpy(mask[None], box[None], 48, 60)[0]
+    sure = np.abs(probability - 0.5) > 1e-6
+    np.testing.assert_array_equal((probability > 0.5)[sure], drawn[sure])
+
+    half, centre = (box[2:] - box[:2]) / 2 * np.float32(16 / 14), (box[2:] + box[:2]) / 2
+    edge = (
+        box - (centre + half - np.ceil(centre + half))[[0, 1, 0, 1]] - np.float32(1e-4)
+    )  # just below a whole pixel
+    other = edge + np.float32(2e-4)
+    first, second = (paste_padded_masks_numpy(mask[None], b[None], 48, 60) for b in (edge, other))
+    assert (first != second).any()
+    given = edge[None], np.array([2.5e-4]), [mask], 1e-6
+    assert compare_masks(first, second, *given, Paste(True)).unexplained == 0
+    still = edge[None], np.zeros(1), [mask], 1e-6
+    assert compare_masks(first, second, *still, Paste(True)).unexplained > 0
