@@ -121,10 +121,8 @@ def test_an_unknown_command_is_status_2(capsys):
         (OSError("plain"), "tf-d2: error: plain\n"),
         (MemoryError(), "tf-d2: error: MemoryError\n"),
         (UsageError("told"), "tf-d2: error: told\n"),
-        (
-            ValueError("from within"),
-            "tf-d2: error: internal error, ValueError: from within (set TF_D2_DEBUG=1",
-        ),
+        (ValueError("of a library that reads a file"), "tf-d2: error: of a library that reads a file\n"),
+        (KeyError("from within"), "tf-d2: error: internal error, KeyError: 'from within' (set TF_D2_DEBUG=1"),
         (RuntimeError("boom"), "tf-d2: error: internal error, RuntimeError: boom (set TF_D2_DEBUG=1"),
     ],
 )

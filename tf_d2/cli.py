@@ -32,8 +32,9 @@ COMMANDS = {
 _PLUGIN_GROUP = "tf_d2.commands"
 
 _FORMAT = warnings.formatwarning
-# What a user can cause, with a message written for the user. Anything else is a defect of this program.
-_USER_ERRORS = (UserError, OSError, MemoryError)
+# What a user can cause: with a message written for the user (UserError), or raised by the libraries that read the
+# user's files (ValueError). Anything else is a defect of this program.
+_USER_ERRORS = (UserError, ValueError, OSError, MemoryError)
 
 
 def make_app() -> typer.Typer:

@@ -7,8 +7,9 @@ from __future__ import annotations
 class UserError(Exception):
     """What the user can cause and mend: the message says how. Base of all such errors of weights, tf_d2 and parity.
 
-    The command line prints the message alone and exits with 2; anything else it calls an internal error. Every
-    subclass is also the ValueError, OSError or RuntimeError that it was before there was this base.
+    The command line prints the message alone and exits with 2, as it does with the ValueError and OSError of a library
+    that reads the user's files; anything else it calls an internal error. Every subclass is also the ValueError,
+    OSError or RuntimeError that it was before there was this base.
     """
 
 
