@@ -72,9 +72,15 @@ class Life:
         return max(found, default=float("nan"))
 
 
-def live(command: Sequence[str], done: Callable[[], int], limit: float | None, log: Path) -> Life:
+def live(
+    command: Sequence[str],
+    done: Callable[[], int],
+    limit: float | None,
+    log: Path,
+    fine: Sequence[int] = (0,),
+) -> Life:
     """Run a command, killed with all its processes after ``limit`` seconds (None: never). Raises SoakError where it
-    ends with another status than 0."""
+    ends with a status that is not among ``fine``."""
     life, begin = Life(), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="soak-") as scratch, open(log, "ab") as said:
         environment = os.environ | {"PYTHONPATH": import_root(Path(scratch))}
@@ -94,7 +100,7 @@ def live(command: Sequence[str], done: Callable[[], int], limit: float | None, l
                 pass
             process.wait()
     life.seconds, life.done = time.monotonic() - begin, done()
-    if not life.killed and process.returncode:
+    if not life.killed and process.returncode not in fine:
         tail = log.read_text(errors="replace").strip().splitlines()[-3:]
         raise SoakError(f"status {process.returncode}: {' | '.join(tail)}")
     return life
