@@ -40,12 +40,12 @@ def test_logits_are_those_of_detectron2(name: str, tmp_path: Path, exact: dict[s
     predictor, (truth, true_trace) = model(name).predictor(tmp_path), exact[name]
     image, expected = model(name).image, model(name)["output/sem_seg"]
     logits = predictor(image)["sem_seg"]
-    assert_near(logits, expected, truth)
+    assert_near(logits, expected, truth, factor=2.0)
     np.testing.assert_array_equal(logits.argmax(axis=0), expected.argmax(axis=0))
     trace, stages = predictor.trace(image), model(name).group("steps/")
     assert len(stages) >= 3
     for key, theirs in stages.items():
-        assert_near(stage(trace, key), theirs, stage(true_trace, key), key)
+        assert_near(stage(trace, key), theirs, stage(true_trace, key), key, factor=2.0)
 
 
 def test_stages_in_float64(exact: dict[str, Any]) -> None:

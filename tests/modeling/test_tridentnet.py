@@ -35,12 +35,12 @@ def test_one_branch_is_that_of_detectron2(tmp_path: Path, exact: tuple[Any, Any]
     np.testing.assert_array_equal(instances.pred_classes, expected["pred_classes"])
     for field in ("pred_boxes", "scores"):
         true = getattr(exact[0], field)
-        assert_near(getattr(instances, field), expected[field], true, field)
+        assert_near(getattr(instances, field), expected[field], true, field, factor=2.0)
     stages = FAST.group("steps/")
     assert len(stages) == 9
     for stage, theirs in stages.items():  # of regions only the first are recorded
         true = exact[1][stage][: len(theirs)]
-        assert_near(trace[stage][: len(theirs)], theirs, true, stage)
+        assert_near(trace[stage][: len(theirs)], theirs, true, stage, factor=2.0)
 
 
 @pytest.mark.parametrize("branch", [0, 2])

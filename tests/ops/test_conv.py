@@ -154,3 +154,12 @@ def test_max_pool_pads_with_minus_infinity(run, kernel, stride, padding):
         expected = F.max_pool2d(nchw(x), kernel, stride, padding)
         got = run(lambda x: ops.max_pool2d(x, kernel, stride, padding), x)
         np.testing.assert_array_equal(got, nhwc(expected))
+
+
+@pytest.mark.parametrize(("stride", "padding", "dilation"), [(1, 1, 1), (1, 0, 1), (2, 1, 1), (1, 2, 2)])
+def test_convolution_of_no_regions(stride, padding, dilation):
+    """TensorFlow's own convolution gives none of them the shape of its input, where oneDNN computes."""
+    x, kernel = tf.zeros([0, 14, 11, 6]), tf.ones([3, 3, 6, 4])
+    found = ops.conv2d(x, kernel, tf.ones([4]), stride=stride, padding=padding, dilation=dilation, relu=True)
+    height, width = ((n + 2 * padding - 2 * dilation - 1) // stride + 1 for n in (14, 11))
+    assert found.shape == (0, height, width, 4)

@@ -41,6 +41,9 @@ def conv2d(
 
     Source: torch.nn.functional.conv2d.
     """
+    if x.shape[0] == 0:  # TensorFlow's kernel of oneDNN gives no images the shape of its input
+        one = tf.zeros(tf.concat([[1], tf.shape(x)[1:]], 0), x.dtype)
+        return conv2d(one, kernel, bias, stride=stride, padding=padding, dilation=dilation)[:0]
     pads: Any = _conv_padding(kernel, stride, padding, dilation)
     if onednn.active(x.dtype):
         return onednn.conv2d(x, kernel, bias, stride, pads, dilation, add, relu)
