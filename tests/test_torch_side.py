@@ -26,7 +26,7 @@ sys.exit(code)
 
 def test_all_are_found():
     assert {"weights/torch_checkpoint.py", "parity/backends/torch_reference.py"} <= set(FILES)
-    assert len(FILES) == 8
+    assert len(FILES) == 9
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -123,9 +123,10 @@ def until_done(
 
 
 def memory_table(life: Life, marks: Sequence[int]) -> dict[str, dict[str, float]]:
-    """Program -> peak resident MiB while so many pictures were done: between 0 and the first mark, and so on."""
+    """Program -> peak resident MiB while so many pictures were done: from the first one to the first mark, and so on.
+    Before the first one a program is still loading. NaN for a span without a sample."""
     programs = sorted({name for _, mib in life.samples for name in mib if mib[name] > 0})
-    spans = list(zip([0, *marks], marks, strict=False))
+    spans = list(zip([1, *marks], marks, strict=False))
     return {
         name: {f"{low} to {high}": life.peak(name, low, high) for low, high in spans} for name in programs
     }
