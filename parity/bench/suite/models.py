@@ -27,12 +27,13 @@ PREPARE_SECONDS = 3600.0
 class Published:
     """A configuration of detectron2's model zoo. ``made_by``: what makes its weights, our compact PyTorch reference
     or detectron2 itself (with its projects), which alone has all parts. ``resized``: whether the picture's size is set
-    as that of the network's input; else the configuration's own holds."""
+    as that of the network's input; else the configuration's own holds. ``opts``: overrides, KEY and value in turn."""
 
     name: str
     title: str
     made_by: str = "reference"
     resized: bool = True
+    opts: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -41,6 +42,8 @@ class Published:
 
 
 MASK_RCNN = Published("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x", "Mask R-CNN R50-FPN")
+# The average over the whole picture instead of over a crop of training, whose size must divide the picture's.
+WHOLE = ("INPUT.CROP.ENABLED", "False")
 FAMILIES = (
     Published("COCO-Detection/faster_rcnn_R_50_C4_3x", "Faster R-CNN R50-C4"),
     Published("COCO-Detection/faster_rcnn_R_50_DC5_3x", "Faster R-CNN R50-DC5"),
@@ -70,12 +73,14 @@ FAMILIES = (
         "projects/DeepLab/configs/Cityscapes-SemanticSegmentation/deeplab_v3_plus_R_103_os16_mg124_poly_90k_bs16",
         "DeepLab v3+ R103",
         "detectron2",
+        opts=WHOLE,
     ),
     Published(
         "projects/Panoptic-DeepLab/configs/Cityscapes-PanopticSegmentation/"
         "panoptic_deeplab_R_52_os16_mg124_poly_90k_bs32_crop_512_1024",
         "Panoptic-DeepLab R52",
         "detectron2",
+        opts=WHOLE,
     ),
     Published("projects/TridentNet/configs/tridentnet_fast_R_50_C4_3x", "TridentNet R50-C4", "detectron2"),
     Published("projects/TensorMask/configs/tensormask_R_50_FPN_6x", "TensorMask R50", "detectron2"),
@@ -100,7 +105,7 @@ def prepare(
     resize = ["INPUT.MIN_SIZE_TEST", str(min(size)), "INPUT.MAX_SIZE_TEST", str(max(1333, *size))]
     entries, models = [], []
     for published, opts in wanted:
-        given = [*(resize if published.resized else []), *map(str, opts)]
+        given = [*(resize if published.resized else []), *published.opts, *map(str, opts)]
         folder = work / f"{published.key}-{_digest(given)}"
         folder.mkdir(exist_ok=True)
         shared = [*given, *map(str, weights_opts)]
