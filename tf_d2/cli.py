@@ -39,7 +39,7 @@ _USER_ERRORS = (UserError, ValueError, OSError, MemoryError)
 
 def make_app() -> typer.Typer:
     """All commands, those of installed plug-ins included; each is imported when it is asked for."""
-    app = _empty_app(cls=LazyCommands, no_args_is_help=True)
+    app = _empty_app(cls=_LazyCommands, no_args_is_help=True)
     app.info.help = "detectron2 models in TensorFlow: the same detections, proved, and served."
     return app
 
@@ -50,7 +50,7 @@ def _empty_app(**settings: Any) -> typer.Typer:
     return app
 
 
-class LazyCommands(TyperGroup):
+class _LazyCommands(TyperGroup):
     """The group of all commands: a list shows one line for each, and running one imports its module.
 
     ``commands`` holds a stand-in per name until the command is asked for, so that lists and the suggestion for

@@ -29,7 +29,7 @@ def check_target(output: Path, version: int, name: str, overwrite: bool = False)
         return
     if (output / str(version)).exists():
         raise UsageError(
-            f"{output / str(version)} exists; export another version (--version {newest(output) + 1}), or replace it "
+            f"{output / str(version)} exists; export another version (--version {_newest(output) + 1}), or replace it "
             "with --overwrite"
         )
     others = [p.name for p in sorted(output.iterdir()) if not _of_an_export(p)]
@@ -40,7 +40,7 @@ def check_target(output: Path, version: int, name: str, overwrite: bool = False)
         )
 
 
-def newest(output: Path) -> int:
+def _newest(output: Path) -> int:
     """The highest version in a folder, 0 if there is none."""
     return max((int(p.name) for p in output.glob("*") if p.name.isdecimal()), default=0)
 

@@ -19,7 +19,7 @@ _MAX_DIMS = 32  # axes of a tensor; numpy 1.x allows no more
 MAX_JSON_BYTES = 16 << 20  # header of a safetensors file; a hundred thousand tensors fit
 _MAX_EXPANSION = 4  # bytes of all tensors over bytes of the file: views that overlap, broadcast strides
 _MAX_INFLATION = 20  # bytes of decompressed zip entries over bytes of the file; weights hardly compress
-SMALL = 64 << 20  # below this many bytes the two ratios above do not matter
+_SMALL = 64 << 20  # below this many bytes the two ratios above do not matter
 
 
 class Budget:
@@ -38,13 +38,13 @@ class Budget:
 
 def tensor_budget(file_size: int) -> Budget:
     """Bytes that all tensors of a file of ``file_size`` bytes may take together."""
-    limit = max(SMALL, _MAX_EXPANSION * file_size)
+    limit = max(_SMALL, _MAX_EXPANSION * file_size)
     return Budget(limit, f"its tensors would take over {limit >> 20} MiB, the file has {file_size} bytes")
 
 
 def inflation_budget(file_size: int) -> Budget:
     """Bytes that all decompressed zip entries of a file of ``file_size`` bytes may take together."""
-    limit = max(SMALL, _MAX_INFLATION * file_size)
+    limit = max(_SMALL, _MAX_INFLATION * file_size)
     return Budget(limit, f"decompressed it would take over {limit >> 20} MiB, the file has {file_size} bytes")
 
 

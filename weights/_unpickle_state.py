@@ -98,7 +98,7 @@ class Dtype:
         self.problem = problem
 
 
-class OddKey:
+class _OddKey:
     """A dictionary key that no state dict has; each is itself, whatever it stood for."""
 
     __slots__ = ("name",)
@@ -215,7 +215,7 @@ def hashable(key: Any) -> Any:
         raise CheckpointError("The pickle has a huge integer as a dictionary key.")
     if key is None or type(key) in (str, int, float, bool):
         return key
-    return OddKey(kind(key))
+    return _OddKey(kind(key))
 
 
 def kind(value: Any) -> str:

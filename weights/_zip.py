@@ -22,7 +22,7 @@ _PIECE = 64 << 20
 
 
 @dataclass(frozen=True)
-class Entry:
+class _Entry:
     """One entry of the archive: where its bytes lie in the file and what they must become."""
 
     name: str
@@ -58,7 +58,7 @@ class Archive:
             )
         return raw
 
-    def _inflate(self, entry: Entry, raw: memoryview) -> memoryview:
+    def _inflate(self, entry: _Entry, raw: memoryview) -> memoryview:
         self.budget.spend(entry.size)
         stream = zlib.decompressobj(-15)
         try:
@@ -110,7 +110,7 @@ class _View(io.RawIOBase):
         return chunk
 
 
-def _entries(data: memoryview) -> list[Entry]:
+def _entries(data: memoryview) -> list[_Entry]:
     try:
         with zipfile.ZipFile(_View(data)) as archive:  # type: ignore[arg-type]
             infos = archive.infolist()
@@ -130,7 +130,7 @@ def _entries(data: memoryview) -> list[Entry]:
     return entries
 
 
-def _entry(data: memoryview, info: zipfile.ZipInfo) -> Entry:
+def _entry(data: memoryview, info: zipfile.ZipInfo) -> _Entry:
     name = info.orig_filename
     parts = name.replace("\\", "/").split("/")
     if not name:
@@ -146,7 +146,7 @@ def _entry(data: memoryview, info: zipfile.ZipInfo) -> Entry:
     start = _data_start(data, info, name)
     if start + info.compress_size > len(data):
         raise CheckpointError(f"The zip entry {name[:200]!r} ends outside of the file: it is truncated.")
-    return Entry(name, start, info.compress_size, info.file_size, info.CRC, info.compress_type)
+    return _Entry(name, start, info.compress_size, info.file_size, info.CRC, info.compress_type)
 
 
 def _data_start(data: memoryview, info: zipfile.ZipInfo, name: str) -> int:
@@ -169,7 +169,7 @@ def _data_start(data: memoryview, info: zipfile.ZipInfo, name: str) -> int:
     return start + name_length + extra_length
 
 
-def _check_disjoint(entries: list[Entry]) -> None:
+def _check_disjoint(entries: list[_Entry]) -> None:
     seen: set[str] = set()
     for entry in entries:
         if entry.name in seen:

@@ -35,7 +35,7 @@ _SHOWN = 40  # names of each kind in an error message
 _FLOATING = ("float16", "bfloat16", "float32", "float64")  # what weights come as
 
 # Tensors that a checkpoint may hold beyond the model's variables, and why they change nothing for inference.
-HARMLESS = (
+_HARMLESS = (
     (re.compile(r"(^|\.)anchor_generator\.cell_anchors(\.|$)"), "anchors are computed from the config"),
     (re.compile(r"^pixel_(mean|std)$"), "taken from the config, as detectron2 does"),
     (re.compile(r"(^|\.)num_batches_tracked$"), "a counter of training steps"),
@@ -51,7 +51,7 @@ HARMLESS = (
 
 def harmless_reason(key: str) -> str | None:
     """Why a model for inference has no variable for ``key``, or None when it should have one."""
-    return next((reason for pattern, reason in HARMLESS if pattern.search(key)), None)
+    return next((reason for pattern, reason in _HARMLESS if pattern.search(key)), None)
 
 
 def split_harmless(state: Mapping[str, np.ndarray], keys: Iterable[str]) -> dict[str, np.ndarray]:

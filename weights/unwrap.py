@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from weights._limits import MAX_NAME
 from weights.errors import CheckpointError
 
-Value = TypeVar("Value")
+_Value = TypeVar("_Value")
 Names = tuple[str, ...]
 
 # where training code keeps moving averages (d2go, timm, common forks); never used unless asked for
@@ -174,7 +174,7 @@ def _several(readings: Mapping[str, int]) -> str:
 # --- names ------------------------------------------------------------------------------------------
 
 
-def plain_names(state: Mapping[str, Value], notes: list[str], *, several: bool = False) -> dict[str, Value]:
+def plain_names(state: Mapping[str, _Value], notes: list[str], *, several: bool = False) -> dict[str, _Value]:
     """``state`` under the names of the model: without what wrappers put before or into them.
 
     Args:
@@ -204,7 +204,7 @@ def plain_names(state: Mapping[str, Value], notes: list[str], *, several: bool =
     if len(prefixes) == 1 and (prefix := next(iter(prefixes))):
         names = {old: new.removeprefix(prefix) for old, new in names.items()}
         notes.append(f"its names begin with {prefix!r}, which was left out")
-    result: dict[str, Value] = {}
+    result: dict[str, _Value] = {}
     for old, new in names.items():
         if new in result or not new:
             raise CheckpointError(f"Without the prefixes of wrappers two tensors would be called {new!r}.")

@@ -119,12 +119,12 @@ def run_job(job: Job, load: Load) -> None:
     backend = load(job, config)
     loaded = time.perf_counter() - started
     if job.mode == "keep":
-        keep_running(job, backend, loaded)
+        _keep_running(job, backend, loaded)
     else:
         write_trace(job, backend, job.output, loaded)
 
 
-def keep_running(job: Job, backend: Backend, loaded: float) -> None:
+def _keep_running(job: Job, backend: Backend, loaded: float) -> None:
     """Write a trace for every line of standard input: a JSON object with the `images`, `output` and `feed` of that
     trace. Each is answered by a line: "written", or "failed" with a message. Ends with its input.
     """

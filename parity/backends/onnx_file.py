@@ -26,7 +26,7 @@ class OnnxFile(Backend):
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.config = config
-        self.fields = result_fields(config)
+        self.fields = _result_fields(config)
 
     def infer(self, image: np.ndarray) -> Sequence[np.ndarray]:
         """The file's outputs in order. image: float32 (C, H, W)."""
@@ -45,7 +45,7 @@ class OnnxFile(Backend):
                 f"{len(expected)}: {', '.join(expected)}"
             )
         found = dict(zip(self.fields, outputs, strict=False))
-        return {"input/image": image, **to_picture(found, resized, image)}, []
+        return {"input/image": image, **_to_picture(found, resized, image)}, []
 
     def read(self, path: str) -> np.ndarray:
         """A picture as tf_d2 reads it."""
@@ -56,7 +56,7 @@ class OnnxFile(Backend):
         return {"versions": versions()}
 
 
-def result_fields(config: Mapping[str, Any]) -> list[str]:
+def _result_fields(config: Mapping[str, Any]) -> list[str]:
     """Fields of the exported instances in the file's order. Raises JobError for a model that has other results."""
     model = config["MODEL"]
     if model["META_ARCHITECTURE"] not in ("GeneralizedRCNN", "RetinaNet"):
@@ -79,7 +79,7 @@ def network_input(image: np.ndarray, node: Mapping[str, Any]) -> np.ndarray:
     return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
 
 
-def to_picture(found: Mapping[str, np.ndarray], resized: np.ndarray, image: np.ndarray) -> Arrays:
+def _to_picture(found: Mapping[str, np.ndarray], resized: np.ndarray, image: np.ndarray) -> Arrays:
     """Instances in pixels of the network input -> results of a trace, rescaled and pasted by tf_d2."""
     from tf_d2.stages import OPS
 

@@ -17,7 +17,7 @@ from parity.backends.onnx_file import OnnxFile
 from parity.core.job import Job, JobError
 
 
-class OnnxRuntime(OnnxFile):
+class _OnnxRuntime(OnnxFile):
     """An inference session on the CPU or a GPU."""
 
     name = "onnxruntime"
@@ -49,7 +49,7 @@ class OnnxRuntime(OnnxFile):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line entry; returns the exit status."""
-    return driver.main(OnnxRuntime, arguments)
+    return driver.main(_OnnxRuntime, arguments)
 
 
 if __name__ == "__main__":

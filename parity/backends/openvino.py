@@ -17,7 +17,7 @@ from parity.backends.onnx_file import OnnxFile
 from parity.core.job import Job, JobError
 
 
-class OpenVino(OnnxFile):
+class _OpenVino(OnnxFile):
     """A model compiled for the CPU or Intel's GPU, in float32."""
 
     name = "openvino"
@@ -47,7 +47,7 @@ class OpenVino(OnnxFile):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line entry; returns the exit status."""
-    return driver.main(OpenVino, arguments)
+    return driver.main(_OpenVino, arguments)
 
 
 if __name__ == "__main__":

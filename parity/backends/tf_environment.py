@@ -45,7 +45,7 @@ def set_flags(job: Job) -> dict[str, Any]:
     flags = {
         "tf32_allowed": tf.config.experimental.tensor_float_32_execution_enabled(),
         "determinism": profile != "production",
-        "onednn": onednn_in_use(),
+        "onednn": _onednn_in_use(),
         "devices": [d.name for d in gpus] if device == "gpu" else ["CPU"],
         "gpu": [tf.config.experimental.get_device_details(d).get("device_name", "") for d in gpus],
     }
@@ -53,7 +53,7 @@ def set_flags(job: Job) -> dict[str, Any]:
     return {"flags": flags, "canaries": canaries}
 
 
-def onednn_in_use() -> bool | None:
+def _onednn_in_use() -> bool | None:
     """Whether TensorFlow computes with oneDNN, by its own choice or as TF_ENABLE_ONEDNN_OPTS says; None where this
     version does not tell."""
     try:

@@ -203,7 +203,7 @@ def deform_conv2d(i: Inputs, a: Args) -> list[np.ndarray]:
     return _nchw(_graph(call, *maps))
 
 
-KEPT: list[Any] = []
+_KEPT: list[Any] = []
 
 FUNCTIONS = {
     f.__name__: f
@@ -248,7 +248,7 @@ def configure(job: Mapping[str, Any]) -> dict[str, Any]:
 
         planted = plant(job["mutate"])
         planted.__enter__()
-        KEPT.append(planted)  # a context manager that is collected undoes its work
+        _KEPT.append(planted)  # a context manager that is collected undoes its work
     return {"backend": "tf", "versions": {"tensorflow": tf.__version__}}
 
 

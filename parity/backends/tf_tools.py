@@ -33,7 +33,7 @@ def modules(job: Job) -> None:
     import tensorflow as tf
 
     assert job.feed is not None
-    layers = layers_by_module(model.predictor.model)
+    layers = _layers_by_module(model.predictor.model)
     skipped: dict[str, str] = {}
     with (
         Trace(job.feed) as feed,
@@ -55,7 +55,7 @@ def modules(job: Job) -> None:
         writer.finish({"backend": "tf", "skipped": skipped}, "{}")
 
 
-def layers_by_module(model: Any) -> dict[str, Any]:
+def _layers_by_module(model: Any) -> dict[str, Any]:
     """Layers and blocks that own weights, by detectron2's module names: the path all their variables share."""
     from tf_d2.layers.base import walk
 
@@ -70,7 +70,7 @@ def layers_by_module(model: Any) -> dict[str, Any]:
     return held
 
 
-def write_config(job: Job) -> None:
+def _write_config(job: Job) -> None:
     """Write the full configuration only."""
     from tf_d2.config import resolve_yaml
     from tf_d2.config.load import reference_yaml
@@ -94,12 +94,12 @@ def resolve(job: Job) -> None:
     conventions = config.conventions.name
     checkpoint = weights.read_checkpoint(path, prefix=job.prefix)
     # The references read whole names of detectron2's, so files of Detectron and maskrcnn-benchmark are renamed here.
-    state = checkpoint.state if conventions == "detectron2" else whole_state(config, checkpoint)
+    state = checkpoint.state if conventions == "detectron2" else _whole_state(config, checkpoint)
     if job.prefix is not None or job.ignore_tensors:
         state = {k: v for k, v in state.items() if not weights.is_ignored(k, job.ignore_tensors)}
         path = Path(job.output + ".pth")
         weights.write_pth(path, state)
-    refuse_nonfinite(state, str(path))
+    _refuse_nonfinite(state, str(path))
     arrays: dict[str, Any] = dict(state)
     np.savez(job.output + ".npz", **arrays)
     found = {"weights": str(Path(path).resolve()), "state": job.output + ".npz", "conventions": conventions}
@@ -108,7 +108,7 @@ def resolve(job: Job) -> None:
     Path(job.output).write_text(text, encoding="utf-8")
 
 
-def whole_state(config: Any, checkpoint: Any) -> dict[str, np.ndarray]:
+def _whole_state(config: Any, checkpoint: Any) -> dict[str, np.ndarray]:
     """A checkpoint of an older project under the model's names, with the statistics (0 and 1) that norms of such a
     file do not have."""
     from tf_d2.layers.base import unfilled
@@ -129,7 +129,7 @@ def whole_state(config: Any, checkpoint: Any) -> dict[str, np.ndarray]:
     return state
 
 
-def refuse_nonfinite(state: Mapping[str, np.ndarray], path: str) -> None:
+def _refuse_nonfinite(state: Mapping[str, np.ndarray], path: str) -> None:
     """Raise ValueError naming the weights that hold NaN or infinity. With them the sides would only fail somewhere
     inside, each in its own words."""
     import weights
@@ -152,9 +152,9 @@ def export(job: Job) -> None:
     export_for_comparison(job, job.output)
 
 
-MODES: dict[str, Callable[[Job], None]] = {
+_MODES: dict[str, Callable[[Job], None]] = {
     "modules": modules,
-    "config": write_config,
+    "config": _write_config,
     "resolve": resolve,
     "export": export,
 }
@@ -162,10 +162,10 @@ MODES: dict[str, Callable[[Job], None]] = {
 
 def do(job: Job) -> None:
     """Do what the job's mode says."""
-    if job.mode not in MODES:
-        raise JobError(f"mode {job.mode!r} is not one of {', '.join(MODES)}")
+    if job.mode not in _MODES:
+        raise JobError(f"mode {job.mode!r} is not one of {', '.join(_MODES)}")
     configure(job)
-    MODES[job.mode](job)
+    _MODES[job.mode](job)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -24,7 +24,7 @@ from parity.core.job import Job
 from parity.core.units import Unit
 
 
-class Reference(TorchBackend):
+class _Reference(TorchBackend):
     """The reference model."""
 
     name = "torch"
@@ -52,7 +52,7 @@ class Reference(TorchBackend):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line entry; returns the exit status."""
-    return driver.main(Reference, arguments)
+    return driver.main(_Reference, arguments)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from weights.writers import write_safetensors
 # A picture's pixels are tens away from the mean and residual sums grow to tens again: stem, laterals and p6 bring
 # their outputs back to about one, so that boxes stay near their anchors and scores spread without saturating.
 STEM = 0.03
-LOUD = {
+_LOUD = {
     "cls_score": 3.0,
     "objectness_logits": 3.0,
     "predictor": 3.0,
@@ -39,7 +39,7 @@ LOUD = {
 }
 
 
-def random_state(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray]:
+def _random_state(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray]:
     """Arrays of the given shapes, always the same for a seed."""
     rng = np.random.default_rng(seed)
     return {key: _random(rng, key, shape).astype(np.float32) for key, shape in sorted(shapes.items())}
@@ -55,7 +55,7 @@ def _random(rng: np.random.Generator, key: str, shape: tuple[int, ...]) -> np.nd
         return rng.normal(0, 0.1, shape)
     fan_in = max(1, int(np.prod(shape[1:])))
     layer = key.split(".")[-2]
-    gain = STEM if "stem" in key else LOUD.get(layer, 0.7 if "conv3" in key or "shortcut" in key else 1.4)
+    gain = STEM if "stem" in key else _LOUD.get(layer, 0.7 if "conv3" in key or "shortcut" in key else 1.4)
     return rng.normal(0, gain / np.sqrt(fan_in), shape)
 
 
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model = torch_reference.build(config)
     held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     shapes = {key: tuple(value.shape) for key, value in held.items()}
-    write_safetensors(job["output"], random_state(shapes, int(job.get("seed", 0))))
+    write_safetensors(job["output"], _random_state(shapes, int(job.get("seed", 0))))
     print(json.dumps({"event": "done", "tensors": len(shapes)}), flush=True)
     return 0
 

@@ -30,7 +30,7 @@ from weights.errors import UsageError
 
 Progress = Callable[[str], None]
 
-TORCH, TF = "parity.bench.torch_worker", "parity.bench.tf_worker"
+TORCH, _TF = "parity.bench.torch_worker", "parity.bench.tf_worker"
 MODULES = {
     "torch": TORCH,
     "detectron2": TORCH,
@@ -40,9 +40,9 @@ MODULES = {
     "openvino-default": TORCH,
     "openvino-torch": TORCH,
     "compile": TORCH,
-    "tf": TF,
-    "tf-bfloat16": TF,
-    "savedmodel": TF,
+    "tf": _TF,
+    "tf-bfloat16": _TF,
+    "savedmodel": _TF,
 }
 # How detectron2's exports are written, and the file's ending.
 FORMATS = {
@@ -52,8 +52,8 @@ FORMATS = {
     "openvino-default": "onnx",
     "openvino-torch": "openvino",
 }
-ENDINGS = {"openvino": "xml"}
-EXPORT_SECONDS = 1800.0
+_ENDINGS = {"openvino": "xml"}
+_EXPORT_SECONDS = 1800.0
 
 
 @dataclass(frozen=True)
@@ -260,7 +260,7 @@ def exported(name: str, model: Model, options: Options) -> str:
             "weights": model.weights,
             "images": list(model.images),
         }
-        call_worker("parity.backends.tf_tools", sys.executable, job, folder, EXPORT_SECONDS)
+        call_worker("parity.backends.tf_tools", sys.executable, job, folder, _EXPORT_SECONDS)
         return str(folder)
     return written(FORMATS[name], model, options) if name in FORMATS else ""
 
@@ -268,7 +268,7 @@ def exported(name: str, model: Model, options: Options) -> str:
 def written(form: str, model: Model, options: Options) -> str:
     """One of detectron2's exports (see `parity.bench.torch_export`), made where it is missing or older than the
     model. Raises BackendError."""
-    path = model.folder / f"detectron2.{ENDINGS.get(form, form)}"
+    path = model.folder / f"detectron2.{_ENDINGS.get(form, form)}"
     sources = (Path(model.weights), Path(model.config), Path(model.images[0]))
     if not path.exists() or path.stat().st_mtime < max(p.stat().st_mtime for p in sources):
         job = {
@@ -278,7 +278,7 @@ def written(form: str, model: Model, options: Options) -> str:
             "state": model.state,
             "image": model.images[0],
         }
-        call_worker("parity.bench.torch_export", options.interpreter, job, path, EXPORT_SECONDS)
+        call_worker("parity.bench.torch_export", options.interpreter, job, path, _EXPORT_SECONDS)
     return str(path)
 
 

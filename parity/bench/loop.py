@@ -17,8 +17,8 @@ from typing import Any
 from parity.core import machine
 
 # An action returns facts for the answer. "seconds" among them replaces the time the whole action took.
-Action = Callable[..., Mapping[str, Any]]
-Actions = Mapping[str, Action]
+_Action = Callable[..., Mapping[str, Any]]
+Actions = Mapping[str, _Action]
 
 
 def say(event: str, **values: Any) -> None:
@@ -37,7 +37,7 @@ def serve(load: Callable[[], tuple[Actions, Mapping[str, Any]]]) -> int:
         return _failed(error)
     say("ready", load_seconds=time.perf_counter() - begin, base_mib=base, **facts)
     for line in sys.stdin:
-        name, arguments = parse_request(line)
+        name, arguments = _parse_request(line)
         begin = time.perf_counter()
         try:
             answer = _settle() if name == "settle" else actions[name](**arguments)
@@ -48,7 +48,7 @@ def serve(load: Callable[[], tuple[Actions, Mapping[str, Any]]]) -> int:
     return 0
 
 
-def parse_request(line: str) -> tuple[str, dict[str, Any]]:
+def _parse_request(line: str) -> tuple[str, dict[str, Any]]:
     """The name of an action and its arguments."""
     if not line.startswith("{"):
         return line.strip(), {}

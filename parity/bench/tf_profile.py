@@ -15,7 +15,7 @@ from typing import Any
 
 Event = tuple[int, int, str]  # begin and end in picoseconds, name
 
-HEAVY = ("Conv2D", "MatMul", "DepthwiseConv2d", "Einsum")  # convolutions, products
+_HEAVY = ("Conv2D", "MatMul", "DepthwiseConv2d", "Einsum")  # convolutions, products
 
 
 def profile(run: Callable[[], Any], runs: int) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def profile(run: Callable[[], Any], runs: int) -> dict[str, Any]:
             run()
         seconds = time.perf_counter() - begin
         tf.profiler.experimental.stop()
-        space = read_trace(Path(folder))
+        space = _read_trace(Path(folder))
     times = own_times(line for plane in host_planes(space) for line in operation_lines(plane))
     rows = [[k, ms / runs, n / runs] for k, (ms, n) in times.items()]
     rows.sort(key=lambda row: -row[1])
@@ -56,10 +56,10 @@ def _seconds(run: Callable[[], Any]) -> float:
 def is_heavy(kind: str) -> bool:
     """Whether a kind of operation is a convolution or matrix product of the network, fused or not. Batches of small
     products are how pooling interpolates, so they are not."""
-    return "Batch" not in kind and any(name in kind for name in HEAVY)
+    return "Batch" not in kind and any(name in kind for name in _HEAVY)
 
 
-def read_trace(folder: Path) -> Any:
+def _read_trace(folder: Path) -> Any:
     """The newest trace below a folder, parsed."""
     files = sorted(folder.rglob("*.xplane.pb"))
     if not files:
@@ -154,7 +154,7 @@ def roi_align_launches() -> dict[str, Any]:
         pool().numpy()
         seconds = time.perf_counter() - begin
         tf.profiler.experimental.stop()
-        space = read_trace(Path(folder))
+        space = _read_trace(Path(folder))
     planes = [plane for plane in space.planes if plane.name.startswith("/device:GPU")]
     streams = [line for plane in planes for line in plane.lines if line.name.startswith("Stream")]
     return {"seconds": seconds, "launches": sum(len(line.events) for line in streams) if planes else None}

@@ -17,7 +17,7 @@ import numpy as np
 from parity.bench import common
 from parity.bench import loop as bench_loop
 
-Facts = dict[str, Any]
+_Facts = dict[str, Any]
 
 
 class Side:
@@ -30,7 +30,7 @@ class Side:
         self.post_seconds = 0.0
         self.load(job["config_yaml"], job["weights"])
 
-    def load(self, config_yaml: str, weights: str) -> Facts:
+    def load(self, config_yaml: str, weights: str) -> _Facts:
         """Another model in the place of this one."""
         import tf_d2
 
@@ -48,17 +48,17 @@ class Side:
         self.predictor._result = timed
         return {}
 
-    def run(self, image: int = 0) -> Facts:
+    def run(self, image: int = 0) -> _Facts:
         """One picture, from pixels to masks."""
         self.found = self.predictor(self.images[image])
         return {"detections": common.count_found(self.found)}
 
-    def keep(self, path: str) -> Facts:
+    def keep(self, path: str) -> _Facts:
         """Write the detections of the last run."""
         found = self.found["instances"]
         return common.write_found(path, found.pred_boxes, found.scores, found.pred_classes)
 
-    def files(self, paths: list[str]) -> Facts:
+    def files(self, paths: list[str]) -> _Facts:
         """A plain loop: read a picture, detect, make its row."""
         import tf_d2
         from tf_d2.batch.rows import detected
@@ -71,13 +71,13 @@ class Side:
             found += len(row["scores"])
         return {"seconds": time.perf_counter() - begin, "detections": found}
 
-    def traces(self) -> Facts:
+    def traces(self) -> _Facts:
         """How often the prediction has been traced so far."""
         import tensorflow as tf
 
         return {"traces": self.predictor._predict[tf.uint8].experimental_get_tracing_count()}
 
-    def phases(self, path: str) -> Facts:
+    def phases(self, path: str) -> _Facts:
         """From a JPEG file to detections, in parts (seconds). Resizing is part of the graph; it is measured
         again alone and taken out of the network's time."""
         import tf_d2
@@ -105,14 +105,14 @@ class Side:
         self._resize(tensor, *size).numpy()
         return time.perf_counter() - begin
 
-    def paste(self, count: int, height: int, width: int) -> Facts:
+    def paste(self, count: int, height: int, width: int) -> _Facts:
         """Masks of ``count`` detections pasted into a large picture."""
         from tf_d2.ops.mask_paste_numpy import paste_masks_numpy
 
         masks, boxes = common.masks_to_paste(count, height, width)
         return common.extra_memory(lambda: paste_masks_numpy(masks, boxes, height, width))
 
-    def convert(self, source: str, config_yaml: str) -> Facts:
+    def convert(self, source: str, config_yaml: str) -> _Facts:
         """Convert a checkpoint to .weights.h5, and read its bytes, both with a cold file cache."""
         from tf_d2.commands.convert import run
 
@@ -130,20 +130,20 @@ class Side:
             seconds = time.perf_counter() - begin
         return {"seconds": seconds, "read_seconds": read, "bytes": size, "tensors": tensors}
 
-    def profile(self, runs: int) -> Facts:
+    def profile(self, runs: int) -> _Facts:
         """Time by kind of operation over ``runs`` predictions (see bench_profile)."""
         from parity.bench.tf_profile import profile
 
         return profile(self.run, runs)
 
-    def launches(self) -> Facts:
+    def launches(self) -> _Facts:
         """Kernels on the GPU that pooling 1000 boxes from four levels takes."""
         from parity.bench.tf_profile import roi_align_launches
 
         return roi_align_launches()
 
 
-class Exported:
+class _Exported:
     """The exported model's ``serving_default``, answered as tf_d2.client does."""
 
     def __init__(self, job: Mapping[str, Any]) -> None:
@@ -158,17 +158,17 @@ class Exported:
         self.call = self.model.signatures["serving_default"]
         self.to_result = to_result
 
-    def run(self, image: int = 0) -> Facts:
+    def run(self, image: int = 0) -> _Facts:
         """One picture, from pixels to masks."""
         self.found = self._predict(self.images[image], 1)[0]
         return {"detections": common.count_found(self.found)}
 
-    def batch(self, size: int) -> Facts:
+    def batch(self, size: int) -> _Facts:
         """``size`` copies of the picture in one request."""
         results = self._predict(self.images[0], size)
         return {"detections": sum(common.count_found(r) for r in results)}
 
-    def keep(self, path: str) -> Facts:
+    def keep(self, path: str) -> _Facts:
         """Write the detections of the last run."""
         found = self.found["instances"]
         return common.write_found(path, found.pred_boxes, found.scores, found.pred_classes)
@@ -188,7 +188,7 @@ def _forget(path: str) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def load(job: Mapping[str, Any]) -> tuple[bench_loop.Actions, Facts]:
+def load(job: Mapping[str, Any]) -> tuple[bench_loop.Actions, _Facts]:
     """The actions of a job (see `parity.bench.bench`)."""
     import tensorflow as tf
 
@@ -200,7 +200,7 @@ def load(job: Mapping[str, Any]) -> tuple[bench_loop.Actions, Facts]:
         raise RuntimeError(f"device gpu: TensorFlow {tf.__version__} sees no GPU on this machine")
     if job.get("tf32") is not None:
         tf.config.experimental.enable_tensor_float_32_execution(job["tf32"])
-    side: Any = (Exported if job["backend"] == "savedmodel" else Side)(job)
+    side: Any = (_Exported if job["backend"] == "savedmodel" else Side)(job)
     names = ("load", "run", "keep", "batch", "files", "phases", "paste", "traces", "convert")
     names += ("profile", "launches")
     actions = {name: getattr(side, name) for name in names if hasattr(side, name)}

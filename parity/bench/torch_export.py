@@ -24,7 +24,7 @@ import torch
 from parity.bench.torch_worker import _network_input, make_predictor
 from parity.core import job as jobs
 
-OPSET = 16
+_OPSET = 16
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,7 +52,7 @@ def _write(job: dict[str, Any]) -> None:
     if job["format"] in ("onnx", "onnx-free"):
         free = {"input_names": ["image"], "dynamic_axes": {"image": {1: "height", 2: "width"}}}
         settings: dict[str, Any] = free if job["format"] == "onnx-free" else {}
-        torch.onnx.export(adapter, (tensor,), job["output"], opset_version=OPSET, dynamo=False, **settings)
+        torch.onnx.export(adapter, (tensor,), job["output"], opset_version=_OPSET, dynamo=False, **settings)
         return
     if job["format"] == "openvino":
         openvino: Any = import_module("openvino")

@@ -22,7 +22,7 @@ from parity.bench import common
 from parity.bench import loop as bench_loop
 from parity.core import job as jobs
 
-Facts = dict[str, Any]
+_Facts = dict[str, Any]
 Predict = Callable[[np.ndarray], Mapping[str, Any]]
 
 
@@ -34,31 +34,31 @@ class Side:
         if job["device"] == "gpu" and not torch.cuda.is_available():
             raise RuntimeError(f"device gpu: torch {torch.__version__} sees no usable GPU")
         self.images = common.pictures(job)
-        self.predict: Predict = MAKERS[job["backend"]](job)
+        self.predict: Predict = _MAKERS[job["backend"]](job)
         self.found: Mapping[str, Any] = {}
 
-    def facts(self) -> Facts:
+    def facts(self) -> _Facts:
         """Versions."""
         text = f"torch {torch.__version__}"
-        if self.job["backend"] in RUNTIMES:
-            runtime = RUNTIMES[self.job["backend"]]
+        if self.job["backend"] in _RUNTIMES:
+            runtime = _RUNTIMES[self.job["backend"]]
             text = f"{runtime} {import_module(runtime).__version__}"
         device = torch.cuda.get_device_name() if self.job["device"] == "gpu" else ""
         return {"version": text, "accelerator": device}
 
-    def load(self, config_yaml: str, weights: str) -> Facts:
+    def load(self, config_yaml: str, weights: str) -> _Facts:
         """Another model in the place of this one."""
         self.job |= {"config_yaml": config_yaml, "weights": weights, "state": ""}
-        self.predict, self.found = MAKERS[self.job["backend"]](self.job), {}
+        self.predict, self.found = _MAKERS[self.job["backend"]](self.job), {}
         return {}
 
-    def run(self, image: int = 0) -> Facts:
+    def run(self, image: int = 0) -> _Facts:
         """One picture, from pixels to masks."""
         self.found = self.predict(self.images[image])
         self._wait()
         return {"detections": common.count_found(self.found)}
 
-    def keep(self, path: str) -> Facts:
+    def keep(self, path: str) -> _Facts:
         """Write the detections of the last run."""
         found = self.found["instances"]
         if isinstance(found, Mapping):
@@ -66,7 +66,7 @@ class Side:
         fields = (found.pred_boxes.tensor, found.scores, found.pred_classes)
         return common.write_found(path, *(x.cpu().numpy() for x in fields))
 
-    def batch(self, size: int) -> Facts:
+    def batch(self, size: int) -> _Facts:
         """``size`` copies of the picture at once; resizing is done before and not counted."""
         predictor = self._detectron2()
         inputs = [_network_input(predictor, self.images[0]) for _ in range(size)]
@@ -77,7 +77,7 @@ class Side:
         seconds = time.perf_counter() - begin
         return {"seconds": seconds, "detections": sum(common.count_found(r) for r in results)}
 
-    def files(self, paths: list[str]) -> Facts:
+    def files(self, paths: list[str]) -> _Facts:
         """detectron2's own loop over a data set, as its evaluation runs it: a loader with worker processes, the model
         on one picture after the other, COCO's results."""
         from detectron2.data import DatasetMapper, build_detection_test_loader
@@ -99,7 +99,7 @@ class Side:
                     found += len(instances)
         return {"seconds": time.perf_counter() - begin, "detections": found}
 
-    def phases(self, path: str) -> Facts:
+    def phases(self, path: str) -> _Facts:
         """From a JPEG file to detections, in parts (seconds)."""
         from detectron2.data.detection_utils import read_image
 
@@ -120,7 +120,7 @@ class Side:
         parts = {n: b - a for n, a, b in zip(names, marks, marks[1:], strict=False)}
         return {"seconds": marks[-1] - marks[0], "parts": parts, "detections": common.count_found(found[0])}
 
-    def paste(self, count: int, height: int, width: int) -> Facts:
+    def paste(self, count: int, height: int, width: int) -> _Facts:
         """Masks of ``count`` detections pasted into a large picture."""
         from detectron2.layers import paste_masks_in_image
         from detectron2.structures import Boxes
@@ -236,11 +236,11 @@ def _compiled(job: Mapping[str, Any]) -> Predict:
     inductor.freezing = True
     predictor = make_predictor(job)
     predictor.model.requires_grad_(False)
-    predictor.model.backbone = CompiledBackbone(predictor.model.backbone)
+    predictor.model.backbone = _CompiledBackbone(predictor.model.backbone)
     return Detectron2(predictor)
 
 
-class CompiledBackbone(torch.nn.Module):
+class _CompiledBackbone(torch.nn.Module):
     """A backbone behind torch.compile that keeps the attributes other modules read from it."""
 
     def __init__(self, backbone: Any) -> None:
@@ -310,13 +310,13 @@ def _exported(job: Mapping[str, Any], network: Callable[[np.ndarray], list[np.nd
 
     def predict(image: np.ndarray) -> Mapping[str, Any]:
         pixels = resize.get_transform(image).apply_image(image).astype(np.float32).transpose(2, 0, 1)
-        found = as_instances(network(np.ascontiguousarray(pixels)), (pixels.shape[1], pixels.shape[2]))
+        found = _as_instances(network(np.ascontiguousarray(pixels)), (pixels.shape[1], pixels.shape[2]))
         return {"instances": detector_postprocess(found, *image.shape[:2])}
 
     return predict
 
 
-def as_instances(outputs: list[np.ndarray], size: tuple[int, int]) -> Any:
+def _as_instances(outputs: list[np.ndarray], size: tuple[int, int]) -> Any:
     """The flat outputs of a traced model, told apart by shape and dtype, as detectron2's Instances."""
     from detectron2.structures import Boxes, Instances
 
@@ -342,7 +342,7 @@ def _network_input(predictor: Any, image: np.ndarray) -> dict[str, Any]:
     return {"image": tensor, "height": image.shape[0], "width": image.shape[1]}
 
 
-MAKERS: dict[str, Callable[[Mapping[str, Any]], Predict]] = {
+_MAKERS: dict[str, Callable[[Mapping[str, Any]], Predict]] = {
     "torch": _reference,
     "detectron2": _detectron2,
     "compile": _compiled,
@@ -352,7 +352,7 @@ MAKERS: dict[str, Callable[[Mapping[str, Any]], Predict]] = {
     "openvino-default": _openvino,
     "openvino-torch": _openvino,
 }
-RUNTIMES = {
+_RUNTIMES = {
     "onnx": "onnxruntime",
     "openvino": "openvino",
     "openvino-default": "openvino",
@@ -360,7 +360,7 @@ RUNTIMES = {
 }
 
 
-def load(job: Mapping[str, Any]) -> tuple[bench_loop.Actions, Facts]:
+def load(job: Mapping[str, Any]) -> tuple[bench_loop.Actions, _Facts]:
     """The actions of a job (see `parity.bench.bench`)."""
     if job["threads"]:
         torch.set_num_threads(job["threads"])

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from parity.bench.bench import Options
     from parity.bench.suite.measuring import Suite
 
-HELP = """Time and memory of PyTorch and TensorFlow on the same input, in interleaved runs.
+_HELP = """Time and memory of PyTorch and TensorFlow on the same input, in interleaved runs.
 
 run: one model (left out: the embedded one) on the sides named by --backend. suite: published configurations with
 made weights; every part is written to the output folder as JSON, and tables and plots are made again from all parts
@@ -46,7 +46,7 @@ _SUITE = "the measurements behind the repository's tables"
 
 def register(app: typer.Typer) -> None:
     """Add ``bench`` to a command line application."""
-    group = typer.Typer(cls=BenchGroup, help=HELP, add_completion=False, rich_markup_mode=None)
+    group = typer.Typer(cls=BenchGroup, help=_HELP, add_completion=False, rich_markup_mode=None)
     group.command("run")(_one_model)
     group.command("suite")(suite)
     app.add_typer(group, name="bench")

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from typer.core import TyperGroup
 
 
-class DefaultGroup(TyperGroup):
+class _DefaultGroup(TyperGroup):
     """A group whose first command is meant where options stand in the place of a command's name."""
 
     # Option -> the command that it stood for when there was only one command.
@@ -27,11 +27,11 @@ class DefaultGroup(TyperGroup):
         return next((name for flag, name in self.flags.items() if flag in given), self.default)
 
 
-class ParityGroup(DefaultGroup):
+class ParityGroup(_DefaultGroup):
     """``tf-d2 parity``; ``--ops`` and ``--bisect`` are options of ``run``, too."""
 
 
-class BenchGroup(DefaultGroup):
+class BenchGroup(_DefaultGroup):
     """``tf-d2 bench``; options that only the suite has choose it."""
 
     flags: ClassVar[dict[str, str]] = dict.fromkeys(("--all", "--only", "--render", "--prepare"), "suite")

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from parity.core.results import Comparison
 
 
-HELP = """Compare a model in TensorFlow with the same model in PyTorch, stage by stage.
+_HELP = """Compare a model in TensorFlow with the same model in PyTorch, stage by stage.
 
 Both sides run in processes of their own, on the same weights and pictures; every stage is compared end to
 end and once more on the reference's input, so that the first stage that differs is named. Exit status: 0
@@ -59,7 +59,7 @@ Without a command, `run` is meant: tf-d2 parity --config-file ...
 
 def register(app: typer.Typer) -> None:
     """Add ``parity`` to a command line application."""
-    group = typer.Typer(cls=ParityGroup, help=HELP, add_completion=False, rich_markup_mode=None)
+    group = typer.Typer(cls=ParityGroup, help=_HELP, add_completion=False, rich_markup_mode=None)
     group.command("run")(_compare_models)
     group.command("ops")(ops)
     group.command("bisect")(bisect)

@@ -16,7 +16,7 @@ from types import ModuleType
 
 from weights.errors import UsageError
 
-VARIABLE = "PARITY_EXTEND"
+_VARIABLE = "PARITY_EXTEND"
 
 _loaded: dict[str, ModuleType] = {}
 
@@ -27,14 +27,14 @@ def load_extensions() -> list[ModuleType]:
     Raises:
         ValueError: one of them cannot be imported.
     """
-    sources = [source for source in os.environ.get(VARIABLE, "").split(os.pathsep) if source]
+    sources = [source for source in os.environ.get(_VARIABLE, "").split(os.pathsep) if source]
     for source in sources:
         if source not in _loaded:
             try:
                 _loaded[source] = _import(source)
             except Exception as error:  # the user's code may raise anything
                 raise UsageError(
-                    f"{VARIABLE} {source} cannot be imported: {type(error).__name__}: {error}"
+                    f"{_VARIABLE} {source} cannot be imported: {type(error).__name__}: {error}"
                 ) from error
     return [_loaded[source] for source in sources]
 

@@ -16,7 +16,7 @@ A job is a JSON object:
     modules       names of further modules to record (`backbone.bottom_up.res2`), or ["all"]
     weights_sha256  hash of the checkpoint that `weights` was made from, for the manifest
     backend       which backend it is for, and its target: the folder or URL of an exported model, an ONNX file
-    mode          "trace"; "keep": traces of what standard input names, see `driver.keep_running`; or what a program
+    mode          "trace"; "keep": traces of what standard input names, see `backends.driver`; or what a program
                   beside the backends is to do (`parity.backends.tf_tools`)
     opts, dtype   of the TensorFlow model: changes of its configuration; a dtype that is not the profile's
     mutate        name of the bug to plant in the TensorFlow model; mutations: several, one after the other

@@ -21,7 +21,7 @@ from parity.core.trace import Trace
 from weights.errors import UsageError
 
 _MAX_DIFFERENCE = 1e-3  # a tenth of a point of AP
-INSTANCES = "output/instances/"
+_INSTANCES = "output/instances/"
 
 Kind = Literal["bbox", "segm"]
 
@@ -61,9 +61,9 @@ def _stages(traces: tuple[str, ...], names: Mapping[int, str], truth: Mapping[st
         return [_stage("bbox", Status.NOT_COMPARED, f"no annotations for {', '.join(without)}")]
     with ExitStack() as stack:
         sides = [stack.enter_context(Trace(t)) for t in traces]
-        if any(INSTANCES + "pred_boxes" not in t.images[k] for t in sides for k in chosen):
+        if any(_INSTANCES + "pred_boxes" not in t.images[k] for t in sides for k in chosen):
             return [_stage("bbox", Status.NOT_COMPARED, "the model has no detections")]
-        masks = all(INSTANCES + "pred_masks" in t.images[k] for t in sides for k in chosen)
+        masks = all(_INSTANCES + "pred_masks" in t.images[k] for t in sides for k in chosen)
         try:
             found = [_results(t, chosen, truth, masks) for t in sides]
         except ValueError as error:
@@ -120,13 +120,13 @@ def _results(
     for k, identity in chosen.items():
         arrays = trace.images[k]
         boxes, scores, classes = (
-            np.asarray(arrays[INSTANCES + n], np.float64) for n in ("pred_boxes", "scores", "pred_classes")
+            np.asarray(arrays[_INSTANCES + n], np.float64) for n in ("pred_boxes", "scores", "pred_classes")
         )
         if len(classes) and classes.max() >= len(categories):
             raise UsageError(
                 f"the model found class {int(classes.max())}, but the annotations have {len(categories)} categories"
             )
-        encoded = _encoded(arrays[INSTANCES + "pred_masks"]) if masks else [{}] * len(boxes)
+        encoded = _encoded(arrays[_INSTANCES + "pred_masks"]) if masks else [{}] * len(boxes)
         for box, score, label, mask in zip(boxes, scores, classes, encoded, strict=True):
             x1, y1, x2, y2 = box.tolist()
             result = {

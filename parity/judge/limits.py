@@ -93,7 +93,7 @@ def set_limits(context: Context, spec: SetSpec) -> Noise:
 
 
 @dataclass(frozen=True)
-class SetBounds:
+class _SetBounds:
     """Limits of a set that a float64 run gives: ``own`` is the reference's distance from it, ``far`` what the
     candidate's may be, ``apart`` the two sides' distance from each other."""
 
@@ -102,7 +102,7 @@ class SetBounds:
     apart: Noise
 
 
-def set_bounds(context: Context, spec: SetSpec) -> SetBounds | None:
+def set_bounds(context: Context, spec: SetSpec) -> _SetBounds | None:
     """The limits of a set by the reference's own error; None where that was not measured.
 
     A picture has few detections, so that theirs may be right by chance: the scores' error is the one of every class
@@ -124,7 +124,7 @@ def set_bounds(context: Context, spec: SetSpec) -> SetBounds | None:
         min(highest * static.box_px, far.box_px + own.box_px),
         min(highest * static.score, far.score + own.score),
     )
-    return SetBounds(own, far, apart)
+    return _SetBounds(own, far, apart)
 
 
 def set_floor(context: Context, spec: SetSpec) -> Noise:

@@ -22,7 +22,7 @@ _SAME_SCORE = 2e-6  # how exactly a score recomputed here in float64 meets the r
 
 
 @dataclass(frozen=True)
-class Place:
+class _Place:
     """Where a candidate was computed: array names of score and deltas, the score's index and the anchor."""
 
     scores: str
@@ -31,7 +31,7 @@ class Place:
     anchor: int
 
 
-def dense_place(trace: Arrays, head: str, score: float, label: int, logistic: bool) -> Place | None:
+def dense_place(trace: Arrays, head: str, score: float, label: int, logistic: bool) -> _Place | None:
     """Place of a dense head's candidate (RPN, RetinaNet) whose recorded score is ``score``.
 
     Score maps are (1, A*K, H, W) and delta maps (1, A*4, H, W); K = 1 for the RPN, whose scores are logits.
@@ -46,7 +46,7 @@ def dense_place(trace: Arrays, head: str, score: float, label: int, logistic: bo
         a, y, x = (int(i) for i in np.unravel_index(int(miss.argmin()), miss.shape))
         if miss[a, y, x] <= (_SAME_SCORE if logistic else 0.0):
             channel = a * classes + (label if logistic else 0)
-            return Place(name, deltas, (0, channel, y, x), a)
+            return _Place(name, deltas, (0, channel, y, x), a)
         level += 1
     return None
 
@@ -94,7 +94,7 @@ class Within(NamedTuple):
 
 def dense_origin(
     own: Arrays, other: Arrays, head: str, item: tuple[Items, int], within: Within
-) -> Place | None:
+) -> _Place | None:
     """Place of an item of a dense head, if the other side computed the same score and deltas there; else None.
     ``item``: the items of ``own``, and which of them."""
     items, index = item

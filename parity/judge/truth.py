@@ -55,11 +55,11 @@ class Lined:
 
 
 # (reference, truth) -> the truth with those cells left out of which only one was chosen, or None: nothing is alike
-Agree = Callable[[np.ndarray, np.ndarray], np.ndarray | None]
+_Agree = Callable[[np.ndarray, np.ndarray], np.ndarray | None]
 
 
 def free_errors(
-    truth: Truth | None, name: str, lined: Lined, profile: Profile, agree: Agree | None = None
+    truth: Truth | None, name: str, lined: Lined, profile: Profile, agree: _Agree | None = None
 ) -> Errors | None:
     """Both sides' distances from the truth, end to end; None where it does not hold the same array."""
     if truth is None or name not in truth.arrays:
@@ -82,7 +82,7 @@ def forced_errors(
     name: str,
     reference: np.ndarray,
     candidate: np.ndarray,
-    agree: Agree | None = None,
+    agree: _Agree | None = None,
 ) -> Errors | None:
     """The same for a stage on the reference's own input, which must be what the truth was fed with."""
     forced = forced_name(name)
@@ -119,7 +119,7 @@ def _same_head(arrays: Arrays, name: str) -> list[str]:
 
 
 def _errors(
-    exact: np.ndarray, reference: np.ndarray, candidate: np.ndarray, agree: Agree | None = None
+    exact: np.ndarray, reference: np.ndarray, candidate: np.ndarray, agree: _Agree | None = None
 ) -> Errors | None:
     usable = exact.shape == reference.shape and exact.size > 0 and exact.dtype.kind == "f"
     if not usable or not np.isfinite(exact).all():
@@ -132,7 +132,7 @@ def _errors(
 
 
 def _same_rows(
-    truth: Truth, exact: np.ndarray, lined: Lined, profile: Profile, agree: Agree | None = None
+    truth: Truth, exact: np.ndarray, lined: Lined, profile: Profile, agree: _Agree | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """(exact, reference, candidate) of the items that the truth holds, too."""
     mapping, rows = truth.rows.get(lined.owner), lined.rows

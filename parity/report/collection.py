@@ -67,7 +67,7 @@ code { font-size: 11px; color: #6b7785; } .muted { color: #6b7785; font-size: 13
 _COLOURS = {0: "#15803d", 1: "#b91c1c", 2: "#7e22ce", 3: "#b45309"}
 
 
-def spreads(summary: Summary) -> dict[str, Spread]:
+def _spreads(summary: Summary) -> dict[str, Spread]:
     """The distributions by name."""
     return {name: getattr(summary, name) for name in _QUANTITIES}
 
@@ -86,7 +86,7 @@ def show(summary: Summary, console: Console) -> None:
 
 def _distribution(summary: Summary) -> Iterator[str]:
     yield f"[dim]{'difference of':22}{'numbers':>9}{'median':>10}{'99 %':>10}{'largest':>10}[/]"
-    for name, spread in spreads(summary).items():
+    for name, spread in _spreads(summary).items():
         found = spread.to_json()
         cells = "".join(f"{number(found[key]):>10}" for key in ("median", "p99", "max"))
         yield f"{_QUANTITIES[name][0]:22}{spread.count:>9}{cells}"
@@ -110,7 +110,7 @@ def write_report(summary: Summary, environment: Sequence[str], path: Path) -> Pa
     text = made.from_string(PAGE).render(
         s=summary,
         quantities=_QUANTITIES,
-        spreads=spreads(summary),
+        spreads=_spreads(summary),
         pictures=[_small(row["picture"]) for row in summary.worst],
         environment=environment,
         colour=_COLOURS[summary.exit_code],

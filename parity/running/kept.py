@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from parity.backends import BACKENDS
 from parity.running.sides import Backend, BackendError, Setup
-from parity.running.worker import job_of, python_path
+from parity.running.worker import event_of, job_of, python_path
 
 
 class PictureError(BackendError):
@@ -109,7 +109,7 @@ class Kept:
         timer.start()
         try:
             for line in self._running.process.stdout:
-                event = _event(line)
+                event = event_of(line)
                 if event is not None and event["event"] in events:
                     return event
         finally:
@@ -124,11 +124,3 @@ class Kept:
         tail = [t for t in self._log.read_text(errors="replace").splitlines() if t.strip()][-2:]
         self.close()
         return " | ".join([f"its process ended with status {code}", *tail])
-
-
-def _event(line: str) -> dict[str, Any] | None:
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) and isinstance(value.get("event"), str) else None

@@ -39,7 +39,7 @@ from weights.errors import UsageError, UserError
 
 SCHEMA = 1
 # What a folder is searched for. A list or a pattern may name files of any other ending.
-SUFFIXES = frozenset(".jpg .jpeg .png .bmp .webp .tif .tiff .gif .npy".split())
+_SUFFIXES = frozenset(".jpg .jpeg .png .bmp .webp .tif .tiff .gif .npy".split())
 _SIDE_FACTS = ("backend", "machine", "versions", "flags", "threads", "accelerator")
 
 
@@ -66,7 +66,7 @@ def pictures_of(inputs: Sequence[str]) -> list[str]:
     for text in inputs:
         path = Path(text)
         if path.is_dir():
-            found += sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            found += sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
         elif path.suffix.lower() == ".txt" and path.is_file():
             lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
             found += [str(path.parent / line) for line in lines if line]

@@ -123,7 +123,7 @@ def _listen(
     try:
         assert process.stdout is not None
         with process.stdout as lines:
-            for event in (e for line in lines if (e := _event(line)) is not None):
+            for event in (e for line in lines if (e := event_of(line)) is not None):
                 events.append(event)
                 on_event(event)
                 if event["event"] == "progress":
@@ -139,7 +139,8 @@ def _listen(
     return events
 
 
-def _event(line: str) -> dict[str, Any] | None:
+def event_of(line: str) -> dict[str, Any] | None:
+    """What a worker says in one line; None for anything else that was printed."""
     try:
         value = json.loads(line)
     except ValueError:

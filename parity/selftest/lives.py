@@ -15,7 +15,7 @@ from pathlib import Path
 from parity.running.worker import import_root
 from weights.errors import UserError
 
-SAMPLE_SECONDS = 0.5
+_SAMPLE_SECONDS = 0.5
 FRUITLESS = 10  # lives in a row that brought nothing: the kills come faster than the work can be done
 
 
@@ -23,7 +23,7 @@ class SoakError(UserError, RuntimeError):
     """A run ended by itself with an error, or never gets on."""
 
 
-def processes_of(root: int) -> Iterator[tuple[int, str]]:
+def _processes_of(root: int) -> Iterator[tuple[int, str]]:
     """A process and all below it: number and command line. Linux; elsewhere nothing."""
     below: dict[int, list[int]] = {}
     for entry in Path("/proc").glob("[0-9]*"):
@@ -42,10 +42,10 @@ def processes_of(root: int) -> Iterator[tuple[int, str]]:
             continue
 
 
-def memory_by_program(root: int) -> dict[str, float]:
+def _memory_by_program(root: int) -> dict[str, float]:
     """Resident MiB of a process and all below it, those of one program (``-m NAME``) together."""
     found: dict[str, float] = {}
-    for pid, command in processes_of(root):
+    for pid, command in _processes_of(root):
         words = command.split()
         name = words[words.index("-m") + 1] if "-m" in words[:-1] else "other"
         try:
@@ -90,9 +90,9 @@ def live(
                 if limit is not None and time.monotonic() - begin > limit:
                     life.killed = True
                     break
-                life.samples.append((done(), memory_by_program(process.pid)))
-                left = SAMPLE_SECONDS if limit is None else limit - (time.monotonic() - begin)
-                time.sleep(min(SAMPLE_SECONDS, max(left, 0.0) + 0.001))
+                life.samples.append((done(), _memory_by_program(process.pid)))
+                left = _SAMPLE_SECONDS if limit is None else limit - (time.monotonic() - begin)
+                time.sleep(min(_SAMPLE_SECONDS, max(left, 0.0) + 0.001))
         finally:
             try:
                 os.killpg(process.pid, signal.SIGKILL)

@@ -45,7 +45,7 @@ _SETTINGS: dict[str, Mapping[str, str]] = {
 _CAPABILITIES = ("default", "avx2", "avx512")
 
 # Published configurations at a width that a small machine runs in seconds; weights are random.
-SMALL = {
+_SMALL = {
     **{"RESNETS.STEM_OUT_CHANNELS": 8, "RESNETS.RES2_OUT_CHANNELS": 32, "FPN.OUT_CHANNELS": 32},
     **{"ROI_BOX_HEAD.FC_DIM": 64, "ROI_BOX_HEAD.CONV_DIM": 32, "ROI_MASK_HEAD.CONV_DIM": 32},
     **{"RPN.PRE_NMS_TOPK_TEST": 200, "RPN.POST_NMS_TOPK_TEST": 100, "SEM_SEG_HEAD.CONVS_DIM": 64},
@@ -179,7 +179,7 @@ def narrow(model: str) -> list[str]:
     """Overrides that make a published configuration small; groups stay, their width shrinks."""
     words = [*_SMALL_INPUT]
     regnet = "regnet" in model.lower()
-    for key, value in SMALL.items():
+    for key, value in _SMALL.items():
         if not (regnet and key.startswith("RESNETS.")):
             words += [f"MODEL.{key}", str(value)]
     grouped = "X_101" in model or "X_152" in model

@@ -336,7 +336,7 @@ def write_results(outcomes: Sequence[Outcome], output: Path) -> Path:
     """Write ``mutations.md`` and ``mutations.json`` and return the former. Runs that the folder's table holds
     from before are kept where ``outcomes`` does not have them."""
     table = output / "mutations.json"
-    merged = updated(_read_results(table) if table.is_file() else [], outcomes)
+    merged = _updated(_read_results(table) if table.is_file() else [], outcomes)
     rows = [_row(o) for o in merged]
     table.write_text(json.dumps(rows, indent=1) + "\n")
     path = output / "mutations.md"
@@ -356,7 +356,7 @@ def _read_results(table: Path) -> list[Outcome]:
     return [Outcome(**{k: v for k, v in row.items() if k in known}) for row in json.loads(table.read_text())]
 
 
-def updated(before: Sequence[Outcome], outcomes: Sequence[Outcome]) -> list[Outcome]:
+def _updated(before: Sequence[Outcome], outcomes: Sequence[Outcome]) -> list[Outcome]:
     """``outcomes`` and those of ``before`` they do not replace, in the order of the table of bugs; a bug that
     is no longer planted is left out."""
     order: dict[tuple[str, str], float] = {(m.model, m.name): k for k, m in enumerate(MUTATIONS)}

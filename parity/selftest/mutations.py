@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 PROPOSALS = "steps/proposal_generator/0/0"
 DETECTIONS = "steps/roi_heads/0/0"
-INSTANCES = "output/instances"
-MASKS = "output/instances/pred_masks"
+_INSTANCES = "output/instances"
+_MASKS = "output/instances/pred_masks"
 RESIZED, INPUT = "input/resized", "steps/input"
 STEM = "steps/backbone.bottom_up.stem"
 _RES = "steps/backbone.bottom_up/res"
@@ -25,10 +25,10 @@ _NET, _BLOCK = "steps/backbone.net", "steps/backbone.net.blocks.0"
 BLOCKS, _LAYER = "steps/backbone.bottom_up.blocks", "steps/backbone.bottom_up.layers.0"
 _RESIZED = f"{BLOCKS}.2.attn.rel_h"  # the first block that attends over the whole map
 _HEATMAPS = "steps/roi_heads/0/0/pred_keypoint_heatmaps"
-LOOK, POINTS = "steps/roi_heads.mask_head.coarse_head", "steps/roi_heads.mask_head.point_head"
-REFINED, ROI = f"{DETECTIONS}/pred_masks", "steps/roi_heads"
+LOOK, _POINTS = "steps/roi_heads.mask_head.coarse_head", "steps/roi_heads.mask_head.point_head"
+_REFINED, ROI = f"{DETECTIONS}/pred_masks", "steps/roi_heads"
 DENSEPOSE = "steps/roi_heads.densepose_predictor"
-SEM_HEAD, PANOPTIC = "steps/sem_seg_head", "output/panoptic_seg"
+_SEM_HEAD, PANOPTIC = "steps/sem_seg_head", "output/panoptic_seg"
 
 
 @dataclass(frozen=True)
@@ -94,11 +94,11 @@ MUTATIONS = (
     _m("class_agnostic_nms", "mask", DETECTIONS, "classes suppress one another"),
     _m("one_detection_less", "mask", DETECTIONS, "one detection too few"),
     _m("class_off_by_one", "mask", DETECTIONS, "classes counted from one"),
-    _m("scale_xy_swapped", "mask", INSTANCES, "scales of x and y exchanged on the way to the picture"),
+    _m("scale_xy_swapped", "mask", _INSTANCES, "scales of x and y exchanged on the way to the picture"),
     _m("mask_of_next_class", "mask", f"{DETECTIONS}/pred_masks", "mask channel of another class"),
     _m("mask_deconv_flipped", "mask", _MASK_HEAD, "transposed convolution with a flipped kernel"),
-    _m("mask_threshold_0.6", "mask", MASKS, "masks cut at another probability"),
-    _m("mask_paste_shifted", "mask", MASKS, "mask cells sampled half a cell off"),
+    _m("mask_threshold_0.6", "mask", _MASKS, "masks cut at another probability"),
+    _m("mask_paste_shifted", "mask", _MASKS, "mask cells sampled half a cell off"),
     _m("heatmap_align_corners", "keypoint", _HEATMAPS, "heat maps enlarged with aligned corners"),
     _m("keypoint_no_half", "keypoint", _KEYPOINTS, "keypoints at cell corners instead of centres"),
     _m("keypoint_bicubic_half", "keypoint", _KEYPOINTS, "bicubic filter with a = -0.5"),
@@ -107,8 +107,8 @@ MUTATIONS = (
     _m("group_norm_eps", "panoptic", _SEM_SEG, "group norm with Keras' epsilon"),
     _m("panoptic_overlap", "panoptic", "output/panoptic_seg", "instances dropped at any overlap"),
     _m("stuff_limit", "panoptic", "output/panoptic_seg", "no smallest area for stuff"),
-    _m("retina_octaves", "retinanet", INSTANCES, "three equal anchor sizes per level"),
-    _m("retina_softmax", "retinanet", INSTANCES, "softmax over classes instead of sigmoid"),
+    _m("retina_octaves", "retinanet", _INSTANCES, "three equal anchor sizes per level"),
+    _m("retina_softmax", "retinanet", _INSTANCES, "softmax over classes instead of sigmoid"),
     _m("p7_without_relu", "retinanet", f"{P}7", "p7 from p6 without the ReLU between"),
     _m("square_pad_ignored", "vitdet", INPUT, "input padded to no square"),
     _m(
@@ -160,11 +160,11 @@ MUTATIONS = (
     _m("offsets_reversed", "swin", f"{_LAYER}.blocks.0.attn", "bias of key minus query"),
     _m("merge_by_rows", "swin", f"{_LAYER}.downsample", "2x2 cells merged row by row"),
     _m("tower_norm_missing", "fcos", "steps/head.bbox_subnet", "tower without its first group norm"),
-    _m("centerness_not_in_score", "fcos", INSTANCES, "score without the centerness"),
-    _m("score_without_root", "fcos", INSTANCES, "product of class and centerness without its root"),
-    _m("distances_in_pixels", "fcos", INSTANCES, "distances not multiplied by the stride"),
-    _m("distances_not_rectified", "fcos", INSTANCES, "negative distances kept"),
-    _m("locations_at_corners", "fcos", INSTANCES, "locations at the corners of cells"),
+    _m("centerness_not_in_score", "fcos", _INSTANCES, "score without the centerness"),
+    _m("score_without_root", "fcos", _INSTANCES, "product of class and centerness without its root"),
+    _m("distances_in_pixels", "fcos", _INSTANCES, "distances not multiplied by the stride"),
+    _m("distances_not_rectified", "fcos", _INSTANCES, "negative distances kept"),
+    _m("locations_at_corners", "fcos", _INSTANCES, "locations at the corners of cells"),
     # Models with Detectron's conventions, each difference from detectron2 left out.
     _m("older_resize_as_detectron2", "detectron", RESIZED, "Detectron: picture resized as detectron2 does"),
     _m("older_resize_by_sides", "detectron", RESIZED, "Detectron: resized to sides instead of by the factor"),
@@ -184,8 +184,8 @@ MUTATIONS = (
     _m("older_levels_without_one", "detectron", POOLER, "Detectron: level of a box by sides without + 1"),
     _m("older_half_pixel", "detectron", POOLER, "Detectron: regions pooled with the half pixel"),
     _m("older_boxes_decoded_in_network", "detectron", DETECTIONS, "Detectron: boxes decoded at network size"),
-    _m("older_boxes_rescaled", "detectron", INSTANCES, "Detectron: boxes of the picture scaled once more"),
-    _m("older_masks_sampled", "detectron", MASKS, "Detectron: masks pasted as detectron2 does"),
+    _m("older_boxes_rescaled", "detectron", _INSTANCES, "Detectron: boxes of the picture scaled once more"),
+    _m("older_masks_sampled", "detectron", _MASKS, "Detectron: masks pasted as detectron2 does"),
     _m(
         "older_heat_maps_with_edges",
         "detectron_keypoint",
@@ -198,37 +198,44 @@ MUTATIONS = (
         _KEYPOINTS,
         "Detectron: detectron2's keypoint score",
     ),
-    _m("older_octaves_inside", "detectron_retinanet", INSTANCES, "Detectron: ratios outside, octaves inside"),
+    _m(
+        "older_octaves_inside", "detectron_retinanet", _INSTANCES, "Detectron: ratios outside, octaves inside"
+    ),
     _m(
         "older_coarsest_threshold",
         "detectron_retinanet",
-        INSTANCES,
+        _INSTANCES,
         "Detectron: threshold on the coarsest level",
     ),
-    _m("older_clip_after_nms", "detectron_retinanet", INSTANCES, "Detectron: boxes clipped after NMS only"),
+    _m("older_clip_after_nms", "detectron_retinanet", _INSTANCES, "Detectron: boxes clipped after NMS only"),
     _m("point_grid_at_corners", "point_rend", LOOK, "grid of a box at the corners of its cells"),
     _m("points_align_corners", "point_rend", LOOK, "features sampled with aligned corners"),
     _m("points_beside_the_box", "point_rend", LOOK, "boxes one pixel wider where points are sampled"),
-    _m("coarse_before_fine", "point_rend", POINTS, "coarse logits before the features in the point head"),
-    _m("point_relu_missing", "point_rend", POINTS, "first layer of the point head without ReLU"),
-    _m("surest_points_refined", "point_rend", REFINED, "the surest points refined"),
-    _m("refined_points_yx", "point_rend", REFINED, "coordinates of refined points as y, x"),
+    _m("coarse_before_fine", "point_rend", _POINTS, "coarse logits before the features in the point head"),
+    _m("point_relu_missing", "point_rend", _POINTS, "first layer of the point head without ReLU"),
+    _m("surest_points_refined", "point_rend", _REFINED, "the surest points refined"),
+    _m("refined_points_yx", "point_rend", _REFINED, "coordinates of refined points as y, x"),
     _m(
         "refined_points_put_back_by_columns",
         "point_rend",
-        REFINED,
+        _REFINED,
         "refined points put back column by column",
     ),
-    _m("mask_enlarged_by_nearest", "point_rend", REFINED, "nearest instead of linear doubling between steps"),
-    _m("refined_mask_of_next_class", "point_rend", REFINED, "points of another class refined"),
+    _m(
+        "mask_enlarged_by_nearest", "point_rend", _REFINED, "nearest instead of linear doubling between steps"
+    ),
+    _m("refined_mask_of_next_class", "point_rend", _REFINED, "points of another class refined"),
     _m(
         "semantic_points_by_best",
         "point_rend_semantic",
-        f"{SEM_HEAD}/0",
+        f"{_SEM_HEAD}/0",
         "points of the lowest logits refined",
     ),
     _m(
-        "semantic_points_without_fine", "point_rend_semantic", f"{SEM_HEAD}/0", "points without fine features"
+        "semantic_points_without_fine",
+        "point_rend_semantic",
+        f"{_SEM_HEAD}/0",
+        "points without fine features",
     ),
     _m("densepose_decoder_average", "densepose", f"{ROI}.decoder", "levels averaged instead of summed"),
     _m("densepose_pooler_aligned", "densepose", f"{ROI}.densepose_pooler", "ROIAlign with the half pixel"),
@@ -238,16 +245,16 @@ MUTATIONS = (
     _m("segmentation_without_confidence", "densepose", DENSEPOSE, "segmentation not weighted by confidence"),
     _m("embedding_normalised", "cse", DENSEPOSE, "embeddings of length one"),
     _m("multi_grid_missing", "deeplab", "steps/backbone/res5", "every block of res5 dilated as the first"),
-    _m("aspp_pools_the_largest", "deeplab", f"{SEM_HEAD}.decoder.res5", "maximum instead of mean in ASPP"),
-    _m("aspp_branches_reversed", "deeplab", f"{SEM_HEAD}.decoder.res5", "dilated branches in reverse order"),
+    _m("aspp_pools_the_largest", "deeplab", f"{_SEM_HEAD}.decoder.res5", "maximum instead of mean in ASPP"),
+    _m("aspp_branches_reversed", "deeplab", f"{_SEM_HEAD}.decoder.res5", "dilated branches in reverse order"),
     _m(
         "decoder_joined_in_reverse",
         "deeplab",
-        f"{SEM_HEAD}.decoder.res2.fuse",
+        f"{_SEM_HEAD}.decoder.res2.fuse",
         "coarse feature before the fine",
     ),
-    _m("decoder_align_corners", "deeplab", f"{SEM_HEAD}.decoder.res2.fuse", "decoder with aligned corners"),
-    _m("deeplab_logits_nearest", "deeplab", f"{SEM_HEAD}/0", "logits enlarged to the nearest"),
+    _m("decoder_align_corners", "deeplab", f"{_SEM_HEAD}.decoder.res2.fuse", "decoder with aligned corners"),
+    _m("deeplab_logits_nearest", "deeplab", f"{_SEM_HEAD}/0", "logits enlarged to the nearest"),
     _m(
         "offsets_of_the_small_map",
         "panoptic_deeplab",
@@ -258,7 +265,7 @@ MUTATIONS = (
     _m("center_nms_missing", "panoptic_deeplab", PANOPTIC, "every point above the threshold a centre"),
     _m("small_stuff_kept", "panoptic_deeplab", PANOPTIC, "no smallest area for stuff"),
     _m("instances_from_zero", "panoptic_deeplab", PANOPTIC, "instances of a class counted from zero"),
-    _m("score_without_center", "panoptic_deeplab", INSTANCES, "score without the heat at the centre"),
+    _m("score_without_center", "panoptic_deeplab", _INSTANCES, "score without the heat at the centre"),
     _m("first_branch", "trident", "steps/backbone/res4", "dilation of the first branch"),
     _m("pyramid_summed", "tensor_mask", P, "pyramid levels summed instead of averaged"),
     _m(
@@ -274,9 +281,9 @@ MUTATIONS = (
         "zero beyond map and window instead of -6",
     ),
     _m("windows_half_a_cell_off", "tensor_mask", "steps/head/2", "cells of windows without the half cell"),
-    _m("tensor_mask_anchors_offset", "tensor_mask", INSTANCES, "anchors shifted by half a stride"),
-    _m("masks_over_boxes", "tensor_mask", MASKS, "masks pasted over the boxes, not the anchors"),
-    _m("anchors_clipped", "tensor_mask", MASKS, "anchors of masks clipped to the picture"),
+    _m("tensor_mask_anchors_offset", "tensor_mask", _INSTANCES, "anchors shifted by half a stride"),
+    _m("masks_over_boxes", "tensor_mask", _MASKS, "masks pasted over the boxes, not the anchors"),
+    _m("anchors_clipped", "tensor_mask", _MASKS, "anchors of masks clipped to the picture"),
     _m("norm_eps_1.001e-5", "semantic", STEM, "batch norm with epsilon 1.001e-5 instead of 1e-5"),
     _m("bias_off_1e-6", "semantic", P, "one lateral convolution's bias added as 1.000001 of itself"),
     _m("nms_at_threshold", "ops", "nms", "NMS drops boxes exactly at the threshold"),

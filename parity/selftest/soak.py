@@ -30,21 +30,21 @@ from parity.selftest.lives import grown, live, memory_table, until_done
 from parity.selftest.mutation_run import embedded_demo
 
 SCHEMA = "tf-d2-soak/1"
-TINY = (32, 48)  # height, width
-BROKEN_EVERY = 100
+_TINY = (32, 48)  # height, width
+_BROKEN_EVERY = 100
 # The demo's network at the size of the pictures and with few regions, so that thousands of them take minutes.
-OPTS = (
+_OPTS = (
     *("INPUT.MIN_SIZE_TEST", "32", "INPUT.MAX_SIZE_TEST", "64", "TEST.DETECTIONS_PER_IMAGE", "5"),
     *("MODEL.RPN.PRE_NMS_TOPK_TEST", "50", "MODEL.RPN.POST_NMS_TOPK_TEST", "20"),
 )
-TF_D2 = (sys.executable, "-m", "tf_d2.cli")
+_TF_D2 = (sys.executable, "-m", "tf_d2.cli")
 
 
 # === Pictures ===
 
 
-def write_pictures(folder: Path, count: int, broken_every: int = BROKEN_EVERY, seed: int = 3) -> list[Path]:
-    """``count`` PNG files of :data:`TINY` pixels with objects, of which one in ``broken_every`` (0: none) is broken in
+def write_pictures(folder: Path, count: int, broken_every: int = _BROKEN_EVERY, seed: int = 3) -> list[Path]:
+    """``count`` PNG files of :data:`_TINY` pixels with objects, of which one in ``broken_every`` (0: none) is broken in
     one of four ways. Returns the broken ones. What was in the folder is removed."""
     from PIL import Image
 
@@ -56,10 +56,10 @@ def write_pictures(folder: Path, count: int, broken_every: int = BROKEN_EVERY, s
         path = folder / f"{k // 1000:03d}" / f"{k:07d}.png"
         path.parent.mkdir(exist_ok=True)
         side = int(rng.integers(*(min(whole.shape[:2]) // 3, min(whole.shape[:2]))))
-        shape = side, min(side * TINY[1] // TINY[0], whole.shape[1])
+        shape = side, min(side * _TINY[1] // _TINY[0], whole.shape[1])
         top, left = (int(rng.integers(0, n - m + 1)) for n, m in zip(whole.shape[:2], shape, strict=True))
         part = Image.fromarray(whole[top : top + shape[0], left : left + shape[1]])
-        part.resize((TINY[1], TINY[0])).save(path)
+        part.resize((_TINY[1], _TINY[0])).save(path)
         if broken_every and k % broken_every == broken_every // 2:
             broken.append(path)
             _break(path, k // broken_every % 4)
@@ -88,7 +88,7 @@ class Plan:
     shard_size: int = 64
     processes: int = 1
     work: Path = Path("soak")
-    program: Sequence[str] = TF_D2
+    program: Sequence[str] = _TF_D2
 
 
 def batch_soak(plan: Plan, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def batch_soak(plan: Plan, say: Callable[[str], None] = print) -> dict[str, Any]
     log = plan.work / "log.txt"
     demo = embedded_demo()
     export = [*plan.program, "export", "--config-file", str(demo / "shapes.yaml")]
-    export += ["--weights", str(demo / "shapes.pkl"), "--output", str(plan.work / "model"), "--opts", *OPTS]
+    export += ["--weights", str(demo / "shapes.pkl"), "--output", str(plan.work / "model"), "--opts", *_OPTS]
     if not (plan.work / "model").exists():
         live(export, lambda: 0, None, log)
     whole, cut = plan.work / "whole", plan.work / "cut"
@@ -184,7 +184,7 @@ def compare_folders(
 # === Parity ===
 
 
-def parity_soak(plan: Plan, extra: Sequence[str] = (), say: Callable[[str], None] = print) -> dict[str, Any]:
+def _parity_soak(plan: Plan, extra: Sequence[str] = (), say: Callable[[str], None] = print) -> dict[str, Any]:
     """One run of ``tf-d2 parity`` over tiny pictures, none of them broken, and its memory."""
     pictures, output, log = plan.work / "pictures", plan.work / "report", plan.work / "log.txt"
     write_pictures(pictures, plan.pictures, broken_every=0)
@@ -192,7 +192,7 @@ def parity_soak(plan: Plan, extra: Sequence[str] = (), say: Callable[[str], None
     count, demo = plan.pictures, embedded_demo()
     command = [*plan.program, "parity", "--config-file", str(demo / "shapes.yaml")]
     command += ["--weights", str(demo / "shapes.pkl"), "--input", str(pictures), "--output", str(output)]
-    for key, value in zip(OPTS[::2], OPTS[1::2], strict=True):
+    for key, value in zip(_OPTS[::2], _OPTS[1::2], strict=True):
         command += ["--opts", key, "--opts", value]
     rows = output / "rows.jsonl"
     say(f"{count} pictures")
@@ -236,13 +236,13 @@ def write_results(name: str, found: Mapping[str, Any], output: Path) -> Path:
     read = {n: output / f"{n}.json" for n in SECTIONS}
     parts = [SECTIONS[n](json.loads(path.read_text())) for n, path in read.items() if path.exists()]
     page = output / "README.md"
-    page.write_text("\n".join([INTRODUCTION, *parts]))
+    page.write_text("\n".join([_INTRODUCTION, *parts]))
     return page
 
 
-INTRODUCTION = f"""# Many pictures, for long
+_INTRODUCTION = f"""# Many pictures, for long
 
-Tiny pictures ({TINY[0]}x{TINY[1]}) through the embedded model, by `python -m parity.selftest.soak batch` and
+Tiny pictures ({_TINY[0]}x{_TINY[1]}) through the embedded model, by `python -m parity.selftest.soak batch` and
 `python -m parity.selftest.soak parity`.
 Memory is what was resident, sampled twice a second, in MiB.
 """
@@ -321,7 +321,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     work.mkdir(parents=True, exist_ok=True)
     plan = Plan(given.pictures, given.every, given.shard_size, given.processes, work.resolve())
     try:
-        found = batch_soak(plan) if given.what == "batch" else parity_soak(plan, extra)
+        found = batch_soak(plan) if given.what == "batch" else _parity_soak(plan, extra)
     finally:
         if given.work is None:
             shutil.rmtree(work, ignore_errors=True)

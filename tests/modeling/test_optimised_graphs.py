@@ -4,32 +4,21 @@ Run under TF_ENABLE_ONEDNN_OPTS=0 and =1: the graph optimiser fuses different op
 picture gets an answer shows the rest (groups, strides, dilations) for the branches that it takes.
 """
 
-import importlib.util
 from functools import cache
-from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import yaml
+from support import variants
+from support.variant_files import write_model
 from tensorflow.python.eager import context
 from tensorflow.python.framework import kernels
 
 import tf_d2
-import weights
-from tf_d2.config import load_config_text
-from tf_d2.modeling import build_model
-
-TESTS = Path(__file__).parents[1]
-SPEC = importlib.util.spec_from_file_location("variants", TESTS / "parity" / "variants.py")
-assert SPEC is not None and SPEC.loader is not None
-VARIANTS = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(VARIANTS)
 
 CASES = [
     pytest.param(name, dtype, marks=[] if (name, dtype) == ("grouped", "float64") else pytest.mark.slow)
-    for name in VARIANTS.VARIANTS
+    for name in variants.VARIANTS
     for dtype in ("float32", "float64", "bfloat16")
 ]
 
@@ -70,21 +59,12 @@ def test_a_missing_kernel_is_seen():
 
 @pytest.mark.parametrize("name, dtype", CASES)
 def test_every_op_has_a_kernel(name, dtype, tmp_path):
-    config = yaml.safe_dump(VARIANTS.tiny_config(VARIANTS.VARIANTS[name]) | {"VERSION": 2})
-    (tmp_path / "config.yaml").write_text(config)
-    with keras.StatelessScope(initialize_variables=False):
-        specs = build_model(load_config_text(config)).variable_specs()
-    keras.utils.clear_session()
-    shapes = {
-        weights.path_to_key(p): (s[-1], s[-2], *s[:-2]) if p.endswith("kernel") else s
-        for p, s in specs.items()
-    }
-    weights.write_detectron2_pkl(tmp_path / "model.pkl", VARIANTS.tiny_state(shapes))
+    write_model(tmp_path, name)
     predictor = tf_d2.Predictor(tmp_path / "config.yaml", tmp_path / "model.pkl", dtype=dtype)
     context.enable_run_metadata()
     try:
         result = predictor(
-            VARIANTS.picture(), **({"proposals": VARIANTS.PROPOSALS} if name == "fast" else {})
+            variants.picture(), **({"proposals": variants.PROPOSALS} if name == "fast" else {})
         )
         nodes = list(nodes_of(context.export_run_metadata()))
     finally:

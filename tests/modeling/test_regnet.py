@@ -1,13 +1,12 @@
 """RegNet models against numbers recorded from the real detectron2 (tests/data/parity/variants.npz)."""
 
-import importlib.util
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
+from support import variants
 
 import weights
 from tf_d2.config import load_config_text
@@ -17,18 +16,6 @@ from tf_d2.modeling import build_model
 from tf_d2.ops.resize import resize_uint8, shortest_edge_size
 from tf_d2.stages import stage_array
 
-
-def _variants():
-    """tests/parity/variants.py; tests are no package."""
-    path = Path(__file__).parents[1] / "parity" / "variants.py"
-    spec = importlib.util.spec_from_file_location("variants", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-variants = _variants()
 NAMES = ("regnetx", "regnety")
 
 

@@ -1,41 +1,25 @@
 """Small models of every kind against what the real detectron2 computed for them: each stage and the answer.
 
 The variants, their weights (drawn from a generator seeded by each key) and detectron2's results are those of
-tests/parity/variants.py; of a stage the results hold its length and its product with a fixed vector.
+tests/support/variants.py; of a stage the results hold its length and its product with a fixed vector.
 """
 
-import importlib.util
 import json
-from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import yaml
+from support import variants
+from support.variant_files import write_model
 
 import tf_d2
-import weights
-from tf_d2.config import load_config_text
-from tf_d2.modeling import build_model
 
-TESTS = Path(__file__).parents[1]
-
-
-def load_variants():
-    spec = importlib.util.spec_from_file_location("variants", TESTS / "parity" / "variants.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-VARIANTS = load_variants()
-NAMES = [name for name in VARIANTS.VARIANTS if name not in VARIANTS.NOT_RECORDED]
+NAMES = [name for name in variants.VARIANTS if name not in variants.NOT_RECORDED]
 
 
 @pytest.fixture(scope="module")
 def recording():
-    with np.load(VARIANTS.RECORDING) as file:
+    with np.load(variants.RECORDING) as file:
         return {name: file[name] for name in file.files}
 
 
@@ -47,26 +31,13 @@ def eagerly():
     tf.config.run_functions_eagerly(False)
 
 
-def torch_shapes(config):
-    """Linear layers after a flatten show as convolutions here: the same numbers in the same order."""
-    with keras.StatelessScope(initialize_variables=False):
-        specs = build_model(load_config_text(config)).variable_specs()
-    keras.utils.clear_session()
-    return {
-        weights.path_to_key(p): (s[-1], s[-2], *s[:-2]) if p.endswith("kernel") else s
-        for p, s in specs.items()
-    }
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_stages_and_answer(name, recording, tmp_path, eagerly):
-    config = yaml.safe_dump(VARIANTS.tiny_config(VARIANTS.VARIANTS[name]) | {"VERSION": 2})
-    (tmp_path / "config.yaml").write_text(config)
-    weights.write_detectron2_pkl(tmp_path / "model.pkl", VARIANTS.tiny_state(torch_shapes(config)))
+    write_model(tmp_path, name)
     predictor = tf_d2.Predictor(tmp_path / "config.yaml", tmp_path / "model.pkl")
-    given = {"proposals": VARIANTS.PROPOSALS} if name == "fast" else {}
-    trace = predictor.trace(VARIANTS.picture(), rescaled=False, **given)
-    result = predictor(VARIANTS.picture(), **given)
+    given = {"proposals": variants.PROPOSALS} if name == "fast" else {}
+    trace = predictor.trace(variants.picture(), rescaled=False, **given)
+    result = predictor(variants.picture(), **given)
     mine = {
         key.removeprefix(f"{name}/"): value for key, value in recording.items() if key.startswith(f"{name}/")
     }
@@ -74,7 +45,7 @@ def test_stages_and_answer(name, recording, tmp_path, eagerly):
     assert len(steps) > 10
     for stage in steps:
         length = mine[stage][0]
-        difference = np.abs(VARIANTS.fingerprint(trace[stage]) - mine[stage])
+        difference = np.abs(variants.fingerprint(trace[stage]) - mine[stage])
         assert difference.max() <= 1e-4 * length, stage
     check_answer(result, mine)
 
@@ -86,14 +57,14 @@ def check_answer(result, expected):
         for field, value in fields.items():
             got = getattr(result[kind], field)
             if field == "pred_keypoint_heatmaps":
-                assert np.abs(VARIANTS.fingerprint(got) - value).max() <= 1e-4 * value[0]
+                assert np.abs(variants.fingerprint(got) - value).max() <= 1e-4 * value[0]
             elif value.dtype.kind == "f":
                 np.testing.assert_allclose(got, value, rtol=1e-5, atol=1e-3, err_msg=field)
             else:
                 np.testing.assert_array_equal(got, value, err_msg=field)
     if "sem_seg" in result:
         value = expected["output/sem_seg"]
-        assert np.abs(VARIANTS.fingerprint(result["sem_seg"]) - value).max() <= 1e-4 * value[0]
+        assert np.abs(variants.fingerprint(result["sem_seg"]) - value).max() <= 1e-4 * value[0]
     if "panoptic_seg" in result:
         segments, info = result["panoptic_seg"]
         np.testing.assert_array_equal(segments, expected["output/panoptic_seg"])

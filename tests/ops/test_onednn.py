@@ -137,3 +137,13 @@ def test_the_predictor_uses_them_and_the_models_weights_are_fixed(demo_files):
     unfolded = tf_d2.Predictor(*files, fold_norms=False, constant_weights=True)
     with pytest.raises(ValueError, match=r"constant_weights=False, or use tf_d2.load_model"):
         unfolded.model.set_weights([v.numpy() for v in unfolded.model.variables])
+
+
+def test_availability_does_not_depend_on_eager_functions():
+    expected = onednn.available(tf.float32)
+    onednn.available.cache_clear()
+    tf.config.run_functions_eagerly(True)
+    try:
+        assert onednn.available(tf.float32) == expected
+    finally:
+        tf.config.run_functions_eagerly(False)

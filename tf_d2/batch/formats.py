@@ -14,7 +14,7 @@ from tf_d2.batch.rows import COLUMNS, Row
 
 
 @dataclass(frozen=True)
-class Format:
+class _Format:
     """How rows are written to a path and read back. ``read`` is None for COCO results, which lack failed pictures."""
 
     suffix: str
@@ -240,8 +240,8 @@ def _write_coco(rows: Sequence[Row], path: Path, category_ids: Sequence[int]) ->
 
 
 FORMATS = {
-    "parquet": Format("parquet", _write_parquet, _read_parquet),
-    "jsonl": Format("jsonl", _write_jsonl, _read_jsonl),
-    "tfrecord": Format("tfrecord", _write_tfrecord, _read_tfrecord),
-    "coco": Format("json", _write_coco, None),
+    "parquet": _Format("parquet", _write_parquet, _read_parquet),
+    "jsonl": _Format("jsonl", _write_jsonl, _read_jsonl),
+    "tfrecord": _Format("tfrecord", _write_tfrecord, _read_tfrecord),
+    "coco": _Format("json", _write_coco, None),
 }

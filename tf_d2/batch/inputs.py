@@ -18,7 +18,9 @@ from pathlib import Path
 from weights.errors import UsageError
 
 # What a folder is searched for. A list or a pattern may name files of any other ending.
-SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .bmp .dib .webp .tif .tiff .gif .ppm .pgm .pnm .jp2".split())
+_SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .bmp .dib .webp .tif .tiff .gif .ppm .pgm .pnm .jp2".split()
+)
 _LENGTH_BYTES, _CRC_BYTES = 8, 4
 
 
@@ -66,7 +68,7 @@ def _folder(top: str) -> Iterator[Item]:
     for folder, below, names in os.walk(top):
         below.sort()
         for name in sorted(names):
-            if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("."):
+            if os.path.splitext(name)[1].lower() in _SUFFIXES and not name.startswith("."):
                 yield from _file(os.path.join(folder, name))
 
 

@@ -36,7 +36,7 @@ def merge(folder: Path, output: Path, annotations: Path | None = None) -> tuple[
             f"{folder}: {len(missing)} of {len(shards)} shards are missing ({', '.join(missing[:3])}); "
             "run tf-d2 batch again"
         )
-    numbers = None if annotations is None else image_numbers(annotations)
+    numbers = None if annotations is None else _image_numbers(annotations)
     temporary = output.with_name(f".{output.name}.{os.getpid()}")
     written = failures = 0
     try:
@@ -106,7 +106,7 @@ def _results(
             yield from coco_results(row, number, manifest["category_ids"])
 
 
-def image_numbers(annotations: Path) -> dict[str, int]:
+def _image_numbers(annotations: Path) -> dict[str, int]:
     """``images`` of a COCO annotations file: file name, as written and without its folders -> id."""
     try:
         images = json.loads(annotations.read_text(encoding="utf-8"))["images"]

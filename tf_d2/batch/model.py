@@ -20,12 +20,12 @@ from tf_d2.serving_contract import STATUS_TEXT, takes_files
 from weights.errors import UsageError
 
 # Pictures in the network at the same time: the second one fills the gaps in which the first does not use all cores.
-AT_ONCE = 2
+_AT_ONCE = 2
 # One of these is in the answer of every model that batch is for.
 _ANSWERS = ("detection_boxes", "sem_seg_labels", "sem_seg", "panoptic_seg")
 
 
-def read_record(folder: Path) -> dict[str, Any]:
+def _read_record(folder: Path) -> dict[str, Any]:
     """What the export in ``folder`` (that of one version) says of itself. Raises UsageError where it is damaged."""
     path = folder / "assets" / "export.json"
     try:
@@ -45,7 +45,7 @@ class Detector:
         import tensorflow as tf
 
         self.folder = version_folder(Path(export))
-        self.record = read_record(self.folder)
+        self.record = _read_record(self.folder)
         self._model: Any = tf.saved_model.load(str(self.folder))
         self._call: Any = self._model.signatures["serving_default"]
         outputs = self._call.structured_outputs
@@ -68,7 +68,7 @@ class Detector:
                 "with this version of tf-d2"
             )
         self._format = "L" if channels == 1 else "RGB"
-        self._places = threading.Semaphore(AT_ONCE)
+        self._places = threading.Semaphore(_AT_ONCE)
 
     @property
     def category_ids(self) -> list[int]:

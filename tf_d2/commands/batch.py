@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 _SAY_EVERY = 30.0  # seconds, where there is no terminal to draw a bar on
 
 
-class FormatChoice(str, Enum):
+class _FormatChoice(str, Enum):
     parquet = "parquet"
     jsonl = "jsonl"
     tfrecord = "tfrecord"
     coco = "coco"
 
 
-HELP = """Detect on many pictures with an exported model, in shards that can be continued after any interruption.
+_HELP = """Detect on many pictures with an exported model, in shards that can be continued after any interruption.
 
 Run the same command again to do what is missing; run it twice at once to use two processes. A picture that cannot be
 used is a row with the reason in FAILURE and no detections.
@@ -38,7 +38,7 @@ Example: tf-d2 batch --model serving/my_model --input photos/ --output results
 
 def register(app: typer.Typer) -> None:
     """Add ``batch`` and ``batch merge`` to the command line."""
-    group = typer.Typer(help=HELP, invoke_without_command=True, add_completion=False, rich_markup_mode=None)
+    group = typer.Typer(help=_HELP, invoke_without_command=True, add_completion=False, rich_markup_mode=None)
     group.callback()(batch)
     group.command("merge")(merge)
     app.add_typer(group, name="batch")
@@ -56,7 +56,7 @@ def batch(
         ),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for the shards.")] = None,
-    format: Annotated[FormatChoice, typer.Option(help="Kind of the shards.")] = FormatChoice.parquet,
+    format: Annotated[_FormatChoice, typer.Option(help="Kind of the shards.")] = _FormatChoice.parquet,
     shard_size: Annotated[int, typer.Option(min=1, help="Pictures per shard.")] = 256,
     processes: Annotated[int, typer.Option(min=1, help="Processes that share the work.")] = 1,
     max_failures: Annotated[
@@ -70,7 +70,7 @@ def batch(
     if missing:
         raise UsageError(f"batch needs {', '.join(missing)} (tf-d2 batch --help)")
     assert model is not None and input and output is not None
-    if format is FormatChoice.parquet:
+    if format is _FormatChoice.parquet:
         _need_pyarrow()
     choose_kernels()
     import_tensorflow()

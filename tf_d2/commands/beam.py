@@ -9,7 +9,7 @@ import typer
 
 from weights.errors import UsageError
 
-HELP = """Detect on pictures with an exported model, as a pipeline of Apache Beam that writes Parquet files.
+_HELP = """Detect on pictures with an exported model, as a pipeline of Apache Beam that writes Parquet files.
 
 Options that are not listed here are Beam's own, for example --runner FlinkRunner or --direct_num_workers 4. The files
 have the rows of `tf-d2 batch`: a picture that cannot be used is a row with the reason in FAILURE. The model's folder
@@ -22,7 +22,7 @@ Example: tf-d2 beam --model serving/my_model --input 'photos/**.jpg' --output re
 def register(app: typer.Typer) -> None:
     """Add ``beam`` to the command line; what it does not know goes to Beam."""
     settings = {"allow_extra_args": True, "ignore_unknown_options": True}
-    app.command("beam", help=HELP, context_settings=settings)(beam)
+    app.command("beam", help=_HELP, context_settings=settings)(beam)
 
 
 def beam(

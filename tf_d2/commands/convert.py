@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # imported by the functions that need them: --help does not
     import weights
     from weights import Checkpoint
 
-SUFFIXES = (".weights.h5", ".pkl", ".pth", ".safetensors")
+_SUFFIXES = (".weights.h5", ".pkl", ".pth", ".safetensors")
 _Specs = dict[str, tuple[int, ...]]
 
 
@@ -42,7 +42,7 @@ def register(app: typer.Typer) -> None:
 
 def convert(
     checkpoint: Annotated[str, typer.Option("--weights", help="Checkpoint of any format, or a zoo name.")],
-    output: Annotated[Path, typer.Option("--output", help=f"File to write: {', '.join(SUFFIXES)}.")],
+    output: Annotated[Path, typer.Option("--output", help=f"File to write: {', '.join(_SUFFIXES)}.")],
     config: Annotated[
         str | None,
         typer.Option("--config-file", help="detectron2 YAML or zoo name; a .weights.h5 carries its own."),
@@ -104,8 +104,8 @@ def run(
     from tf_d2.config.download import split_matching
     from weights import WeightsError
 
-    if not output.name.endswith(SUFFIXES):
-        raise WeightsError(f"{output}: the output must end in {', '.join(SUFFIXES)}")
+    if not output.name.endswith(_SUFFIXES):
+        raise WeightsError(f"{output}: the output must end in {', '.join(_SUFFIXES)}")
     if not output.parent.is_dir():
         raise WeightsError(f"{output}: there is no folder {output.parent}")
     path = resolve_weights(source)

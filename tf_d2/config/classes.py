@@ -105,7 +105,7 @@ _CITYSCAPES_STUFF = (
 
 _CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, *_CITYSCAPES_THING_IDS)
 
-VOC = (
+_VOC = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable"),
     *("dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
@@ -115,7 +115,7 @@ _DATASETS: tuple[tuple[str, tuple[str, ...], tuple[int, ...], tuple[str, ...]], 
     ("densepose_coco_", ("person",), (1,), ()),
     ("coco_", COCO, _COCO_IDS, COCO_STUFF),
     ("cityscapes_", _CITYSCAPES_THINGS, _CITYSCAPES_THING_IDS, _CITYSCAPES_STUFF),
-    ("voc_", VOC, tuple(range(20)), ()),
+    ("voc_", _VOC, tuple(range(20)), ()),
 )
 
 

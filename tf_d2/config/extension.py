@@ -16,7 +16,7 @@ from tf_d2.config.table import PARTS, Part, add_part_keys
 from weights.errors import UsageError
 
 _ENTRY_POINTS = "tf_d2.parts"
-VARIABLE = "TF_D2_EXTEND"
+_VARIABLE = "TF_D2_EXTEND"
 """Files or modules to import before a configuration is read, separated as in PATH."""
 
 _loaded: set[str] = set()
@@ -71,9 +71,9 @@ def load_extensions() -> None:
     for entry in metadata.entry_points(group=_ENTRY_POINTS) if _ENTRY_POINTS not in _loaded else ():
         _import(f"{entry.name} of {_ENTRY_POINTS}", entry.load)
     _loaded.add(_ENTRY_POINTS)
-    for source in os.environ.get(VARIABLE, "").split(os.pathsep):
+    for source in os.environ.get(_VARIABLE, "").split(os.pathsep):
         if source and source not in _loaded:
-            _import(f"{VARIABLE} {source}", lambda source=source: _import_source(source))
+            _import(f"{_VARIABLE} {source}", lambda source=source: _import_source(source))
             _loaded.add(source)
 
 

@@ -18,7 +18,7 @@ from tf_d2.config.errors import ConfigError, ConfigNotice
 
 MAX_BYTES = 1 << 18
 _MAX_VALUES = 20_000
-MAX_DEPTH = 50
+_MAX_DEPTH = 50
 _MAX_BASES = 20
 _MAX_DIGITS = 100
 
@@ -76,8 +76,8 @@ class _Loader(yaml.SafeLoader):
         if self.values > _MAX_VALUES:
             raise ConfigError(f"more than {_MAX_VALUES} values")
         self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise ConfigError(f"values are nested more than {MAX_DEPTH} deep")
+        if self.depth > _MAX_DEPTH:
+            raise ConfigError(f"values are nested more than {_MAX_DEPTH} deep")
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node

@@ -116,17 +116,17 @@ class CycleBatchNorm(Module):
         self.gamma = self.parameter("gamma", (channels,))
         self.beta = self.parameter("beta", (channels,))
         with self.scope():
-            for key, stats in {str(i): BatchStatistics(channels, str(i)) for i in range(levels)}.items():
+            for key, stats in {str(i): _BatchStatistics(channels, str(i)) for i in range(levels)}.items():
                 setattr(self, f"level{key}", stats)
 
     def call(self, x: tf.Tensor, level: int) -> tf.Tensor:
-        stats: BatchStatistics = getattr(self, f"level{level}")
+        stats: _BatchStatistics = getattr(self, f"level{level}")
         mean, variance = self.value(stats.moving_mean), self.value(stats.moving_variance)
         scale = self.value(self.gamma) * rsqrt(variance + BATCH_NORM_EPS)
         return x * scale + (self.value(self.beta) - mean * scale)
 
 
-class BatchStatistics(Module):
+class _BatchStatistics(Module):
     """Mean and variance of one level of a :class:`CycleBatchNorm`."""
 
     def __init__(self, channels: int, name: str) -> None:

@@ -19,7 +19,7 @@ DENSEPOSE = "pred_densepose/"
 """Before the name of each field of DensePose in a model's outputs."""
 
 
-class Rescaled(NamedTuple):
+class _Rescaled(NamedTuple):
     """Rows that stay after clipping, with boxes in pixels of the original image, and which rows those were."""
 
     detections: Detections
@@ -31,7 +31,7 @@ def rescale(
     image_sizes: tf.Tensor,
     output_sizes: tf.Tensor,
     conventions: Conventions = DETECTRON2,
-) -> Rescaled:
+) -> _Rescaled:
     """Scale boxes to the original images, clip them, drop those without extent.
 
     The scale is a float64 quotient, rounded to float32 before it meets the float32 boxes.
@@ -49,7 +49,7 @@ def rescale(
         if not conventions.boxes_in_picture:
             per_row = tf.gather(scales(image_sizes, output_sizes), detections.image_index)
             boxes = boxes * tf.gather(per_row, [1, 0, 1, 0], axis=1)
-        return Rescaled(detections._replace(boxes=boxes), tf.range(tf.shape(boxes)[0]))
+        return _Rescaled(detections._replace(boxes=boxes), tf.range(tf.shape(boxes)[0]))
     boxes = rescale_boxes(detections.boxes, detections.image_index, image_sizes, output_sizes)
     visible = (rotated if boxes.shape[-1] == 5 else box_ops).nonempty(boxes)
     kept = tf.cast(tf.where(visible)[:, 0], tf.int32)
@@ -58,7 +58,7 @@ def rescale(
     )
     batch = tf.shape(detections.counts)[0]
     counts = tf.math.unsorted_segment_sum(tf.ones_like(index), index, batch)
-    return Rescaled(Detections(boxes, scores, classes, index, counts), kept)
+    return _Rescaled(Detections(boxes, scores, classes, index, counts), kept)
 
 
 def rescale_boxes(

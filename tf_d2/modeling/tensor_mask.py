@@ -21,7 +21,7 @@ from tf_d2.ops.interpolate import bilinear
 from tf_d2.ops.nms import batched_nms
 
 
-class Cells(NamedTuple):
+class _Cells(NamedTuple):
     """Where the anchors of detections lie: int32 ``[N]`` each."""
 
     level: tf.Tensor
@@ -122,7 +122,7 @@ class TensorMaskHead(Module):
         return align2nat_map(logits, self.config.unit(level)) if self.config.aligned_on else logits
 
     def mask_windows(
-        self, mask_features: list[tf.Tensor], image_index: tf.Tensor, cells: Cells
+        self, mask_features: list[tf.Tensor], image_index: tf.Tensor, cells: _Cells
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Masks of some windows, with no map of all windows ever made.
 
@@ -180,7 +180,7 @@ class TensorMaskDecoder:
 
     def __call__(
         self, logits: Sequence[tf.Tensor], deltas: Sequence[tf.Tensor]
-    ) -> tuple[Detections, tf.Tensor, Cells]:
+    ) -> tuple[Detections, tf.Tensor, _Cells]:
         """Detections, their anchors ``[N, 4]`` in pixels of the network input, and where these lie.
 
         The best candidates of all levels together, decoded, per-class NMS, best of the image. Boxes are not clipped.
@@ -225,7 +225,7 @@ class TensorMaskDecoder:
         _, order = tf.math.top_k(rank_key(scores), k)
         return tf.gather(chosen, order), tf.gather(scores, order)
 
-    def _place(self, row: tf.Tensor, sizes: Sequence[tf.Tensor]) -> Cells:
+    def _place(self, row: tf.Tensor, sizes: Sequence[tf.Tensor]) -> _Cells:
         """Cells from the number of an anchor in the order level, y, x, anchor."""
         each = len(self.cells[0])
         row = tf.cast(row, tf.int32)
@@ -235,4 +235,4 @@ class TensorMaskDecoder:
         within = row - tf.gather(starts, level)
         width = tf.gather(tf.stack([size[1] for size in sizes]), level)
         cell = within // each
-        return Cells(level, cell // width, tf.math.floormod(cell, width), tf.math.floormod(within, each))
+        return _Cells(level, cell // width, tf.math.floormod(cell, width), tf.math.floormod(within, each))

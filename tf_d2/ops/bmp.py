@@ -34,7 +34,7 @@ _MASKS = (
 _MASKS_16 = ((0xF800, 0x7E0, 0x1F), (0x7C00, 0x3E0, 0x1F))
 
 
-class Header(NamedTuple):
+class _Header(NamedTuple):
     """int64 scalars."""
 
     width: tf.Tensor
@@ -54,7 +54,7 @@ def is_bmp(data: tf.Tensor) -> tf.Tensor:
     return starts_with(data, 0, b"BM")
 
 
-def read_header(data: tf.Tensor) -> Header:
+def read_header(data: tf.Tensor) -> _Header:
     """What the header of a file (string ``[]``) says. Garbage where it is no BMP: see :func:`promise`."""
     head = octets(data, 0, 70)
 
@@ -78,10 +78,10 @@ def read_header(data: tf.Tensor) -> Header:
     # A position right behind the header is a known mistake where a colour table follows; none means: what comes next.
     pixels = tf.where(said == 0, table + palette, said + tf.where(said == 14 + size, palette, 0))
     width = tf.where(os2, field(18, 2), field(18, 4))
-    return Header(width, height, top_down, bits, compression, masks, colours, entry, table, pixels)
+    return _Header(width, height, top_down, bits, compression, masks, colours, entry, table, pixels)
 
 
-def promise(data: tf.Tensor, header: Header) -> tf.Tensor:
+def promise(data: tf.Tensor, header: _Header) -> tf.Tensor:
     """READABLE: :func:`decode` gives Pillow's pixels. RUN_LENGTHS: only Pillow can. BROKEN: Pillow cannot, either."""
     bits, compression = header.bits, header.compression
     size = number(octets(data, 14, 4), False)
@@ -103,7 +103,7 @@ def promise(data: tf.Tensor, header: Header) -> tf.Tensor:
     return tf.where(fine, tf.where(runs, RUN_LENGTHS, READABLE), BROKEN)
 
 
-def decode(data: tf.Tensor, header: Header) -> tf.Tensor:
+def decode(data: tf.Tensor, header: _Header) -> tf.Tensor:
     """Pixels of a file that is READABLE: uint8 RGB ``[H, W, 3]``."""
     width, height = tf.cast(header.width, tf.int32), tf.cast(header.height, tf.int32)
     bits = _unpacked_bits(data, header)
@@ -154,19 +154,19 @@ def decode(data: tf.Tensor, header: Header) -> tf.Tensor:
     return tf.ensure_shape(pixels, [None, None, 3])
 
 
-def _mask_index(header: Header) -> tf.Tensor:
+def _mask_index(header: _Header) -> tf.Tensor:
     """Which of ``_MASKS``; their number if none."""
     same = tf.reduce_all(header.masks == tf.constant([m for m, _ in _MASKS], tf.int64), axis=1)
     return tf.argmax(tf.concat([tf.cast(same, tf.int32), [1]], 0), output_type=tf.int32)
 
 
-def _row_octets(header: Header, bits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _row_octets(header: _Header, bits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """From row to row, and in use at ``bits`` per pixel."""
     width = tf.minimum(header.width, 2**32)
     return (width * header.bits + 31) // 32 * 4, (width * bits + 7) // 8
 
 
-def _unpacked_bits(data: tf.Tensor, header: Header) -> tf.Tensor:
+def _unpacked_bits(data: tf.Tensor, header: _Header) -> tf.Tensor:
     """Bits per pixel that Pillow unpacks. It takes a table of greys (black and white; or 0, 1, 2 ...) for no table, and
     then one bit per pixel for two colours and eight for more, whatever the header says."""
     grey = tf.where(header.colours <= 2, tf.ones_like(header.bits), 8)
@@ -174,7 +174,7 @@ def _unpacked_bits(data: tf.Tensor, header: Header) -> tf.Tensor:
     return tf.cond(low & _grey_table(data, header), lambda: grey, lambda: header.bits)
 
 
-def _colours(data: tf.Tensor, header: Header) -> tf.Tensor:
+def _colours(data: tf.Tensor, header: _Header) -> tf.Tensor:
     """The colour table as it is stored (blue, green, red), black where there is no entry: uint8 ``[256, 3]``."""
     count = tf.clip_by_value(header.colours, 0, 256)
     raw = tf.io.decode_raw(part(data, header.table, header.entry * count), tf.uint8)
@@ -183,14 +183,14 @@ def _colours(data: tf.Tensor, header: Header) -> tf.Tensor:
     return tf.ensure_shape(tf.pad(entries, [[0, 256 - count], [0, 0]]), [256, 3])
 
 
-def _grey_table(data: tf.Tensor, header: Header) -> tf.Tensor:
+def _grey_table(data: tf.Tensor, header: _Header) -> tf.Tensor:
     index = tf.range(256, dtype=tf.int64)
     grey = tf.where(header.colours == 2, 255 * index, index)[:, None]
     same = tf.reduce_all(tf.cast(_colours(data, header), tf.int64) == grey, axis=1)
     return tf.reduce_all(same | (index >= header.colours))
 
 
-def _table(data: tf.Tensor, header: Header) -> tf.Tensor:
+def _table(data: tf.Tensor, header: _Header) -> tf.Tensor:
     """Colours by index, red first: uint8 ``[256, 3]``."""
     index = tf.range(256)
     white = tf.where(header.colours <= 2, 255 * tf.minimum(index, 1), index)

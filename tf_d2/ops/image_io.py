@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from weights.errors import UserError
 
 # Pillow itself refuses more than this (twice its MAX_IMAGE_PIXELS): 537 MB of RGB.
-MAX_PIXELS = 178_956_970
+_MAX_PIXELS = 178_956_970
 
 _EXIF_ORIENTATION = 274
 _UPRIGHT = {
@@ -32,7 +32,7 @@ class ImageError(UserError, ValueError):
 
 
 def read_image(
-    source: str | PathLike[str] | bytes, format: str = "BGR", max_pixels: int = MAX_PIXELS
+    source: str | PathLike[str] | bytes, format: str = "BGR", max_pixels: int = _MAX_PIXELS
 ) -> np.ndarray:
     """Read an image file (path, or its bytes) into uint8 `[H,W,3]` ("BGR", "RGB") or `[H,W,1]` ("L").
 

@@ -20,10 +20,10 @@ _CUBIC_A = -0.75  # torch's (and OpenCV's) coefficient; tf.image.resize uses -0.
 _CHUNK_ELEMENTS = 1 << 19  # values per chunk: 2 MB of float32; more is no faster, less costs steps
 _PARALLEL_CHUNKS = 2
 
-Int = int | tf.Tensor
+_Int = int | tf.Tensor
 
 
-def bilinear(x: tf.Tensor, out_h: Int, out_w: Int) -> tf.Tensor:
+def bilinear(x: tf.Tensor, out_h: _Int, out_w: _Int) -> tf.Tensor:
     """Bilinear resize of `x` [N,H,W,C] to [N,out_h,out_w,C], same dtype, no antialiasing.
 
     Positions below 0 are clamped to 0, the upper neighbour to the last pixel. Equal to
@@ -76,7 +76,7 @@ def add_nearest2x(fine: tf.Tensor, coarse: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(tf.reshape(cells, tf.stack([n, 2 * h, 2 * w, c])), fine.shape)
 
 
-def linear(x: tf.Tensor, out: Int) -> tf.Tensor:
+def linear(x: tf.Tensor, out: _Int) -> tf.Tensor:
     """Linear resize of `x` [L,C] to [out,C] along its first axis, same dtype; of the same length it is unchanged.
 
     Equal to `F.interpolate(mode="linear", align_corners=False)` of the transposed table. 16-bit values are
@@ -90,7 +90,7 @@ def linear(x: tf.Tensor, out: Int) -> tf.Tensor:
     return tf.cast(low + high, dtype)
 
 
-def bicubic(x: tf.Tensor, out_h: Int, out_w: Int) -> tf.Tensor:
+def bicubic(x: tf.Tensor, out_h: _Int, out_w: _Int) -> tf.Tensor:
     """Bicubic resize (a = -0.75, edges clamped) of `x` [N,H,W,C] to [N,out_h,out_w,C], same dtype.
 
     Equal to `F.interpolate(mode="bicubic", align_corners=False)`; not to tf.image.resize, whose a is -0.5.

@@ -12,11 +12,11 @@ import tensorflow as tf
 
 _CHUNK_ELEMENTS = 1 << 18  # float32 values per piece of rows: 1 MB
 
-Int = int | tf.Tensor
+_Int = int | tf.Tensor
 
 
 def paste_masks(
-    masks: tf.Tensor, boxes: tf.Tensor, height: Int, width: Int, threshold: float = 0.5
+    masks: tf.Tensor, boxes: tf.Tensor, height: _Int, width: _Int, threshold: float = 0.5
 ) -> tf.Tensor:
     """Booleans [N,height,width]: probability `masks` [N,M,M] pasted into `boxes` [N,4] xyxy pixels >=
     threshold.
@@ -41,7 +41,9 @@ def paste_masks(
     return tf.cond(count > 0, images.stack, lambda: tf.zeros(tf.stack([0, height, width]), tf.bool))
 
 
-def paste_mask(mask: tf.Tensor, box: tf.Tensor, height: Int, width: Int, threshold: float = 0.5) -> tf.Tensor:
+def paste_mask(
+    mask: tf.Tensor, box: tf.Tensor, height: _Int, width: _Int, threshold: float = 0.5
+) -> tf.Tensor:
     """One mask [M,M] float32 pasted into its box [4]: bool [height,width]; see `paste_masks`."""
     if not threshold >= 0:
         raise ValueError(f"mask threshold must be at least 0, got {threshold}")

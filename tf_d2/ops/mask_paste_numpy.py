@@ -39,7 +39,9 @@ def paste_masks_numpy(
     (detectron2 then returns grey levels, for debugging).
     Source: paste_masks_in_image, detectron2/layers/mask_ops.py.
     """
-    masks, boxes = _checked(masks, boxes, threshold)
+    masks, boxes = checked_masks(masks, boxes)
+    if not threshold >= 0:
+        raise ValueError(f"mask threshold must be at least 0, got {threshold}")
     pasted = _untouched((len(masks), height, width))
     for mask, box, image in zip(masks, boxes, pasted, strict=True):
         _paste_one(mask, box, image, np.float32(threshold))
@@ -61,7 +63,8 @@ def _untouched(shape: tuple[int, ...]) -> np.ndarray:
     return np.zeros(shape, np.bool_)
 
 
-def _checked(masks: np.ndarray, boxes: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+def checked_masks(masks: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as float32. Raises ValueError for masks that are not square and for boxes that do not match."""
     masks, boxes = np.asarray(masks, np.float32), np.asarray(boxes, np.float32)
     if masks.ndim != 3 or masks.shape[1] != masks.shape[2]:
         raise ValueError(f"masks must be [N,M,M], got {list(masks.shape)}: one square mask per detection")
@@ -69,8 +72,6 @@ def _checked(masks: np.ndarray, boxes: np.ndarray, threshold: float) -> tuple[np
         raise ValueError(
             f"boxes must be [{len(masks)},4] as there are {len(masks)} masks, got {list(boxes.shape)}"
         )
-    if not threshold >= 0:
-        raise ValueError(f"mask threshold must be at least 0, got {threshold}")
     return masks, boxes
 
 

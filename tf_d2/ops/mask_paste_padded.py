@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-Int = int | tf.Tensor
+_Int = int | tf.Tensor
 
 
 def paste_padded_mask(
-    mask: tf.Tensor, box: tf.Tensor, height: Int, width: Int, threshold: float = 0.5
+    mask: tf.Tensor, box: tf.Tensor, height: _Int, width: _Int, threshold: float = 0.5
 ) -> tf.Tensor:
     """One mask [M,M] in its box [4]: bool [height,width], the booleans of `paste_padded_masks_numpy`."""
     mask, box = tf.pad(tf.cast(mask, tf.float32), [[1, 1], [1, 1]]), tf.cast(box, tf.float32)

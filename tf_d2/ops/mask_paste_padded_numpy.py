@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from tf_d2.ops.mask_paste_numpy import checked_masks
+
 
 def paste_padded_masks_numpy(
     masks: np.ndarray, boxes: np.ndarray, height: int, width: int, threshold: float = 0.5
@@ -27,13 +29,7 @@ def paste_padded_masks_numpy(
     Boxes are in pixels of the image and finite. Raises ValueError for masks that are not square or boxes that do not
     match.
     """
-    masks, boxes = np.asarray(masks, np.float32), np.asarray(boxes, np.float32)
-    if masks.ndim != 3 or masks.shape[1] != masks.shape[2]:
-        raise ValueError(f"masks must be [N,M,M], got {list(masks.shape)}: one square mask per detection")
-    if boxes.shape != (len(masks), 4):
-        raise ValueError(
-            f"boxes must be [{len(masks)},4] as there are {len(masks)} masks, got {list(boxes.shape)}"
-        )
+    masks, boxes = checked_masks(masks, boxes)
     pasted = np.zeros((len(masks), height, width), np.bool_)
     if not len(masks):
         return pasted

@@ -62,7 +62,8 @@ def available(dtype: tf.DType) -> bool:
 
     try:
         with tf.init_scope():
-            tf.function(tried, autograph=False)()
+            # A graph, also where functions run eagerly (tf.config.run_functions_eagerly).
+            tf.function(tried, autograph=False).get_concrete_function()()
     except (
         tf.errors.OpError,
         ValueError,

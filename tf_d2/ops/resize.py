@@ -23,7 +23,7 @@ _CHUNK_ELEMENTS = 1 << 19  # gathered float64 values per step: 4 MB; 2 MB to 8 M
 _PARALLEL_CHUNKS = 2  # bounds the memory to two chunks
 MAX_CHANNELS_UINT8 = 4
 
-Int = int | tf.Tensor
+_Int = int | tf.Tensor
 
 
 def shortest_edge_size(height: int, width: int, min_size: int, max_size: int) -> tuple[int, int]:
@@ -53,7 +53,7 @@ def shortest_edge_size(height: int, width: int, min_size: int, max_size: int) ->
 
 
 def shortest_edge_size_tf(
-    height: Int, width: Int, min_size: Int, max_size: Int
+    height: _Int, width: _Int, min_size: _Int, max_size: _Int
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """`shortest_edge_size` as TensorFlow ops: int32 scalars in, int32 scalars out, the same integers.
 
@@ -71,7 +71,7 @@ def shortest_edge_size_tf(
     return size[0], size[1]
 
 
-def resize_factor(height: Int, width: Int, scale: Int, max_size: Int) -> tf.Tensor:
+def resize_factor(height: _Int, width: _Int, scale: _Int, max_size: _Int) -> tf.Tensor:
     """The one factor by which Detectron resizes both sides: float64 scalar.
 
     ``s = scale / shorter side``; if ``round(s * longer side)`` (halves to even) is above ``max_size``, then
@@ -83,7 +83,7 @@ def resize_factor(height: Int, width: Int, scale: Int, max_size: Int) -> tf.Tens
     return tf.where(tf.round(factor * larger) > longest, longest / larger, factor)
 
 
-def factor_size(height: Int, width: Int, factor: tf.Tensor) -> tf.Tensor:
+def factor_size(height: _Int, width: _Int, factor: tf.Tensor) -> tf.Tensor:
     """int32 ``[2]`` (height, width) of an image resized by ``factor``: rounded, halves to even."""
     sides = tf.stack([exact_constant(height, tf.float64), exact_constant(width, tf.float64)])
     return tf.cast(tf.round(sides * factor), tf.int32)
@@ -105,7 +105,7 @@ def truncated_edge_size(height: int, width: int, min_size: int, max_size: int) -
 
 
 def truncated_edge_size_tf(
-    height: Int, width: Int, min_size: Int, max_size: Int
+    height: _Int, width: _Int, min_size: _Int, max_size: _Int
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """`truncated_edge_size` as TensorFlow ops: int32 scalars in, int32 scalars out, the same integers."""
     h, w, least, most = (exact_constant(v, tf.float64) for v in (height, width, min_size, max_size))
@@ -142,7 +142,7 @@ def resize_by_factor(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(tf.cast(wide, tf.float32), [None, None, image.shape[2]])
 
 
-def resize_uint8(image: tf.Tensor, new_h: Int, new_w: Int) -> tf.Tensor:
+def resize_uint8(image: tf.Tensor, new_h: _Int, new_w: _Int) -> tf.Tensor:
     """Resize uint8 `image` [H,W,C] to uint8 [new_h,new_w,C], bit-equal to Pillow's `resize(..., BILINEAR)`.
 
     Coordinates: output pixel j is centred at (j+0.5)*in/out of the input, where pixel i covers [i,i+1]; the
@@ -187,7 +187,7 @@ def resize_uint8(image: tf.Tensor, new_h: Int, new_w: Int) -> tf.Tensor:
     return tf.ensure_shape(resized, [None, None, image.shape[2]])
 
 
-def resize_float(image: tf.Tensor, new_h: Int, new_w: Int) -> tf.Tensor:
+def resize_float(image: tf.Tensor, new_h: _Int, new_w: _Int) -> tf.Tensor:
     """Resize a float16, float32 or float64 `image` [H,W,C] bilinearly, half-pixel centres, no antialiasing, dtype
     kept.
 

@@ -27,7 +27,7 @@ from tf_d2.ops.exact import exact_constant
 from tf_d2.ops.onednn import matmul
 
 
-class Grouping(NamedTuple):
+class _Grouping(NamedTuple):
     """How regions are put together; any way gives the same results up to rounding."""
 
     window_bytes: int  # of feature windows gathered at once
@@ -38,12 +38,12 @@ class Grouping(NamedTuple):
 
 
 # Large enough to fill the cores, small enough to stay near the caches; few kinds of windows, little waste.
-CPU = Grouping(16 * 2**20, (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256, 1024, 2**24), False)
+CPU = _Grouping(16 * 2**20, (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256, 1024, 2**24), False)
 # Every group costs some fifty kernels, while memory is fast: a fourth of the groups, of twice the size together.
-GPU = Grouping(512 * 2**20, (2, 4, 8, 16, 64, 256, 2**24), True)
+GPU = _Grouping(512 * 2**20, (2, 4, 8, 16, 64, 256, 2**24), True)
 
 
-def grouping() -> Grouping:
+def grouping() -> _Grouping:
     """What suits this machine. A graph, and so an export, keeps what it was made with."""
     return GPU if tf.config.list_logical_devices("GPU") else CPU
 
@@ -254,7 +254,7 @@ def _axes(
     scale: tf.Tensor,
     sampling_ratio: int,
     aligned: bool,
-    how: Grouping,
+    how: _Grouping,
 ) -> tuple[_Axes, tf.Tensor]:
     """Sampling along both axes, each operation in the order (and rounding) of torchvision's kernel.
 

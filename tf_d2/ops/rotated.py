@@ -138,10 +138,10 @@ def iou_rotated(boxes1: tf.Tensor, boxes2: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.where(tiny, tf.zeros_like(overlap), overlap), tf.float32)
 
 
-Points = tuple[tf.Tensor, tf.Tensor]  # x and y
+_Points = tuple[tf.Tensor, tf.Tensor]  # x and y
 
 
-def _corners(boxes: tf.Tensor) -> Points:
+def _corners(boxes: tf.Tensor) -> _Points:
     """Corners of [M,5] boxes in order around the box: x and y [M,4]."""
     centre_x, centre_y, width, height, angle = tf.unstack(boxes, axis=1)
     # detectron2 rounds the cosine and sine to float32 before it uses them.
@@ -155,11 +155,11 @@ def _corners(boxes: tf.Tensor) -> Points:
     return x, y
 
 
-def _cross(a: Points, b: Points) -> tf.Tensor:
+def _cross(a: _Points, b: _Points) -> tf.Tensor:
     return a[0] * b[1] - b[0] * a[1]
 
 
-def _crossings(corners1: Points, corners2: Points) -> tuple[Points, tf.Tensor]:
+def _crossings(corners1: _Points, corners2: _Points) -> tuple[_Points, tf.Tensor]:
     """Crossing points of every edge of one box with every edge of the other [M,16], and whether they
     exist."""
     start1, edge1 = ([t[:, :, tf.newaxis] for t in part] for part in (corners1, _edges(corners1)))  # [M,4,1]
@@ -177,11 +177,11 @@ def _crossings(corners1: Points, corners2: Points) -> tuple[Points, tf.Tensor]:
     return (x, y), tf.reshape(exists, [-1, 16])
 
 
-def _edges(corners: Points) -> Points:
+def _edges(corners: _Points) -> _Points:
     return tf.roll(corners[0], -1, axis=1) - corners[0], tf.roll(corners[1], -1, axis=1) - corners[1]
 
 
-def _inside(points: Points, corners: Points) -> tf.Tensor:
+def _inside(points: _Points, corners: _Points) -> tf.Tensor:
     """Which points [M,4] lie in the rectangle with these corners [M,4]: bool [M,4]."""
     px, py = points[0] - corners[0][:, :1], points[1] - corners[1][:, :1]
     inside = tf.ones_like(px, tf.bool)

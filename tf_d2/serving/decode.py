@@ -114,16 +114,16 @@ def _no_picture(status: tf.Tensor, config: InputConfig) -> Picture:
 
 # === Decoding ===
 
-Decoded = tuple[tf.Tensor, tf.Tensor]  # uint8 RGB [H, W, 3], status
+_Decoded = tuple[tf.Tensor, tf.Tensor]  # uint8 RGB [H, W, 3], status
 
 
-def _read_jpeg(data: tf.Tensor, layers: tf.Tensor, max_pixels: int) -> Decoded:
-    def read(encoded: tf.Tensor) -> Decoded:
+def _read_jpeg(data: tf.Tensor, layers: tf.Tensor, max_pixels: int) -> _Decoded:
+    def read(encoded: tf.Tensor) -> _Decoded:
         too_large = _too_large(tf.io.extract_jpeg_shape(encoded)[:2], max_pixels)
         harmless = tf.where(too_large, _SMALL_JPEG, encoded)
         return image_decode.decode_jpeg(harmless), tf.where(too_large, TOO_LARGE, OK)
 
-    def read_cmyk(files: tf.Tensor, facts: tf.Tensor) -> Decoded:
+    def read_cmyk(files: tf.Tensor, facts: tf.Tensor) -> _Decoded:
         # Decoding takes as much memory as that of several pictures.
         too_large = _too_large(tf.io.extract_jpeg_shape(files[0])[:2], max_pixels // 3)
         harmless = tf.where(too_large, tf.fill([cmyk_jpeg.FORMS], _SMALL_JPEG), files)
@@ -135,7 +135,7 @@ def _read_jpeg(data: tf.Tensor, layers: tf.Tensor, max_pixels: int) -> Decoded:
     )
 
 
-def _read_bmp(data: tf.Tensor, max_pixels: int) -> Decoded:
+def _read_bmp(data: tf.Tensor, max_pixels: int) -> _Decoded:
     header = bmp.read_header(data)
     promise = bmp.promise(data, header)
     too_large = (promise != bmp.BROKEN) & (header.width * header.height > max_pixels)
@@ -145,10 +145,10 @@ def _read_bmp(data: tf.Tensor, max_pixels: int) -> Decoded:
     return tf.cond(status == OK, lambda: bmp.decode(data, header), lambda: nothing), status
 
 
-def _read_other(data: tf.Tensor, max_pixels: int) -> Decoded:
+def _read_other(data: tf.Tensor, max_pixels: int) -> _Decoded:
     size = header_size(data)
 
-    def attempt(decode: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[], Decoded]:
+    def attempt(decode: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[], _Decoded]:
         return lambda: _attempt(lambda encoded: (decode(encoded), tf.constant(OK)), data)
 
     # A format without a header that is understood here could be of any size: it is not decoded. The kinds are told
@@ -165,7 +165,7 @@ def _read_other(data: tf.Tensor, max_pixels: int) -> Decoded:
     )
 
 
-def _attempt(read: Callable[..., Decoded], *data: Any) -> Decoded:
+def _attempt(read: Callable[..., _Decoded], *data: Any) -> _Decoded:
     """``read(*data)``, or nothing and UNREADABLE where it fails.
 
     The data set makes its function anew for every element, so that should be as small as it can be.
@@ -179,7 +179,7 @@ def _attempt(read: Callable[..., Decoded], *data: Any) -> Decoded:
     return dataset.reduce(_nothing(UNREADABLE), lambda _, element: element)
 
 
-def _nothing(status: int) -> Decoded:
+def _nothing(status: int) -> _Decoded:
     return tf.zeros(tf.constant([0, 0, 3]), tf.uint8), tf.constant(status)
 
 

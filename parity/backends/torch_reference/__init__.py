@@ -99,7 +99,7 @@ def load_state(model: nn.Module, state: Mapping[str, np.ndarray]) -> None:
     """Copy every array of `state` (detectron2's keys and layouts) into the model.
 
     Raises StateError listing all missing, unexpected and misshapen entries; entries that inference does not
-    need (`parity.core.units.HARMLESS`) may be present.
+    need (`parity.core.units.is_harmless`) may be present.
     """
     targets = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     given = {key: value for key, value in state.items() if not stages.is_harmless(key)}
@@ -151,7 +151,7 @@ def predict(
     return result
 
 
-def given_arrays(model: Model, image: np.ndarray, proposals: np.ndarray | None) -> dict[str, Tensor]:
+def _given_arrays(model: Model, image: np.ndarray, proposals: np.ndarray | None) -> dict[str, Tensor]:
     """The arrays that no unit computes, checked."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise ValueError(f"the image must be uint8 (H, W, 3) and not empty, not {image.dtype} {image.shape}")
@@ -172,7 +172,7 @@ def run_free(
 ) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     """Every stage by name, each unit fed with the results of the units before it; and the panoptic
     segments."""
-    values = given_arrays(model, image, proposals)
+    values = _given_arrays(model, image, proposals)
     segments: list[dict[str, Any]] = []
     for unit in model.units:
         outputs, found = run_unit(model, unit, [values[name] for name in unit.inputs])

@@ -155,7 +155,7 @@ def _stage(resnets: Mapping[str, Any], number: int, inputs: int, outputs: int, s
     )
 
 
-class TopBlock(nn.Module):
+class _TopBlock(nn.Module):
     """p6 and p7 of RetinaNet, from res5 or p5; p6 is returned before the ReLU that p7 sees."""
 
     def __init__(self, inputs: int, channels: int) -> None:
@@ -190,7 +190,7 @@ class FPN(nn.Module):
         self.top_feature: str = fpn.get("TOP_FEATURE") or "res5"
         below = bottom_up.channels
         width = below[self.top_feature] if self.top_feature in below else channels
-        self.top_block = TopBlock(width, channels) if top_block else None
+        self.top_block = _TopBlock(width, channels) if top_block else None
         self.channels: int = channels
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -54,7 +54,7 @@ class RPNHead(nn.Module):
         return [self.objectness_logits(x) for x in hidden], [self.anchor_deltas(x) for x in hidden]
 
 
-class BoxHead(nn.Module):
+class _BoxHead(nn.Module):
     """Convolutions, then fully connected layers over the features flattened C, H, W."""
 
     def __init__(self, channels: int, box: Mapping[str, Any]) -> None:
@@ -84,7 +84,7 @@ class BoxHead(nn.Module):
         return x
 
 
-class BoxPredictor(nn.Module):
+class _BoxPredictor(nn.Module):
     """Class logits (background last) and box deltas, class-major."""
 
     def __init__(self, width: int, classes: int, agnostic: bool) -> None:
@@ -97,7 +97,7 @@ class BoxPredictor(nn.Module):
         return self.cls_score(x), self.bbox_pred(x)
 
 
-class MaskHead(nn.Module):
+class _MaskHead(nn.Module):
     """3x3 convolutions, a x2 transposed convolution and 1x1 logits per class."""
 
     def __init__(self, channels: int, mask: Mapping[str, Any], classes: int) -> None:
@@ -119,7 +119,7 @@ class MaskHead(nn.Module):
         return self.predictor(functional.relu(self.deconv(x)))
 
 
-class KeypointHead(nn.Module):
+class _KeypointHead(nn.Module):
     """3x3 convolutions and a x2 transposed convolution. The x2 bilinear step after it is another unit."""
 
     def __init__(self, channels: int, keypoint: Mapping[str, Any]) -> None:
@@ -148,21 +148,21 @@ class ROIHeads(nn.Module):
         agnostic = model["ROI_BOX_HEAD"]["CLS_AGNOSTIC_BBOX_REG"]
         if heads["NAME"] == "Res5ROIHeads":
             self.res5, channels = _res5(model["RESNETS"])
-            self.box_predictor = BoxPredictor(channels, classes, agnostic)
+            self.box_predictor = _BoxPredictor(channels, classes, agnostic)
         elif heads["NAME"] == "CascadeROIHeads":
             if not agnostic:
                 raise ValueError("CascadeROIHeads needs MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG True")
             count = len(model["ROI_BOX_CASCADE_HEAD"]["BBOX_REG_WEIGHTS"])
-            box_heads = [BoxHead(channels, model["ROI_BOX_HEAD"]) for _ in range(count)]
+            box_heads = [_BoxHead(channels, model["ROI_BOX_HEAD"]) for _ in range(count)]
             self.box_head = nn.ModuleList(box_heads)
-            self.box_predictor = nn.ModuleList(BoxPredictor(head.width, classes, True) for head in box_heads)
+            self.box_predictor = nn.ModuleList(_BoxPredictor(head.width, classes, True) for head in box_heads)
         else:
-            self.box_head = BoxHead(channels, model["ROI_BOX_HEAD"])
-            self.box_predictor = BoxPredictor(self.box_head.width, classes, agnostic)
+            self.box_head = _BoxHead(channels, model["ROI_BOX_HEAD"])
+            self.box_predictor = _BoxPredictor(self.box_head.width, classes, agnostic)
         if model["MASK_ON"]:
-            self.mask_head = MaskHead(channels, model["ROI_MASK_HEAD"], classes)
+            self.mask_head = _MaskHead(channels, model["ROI_MASK_HEAD"], classes)
         if model["KEYPOINT_ON"]:
-            self.keypoint_head = KeypointHead(channels, model["ROI_KEYPOINT_HEAD"])
+            self.keypoint_head = _KeypointHead(channels, model["ROI_KEYPOINT_HEAD"])
 
 
 def _res5(resnets: Mapping[str, Any]) -> tuple[nn.Sequential, int]:

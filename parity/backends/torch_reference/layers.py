@@ -37,7 +37,7 @@ class BatchNorm(nn.Module):
         )
 
 
-class ChannelNorm(nn.Module):
+class _ChannelNorm(nn.Module):
     """Norm "LN": over the channels at each pixel, biased variance."""
 
     def __init__(self, channels: int) -> None:
@@ -79,7 +79,7 @@ def make_norm(name: str, channels: int) -> nn.Module | None:
     if name == "GN":
         return nn.GroupNorm(_GN_GROUPS, channels, eps=_EPSILON)
     if name == "LN":
-        return ChannelNorm(channels)
+        return _ChannelNorm(channels)
     raise ValueError(
         f"norm {name!r} is not supported; supported: {', '.join(('', *_BATCH_NORMS, NO_EPSILON, 'GN', 'LN'))}"
     )

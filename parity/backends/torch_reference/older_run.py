@@ -19,7 +19,7 @@ from parity.core.units import Unit
 from . import boxes as box_ops
 from . import older, selection
 from .layers import NO_EPSILON
-from .run import POOLERS, Function, size_of
+from .run import POOLERS, Function, in_format, on_canvas, size_of, standardised
 
 OPS: dict[str, Function] = {}  # by name; see `op`
 
@@ -64,8 +64,8 @@ def _padded(model: Any, size: tuple[int, int]) -> tuple[int, int]:
 
 @op
 def _resize(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    config, image = model.config["INPUT"], inputs[0].cpu().numpy()
-    image = image[:, :, ::-1] if config["FORMAT"] == "RGB" else image
+    config = model.config["INPUT"]
+    image = in_format(inputs[0], config["FORMAT"])
     shortest, longest = config["MIN_SIZE_TEST"], config["MAX_SIZE_TEST"]
     size = (image.shape[0], image.shape[1])
     if shortest and _is_detectron(model):
@@ -77,13 +77,8 @@ def _resize(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor
 
 @op
 def _normalize(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    node, x = model.config["MODEL"], inputs[0].permute(2, 0, 1).float()
-    mean, std = (
-        torch.tensor(node[key], device=x.device).view(-1, 1, 1) for key in ("PIXEL_MEAN", "PIXEL_STD")
-    )
-    height, width = _padded(model, (x.shape[1], x.shape[2]))
-    x = functional.pad((x - mean) / std, (0, width - x.shape[2], 0, height - x.shape[1]))
-    return [x[None].to(model.dtype)]
+    canvas = on_canvas(standardised(model, inputs[0]), *_padded(model, size_of(inputs[0])))
+    return [canvas.to(model.dtype)]
 
 
 # -------------------------------------------------------------------------------------------------- dense heads

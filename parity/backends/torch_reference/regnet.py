@@ -26,7 +26,7 @@ class SqueezeExcitation(nn.Module):
         return x * self.f_ex(x.mean(dim=(2, 3), keepdim=True))
 
 
-class RegNetTransform(nn.Module):
+class _RegNetTransform(nn.Module):
     """1x1, grouped 3x3, squeeze and excitation (hidden > 0), 1x1; a norm after each convolution."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, groups: int, hidden: int, norm: str) -> None:
@@ -44,7 +44,7 @@ class RegNetTransform(nn.Module):
         return self.c_bn(self.c(x))
 
 
-class RegNetBlock(nn.Module):
+class _RegNetBlock(nn.Module):
     """The transform and a shortcut, projected where channels or size change."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, groups: int, hidden: int, norm: str) -> None:
@@ -53,14 +53,14 @@ class RegNetBlock(nn.Module):
         if inputs != outputs or stride != 1:
             self.proj = Conv(inputs, outputs, 1, stride=stride, bias=False)
             self.bn = _norm(norm, outputs)
-        self.f = RegNetTransform(inputs, outputs, stride, groups, hidden, norm)
+        self.f = _RegNetTransform(inputs, outputs, stride, groups, hidden, norm)
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.proj is None or self.bn is None else self.bn(self.proj(x))
         return functional.relu(shortcut + self.f(x))
 
 
-class RegNetStem(nn.Module):
+class _RegNetStem(nn.Module):
     """3x3 stride-2 convolution, norm, ReLU."""
 
     def __init__(self, channels: int, norm: str) -> None:
@@ -78,7 +78,7 @@ def _norm(name: str, channels: int) -> nn.Module:
     return norm
 
 
-def regnet_stages(regnets: Mapping[str, Any]) -> list[tuple[int, int, int]]:
+def _regnet_stages(regnets: Mapping[str, Any]) -> list[tuple[int, int, int]]:
     """(blocks, channels, groups) of each stage.
 
     Block k asks for w_0 + k w_a channels; it gets w_0 times the nearest power of w_m, rounded to a multiple
@@ -101,15 +101,15 @@ class RegNet(nn.Module):
     def __init__(self, regnets: Mapping[str, Any]) -> None:
         super().__init__()
         inputs, norm = regnets["STEM_WIDTH"], regnets["NORM"]
-        self.stem = RegNetStem(inputs, norm)
+        self.stem = _RegNetStem(inputs, norm)
         self.out_features = sorted(regnets["OUT_FEATURES"], key=lambda name: int(name.removeprefix("s")))
         self.channels: dict[str, int] = {}
         self.strides: dict[str, int] = {}
-        for number, (blocks, outputs, groups) in enumerate(regnet_stages(regnets), 1):
+        for number, (blocks, outputs, groups) in enumerate(_regnet_stages(regnets), 1):
             stage = nn.Sequential()
             for k in range(blocks):
                 hidden = round(inputs * regnets["SE_RATIO"])
-                block = RegNetBlock(inputs, outputs, 1 if k else 2, groups, hidden, norm)
+                block = _RegNetBlock(inputs, outputs, 1 if k else 2, groups, hidden, norm)
                 stage.add_module(f"b{k + 1}", block)
                 inputs = outputs
             self.add_module(f"s{number}", stage)

@@ -83,10 +83,9 @@ def flat(value: Any) -> list[Tensor]:
 @op
 def _resize(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     config = model.config["INPUT"]
-    image = inputs[0].cpu().numpy()
     if config["FORMAT"] not in ("BGR", "RGB"):
         raise ValueError(f"INPUT.FORMAT {config['FORMAT']!r} is not supported; supported: BGR, RGB")
-    image = image[:, :, ::-1] if config["FORMAT"] == "RGB" else image
+    image = in_format(inputs[0], config["FORMAT"])
     height, width = network_size(image.shape[:2], config["MIN_SIZE_TEST"], config["MAX_SIZE_TEST"])
     if min(height, width) < 1:
         raise ValueError(
@@ -98,21 +97,38 @@ def _resize(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor
     return [torch.from_numpy(np.array(image)).to(inputs[0].device)]
 
 
+def in_format(image: Tensor, form: str) -> np.ndarray:
+    """A BGR picture (H, W, C) in the order of channels that INPUT.FORMAT names."""
+    pixels = image.cpu().numpy()
+    return pixels[:, :, ::-1] if form == "RGB" else pixels
+
+
 @op
 def _normalize(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    node, x = model.config["MODEL"], inputs[0].permute(2, 0, 1).float()
-    mean, std = (
-        torch.tensor(node[key], device=x.device).view(-1, 1, 1) for key in ("PIXEL_MEAN", "PIXEL_STD")
-    )
-    x = (x - mean) / std
+    node, x = model.config["MODEL"], standardised(model, inputs[0])
+    height, width = x.shape[1:]
     if isinstance(model.backbone, FPN):
         # Not a key of detectron2's YAML but an argument of its LazyConfig. A larger picture is cut.
         side = node["FPN"].get("SQUARE_PAD", 0)
-        height, width = (side, side) if side > 0 else x.shape[1:]
+        height, width = (side, side) if side > 0 else (height, width)
         multiple = 2 ** model.backbone.levels[-1]
         height, width = (-(-size // multiple) * multiple for size in (height, width))
-        x = functional.pad(x, (0, width - x.shape[2], 0, height - x.shape[1]))
-    return [x[None].to(model.dtype)]
+    return [on_canvas(x, height, width).to(model.dtype)]
+
+
+def standardised(model: Any, image: Tensor) -> Tensor:
+    """A picture (H, W, C) less the mean, over the deviation: float32 (C, H, W)."""
+    x = image.permute(2, 0, 1).float()
+    mean, std = (
+        torch.tensor(model.config["MODEL"][key], device=x.device).view(-1, 1, 1)
+        for key in ("PIXEL_MEAN", "PIXEL_STD")
+    )
+    return (x - mean) / std
+
+
+def on_canvas(x: Tensor, height: int, width: int) -> Tensor:
+    """(C, h, w) -> (1, C, height, width): zeros right and below; what is larger is cut."""
+    return functional.pad(x, (0, width - x.shape[2], 0, height - x.shape[1]))[None]
 
 
 def size_of(image: Tensor) -> tuple[int, int]:

@@ -12,9 +12,9 @@ from parity.bench.suite.measuring import Suite, interleave, pair
 from parity.bench.suite.models import MASK_RCNN, picture_file, prepare
 
 BATCHES = (1, 2, 4, 8)
-SQUARES = (320, 480, 640, 800, 1024, 1440, 2048)  # pixels on a side
+_SQUARES = (320, 480, 640, 800, 1024, 1440, 2048)  # pixels on a side
 PROPOSALS = (100, 300, 1000, 2000, 5000)
-CLASSES = (1, 20, 80, 300, 1200)
+_CLASSES = (1, 20, 80, 300, 1200)
 PASTED = {"count": 100, "height": 3000, "width": 4000}
 
 
@@ -46,7 +46,7 @@ def pixels_model(suite: Suite) -> Model:
     unresized = ["INPUT.MIN_SIZE_TEST", 0]
     usual = ["INPUT.MIN_SIZE_TEST", min(suite.size)]
     (model,) = prepare([(MASK_RCNN, unresized)], suite.size, suite.work, suite.options, usual)
-    sides = [max(64, int(n * suite.scale) // 32 * 32) for n in SQUARES]
+    sides = [max(64, int(n * suite.scale) // 32 * 32) for n in _SQUARES]
     images = [str(picture_file(suite.work, (n, n))) for n in dict.fromkeys(sides)]
     return replace(model, images=images)
 
@@ -72,7 +72,7 @@ def _model_curve(suite: Suite, name: str) -> dict[str, Any]:
 def curve_models(suite: Suite, name: str) -> tuple[list[int], list[Model]]:
     """The points of a curve and their models, for a picture of 3/5 of the usual sides."""
     size = (max(64, suite.size[0] * 3 // 160 * 32), max(64, suite.size[1] * 3 // 160 * 32))
-    given = PROPOSALS if name == "proposals" else CLASSES
+    given = PROPOSALS if name == "proposals" else _CLASSES
     values = sorted({max(1, int(v * suite.scale)) for v in given})
     overrides = _limit_proposals if name == "proposals" else _number_of_classes
     shared = _limit_proposals(1000) if name == "proposals" else ()  # limits change no weights

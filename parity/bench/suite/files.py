@@ -24,15 +24,15 @@ from parity.running.worker import import_root
 if TYPE_CHECKING:
     from parity.bench.suite.measuring import Suite
 
-PICTURES = 24
-WARM = 2  # pictures of a loop before those that count
-LOOPS = {
+_PICTURES = 24
+_WARM = 2  # pictures of a loop before those that count
+_LOOPS = {
     "torch": "PyTorch reference, one picture after the other",
     "detectron2": "detectron2's test loader and COCO results",
     "tf": "`Predictor` in a loop",
 }
 # Commands at the same time, processes of each, and whether each is kept to a core of its own.
-RUNS: dict[str, tuple[int, int, bool]] = {
+_RUNS: dict[str, tuple[int, int, bool]] = {
     "tf-d2 batch": (1, 1, False),
     "tf-d2 batch --processes 2": (1, 2, False),
     "tf-d2 batch on one core": (1, 1, True),
@@ -44,10 +44,10 @@ def files_part(suite: Suite) -> dict[str, Any]:
     """Every way once over the same files. Loading and the first pictures do not count."""
     (model,) = prepare([(MASK_RCNN, ())], suite.size, suite.work, suite.options)
     export = exported("savedmodel", model, suite.options)
-    count = max(6, round(PICTURES * suite.scale))
+    count = max(6, round(_PICTURES * suite.scale))
     out: dict[str, Any] = {"pictures": count, "loops": {}, "runs": {}}
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
-        pictures = write_files(jpeg_file(suite.work, suite.size), Path(scratch) / "pictures", count)
+        pictures = _write_files(jpeg_file(suite.work, suite.size), Path(scratch) / "pictures", count)
         paths = [str(path) for path in pictures]
         for name in (suite.reference, "tf"):
             try:
@@ -56,7 +56,7 @@ def files_part(suite: Suite) -> dict[str, Any]:
                 if name == "tf":
                     raise
                 suite.note(f"{name} is left out: {error}")
-        for name, (commands, processes, pinned) in RUNS.items():
+        for name, (commands, processes, pinned) in _RUNS.items():
             if pinned and len(_cores()) < commands:
                 suite.note(f"{name} is left out: it needs {commands} cores")
                 continue
@@ -70,7 +70,7 @@ def files_part(suite: Suite) -> dict[str, Any]:
     return out
 
 
-def write_files(source: Path, folder: Path, count: int) -> list[Path]:
+def _write_files(source: Path, folder: Path, count: int) -> list[Path]:
     """``count`` copies of a picture."""
     folder.mkdir(parents=True)
     paths = [folder / f"{k:06d}{source.suffix}" for k in range(count)]
@@ -83,7 +83,7 @@ def _loop(suite: Suite, name: str, model: Any, paths: Sequence[str]) -> float:
     """Pictures per second of a side's own loop."""
     with contextlib.ExitStack() as stack:
         worker = start(stack, name, model, suite.options)
-        worker.ask("files", paths=list(paths[:WARM]))
+        worker.ask("files", paths=list(paths[:_WARM]))
         return len(paths) / worker.ask("files", paths=list(paths))["seconds"]
 
 
@@ -117,7 +117,7 @@ def rate(folder: Path, count: int, processes: int) -> float:
     """Pictures per second by the times at which shards of one picture appeared; the first ones of every process, with
     which it starts, do not count. Raises BackendError where pictures have no shard."""
     times = sorted(path.stat().st_mtime_ns for path in folder.glob("part-*"))
-    skipped = WARM * processes
+    skipped = _WARM * processes
     if len(times) != count or count <= skipped:
         raise BackendError(f"{len(times)} shards of {count} pictures, of which {skipped} do not count")
     return (count - skipped) / max((times[-1] - times[skipped - 1]) * 1e-9, 1e-9)
@@ -133,12 +133,12 @@ def files_section(part: Mapping[str, Any]) -> str:
 
     data = part["data"]
     base = data["loops"]["tf"]
-    rates = {LOOPS[name]: value for name, value in data["loops"].items()} | data["runs"]
+    rates = {_LOOPS[name]: value for name, value in data["loops"].items()} | data["runs"]
     rows = [[name, f"{value:.3g}", f"**{value / base:.2f}**"] for name, value in rates.items()]
     text = (
         f"Pictures per second over {data['pictures']} JPEG files of {part['size'][0]}x{part['size'][1]}, from the file "
         "to boxes, scores, classes and masks as COCO's RLE, without loading the model.\n\n"
     )
-    one, two = (data["runs"].get(list(RUNS)[k]) for k in (2, 3))
+    one, two = (data["runs"].get(list(_RUNS)[k]) for k in (2, 3))
     scaling = f"\nFrom one process on one core to two on two: {two / one:.2f}.\n" if one and two else ""
     return text + grid(["way", "pictures/s", "of the loop"], rows) + scaling

@@ -20,11 +20,11 @@ from parity.bench.bench import Model, Options
 from parity.running.worker import call_worker
 
 SEED = 1
-PREPARE_SECONDS = 3600.0
+_PREPARE_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
-class Published:
+class _Published:
     """A configuration of detectron2's model zoo. ``made_by``: what makes its weights, our compact PyTorch reference
     or detectron2 itself (with its projects), which alone has all parts. ``resized``: whether the picture's size is set
     as that of the network's input; else the configuration's own holds. ``opts``: overrides, KEY and value in turn."""
@@ -41,54 +41,56 @@ class Published:
         return self.name.rsplit("/", 1)[-1]
 
 
-MASK_RCNN = Published("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x", "Mask R-CNN R50-FPN")
+MASK_RCNN = _Published("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x", "Mask R-CNN R50-FPN")
 # The average over the whole picture instead of over a crop of training, whose size must divide the picture's.
-WHOLE = ("INPUT.CROP.ENABLED", "False")
+_WHOLE = ("INPUT.CROP.ENABLED", "False")
 FAMILIES = (
-    Published("COCO-Detection/faster_rcnn_R_50_C4_3x", "Faster R-CNN R50-C4"),
-    Published("COCO-Detection/faster_rcnn_R_50_DC5_3x", "Faster R-CNN R50-DC5"),
-    Published("COCO-Detection/retinanet_R_50_FPN_3x", "RetinaNet R50-FPN"),
-    Published("COCO-Keypoints/keypoint_rcnn_R_50_FPN_3x", "Keypoint R-CNN R50-FPN"),
-    Published("Misc/cascade_mask_rcnn_R_50_FPN_3x", "Cascade Mask R-CNN R50-FPN"),
-    Published("COCO-PanopticSegmentation/panoptic_fpn_R_50_3x", "Panoptic FPN R50"),
-    Published("COCO-Detection/faster_rcnn_X_101_32x8d_FPN_3x", "Faster R-CNN X101-32x8d-FPN"),
-    Published("Misc/mask_rcnn_R_50_FPN_3x_gn", "Mask R-CNN R50-FPN, GN"),
-    Published("projects/ViTDet/configs/COCO/mask_rcnn_vitdet_b_100ep", "ViTDet-B", "detectron2", False),
-    Published(
+    _Published("COCO-Detection/faster_rcnn_R_50_C4_3x", "Faster R-CNN R50-C4"),
+    _Published("COCO-Detection/faster_rcnn_R_50_DC5_3x", "Faster R-CNN R50-DC5"),
+    _Published("COCO-Detection/retinanet_R_50_FPN_3x", "RetinaNet R50-FPN"),
+    _Published("COCO-Keypoints/keypoint_rcnn_R_50_FPN_3x", "Keypoint R-CNN R50-FPN"),
+    _Published("Misc/cascade_mask_rcnn_R_50_FPN_3x", "Cascade Mask R-CNN R50-FPN"),
+    _Published("COCO-PanopticSegmentation/panoptic_fpn_R_50_3x", "Panoptic FPN R50"),
+    _Published("COCO-Detection/faster_rcnn_X_101_32x8d_FPN_3x", "Faster R-CNN X101-32x8d-FPN"),
+    _Published("Misc/mask_rcnn_R_50_FPN_3x_gn", "Mask R-CNN R50-FPN, GN"),
+    _Published("projects/ViTDet/configs/COCO/mask_rcnn_vitdet_b_100ep", "ViTDet-B", "detectron2", False),
+    _Published(
         "projects/MViTv2/configs/cascade_mask_rcnn_mvitv2_t_3x", "MViTv2-T, cascade", "detectron2", False
     ),
-    Published(
+    _Published(
         "projects/ViTDet/configs/COCO/cascade_mask_rcnn_swin_b_in21k_50ep",
         "Swin-B, cascade",
         "detectron2",
         False,
     ),
-    Published(
+    _Published(
         "projects/PointRend/configs/InstanceSegmentation/pointrend_rcnn_R_50_FPN_3x_coco",
         "PointRend R50",
         "detectron2",
     ),
-    Published("projects/DensePose/configs/densepose_rcnn_R_50_FPN_DL_s1x", "DensePose R50, DL", "detectron2"),
-    Published(
+    _Published(
+        "projects/DensePose/configs/densepose_rcnn_R_50_FPN_DL_s1x", "DensePose R50, DL", "detectron2"
+    ),
+    _Published(
         "projects/DeepLab/configs/Cityscapes-SemanticSegmentation/deeplab_v3_plus_R_103_os16_mg124_poly_90k_bs16",
         "DeepLab v3+ R103",
         "detectron2",
-        opts=WHOLE,
+        opts=_WHOLE,
     ),
-    Published(
+    _Published(
         "projects/Panoptic-DeepLab/configs/Cityscapes-PanopticSegmentation/"
         "panoptic_deeplab_R_52_os16_mg124_poly_90k_bs32_crop_512_1024",
         "Panoptic-DeepLab R52",
         "detectron2",
-        opts=WHOLE,
+        opts=_WHOLE,
     ),
-    Published("projects/TridentNet/configs/tridentnet_fast_R_50_C4_3x", "TridentNet R50-C4", "detectron2"),
-    Published("projects/TensorMask/configs/tensormask_R_50_FPN_6x", "TensorMask R50", "detectron2"),
+    _Published("projects/TridentNet/configs/tridentnet_fast_R_50_C4_3x", "TridentNet R50-C4", "detectron2"),
+    _Published("projects/TensorMask/configs/tensormask_R_50_FPN_6x", "TensorMask R50", "detectron2"),
 )
 
 
 def prepare(
-    wanted: Sequence[tuple[Published, Sequence[Any]]],
+    wanted: Sequence[tuple[_Published, Sequence[Any]]],
     size: tuple[int, int],
     work: Path,
     options: Options,
@@ -118,12 +120,12 @@ def prepare(
         sys.executable,
         {"configs": entries},
         work / "configs.txt",
-        PREPARE_SECONDS,
+        _PREPARE_SECONDS,
     )
     return [_with_weights(p, folder, image, work, options) for p, folder in models]
 
 
-def _with_weights(published: Published, folder: Path, image: Path, work: Path, options: Options) -> Model:
+def _with_weights(published: _Published, folder: Path, image: Path, work: Path, options: Options) -> Model:
     config = folder / "weights.yaml"
     recipe = Path(__file__).with_name("weights.py")
     digest = _digest([config.read_text(), recipe.read_text(), image.name])
@@ -137,7 +139,7 @@ def _with_weights(published: Published, folder: Path, image: Path, work: Path, o
             "made_by": published.made_by,
             "threads": options.threads,
         }
-        call_worker("parity.bench.suite.weights", options.interpreter, job, weights, PREPARE_SECONDS)
+        call_worker("parity.bench.suite.weights", options.interpreter, job, weights, _PREPARE_SECONDS)
     return Model(str(folder / "config.yaml"), str(weights), [str(image)], folder, title=published.title)
 
 

@@ -13,19 +13,19 @@ from parity.bench.results import NAMES, from_json
 from parity.report.plots import CANDIDATE, GRID, INK, MUTED, NOISE, REFERENCE, bench_plot, plain_axes, svg
 
 Part = Mapping[str, Any]
-UNITS = {
+_UNITS = {
     "pixels": "megapixels of network input",
     "proposals": "proposals",
     "classes": "classes",
 }
 
 
-def main_plot(part: Part) -> str:
+def _main_plot(part: Part) -> str:
     """Every run of every side."""
     return bench_plot([from_json(part["data"]["bench"])])
 
 
-def families_plot(part: Part) -> str:
+def _families_plot(part: Part) -> str:
     """Ratios of all families, with the spread over rounds, and the median."""
     benches = [from_json(b) for b in part["data"]["benches"]]
     found = [(b, b.ratios(b.sides[1])) for b in benches if len(b.sides) > 1 and b.sides[1].seconds]
@@ -48,7 +48,7 @@ def families_plot(part: Part) -> str:
     return svg(figure, "white")
 
 
-def batch_plot(part: Part) -> str:
+def _batch_plot(part: Part) -> str:
     """Images per second by batch size."""
     data = part["data"]
     figure = Figure(figsize=(6, 3))
@@ -66,7 +66,7 @@ def batch_plot(part: Part) -> str:
     return svg(figure, "white")
 
 
-def curves_plot(part: Part) -> str:
+def _curves_plot(part: Part) -> str:
     """Seconds against pixels, proposals and classes, on linear axes, so that a straight line is linear cost."""
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     for k, (key, curve) in enumerate(part["data"].items()):
@@ -81,7 +81,7 @@ def curves_plot(part: Part) -> str:
                 axes.plot([value] * 2, [min(times), max(times)], color=colour(name), lw=1, alpha=0.5)
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
-        axes.set_xlabel(UNITS.get(key, key), color=MUTED, fontsize=9)
+        axes.set_xlabel(_UNITS.get(key, key), color=MUTED, fontsize=9)
         axes.grid(color=GRID, lw=0.8)
         if k == 0:
             axes.set_ylabel("seconds", color=MUTED, fontsize=9)
@@ -89,7 +89,7 @@ def curves_plot(part: Part) -> str:
     return svg(figure, "white")
 
 
-def profile_plot(part: Part) -> str:
+def _profile_plot(part: Part) -> str:
     """Share of the kinds that take longest; convolutions and products in colour."""
     from parity.bench.tf_profile import is_heavy
 
@@ -117,9 +117,9 @@ def colour(name: str) -> str:
 
 
 PLOTS: dict[str, Callable[[Part], str]] = {
-    "main": main_plot,
-    "families": families_plot,
-    "batch": batch_plot,
-    "curves": curves_plot,
-    "profile": profile_plot,
+    "main": _main_plot,
+    "families": _families_plot,
+    "batch": _batch_plot,
+    "curves": _curves_plot,
+    "profile": _profile_plot,
 }

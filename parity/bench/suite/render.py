@@ -15,9 +15,9 @@ from parity.bench.suite.suite import PARTS, SCHEMA
 from weights.errors import UsageError
 
 Part = Mapping[str, Any]
-PROFILE_ROWS = 16
+_PROFILE_ROWS = 16
 
-INTRODUCTION = """# Measured speed
+_INTRODUCTION = """# Measured speed
 
 Every number here is measured and written by one command; `tf-d2 bench --only PART` measures one part again, and
 `tf-d2 bench --render` makes this page and the plots from the stored numbers:
@@ -51,7 +51,7 @@ def write_page(parts: Mapping[str, Part], folder: Path) -> Path:
         raise UsageError(f"{folder} holds no measured part; run tf-d2 bench --all or --only PART first")
     from parity.bench.suite import plots as bench_plots
 
-    sections = [INTRODUCTION, _conditions(parts)]
+    sections = [_INTRODUCTION, _conditions(parts)]
     for name, part in parts.items():
         title, tables = SECTIONS[name]
         sections.append(f"## {title}\n")
@@ -106,7 +106,7 @@ def spread(values: Sequence[float]) -> str:
 # === Sections ===
 
 
-def main_section(part: Part) -> str:
+def _main_section(part: Part) -> str:
     """All ways to run one model."""
     bench = from_json(part["data"]["bench"])
     first = bench.sides[0]
@@ -159,7 +159,7 @@ def _bench_rows(bench: Bench) -> str:
     return grid(columns.split("|"), rows)
 
 
-def agreement_section(part: Part) -> str:
+def _agreement_section(part: Part) -> str:
     """One row per side, one column per size."""
     data = part["data"]
     rows = []
@@ -185,7 +185,7 @@ def _agreement_cell(cell: Mapping[str, Any]) -> str:
     return f"{found}, {cell['worst_px']:.1e} px, {cell['worst_score']:.1e}"
 
 
-def families_section(part: Part) -> str:
+def _families_section(part: Part) -> str:
     """One row per family."""
     rows = []
     for body in part["data"]["benches"]:
@@ -222,7 +222,7 @@ def families_section(part: Part) -> str:
     return text + grid(columns.split("|"), rows)
 
 
-def endtoend_section(part: Part) -> str:
+def _endtoend_section(part: Part) -> str:
     """Phases from file to masks, and pasting."""
     rows = []
     for picture in part["data"]["pictures"]:
@@ -260,7 +260,7 @@ def _paste_rows(paste: Mapping[str, Any]) -> str:
     return text + grid("side|ratio|median s|spread s|additional memory MiB".split("|"), rows)
 
 
-def batch_section(part: Part) -> str:
+def _batch_section(part: Part) -> str:
     """Images per second by batch size."""
     data = part["data"]
     names = list(data["sides"])
@@ -279,7 +279,7 @@ def batch_section(part: Part) -> str:
     return grid(columns, rows)
 
 
-def curves_section(part: Part) -> str:
+def _curves_section(part: Part) -> str:
     """A table per curve, with the exponent of growth between neighbouring points."""
     out = []
     for key, curve in part["data"].items():
@@ -310,7 +310,7 @@ def growth(x: Sequence[float], times: Sequence[Sequence[float]], k: int) -> str:
     return f"{math.log(median(times[k]) / median(times[k - 1])) / math.log(x[k] / x[k - 1]):.2f}"
 
 
-def startup_section(part: Part) -> str:
+def _startup_section(part: Part) -> str:
     """Cold starts, conversion and traces."""
     data = part["data"]
     rows = []
@@ -334,7 +334,7 @@ def startup_section(part: Part) -> str:
     return grid(columns, rows) + text
 
 
-def profile_section(part: Part) -> str:
+def _profile_section(part: Part) -> str:
     """Share of convolutions and products, and the kinds that take longest."""
     data = part["data"]
     whole, heavy, plain = data["seconds"], data["heavy_seconds"], data["plain_seconds"]
@@ -349,16 +349,16 @@ def profile_section(part: Part) -> str:
     )
     rows = [
         [f"`{kind}`", f"{ms / whole / 10:.1f} %", f"{ms:.1f}", f"{calls:.0f}"]
-        for kind, ms, calls in data["rows"][:PROFILE_ROWS]
+        for kind, ms, calls in data["rows"][:_PROFILE_ROWS]
     ]
-    rest = data["rows"][PROFILE_ROWS:]
+    rest = data["rows"][_PROFILE_ROWS:]
     if rest:
         ms, calls = (sum(r[k] for r in rest) for k in (1, 2))
         rows.append([f"{len(rest)} more kinds", f"{ms / whole / 10:.1f} %", f"{ms:.1f}", f"{calls:.0f}"])
     return text + grid(["kind", "share", "ms", "calls"], rows)
 
 
-def gpu_section(part: Part) -> str:
+def _gpu_section(part: Part) -> str:
     """Both sides with TF32 off and on, or why not."""
     data = part["data"]
     if "unavailable" in data:
@@ -378,14 +378,14 @@ def gpu_section(part: Part) -> str:
 
 
 SECTIONS: dict[str, tuple[str, Callable[[Part], str]]] = {
-    "main": ("Mask R-CNN, every way to run it", main_section),
-    "agreement": ("The same detections, at any size?", agreement_section),
-    "families": ("All families", families_section),
-    "endtoend": ("End to end", endtoend_section),
-    "batch": ("Batches", batch_section),
+    "main": ("Mask R-CNN, every way to run it", _main_section),
+    "agreement": ("The same detections, at any size?", _agreement_section),
+    "families": ("All families", _families_section),
+    "endtoend": ("End to end", _endtoend_section),
+    "batch": ("Batches", _batch_section),
     "files": ("Many files", files_section),
-    "curves": ("Cost curves", curves_section),
-    "startup": ("Start-up", startup_section),
-    "profile": ("Where the time goes", profile_section),
-    "gpu": ("GPU", gpu_section),
+    "curves": ("Cost curves", _curves_section),
+    "startup": ("Start-up", _startup_section),
+    "profile": ("Where the time goes", _profile_section),
+    "gpu": ("GPU", _gpu_section),
 }

@@ -28,13 +28,13 @@ from parity.running.sides import BackendError, Setup
 from weights.errors import UsageError
 
 SCHEMA = "tf-d2-bench/2"
-TRAINED_SIDES = ("tf", "tf-bfloat16")
-EXPORTED_SIDES = ("torchscript", "onnx", "openvino", "openvino-default", "openvino-torch")
-MAIN_SIDES = (*EXPORTED_SIDES, "tf", "savedmodel", "tf-bfloat16")
+_TRAINED_SIDES = ("tf", "tf-bfloat16")
+_EXPORTED_SIDES = ("torchscript", "onnx", "openvino", "openvino-default", "openvino-torch")
+_MAIN_SIDES = (*_EXPORTED_SIDES, "tf", "savedmodel", "tf-bfloat16")
 # The size of the exports' example, three that no multiple of 32 divides, and a small one that 32 divides.
-AGREEMENT_SIZES = ((800, 1216), (331, 597), (601, 901), (777, 1011), (480, 640))
+_AGREEMENT_SIZES = ((800, 1216), (331, 597), (601, 901), (777, 1011), (480, 640))
 # Sides of the table of agreement, and which of detectron2's exports they take: with free sizes where it can be had.
-AGREEMENT_SIDES = {
+_AGREEMENT_SIDES = {
     "torchscript": "",
     "onnx": "onnx-free",
     "openvino": "onnx-free",
@@ -43,7 +43,7 @@ AGREEMENT_SIDES = {
     "tf": "",
     "savedmodel": "",
 }
-TRACE_SIZES = ((240, 320), (331, 477), (360, 480), (480, 360), (97, 603), (600, 800), (64, 64), (500, 375))
+_TRACE_SIZES = ((240, 320), (331, 477), (360, 480), (480, 360), (97, 603), (600, 800), (64, 64), (500, 375))
 
 
 def run_parts(suite: Suite, names: Sequence[str]) -> list[Path]:
@@ -113,30 +113,30 @@ def prepare_all(suite: Suite) -> None:
     pixels_model(suite)
     for name in ("proposals", "classes"):
         curve_models(suite, name)
-    for size in (*TRACE_SIZES, *AGREEMENT_SIZES, suite.size):
+    for size in (*_TRACE_SIZES, *_AGREEMENT_SIZES, suite.size):
         picture_file(suite.work, size)
     for size in _jpeg_sizes(suite):
         jpeg_file(suite.work, size)
 
 
-def main_part(suite: Suite) -> dict[str, Any]:
+def _main_part(suite: Suite) -> dict[str, Any]:
     """Every way to run Mask R-CNN R50-FPN."""
     (model,) = prepare([(MASK_RCNN, ())], suite.size, suite.work, suite.options)
-    exports = MAIN_SIDES if suite.reference == "detectron2" else MAIN_SIDES[len(EXPORTED_SIDES) :]
+    exports = _MAIN_SIDES if suite.reference == "detectron2" else _MAIN_SIDES[len(_EXPORTED_SIDES) :]
     sides = [suite.reference, *exports, *(("compile",) if suite.compiled else ())]
     bench = run_sides(model, sides, suite.options)
-    trained = run_sides(_demo(suite), [suite.reference, *TRAINED_SIDES], suite.fewer(0.3))
+    trained = run_sides(_demo(suite), [suite.reference, *_TRAINED_SIDES], suite.fewer(0.3))
     return {"bench": to_json(bench), "trained": to_json(trained), "reference": suite.reference}
 
 
-def agreement_part(suite: Suite) -> dict[str, Any]:
+def _agreement_part(suite: Suite) -> dict[str, Any]:
     """The detections of every way to run Mask R-CNN R50-FPN, against detectron2 eager, at several sizes of the
     network's input, the first of which is the one that the exports were made with."""
     model = pixels_model(suite)
-    model = replace(model, images=[str(picture_file(suite.work, size)) for size in AGREEMENT_SIZES])
-    out: dict[str, Any] = {"sizes": [list(size) for size in AGREEMENT_SIZES], "sides": {}}
+    model = replace(model, images=[str(picture_file(suite.work, size)) for size in _AGREEMENT_SIZES])
+    out: dict[str, Any] = {"sizes": [list(size) for size in _AGREEMENT_SIZES], "sides": {}}
     truth: list[dict[str, Any]] = []
-    wanted = AGREEMENT_SIDES if suite.reference == "detectron2" else {"tf": "", "savedmodel": ""}
+    wanted = _AGREEMENT_SIDES if suite.reference == "detectron2" else {"tf": "", "savedmodel": ""}
     for name, form in {suite.reference: "", **wanted}.items():
         cells = []
         for k, found in enumerate(_found_at_sizes(suite, model, name, form)):
@@ -174,7 +174,7 @@ def _found_at_sizes(suite: Suite, model: Model, name: str, form: str) -> list[di
     return out
 
 
-def families_part(suite: Suite) -> dict[str, Any]:
+def _families_part(suite: Suite) -> dict[str, Any]:
     """One model of every family, detectron2 against us."""
     chosen = [f for f in FAMILIES if not suite.families or any(w in f.key for w in suite.families)]
     out: list[dict[str, Any]] = []
@@ -186,7 +186,7 @@ def families_part(suite: Suite) -> dict[str, Any]:
     return {"benches": out, "median_ratio": median(ratios) if ratios else None}
 
 
-def endtoend_part(suite: Suite) -> dict[str, Any]:
+def _endtoend_part(suite: Suite) -> dict[str, Any]:
     """From JPEG bytes to masks of the picture, in parts; and masks pasted into a large picture."""
     (model,) = prepare([(MASK_RCNN, ())], suite.size, suite.work, suite.options)
     options = suite.fewer(0.5)
@@ -222,7 +222,7 @@ def _phases(answers: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     return out
 
 
-def batch_part(suite: Suite) -> dict[str, Any]:
+def _batch_part(suite: Suite) -> dict[str, Any]:
     """Images per second at several batch sizes: detectron2's model on a list, our export on a batch."""
     (model,) = prepare([(MASK_RCNN, ())], suite.size, suite.work, suite.options)
     options = suite.fewer(0.3)
@@ -239,9 +239,9 @@ def batch_part(suite: Suite) -> dict[str, Any]:
     return out
 
 
-def startup_part(suite: Suite) -> dict[str, Any]:
+def _startup_part(suite: Suite) -> dict[str, Any]:
     """The demo from a cold start, converting a checkpoint, and traces across sizes."""
-    images = [str(picture_file(suite.work, s)) for s in TRACE_SIZES]
+    images = [str(picture_file(suite.work, s)) for s in _TRACE_SIZES]
     model = _demo(suite)
     starts = _cold_starts(suite, model)
     (zoo,) = prepare([(MASK_RCNN, ())], suite.size, suite.work, suite.options)
@@ -301,7 +301,7 @@ def _cold_start(name: str, model: Model, options: Options) -> tuple[float, dict[
     return seconds, {"load": side.load_seconds, "first": first}
 
 
-def profile_part(suite: Suite) -> dict[str, Any]:
+def _profile_part(suite: Suite) -> dict[str, Any]:
     """Where TensorFlow's time goes. Operations run one after the other here, each on all threads, so that their
     times add up to the whole."""
     (model,) = prepare([(MASK_RCNN, ())], suite.size, suite.work, suite.options)
@@ -310,7 +310,7 @@ def profile_part(suite: Suite) -> dict[str, Any]:
         return {"title": model.title, **start(stack, "tf", model, options).ask("profile", runs=3)}
 
 
-def gpu_part(suite: Suite) -> dict[str, Any]:
+def _gpu_part(suite: Suite) -> dict[str, Any]:
     """Both frameworks on a GPU, TF32 off and on, and how many kernels ROIAlign starts. Where there is no GPU the
     answer says so."""
     (model,) = prepare([(MASK_RCNN, ())], suite.size, suite.work, suite.options)
@@ -330,16 +330,16 @@ def gpu_part(suite: Suite) -> dict[str, Any]:
 
 
 PARTS: dict[str, Callable[[Suite], dict[str, Any]]] = {
-    "main": main_part,
-    "agreement": agreement_part,
-    "families": families_part,
-    "endtoend": endtoend_part,
-    "batch": batch_part,
+    "main": _main_part,
+    "agreement": _agreement_part,
+    "families": _families_part,
+    "endtoend": _endtoend_part,
+    "batch": _batch_part,
     "files": files_part,
     "curves": curves_part,
-    "startup": startup_part,
-    "profile": profile_part,
-    "gpu": gpu_part,
+    "startup": _startup_part,
+    "profile": _profile_part,
+    "gpu": _gpu_part,
 }
 
 

@@ -5,7 +5,7 @@
 One pass of the PyTorch reference over the bench picture sets every layer's scale, in the order in which layers
 run: batch norms get the statistics of what they see, layers without a norm are scaled and shifted to zero mean
 and unit variance per channel. Predictors get the spread that keeps boxes near their anchors, and the background
-score is moved until about ``PAIRS`` (box, class) pairs pass the score threshold, so that suppression has
+score is moved until about ``_PAIRS`` (box, class) pairs pass the score threshold, so that suppression has
 something to do and detections fill the image's quota. Numbers depend on configuration, picture and seed only
 (and on rounding).
 
@@ -33,9 +33,9 @@ from parity.backends import torch_reference
 from parity.backends.torch_reference.layers import BatchNorm
 from parity.core import job as jobs
 
-PAIRS = 130  # (box, class) pairs above the score threshold before suppression: about 100 remain
-PAIRS_OF_ONE_CLASS = 220  # more boxes of the same class suppress each other
-SPREAD = {  # standard deviation of a predictor's outputs; everything else has 1
+_PAIRS = 130  # (box, class) pairs above the score threshold before suppression: about 100 remain
+_PAIRS_OF_ONE_CLASS = 220  # more boxes of the same class suppress each other
+_SPREAD = {  # standard deviation of a predictor's outputs; everything else has 1
     "objectness_logits": 1.0,
     "anchor_deltas": 0.07,
     "bbox_pred": 0.5,
@@ -45,10 +45,10 @@ SPREAD = {  # standard deviation of a predictor's outputs; everything else has 1
     "sem_seg_head.predictor": 2.0,
 }
 # With an RPN coarse levels are louder, or the many cells of p2 would make nearly all proposals.
-LEVELS = {"fpn_output2": 0.25, "fpn_output3": 0.45, "fpn_output4": 0.7}
-CLASS_SPREAD = 2.5
-SMALLEST = 0.25  # of its mean: a channel that hardly varies is not blown up further, nor is its rounding
-Shift = Callable[[Tensor], Tensor]
+_LEVELS = {"fpn_output2": 0.25, "fpn_output3": 0.45, "fpn_output4": 0.7}
+_CLASS_SPREAD = 2.5
+_SMALLEST = 0.25  # of its mean: a channel that hardly varies is not blown up further, nor is its rounding
+_Shift = Callable[[Tensor], Tensor]
 
 
 def randomise(model: nn.Module, seed: int) -> None:
@@ -72,7 +72,7 @@ def _random(rng: np.random.Generator, key: str, shape: tuple[int, ...]) -> np.nd
 
 
 def calibrate(
-    model: Any, node: Any, run: Callable[[], Any], kept: str | None = None, pairs: int = PAIRS
+    model: Any, node: Any, run: Callable[[], Any], kept: str | None = None, pairs: int = _PAIRS
 ) -> None:
     """Set scales and shifts while ``run`` computes one picture. ``node``: MODEL of the configuration; modules whose
     names begin with ``kept`` stay as they are."""
@@ -114,28 +114,28 @@ def _take_statistics(layer: Any, x: Tensor) -> None:
     layer.running_var.copy_(x.var(dim=(0, 2, 3)).clamp_min(1e-4))
 
 
-def _aim(name: str, node: Any, pairs: int) -> tuple[float, Shift]:
+def _aim(name: str, node: Any, pairs: int) -> tuple[float, _Shift]:
     """Spread of a layer's outputs, and what is added to them per channel, given (samples, channels)."""
     tail = name.rsplit(".", 1)[-1]
     if tail == "cls_score" and name.startswith("roi_heads"):
         threshold = node["ROI_HEADS"]["SCORE_THRESH_TEST"]
-        pairs = pairs if node["ROI_HEADS"]["NUM_CLASSES"] > 1 else pairs * PAIRS_OF_ONE_CLASS // PAIRS
-        return CLASS_SPREAD, lambda x: background_shift(x, threshold, pairs)
+        pairs = pairs if node["ROI_HEADS"]["NUM_CLASSES"] > 1 else pairs * _PAIRS_OF_ONE_CLASS // _PAIRS
+        return _CLASS_SPREAD, lambda x: background_shift(x, threshold, pairs)
     if tail == "cls_score":
         dense = "TENSOR_MASK" if node["META_ARCHITECTURE"] == "TensorMask" else "RETINANET"
         threshold = node[dense]["SCORE_THRESH_TEST"]
-        return CLASS_SPREAD, lambda x: sigmoid_shift(x, threshold, pairs)
-    levels = LEVELS if node["META_ARCHITECTURE"] != "RetinaNet" else {}
-    known = [spread for key, spread in {**SPREAD, **levels}.items() if name.endswith(key)]
+        return _CLASS_SPREAD, lambda x: sigmoid_shift(x, threshold, pairs)
+    levels = _LEVELS if node["META_ARCHITECTURE"] != "RetinaNet" else {}
+    known = [spread for key, spread in {**_SPREAD, **levels}.items() if name.endswith(key)]
     return known[-1] if known else 1.0, lambda x: torch.zeros(x.shape[1])
 
 
-def _standardise(layer: Any, x: Tensor, spread: float, shift: Shift) -> None:
+def _standardise(layer: Any, x: Tensor, spread: float, shift: _Shift) -> None:
     """Scale the layer so that its outputs on ``x`` have mean 0 and deviation ``spread`` per channel."""
     transposed = isinstance(layer, nn.ConvTranspose2d)
     rows = _rows(layer, x)
     mean, deviation = rows.mean(dim=0), rows.std(dim=0, unbiased=False)
-    scale = spread / torch.maximum(deviation, SMALLEST * mean.abs()).clamp_min(1e-6)
+    scale = spread / torch.maximum(deviation, _SMALLEST * mean.abs()).clamp_min(1e-6)
     shape = [1] * layer.weight.ndim
     shape[1 if transposed else 0] = -1
     layer.weight.mul_(scale.view(shape))
@@ -177,7 +177,7 @@ def sigmoid_shift(logits: Tensor, threshold: float, pairs: int) -> Tensor:
     return torch.full((logits.shape[1],), edge - float(reached))
 
 
-def made_by_reference(config_yaml: str, image: np.ndarray, seed: int) -> dict[str, Tensor]:
+def _made_by_reference(config_yaml: str, image: np.ndarray, seed: int) -> dict[str, Tensor]:
     """Weights of a model that our compact reference has; ``image``: (H, W, 3) BGR uint8."""
     config, _ = jobs.read_config(config_yaml)
     model = torch_reference.build(config)
@@ -187,7 +187,7 @@ def made_by_reference(config_yaml: str, image: np.ndarray, seed: int) -> dict[st
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
-def made_by_detectron2(config_yaml: str, image: np.ndarray, seed: int) -> dict[str, Tensor]:
+def _made_by_detectron2(config_yaml: str, image: np.ndarray, seed: int) -> dict[str, Tensor]:
     """Weights of any model that detectron2 has; ``image``: (H, W, 3) BGR uint8. Position tables that start at zero get
     small random numbers, so that they are computed with."""
     from parity.bench.torch_worker import BuiltPredictor
@@ -215,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     job = json.loads(Path(parser.parse_args(arguments).job).read_text())
     if job.get("threads"):
         torch.set_num_threads(job["threads"])
-    make = made_by_detectron2 if job.get("made_by") == "detectron2" else made_by_reference
+    make = _made_by_detectron2 if job.get("made_by") == "detectron2" else _made_by_reference
     state = make(job["config_yaml"], jobs.read_image(job["image"]), int(job.get("seed", 0)))
     write_detectron2_pkl(job["output"], {k: v.detach().numpy() for k, v in state.items()})
     jobs.say("done", tensors=len(state))

@@ -138,7 +138,7 @@ META_ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], list[Unit]]] = {
 
 # Entries of a detectron2 checkpoint that inference does not need: constants that the configuration implies,
 # counters, and buffers of training. A name is harmless when it contains one of these.
-HARMLESS = (
+_HARMLESS = (
     "anchor_generator.cell_anchors",
     "pixel_mean",
     "pixel_std",
@@ -150,8 +150,8 @@ HARMLESS = (
 
 
 def is_harmless(key: str) -> bool:
-    """Whether an entry of a state dict may be there or not: see HARMLESS."""
-    return any(part in key for part in HARMLESS)
+    """Whether an entry of a state dict may be there or not: see _HARMLESS."""
+    return any(part in key for part in _HARMLESS)
 
 
 def units(config: Mapping[str, Any]) -> tuple[Unit, ...]:

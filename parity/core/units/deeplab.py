@@ -17,11 +17,11 @@ _FIELDS = ("pred_boxes", "scores", "pred_classes", "pred_masks")
 def deeplab_units(model: Mapping[str, Any]) -> list[Unit]:
     """DeepLab's head: what the predictor reads, its logits, and these at the size of the network input."""
     head, plus = model["SEM_SEG_HEAD"], model["SEM_SEG_HEAD"]["NAME"] == DEEPLAB_HEADS[1]
-    built, y = decoder_units("sem_seg_head", head["IN_FEATURES"], plus)
+    built, y = _decoder_units("sem_seg_head", head["IN_FEATURES"], plus)
     return [*built, *_output_units("sem_seg_head", [("", "predictor", 0)], y)]
 
 
-def decoder_units(head: str, features: Sequence[str], plus: bool = True) -> tuple[list[Unit], str]:
+def _decoder_units(head: str, features: Sequence[str], plus: bool = True) -> tuple[list[Unit], str]:
     """ASPP and, in a decoder, what joins it with every finer feature; and the name of the last array.
 
     head: path of the head's module. features: finest first.
@@ -40,8 +40,8 @@ def decoder_units(head: str, features: Sequence[str], plus: bool = True) -> tupl
 
 def panoptic_deeplab_units(model: Mapping[str, Any]) -> list[Unit]:
     """Both heads of a `PanopticDeepLab`, and what is made of their maps: segments and instances."""
-    semantic, y = decoder_units("sem_seg_head", model["SEM_SEG_HEAD"].get("IN_FEATURES", _FEATURES))
-    embed, z = decoder_units("ins_embed_head", model.get("INS_EMBED_HEAD", {}).get("IN_FEATURES", _FEATURES))
+    semantic, y = _decoder_units("sem_seg_head", model["SEM_SEG_HEAD"].get("IN_FEATURES", _FEATURES))
+    embed, z = _decoder_units("ins_embed_head", model.get("INS_EMBED_HEAD", {}).get("IN_FEATURES", _FEATURES))
     # Heads in detectron2's words: convolutions, predictor, number of the result.
     both = [("center_head", "center_predictor", 0), ("offset_head", "offset_predictor", 1)]
     built = [

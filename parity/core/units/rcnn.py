@@ -25,7 +25,7 @@ from parity.core.units.table import (
 from weights.errors import UsageError
 
 SIZES = ("input/resized", "input/image")  # what rescales results to the picture
-PREDICTIONS = ("steps/roi_heads.box_predictor/0", "steps/roi_heads.box_predictor/1")
+_PREDICTIONS = ("steps/roi_heads.box_predictor/0", "steps/roi_heads.box_predictor/1")
 
 
 def rcnn_units(model: Mapping[str, Any]) -> list[Unit]:
@@ -112,16 +112,16 @@ def _instance_boxes(model: Mapping[str, Any]) -> str:
 
 def _standard_box_units(model: Mapping[str, Any], proposals: str) -> list[Unit]:
     pooled, head = "steps/roi_heads.box_pooler", "steps/roi_heads.box_head"
-    predictions = arrays(*PREDICTIONS, rows="proposals")
+    predictions = arrays(*_PREDICTIONS, rows="proposals")
     return [
         _pool("box_pooler", pooled, (*_roi_features(model), proposals)),
-        module_unit("box_head", (pooled,), arrays(head, rows="proposals"), "roi_heads.box_head"),
-        module_unit("box_predictor", (head,), predictions, "roi_heads.box_predictor"),
-        *_detect(model, PREDICTIONS[:1], PREDICTIONS[1], proposals),
+        _module_unit("box_head", (pooled,), arrays(head, rows="proposals"), "roi_heads.box_head"),
+        _module_unit("box_predictor", (head,), predictions, "roi_heads.box_predictor"),
+        *_detect(model, _PREDICTIONS[:1], _PREDICTIONS[1], proposals),
     ]
 
 
-def module_unit(name: str, inputs: tuple[str, ...], outputs: tuple[Array, ...], module: str) -> Unit:
+def _module_unit(name: str, inputs: tuple[str, ...], outputs: tuple[Array, ...], module: str) -> Unit:
     """A unit that is one call of a module: its only input is passed as it is."""
     return Unit(name, "module", inputs, outputs, "continuous", (module,))
 
@@ -150,8 +150,8 @@ def _cascade_box_units(model: Mapping[str, Any], proposals: str) -> list[Unit]:
         predictions = arrays(f"steps/{predictor}/0", f"steps/{predictor}/1", rows="proposals")
         built += [
             _pool(f"box_pooler#{k}", pooled, (*_roi_features(model), boxes), k > 0),
-            module_unit(f"box_head.{k}", (pooled,), arrays(f"steps/{head}", rows="proposals"), head),
-            module_unit(f"box_predictor.{k}", (f"steps/{head}",), predictions, predictor),
+            _module_unit(f"box_head.{k}", (pooled,), arrays(f"steps/{head}", rows="proposals"), head),
+            _module_unit(f"box_predictor.{k}", (f"steps/{head}",), predictions, predictor),
         ]
         scores.append(predictions[0].name)
         deltas = predictions[1].name
@@ -164,12 +164,12 @@ _C4 = ("Res5ROIHeads", "TridentRes5ROIHeads")  # masks and boxes share what res5
 def _c4_box_units(model: Mapping[str, Any], proposals: str) -> list[Unit]:
     pooled, res5 = "steps/roi_heads.pooler", "steps/roi_heads.res5"
     features = arrays(res5, rows="proposals", cut=True)
-    predictions = arrays(*PREDICTIONS, rows="proposals")
+    predictions = arrays(*_PREDICTIONS, rows="proposals")
     return [
         _pool("pooler", pooled, (*_roi_features(model), proposals)),
         Unit("roi_res5", "res5", (pooled,), features, "continuous"),
         Unit("box_predictor", "box_predictor", (res5,), predictions, "continuous", ("box_predictor",)),
-        *_detect(model, PREDICTIONS[:1], PREDICTIONS[1], proposals),
+        *_detect(model, _PREDICTIONS[:1], _PREDICTIONS[1], proposals),
     ]
 
 

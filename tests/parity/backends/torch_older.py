@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-import yaml
+from support.variants import picture, tiny_config
 
 from parity.backends import torch_reference
 from parity.backends.torch_reference import older
@@ -118,71 +118,30 @@ def test_sizes_of_maskrcnn_benchmark() -> None:
 
 # ---- models -----------------------------------------------------------------------------------------------
 
-TINY = """
-INPUT: {FORMAT: BGR, MIN_SIZE_TEST: 64, MAX_SIZE_TEST: 96}
-TEST: {DETECTIONS_PER_IMAGE: 8}
-MODEL:
-  CONVENTIONS: detectron
-  SIZE_DIVISIBILITY: 32
-  META_ARCHITECTURE: GeneralizedRCNN
-  MASK_ON: true
-  KEYPOINT_ON: true
-  PIXEL_MEAN: [102.9801, 115.9465, 122.7717]
-  PIXEL_STD: [1.0, 1.0, 1.0]
-  BACKBONE: {NAME: build_resnet_fpn_backbone}
-  FPN: {IN_FEATURES: [res2, res3, res4, res5], OUT_CHANNELS: 8, NORM: "", FUSE_TYPE: sum}
-  RESNETS:
-    DEPTH: 50
-    OUT_FEATURES: [res2, res3, res4, res5]
-    NORM: FrozenBN
-    NUM_GROUPS: 1
-    WIDTH_PER_GROUP: 2
-    STRIDE_IN_1X1: true
-    RES5_DILATION: 1
-    RES2_OUT_CHANNELS: 8
-    STEM_OUT_CHANNELS: 4
-    DEFORM_ON_PER_STAGE: [false, false, false, false]
-    DEFORM_MODULATED: false
-    DEFORM_NUM_GROUPS: 1
-  ANCHOR_GENERATOR: {SIZES: [[16], [32], [64], [128], [256]], ASPECT_RATIOS: [[0.5, 1.0, 2.0]]}
-  PROPOSAL_GENERATOR: {NAME: RPN, MIN_SIZE: 0}
-  RPN:
-    HEAD_NAME: StandardRPNHead
-    IN_FEATURES: [p2, p3, p4, p5, p6]
-    CONV_DIMS: [-1]
-    BBOX_REG_WEIGHTS: [1.0, 1.0, 1.0, 1.0]
-    PRE_NMS_TOPK_TEST: 30
-    POST_NMS_TOPK_TEST: 20
-    POST_NMS_TOPK_PER_LEVEL: 20
-    NMS_THRESH: 0.7
-  ROI_HEADS:
-    NAME: StandardROIHeads
-    IN_FEATURES: [p2, p3, p4, p5]
-    NUM_CLASSES: 3
-    SCORE_THRESH_TEST: 0.0
-    NMS_THRESH_TEST: 0.5
-  ROI_BOX_HEAD: &pooled
-    {NAME: FastRCNNConvFCHead, NUM_CONV: 0, NUM_FC: 1, FC_DIM: 16, CONV_DIM: 8, NORM: "",
-     BBOX_REG_WEIGHTS: [10.0, 10.0, 5.0, 5.0], CLS_AGNOSTIC_BBOX_REG: false,
-     POOLER_RESOLUTION: 7, POOLER_SAMPLING_RATIO: 2, POOLER_TYPE: ROIAlign}
-  ROI_MASK_HEAD:
-    {NAME: MaskRCNNConvUpsampleHead, NUM_CONV: 1, CONV_DIM: 8, NORM: "", CLS_AGNOSTIC_MASK: false, DILATION: 2,
-     POOLER_RESOLUTION: 14, POOLER_SAMPLING_RATIO: 2, POOLER_TYPE: ROIAlign}
-  ROI_KEYPOINT_HEAD:
-    {NAME: KRCNNConvDeconvUpsampleHead, CONV_DIMS: [8], NUM_KEYPOINTS: 2,
-     POOLER_RESOLUTION: 14, POOLER_SAMPLING_RATIO: 2, POOLER_TYPE: ROIAlign}
-"""
+_POOLED = {"POOLER_SAMPLING_RATIO": 2, "POOLER_TYPE": "ROIAlign"}
+CHANGES = {  # what makes the smallest of the variants a model of that time
+    "CONVENTIONS": "detectron",
+    "SIZE_DIVISIBILITY": 32,
+    "KEYPOINT_ON": True,
+    "PIXEL_MEAN": [102.9801, 115.9465, 122.7717],
+    "PIXEL_STD": [1.0, 1.0, 1.0],
+    "ANCHOR_GENERATOR": {"SIZES": [[16], [32], [64], [128], [256]], "ASPECT_RATIOS": [[0.5, 1.0, 2.0]]},
+    "RPN.POST_NMS_TOPK_PER_LEVEL": 20,
+    "ROI_HEADS.SCORE_THRESH_TEST": 0.0,
+    "ROI_BOX_HEAD.NUM_FC": 1,
+    "ROI_MASK_HEAD.DILATION": 2,
+    "ROI_KEYPOINT_HEAD.CONV_DIMS": [8],
+    "ROI_KEYPOINT_HEAD.NUM_KEYPOINTS": 2,
+} | {
+    f"{head}.{key}": value
+    for head, side in (("ROI_BOX_HEAD", 7), ("ROI_MASK_HEAD", 14), ("ROI_KEYPOINT_HEAD", 14))
+    for key, value in {**_POOLED, "POOLER_RESOLUTION": side}.items()
+}
 
 
 def model_of(conventions: str) -> torch_reference.Model:
-    config = yaml.safe_load(TINY)
-    config["MODEL"]["CONVENTIONS"] = conventions
     torch.manual_seed(0)
-    return torch_reference.build(config)
-
-
-def picture() -> np.ndarray:
-    return np.random.default_rng(1).integers(0, 256, (57, 79, 3)).astype(np.uint8)
+    return torch_reference.build(tiny_config({**CHANGES, "CONVENTIONS": conventions}))
 
 
 @pytest.mark.parametrize("conventions", ["detectron", "maskrcnn-benchmark"])
@@ -211,7 +170,7 @@ def test_where_the_boxes_are() -> None:
     factor = older.resize_factor(picture().shape[:2], 64, 96)
     np.testing.assert_allclose(free["steps/roi_heads/network_boxes"], free[found] * factor, rtol=2 * EPS)
     free, _ = torch_reference.run_free(benchmark, picture())
-    ratio = 79 / free["input/resized"].shape[1]
+    ratio = picture().shape[1] / free["input/resized"].shape[1]
     np.testing.assert_allclose(
         free["output/instances/pred_boxes"][:, 0], free[found][:, 0] * ratio, rtol=2 * EPS
     )
@@ -231,8 +190,6 @@ def test_frozen_norms_have_no_epsilon() -> None:
     norm = model_of("detectron").get_submodule("backbone.bottom_up.stem.conv1.norm")
     x = torch.ones(1, 4, 1, 1, dtype=torch.float64)
     assert (norm.double()(x) == 1).all()  # weight 1, variance 1
-    config = yaml.safe_load(TINY)
-    config["MODEL"]["CONVENTIONS"] = "detectron2"
-    config["MODEL"]["ANCHOR_GENERATOR"] |= {"NAME": "DefaultAnchorGenerator", "OFFSET": 0.0}
+    config = tiny_config({k: v for k, v in CHANGES.items() if k not in ("CONVENTIONS", "ANCHOR_GENERATOR")})
     norm = torch_reference.build(config).get_submodule("backbone.bottom_up.stem.conv1.norm")
     assert (norm.double()(x) < 1).all()

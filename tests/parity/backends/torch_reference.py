@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from support import variants
 from torch.nn import functional
 
 import weights
@@ -399,16 +400,6 @@ def test_boxes_are_rescaled_with_float32_factors_and_empty_ones_go():
 # ---- models
 
 
-def _sibling(name):
-    """A module of the folder above; tests are no package."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-variants = _sibling("variants")
 VARIANTS, PROPOSALS = variants.VARIANTS, variants.PROPOSALS
 tiny_config, picture = variants.tiny_config, variants.picture
 

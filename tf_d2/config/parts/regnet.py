@@ -18,7 +18,7 @@ from tf_d2.config.lazy import REQUIRED, Node
 from tf_d2.config.reading import NORMS, Fields
 
 _WIDTH_MULTIPLE = 8
-MAX_DEPTH = 1000
+_MAX_DEPTH = 1000
 
 
 class RegNetStage(NamedTuple):
@@ -102,7 +102,7 @@ class RegNetConfig:
             out_features=() if default else fields.names("out_features"),
         )
         bounds = {
-            "depth": (regnet.depth <= MAX_DEPTH, f"expected at most {MAX_DEPTH} blocks"),
+            "depth": (regnet.depth <= _MAX_DEPTH, f"expected at most {_MAX_DEPTH} blocks"),
             "w_a": (0 <= regnet.w_a < 2**31, "expected 0 or more"),
             "w_0": (regnet.w_0 % _WIDTH_MULTIPLE == 0, f"expected a multiple of {_WIDTH_MULTIPLE}"),
             "w_m": (regnet.w_m > 1, "expected a number above 1"),

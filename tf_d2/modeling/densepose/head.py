@@ -38,7 +38,7 @@ class DensePoseDeepLabHead(Module):
         super().__init__(name)
         with self.scope():
             self.ASPP = ASPP(in_channels, "ASPP")
-            self.NLBlock = NonLocalBlock(in_channels, "NLBlock") if config.nonlocal_on else None
+            self.NLBlock = _NonLocalBlock(in_channels, "NLBlock") if config.nonlocal_on else None
             self.convs = _body_convs(config, in_channels, norm=config.deeplab_norm)
         self.out_channels = config.conv_head_dim
 
@@ -124,7 +124,7 @@ def _branch(channels: int, dilation: int, name: str) -> Conv2d:
     )
 
 
-class NonLocalBlock(Module):
+class _NonLocalBlock(Module):
     """Every cell of ``[N, H, W, C]`` plus what it finds alike in the region, at half the resolution.
 
     ``x + GN(W softmax(theta phi^T) g)``, without a scale in the softmax; phi and g are max-pooled 2x2.

@@ -19,7 +19,7 @@ from tf_d2.modeling.roi_heads import PREFIX, StandardROIHeads
 from tf_d2.modeling.semantic_seg import SemSegFPNHead
 
 
-class Decoder(SemSegFPNHead):
+class _Decoder(SemSegFPNHead):
     """Joins the levels: a semantic head whose "classes" are features, and without the upsampling at its end."""
 
     def __init__(self, config: SemSegHeadConfig, backbone: Backbone, name: str) -> None:
@@ -41,7 +41,7 @@ class DensePoseROIHeads(StandardROIHeads):
         self.densepose_head = None
         if config is None:
             return
-        self.decoder = Decoder(config.decoder, backbone, "decoder") if config.decoder else None
+        self.decoder = _Decoder(config.decoder, backbone, "decoder") if config.decoder else None
         self.densepose_pooler = ROIPooler(config.pooler, self.strides[:1] if config.decoder else self.strides)
         self.densepose_head = DENSEPOSE_HEADS[config.name](config, self.channels, "densepose_head")
         self.densepose_predictor = DensePosePredictor(

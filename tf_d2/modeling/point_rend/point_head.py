@@ -12,7 +12,7 @@ from tf_d2.layers.base import Module
 _POSITION_FREQUENCIES = 128
 
 
-class PointLinear(Module):
+class _PointLinear(Module):
     """A linear layer that torch writes as Conv1d of size 1: ``[R, P, C]`` -> ``[R, P, out]``."""
 
     def __init__(self, in_channels: int, out_channels: int, name: str) -> None:
@@ -38,12 +38,12 @@ class StandardPointHead(Module):
         super().__init__(name)
         self.coarse_each_layer = config.coarse_pred_each_layer
         channels = in_channels + config.num_classes
-        self.fcs: list[PointLinear] = []
+        self.fcs: list[_PointLinear] = []
         with self.scope():
             for k in range(config.num_fc):
-                self.fcs.append(PointLinear(channels, config.fc_dim, f"fc{k + 1}"))
+                self.fcs.append(_PointLinear(channels, config.fc_dim, f"fc{k + 1}"))
                 channels = config.fc_dim + (config.num_classes if self.coarse_each_layer else 0)
-            self.predictor = PointLinear(channels, config.out_channels, "predictor")
+            self.predictor = _PointLinear(channels, config.out_channels, "predictor")
 
     def call(self, features: tf.Tensor, coarse: tf.Tensor) -> tf.Tensor:
         x = tf.concat([features, coarse], axis=-1)

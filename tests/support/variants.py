@@ -1,7 +1,7 @@
 """Small models of every family, with weights that any machine makes alike, and what detectron2 computes for
 them.
 
-`python tests/parity/variants.py` under an interpreter that has detectron2 (with the repository on
+`python tests/support/variants.py` under an interpreter that has detectron2 (with the repository on
 PYTHONPATH) records `tests/data/parity/variants.npz` anew: the final results of each model, and of every
 other stage a fingerprint.
 """
