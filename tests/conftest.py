@@ -19,6 +19,9 @@ import pytest
 # Start-up notices only; errors are still shown.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # expectations are those of the CPU
+# The command line sets this for processes of its own; a command tested in this one must not change what later tests,
+# and the processes they start, compute with.
+os.environ.setdefault("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", "0")
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes: each computes with one thread
     for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         os.environ.setdefault(name, "1")

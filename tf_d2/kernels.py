@@ -25,6 +25,11 @@ def onednn_enabled() -> bool | None:
     return bool(_pywrap_util_port.IsMklEnabled())
 
 
+def weights_assumed_frozen() -> bool:
+    """Whether TF_ONEDNN_ASSUME_FROZEN_WEIGHTS tells TensorFlow that no filter of this process ever changes."""
+    return os.environ.get(FROZEN_WEIGHTS, "").lower() in ("1", "true")
+
+
 @cache
 def bfloat16_runs() -> bool:
     """Whether TensorFlow can convolve in bfloat16 here.

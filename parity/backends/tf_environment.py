@@ -29,6 +29,8 @@ def set_flags(job: Job) -> dict[str, Any]:
     """
     import tensorflow as tf
 
+    from tf_d2.kernels import onednn_enabled
+
     profile, device = job.profile, job.device
     gpus = tf.config.list_physical_devices("GPU")
     if device == "gpu" and not gpus:
@@ -45,22 +47,12 @@ def set_flags(job: Job) -> dict[str, Any]:
     flags = {
         "tf32_allowed": tf.config.experimental.tensor_float_32_execution_enabled(),
         "determinism": profile != "production",
-        "onednn": _onednn_in_use(),
+        "onednn": onednn_enabled(),
         "devices": [d.name for d in gpus] if device == "gpu" else ["CPU"],
         "gpu": [tf.config.experimental.get_device_details(d).get("device_name", "") for d in gpus],
     }
     canaries = {"matmul_error": rounding, "reduced_precision": rounding > 2.0**-14}
     return {"flags": flags, "canaries": canaries}
-
-
-def _onednn_in_use() -> bool | None:
-    """Whether TensorFlow computes with oneDNN, by its own choice or as TF_ENABLE_ONEDNN_OPTS says; None where this
-    version does not tell."""
-    try:
-        from tensorflow.python.util import _pywrap_util_port as port
-    except ImportError:
-        return None
-    return bool(port.IsMklEnabled())
 
 
 def _matmul_rounding() -> float:

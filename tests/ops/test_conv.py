@@ -1,12 +1,16 @@
 """Convolution and pooling against torch.nn.functional."""
 
 import itertools
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from support.torch_process import F
 
+from tf_d2 import kernels
 from tf_d2.ops import conv as ops
 
 
@@ -163,3 +167,35 @@ def test_convolution_of_no_regions(stride, padding, dilation):
     found = ops.conv2d(x, kernel, tf.ones([4]), stride=stride, padding=padding, dilation=dilation, relu=True)
     height, width = ((n + 2 * padding - 2 * dilation - 1) // stride + 1 for n in (14, 11))
     assert found.shape == (0, height, width, 4)
+
+
+_TWO_FILTERS = """
+import numpy as np
+from tf_d2.ops import conv
+rng = np.random.default_rng(0)
+draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)
+x = draw(1, 12, 12, 16)
+for compute, shape in (
+    (lambda w: conv.conv2d(x, w, padding=1), (3, 3, 16, 16)),
+    (lambda w: conv.conv2d(x, w, padding=1, stride=2), (3, 3, 16, 16)),
+    (lambda w: conv.depthwise_conv2d(x, w, stride=1, padding=1), (3, 3, 16, 1)),
+):
+    first, second = draw(*shape), draw(*shape)
+    compute(first)
+    zero = compute(np.zeros(shape, np.float32)).numpy()
+    print(np.abs(zero).max(), np.abs(compute(2 * second) - 2 * compute(second)).max())
+"""
+
+
+def test_eager_layers_keep_their_own_filters():
+    """TensorFlow mixes them up where a user's environment says that filters are frozen."""
+    environment = os.environ | {kernels.ONEDNN: "1", kernels.FROZEN_WEIGHTS: "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", _TWO_FILTERS],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+        env=environment,
+    )
+    assert done.stdout.split() == ["0.0"] * 6

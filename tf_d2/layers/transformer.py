@@ -8,6 +8,7 @@ from tf_d2.layers.base import Module
 from tf_d2.layers.conv import Conv2d, Linear
 from tf_d2.layers.norm import LayerNorm
 from tf_d2.ops.activation import gelu
+from tf_d2.ops.conv import depthwise_conv2d
 
 
 class PatchEmbed(Module):
@@ -49,9 +50,7 @@ class DepthwiseConv2d(Module):
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         kernel = tf.transpose(self.value(self.kernel), [0, 1, 3, 2])
-        pad = [self.padding, self.padding]
-        strides = [1, self.stride, self.stride, 1]
-        return tf.nn.depthwise_conv2d(x, kernel, strides, [[0, 0], pad, pad, [0, 0]])
+        return depthwise_conv2d(x, kernel, stride=self.stride, padding=self.padding)
 
 
 class ResBottleneckBlock(Module):

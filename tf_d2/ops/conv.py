@@ -7,10 +7,12 @@ then computes something else. So the padding is always spelled out. Output size:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
+from tf_d2.kernels import weights_assumed_frozen
 from tf_d2.ops import onednn
 
 
@@ -47,9 +49,40 @@ def conv2d(
     pads: Any = _conv_padding(kernel, stride, padding, dilation)
     if onednn.active(x.dtype):
         return onednn.conv2d(x, kernel, bias, stride, pads, dilation, add, relu)
-    y = _with_bias(x, tf.nn.conv2d(x, kernel, stride, pads, dilations=dilation), kernel, bias)
+    y = _afresh(lambda x, kernel: tf.nn.conv2d(x, kernel, stride, pads, dilations=dilation), x, kernel)
+    y = _with_bias(x, y, kernel, bias)
     y = y if add is None else y + add
     return tf.nn.relu(y) if relu else y
+
+
+def depthwise_conv2d(x: tf.Tensor, kernel: tf.Tensor, *, stride: int, padding: int) -> tf.Tensor:
+    """2-D cross-correlation of each channel with a filter of its own.
+
+    Args:
+        x: ``[N, H, W, C]``, any float dtype.
+        kernel: ``[kh, kw, C, 1]`` of the dtype of ``x``.
+        padding: zeros added on every side, in cells.
+
+    Returns:
+        ``[N, H', W', C]``.
+
+    Source: torch.nn.functional.conv2d with as many groups as channels.
+    """
+    strides, pads = [1, stride, stride, 1], [[0, 0], [padding, padding], [padding, padding], [0, 0]]
+    return _afresh(lambda x, kernel: tf.nn.depthwise_conv2d(x, kernel, strides, pads), x, kernel)
+
+
+def _afresh(
+    convolution: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], x: tf.Tensor, kernel: tf.Tensor
+) -> tf.Tensor:
+    """``convolution(x, kernel)``, with this kernel also where TF_ONEDNN_ASSUME_FROZEN_WEIGHTS is set.
+
+    Computing eagerly, TensorFlow takes one kernel object for all convolutions of the same attributes, and with that
+    variable the object goes on using the filter it met first: another layer's. In a graph each has its own.
+    """
+    if tf.executing_eagerly() and weights_assumed_frozen():
+        convolution = tf.function(convolution, autograph=False)
+    return convolution(x, kernel)
 
 
 def _with_bias(x: tf.Tensor, y: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:

@@ -99,5 +99,6 @@ def test_the_script_runs(demo_files, demo_predictor, demo_reference, tmp_path, m
     with Trace(path) as reference:
         script = write_script(unit, reference.images[0], setup, (stage, comparison), tmp_path, mutate)
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == code, done.stderr
+    assert done.returncode == code, done.stdout + done.stderr
     assert "relative L2" in done.stdout
+    print(done.stdout)
