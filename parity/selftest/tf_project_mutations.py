@@ -198,8 +198,14 @@ def _without_epsilon(p: Any) -> Iterator[None]:
 
 @planter("segmentation_without_confidence")
 def _without_confidence(p: Any) -> Iterator[None]:
-    predictor = p.model.roi_heads.densepose_predictor
-    with swapped(predictor, "config", replace(predictor.config, segm_confidence_epsilon=None)):
+    old = densepose_predictor.DensePosePredictor.fields
+
+    def fields(self: Any, lowres: Any) -> Any:
+        found, raw = old(self, lowres), dict(zip(self.layers_of, lowres, strict=True))
+        weighted = [name for name in found if f"{name}_confidence" in found]
+        return {**found, **{name: self._upscale(raw[name]) for name in weighted}}
+
+    with swapped(densepose_predictor.DensePosePredictor, "fields", fields):
         yield
 
 
