@@ -23,7 +23,6 @@ from weights._types import Checkpoint
 from weights._unpickle_state import ArrayShell, Inert, TensorRef, kind
 from weights._zip import Archive
 from weights.errors import CheckpointError, CheckpointNotice
-from weights.keras_file import keras_weights
 from weights.maskrcnn_benchmark import from_maskrcnn_benchmark, is_maskrcnn_benchmark
 
 
@@ -120,6 +119,8 @@ def _from_zip(archive: Archive, size: int, choice: _Choice) -> Checkpoint:
 
 
 def _from_keras(data: memoryview) -> Checkpoint:
+    from weights.keras_file import keras_weights  # imports h5py, which no other format needs
+
     stored = keras_weights(data)
     return Checkpoint(
         stored.state_dict(),

@@ -250,7 +250,7 @@ def _entry(cell: Cell | None) -> str:
 def zoo_models() -> list[str]:
     """The published models that this version runs; of those that differ in training only, the first."""
     from tf_d2.config.zoo import unsupported_reason
-    from tf_d2.config.zoo import zoo_models as published
+    from tf_d2.config.zoo_table import zoo_models as published
 
     names = [row.name for row in published().values() if unsupported_reason(row) is None]
     return list({re.sub(r"_(\dx|\d+ep)(?=_|$)", "", name): name for name in reversed(names)}.values())[::-1]

@@ -9,7 +9,8 @@ from tf_d2.config.build import build_config, to_keys
 from tf_d2.config.defaults import KEYS
 from tf_d2.config.parts.fpn import TopBlockConfig
 from tf_d2.config.parts.rcnn import GeneralizedRCNNConfig
-from tf_d2.config.zoo import unsupported_reason, zoo_lazy, zoo_models
+from tf_d2.config.zoo import unsupported_reason, zoo_lazy
+from tf_d2.config.zoo_table import zoo_models
 
 FPN = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x"
 C4 = "COCO-Detection/faster_rcnn_R_50_C4_3x"

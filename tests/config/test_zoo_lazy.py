@@ -10,8 +10,9 @@ import yaml
 
 from tf_d2.config import ConfigError, load_config, load_config_text
 from tf_d2.config.load import resolve_yaml
-from tf_d2.config.zoo import unsupported_reason, weights_url, zoo_models, zoo_name
+from tf_d2.config.zoo import unsupported_reason, weights_url, zoo_name
 from tf_d2.config.zoo_lazy import LAZY
+from tf_d2.config.zoo_table import zoo_models
 
 FILE = Path(__file__).parents[1] / "data" / "new_baselines" / "dumps.json.gz"
 DUMPS = json.loads(gzip.decompress(FILE.read_bytes()))

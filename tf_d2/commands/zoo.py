@@ -30,9 +30,9 @@ def _zoo(context: typer.Context) -> None:
 
 def _chosen(family: str | None, supported: bool | None) -> list[tuple[ZooModel, str | None]]:
     """The models of a family (any part of its name, any case) with the reason each cannot run, if any."""
-    from tf_d2.config import unsupported_reason, zoo_models
+    from tf_d2.config import zoo_models
 
-    rows = [(row, unsupported_reason(row)) for row in zoo_models().values()]
+    rows = [(row, row.no_detector) for row in zoo_models().values()]
     if family is not None:
         rows = [(row, why) for row, why in rows if family.lower() in row.family.lower()]
     if supported is not None:
@@ -41,7 +41,7 @@ def _chosen(family: str | None, supported: bool | None) -> list[tuple[ZooModel, 
 
 
 def _print_table(console: Console, rows: list[tuple[ZooModel, str | None]]) -> None:
-    cells = [(row.name, row.family, "yes" if why is None else "not yet", why or "") for row, why in rows]
+    cells = [(row.name, row.family, "yes" if why is None else "no", why or "") for row, why in rows]
     styles = ["" if why is None else "yellow" for _, why in rows]
     print_table(console, ("model", "family", "runs", "why not"), cells, folded=(0, 3), styles=styles)
 
@@ -61,7 +61,7 @@ def _list_models(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")] = False,
 ) -> None:
-    """List the published models. What runs is found by building each configuration."""
+    """List the published models, and which of them run."""
     rows = _chosen(family, supported)
     if as_json:
         typer.echo(json.dumps(_records(rows), indent=1))
@@ -75,7 +75,7 @@ def _list_models(
     console = Console()
     _print_table(console, rows)
     running = sum(why is None for _, why in rows)
-    console.print(f"{len(rows)} models: {running} run, {len(rows) - running} not yet.")
+    console.print(f"{len(rows)} models: {running} run, {len(rows) - running} are no detectors.")
 
 
 @_zoo_app.command("show")

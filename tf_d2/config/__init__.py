@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from tf_d2.config.parts.rpn import RPNConfig
     from tf_d2.config.parts.sem_seg import SemSegHeadConfig
     from tf_d2.config.schema import ModelConfig
-    from tf_d2.config.zoo import ZooModel, resolve_weights, unsupported_reason, zoo_models
+    from tf_d2.config.zoo import resolve_weights, unsupported_reason
+    from tf_d2.config.zoo_table import ZooModel, zoo_models
 
 # Imported on first use: a command that reads one module of this package does not load every part of a model.
 _HOME = {
@@ -43,7 +44,7 @@ _HOME = {
     "ResNetConfig": "tf_d2.config.parts.resnet",
     "RetinaNetConfig": "tf_d2.config.parts.retinanet",
     "SemSegHeadConfig": "tf_d2.config.parts.sem_seg",
-    "ZooModel": "tf_d2.config.zoo",
+    "ZooModel": "tf_d2.config.zoo_table",
     "category_ids": "tf_d2.config.classes",
     "class_names": "tf_d2.config.classes",
     "keypoint_names": "tf_d2.config.classes",
@@ -54,7 +55,7 @@ _HOME = {
     "resolve_yaml_text": "tf_d2.config.load",
     "stuff_names": "tf_d2.config.classes",
     "unsupported_reason": "tf_d2.config.zoo",
-    "zoo_models": "tf_d2.config.zoo",
+    "zoo_models": "tf_d2.config.zoo_table",
 }
 
 __all__ = [

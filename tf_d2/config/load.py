@@ -19,8 +19,9 @@ from tf_d2.config.older import OWN_KEYS, Older, keys_of
 from tf_d2.config.parts.conventions import CONVENTIONS, KEY
 from tf_d2.config.safe_yaml import exists, parse_yaml, read_with_bases
 from tf_d2.config.schema import ModelConfig
-from tf_d2.config.zoo import published_python, zoo_lazy, zoo_models, zoo_name, zoo_values
+from tf_d2.config.zoo import published_python, zoo_lazy, zoo_name, zoo_values
 from tf_d2.config.zoo_detectron import detectron_data
+from tf_d2.config.zoo_table import zoo_models
 
 
 class _Yacs:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -19,62 +18,7 @@ from tf_d2.config.older import keys_of
 from tf_d2.config.zoo_configs import published_values
 from tf_d2.config.zoo_detectron import PREFIX, detectron_data, file_name
 from tf_d2.config.zoo_lazy import DIGESTS, LAZY
-from tf_d2.config.zoo_table import HOST, TABLE
-
-_CATALOG = "catalog://ImageNetPretrained/"
-_IMAGENET = "ImageNet backbone (init only)"
-_NO_CONFIG = {
-    _IMAGENET: "weights of a backbone for starting a training; not a detector",
-}
-# catalog:// names whose checkpoint detectron2's documents list by URL alone
-_CATALOG_IDS = {"47261647": "FAIR/", "47592356": "FAIR/", "25093814": "FAIR/", "MSRA": "MSRA/"}
-
-
-@dataclass(frozen=True)
-class ZooModel:
-    """One published checkpoint. ``config_path`` is empty where detectron2 has no configuration for it."""
-
-    name: str
-    family: str
-    config_path: str
-    url: str
-
-
-def _stem(config_path: str) -> str:
-    for suffix in (".yaml", ".yml", ".py"):
-        config_path = config_path.removesuffix(suffix)
-    return config_path
-
-
-def _row(family: str, config: str, checkpoint: str) -> ZooModel:
-    stem = _stem(config)
-    path = checkpoint.replace("~", f"detectron2/{stem}", 1)
-    if config == "-":
-        stem = "detectron2://" + path.removeprefix("detectron2/")
-        parts = path.split("/")
-        if path.startswith("detectron/"):
-            stem = f"{_CATALOG}{_CATALOG_IDS[parts[-2]]}{_stem_of_file(parts[-1])}"
-    published = not config.startswith(("-", "catalog:"))
-    full = config if config.startswith("projects/") else f"configs/{config}"
-    return ZooModel(stem, family, full if published else "", HOST + path)
-
-
-def _stem_of_file(name: str) -> str:
-    return name.removesuffix(".pkl")
-
-
-@lru_cache(maxsize=1)
-def zoo_models() -> Mapping[str, ZooModel]:
-    """All published checkpoints by name, in the order of detectron2's documents."""
-    rows: dict[str, ZooModel] = {}
-    family = ""
-    for line in TABLE.strip().splitlines():
-        if line.startswith("# "):
-            family = line[2:]
-        else:
-            row = _row(family, *line.split(" "))
-            rows[row.name] = row
-    return MappingProxyType(rows)
+from tf_d2.config.zoo_table import CATALOG, HOST, ZooModel, without_extension, zoo_models
 
 
 def zoo_name(name: str) -> str | None:
@@ -84,7 +28,7 @@ def zoo_name(name: str) -> str | None:
     ``projects/`` and ``configs/``, without its schedule (``_100ep``, ``_3x``), without its folders; and by a path
     that ends with the file's path in detectron2's repository.
     """
-    stem = _stem(name.removeprefix("configs/"))
+    stem = without_extension(name.removeprefix("configs/"))
     if _is_known(stem):
         return stem
     if name.startswith(PREFIX) and detectron_data(stem) is not None:
@@ -123,7 +67,7 @@ def _published_path(path: str) -> str | None:
     path = path.replace("\\", "/")
     for known in DIGESTS:
         if path.endswith("/" + (known if known.startswith("projects/") else f"configs/{known}")):
-            return _stem(known)
+            return without_extension(known)
     return None
 
 
@@ -136,7 +80,7 @@ def published_python(path: Path) -> str | None:
     if not known or path.stat().st_size > 1 << 18:
         return None
     digest = hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
-    return next((_stem(name) for name in known if digest.startswith(DIGESTS[name])), None)
+    return next((without_extension(name) for name in known if digest.startswith(DIGESTS[name])), None)
 
 
 def zoo_lazy(name: str) -> dict | None:
@@ -158,7 +102,7 @@ def zoo_values(name: str) -> Flat:
     values = published_values(name)
     if values is None:
         assert row is not None
-        raise ConfigError(f"{name}: {_NO_CONFIG[row.family]}")
+        raise ConfigError(f"{name}: {row.no_detector}")
     return values
 
 
@@ -176,8 +120,8 @@ def unsupported_reason(row: ZooModel) -> str | None:
 
 def _catalog_url(name: str) -> str:
     row = zoo_models().get(name)
-    if row is None and name.startswith(_CATALOG + "MSRA/"):
-        return f"{HOST}detectron/ImageNetPretrained/{name.removeprefix(_CATALOG)}.pkl"
+    if row is None and name.startswith(CATALOG + "MSRA/"):
+        return f"{HOST}detectron/ImageNetPretrained/{name.removeprefix(CATALOG)}.pkl"
     if row is None:
         known = [n for n in zoo_models() if n.startswith("catalog://")]
         raise DownloadError(f"{name}: not in detectron2's catalogue{did_you_mean(name, known)}")
@@ -220,5 +164,5 @@ def resolve_weights(name_or_path: str | Path, *, progress: bool = True) -> Path:
         raise DownloadError(f"{name}: is a directory, not a checkpoint")
     if zoo_name(name):
         raise DownloadError(f"{name}: no weights are known of this configuration; give a checkpoint")
-    hint = did_you_mean(_stem(name), zoo_models())
+    hint = did_you_mean(without_extension(name), zoo_models())
     raise DownloadError(f"{name}: no such file, and not the name of a published model{hint}")

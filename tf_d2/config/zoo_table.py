@@ -6,6 +6,13 @@ checkpoint's path below `HOST`. ``~`` stands for ``detectron2/`` and the configu
 """
 # ruff: noqa: E501
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
+
 HOST = "https://dl.fbaipublicfiles.com/"
 
 TABLE = """
@@ -210,3 +217,64 @@ catalog://Caffe2Detectron/COCO/36225147/fast_R-50-FPN_1x detectron/36225147/12_2
 catalog://ImageNetPretrained/FAIR/X-101-32x8d detectron/ImageNetPretrained/20171220/X-101-32x8d.pkl
 catalog://ImageNetPretrained/FAIR/X-101-64x4d detectron/ImageNetPretrained/FBResNeXt/X-101-64x4d.pkl
 """
+
+CATALOG = "catalog://ImageNetPretrained/"
+_IMAGENET = "ImageNet backbone (init only)"
+_NO_CONFIG = {
+    _IMAGENET: "weights of a backbone for starting a training; not a detector",
+}
+# catalog:// names whose checkpoint detectron2's documents list by URL alone
+_CATALOG_IDS = {"47261647": "FAIR/", "47592356": "FAIR/", "25093814": "FAIR/", "MSRA": "MSRA/"}
+
+
+@dataclass(frozen=True)
+class ZooModel:
+    """One published checkpoint. ``config_path`` is empty where detectron2 has no configuration for it."""
+
+    name: str
+    family: str
+    config_path: str
+    url: str
+
+    @property
+    def no_detector(self) -> str | None:
+        """What the checkpoint is where it is none to run. All others run (:func:`unsupported_reason`, slower, tries)."""
+        return _NO_CONFIG.get(self.family)
+
+
+def without_extension(config_path: str) -> str:
+    """A configuration's path without its extension."""
+    for suffix in (".yaml", ".yml", ".py"):
+        config_path = config_path.removesuffix(suffix)
+    return config_path
+
+
+def _row(family: str, config: str, checkpoint: str) -> ZooModel:
+    name = without_extension(config)
+    path = checkpoint.replace("~", f"detectron2/{name}", 1)
+    if config == "-":
+        name = "detectron2://" + path.removeprefix("detectron2/")
+        parts = path.split("/")
+        if path.startswith("detectron/"):
+            name = f"{CATALOG}{_CATALOG_IDS[parts[-2]]}{_stem_of_file(parts[-1])}"
+    published = not config.startswith(("-", "catalog:"))
+    full = config if config.startswith("projects/") else f"configs/{config}"
+    return ZooModel(name, family, full if published else "", HOST + path)
+
+
+def _stem_of_file(name: str) -> str:
+    return name.removesuffix(".pkl")
+
+
+@lru_cache(maxsize=1)
+def zoo_models() -> Mapping[str, ZooModel]:
+    """All published checkpoints by name, in the order of detectron2's documents."""
+    rows: dict[str, ZooModel] = {}
+    family = ""
+    for line in TABLE.strip().splitlines():
+        if line.startswith("# "):
+            family = line[2:]
+        else:
+            row = _row(family, *line.split(" "))
+            rows[row.name] = row
+    return MappingProxyType(rows)
