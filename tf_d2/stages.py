@@ -283,8 +283,17 @@ def _keypoints(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> A
     heatmaps, boxes = inputs
     if model.config.conventions.name == "detectron2":
         return [decode_keypoints(_float32(heatmaps), _float32(boxes))]
-    config = model.config.roi_heads.keypoint_head
-    return list(keypoint_inference(config, _float32(heatmaps), _float32(boxes)).values())
+    return [_decoded(model, inputs)["pred_keypoints"]]
+
+
+@op
+def _keypoint_logits(model: Any, args: tuple[Any, ...], inputs: list[np.ndarray]) -> Arrays:
+    return [_decoded(model, inputs)["keypoint_logits"]]
+
+
+def _decoded(model: Any, inputs: list[np.ndarray]) -> dict[str, tf.Tensor]:
+    heatmaps, boxes = inputs
+    return keypoint_inference(model.config.roi_heads.keypoint_head, _float32(heatmaps), _float32(boxes))
 
 
 @op

@@ -203,13 +203,23 @@ def _keypoint_up(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[T
     return [functional.interpolate(inputs[0], scale_factor=2, mode="bilinear", align_corners=False)]
 
 
-@op
-def _keypoints(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+def _decoded(model: Any, inputs: Sequence[Tensor]) -> Tensor:
+    """x, y, logit and score of every keypoint, (N, K, 4)."""
     maps, boxes = inputs[0], inputs[1][: len(inputs[0])]
     least = model.config["MODEL"]["ROI_KEYPOINT_HEAD"].get("INFERENCE_MIN_SIZE", 0)
-    found = older.keypoints(maps, boxes, least)
+    return older.keypoints(maps, boxes, least)
+
+
+@op
+def _keypoints(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    found = _decoded(model, inputs)
     last = found[:, :, 3:] if _is_detectron(model) else torch.ones_like(found[:, :, 3:])
-    return [torch.cat([found[:, :, :2], last], dim=2), found[:, :, 2]]
+    return [torch.cat([found[:, :, :2], last], dim=2)]
+
+
+@op
+def _keypoint_logits(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    return [_decoded(model, inputs)[:, :, 2]]
 
 
 # ------------------------------------------------------------------------------------------------------- results

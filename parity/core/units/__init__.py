@@ -108,7 +108,8 @@ OPS = {
     "mask_select": "logits, classes -> probability of the predicted class, (N, 1, M, M)",
     "keypoint_lowres": "keypoint head up to its transposed convolution",
     "keypoint_up": "x2 bilinear",
-    "keypoints": "heat maps, boxes -> (N, K, 3) x, y, score in pixels of the boxes; older conventions: and logits",
+    "keypoints": "heat maps, boxes -> (N, K, 3) x, y, score in pixels of the boxes",
+    "keypoint_logits": "older conventions: heat maps, boxes -> (N, K) the enlarged map where the keypoint is",
     "decode": "args: (convolutions,). Projected feature, map from above -> both side by side, convolved",
     "enlarge": "args: (head, whether the values are lengths). Map -> map at the size of the network input",
     "panoptic_deeplab": "args: fields. Logits, heat of centers, offsets, network image, file image -> panoptic map, "

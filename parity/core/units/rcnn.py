@@ -211,15 +211,18 @@ def _keypoint_units(model: Mapping[str, Any]) -> list[Unit]:
     lowres = arrays(f"steps/{module}.score_lowres", rows="detections", cut=True)
     heat = arrays(f"{DETECTIONS.name}/pred_keypoint_heatmaps", rows="detections")
     points = arrays(f"{DETECTIONS.name}/pred_keypoints", rows="detections", judge="keypoints")
-    if conventions_of(model) != "detectron2":
-        points += arrays(f"{DETECTIONS.name}/keypoint_logits", rows="detections")
-    source = (lowres[0].name,)
-    return [
+    source, decoded = (lowres[0].name,), (heat[0].name, boxes)
+    built = [
         _pool("keypoint_pooler", pooled, (*_roi_features(model), _instance_boxes(model))),
         Unit("keypoint_head", "keypoint_lowres", (pooled,), lowres, "continuous", module=module),
         Unit("keypoint_up", "keypoint_up", source, heat, "continuous", optional=True),
-        Unit("keypoints", "keypoints", (heat[0].name, boxes), points, "discrete", optional=True),
+        Unit("keypoints", "keypoints", decoded, points, "discrete", optional=True),
     ]
+    if conventions_of(model) != "detectron2":
+        # Read from the enlarged map in float32 whatever the profile, and judged so.
+        logits = arrays(f"{DETECTIONS.name}/keypoint_logits", rows="detections")
+        built.append(Unit("keypoint_logits", "keypoint_logits", decoded, logits, "float32", optional=True))
+    return built
 
 
 def postprocess(model: Mapping[str, Any]) -> Unit:

@@ -385,6 +385,14 @@ def test_with_detectrons_conventions_boxes_are_those_of_the_picture():
     assert logits not in {s.name for s in stages(FAMILIES["keypoint"])}
 
 
+def test_logits_of_decoded_keypoints_are_judged_in_the_float32_that_they_are_computed_in():
+    """In the semantic profile they differ by a rounding of float32 on the same input (a DIFFERENT that was none)."""
+    for family in ("detectron", "maskrcnn_benchmark"):
+        table = {s.name: s for s in stages(FAMILIES[family])}
+        assert table["steps/roi_heads/0/0/keypoint_logits"].kind == "float32"
+        assert table["steps/roi_heads/0/0/pred_keypoints"].kind == "discrete"
+
+
 def test_every_op_of_a_table_is_in_the_vocabulary_and_the_other_way_round():
     used = {unit.op for family in FAMILIES.values() for unit in units(family)}
     assert used == set(OPS)
