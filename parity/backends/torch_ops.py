@@ -92,9 +92,8 @@ def assign_levels(i: Inputs, a: Args) -> list[np.ndarray]:
 
 
 def roi_align(i: Inputs, a: Args) -> list[np.ndarray]:
-    return _n(
-        ops.roi_align(_t(i["features"]), _t(i["boxes"]), a["scale"], a["size"], a["ratio"], a["aligned"])
-    )
+    sampling = ops.Sampling(a["size"], a["ratio"], a["aligned"])
+    return _n(ops.roi_align(_t(i["features"]), _t(i["boxes"]), a["scale"], sampling))
 
 
 def roi_pool(i: Inputs, a: Args) -> list[np.ndarray]:
@@ -122,7 +121,7 @@ def keypoints(i: Inputs, a: Args) -> list[np.ndarray]:
 def deform_conv2d(i: Inputs, a: Args) -> list[np.ndarray]:
     mask = _t(i["mask"]) if "mask" in i else None
     x, offset, kernel = (_t(i[k]) for k in ("x", "offset", "kernel"))
-    return _n(ops.deform_conv(x, offset, kernel, a["stride"], a["padding"], a["dilation"], mask))
+    return _n(ops.deform_conv(x, offset, kernel, ops.Steps(a["stride"], a["padding"], a["dilation"]), mask))
 
 
 FUNCTIONS = {

@@ -37,8 +37,8 @@ def mutations(
         outcomes = mutation_run.run_mutations(
             output,
             only or (),
-            torch_python,
-            threads,
+            torch_python=torch_python,
+            threads=threads,
             progress=lambda t: console.print(t, highlight=False, markup=False),
         )
     except UserError as error:

@@ -46,8 +46,8 @@ def judge_masks(context: Context, result: StageResult, reference: np.ndarray, ca
         probabilities.append(_mask_probability(context.candidate, j) if own is None else own)
     # A misplaced box is a fault of its own; it must not excuse its mask.
     shift = np.minimum(report.box_px, set_limits(context, RESULTS).box_px)
-    limit, paste = probability_limit(context), _paste_of(context)
-    flips = pixels.compare_masks(reference, candidate, boxes, shift, probabilities, limit, paste)
+    sources = pixels.Sources(boxes, shift, probabilities, _paste_of(context))
+    flips = pixels.compare_masks(reference, candidate, sources, probability_limit(context))
     if flips.unexplained == 0:
         context.explained = (reference != candidate).any(axis=0)
     _finish_pixels(result, flips, "mask pixels")
@@ -77,8 +77,8 @@ def judge_pasted(context: Context, probe: StageResult, reference: np.ndarray, ca
         boxes, behind = _windows(context, boxes, range(count))
     else:
         behind = [_mask_probability(context.reference, k) for k in range(count)]
-    still, rounding = np.zeros(count), ROUNDINGS * EPSILON
-    flips = pixels.compare_masks(reference, candidate, boxes, still, behind, rounding, _paste_of(context))
+    sources = pixels.Sources(boxes, np.zeros(count), behind, _paste_of(context))
+    flips = pixels.compare_masks(reference, candidate, sources, ROUNDINGS * EPSILON)
     _finish_pixels(probe, flips, "mask pixels")
 
 
@@ -153,7 +153,8 @@ def keypoint_flips(
     boxes = context.reference[spec.boxes][chosen] / np.array([*scale, *scale])
     heat = None if heat is None else heat[chosen]
     least = int(model.get("ROI_KEYPOINT_HEAD", {}).get("INFERENCE_MIN_SIZE", 0))
-    flips = pixels.compare_keypoints(reference, candidate, boxes, heat, px, logit, scale, least)
+    maps = pixels.HeatMaps(boxes, heat, scale, least)
+    flips = pixels.compare_keypoints(reference, candidate, maps, px, logit)
     scores = [a[..., 2].astype(np.float64) for a in (reference, candidate)]
     worst = (np.abs(scores[0] - scores[1]) / (np.abs(scores[0]) + 1e-3)).max(initial=0.0)
     # A score is a quotient of exponentials: its relative error is the logits' absolute one.
@@ -177,10 +178,8 @@ def judge_panoptic(
         return
     explained = np.zeros(reference.shape, bool) if context.explained is None else context.explained
     flips = pixels.compare_panoptic(
-        reference,
-        candidate,
-        context.reference_segments,
-        context.candidate_segments,
+        pixels.Segmented(reference, context.reference_segments),
+        pixels.Segmented(candidate, context.candidate_segments),
         explained,
         context.profile.score if context.truth is None else set_limits(context, RESULTS).score,
     )

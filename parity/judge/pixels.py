@@ -102,18 +102,19 @@ def _padded_box(box: np.ndarray, size: int) -> tuple[int, int, int, int]:
     return x1, y1, x2, y2
 
 
+class Sources(NamedTuple):
+    """What P masks were pasted from, and how."""
+
+    boxes: np.ndarray  # (P, 4), the reference's
+    box_px: np.ndarray  # (P,), how far the two sides' boxes differ
+    probabilities: Sequence[np.ndarray | None]  # the (M, M) maps; None where they are not recorded
+    paste: Paste = SAMPLED
+
+
 def compare_masks(
-    reference: np.ndarray,
-    candidate: np.ndarray,
-    boxes: np.ndarray,
-    box_px: np.ndarray,
-    probabilities: Sequence[np.ndarray | None],
-    allowed: float,
-    paste: Paste = SAMPLED,
+    reference: np.ndarray, candidate: np.ndarray, sources: Sources, allowed: float
 ) -> FlipReport:
-    """Compare paired boolean masks (P, H, W); ``boxes`` (P, 4) are the reference's, ``box_px`` (P,) how far
-    the two boxes differ, ``probabilities`` the (M, M) maps behind the masks or None where they are not
-    recorded, ``paste`` how they became masks.
+    """Compare paired boolean masks (P, H, W).
 
     A flipped pixel is explained when its probability is within ``allowed`` of the threshold, plus what a shift by the
     boxes' own difference can change (at most one mask cell's contrast per cell).
@@ -125,6 +126,7 @@ def compare_masks(
         inter = int((reference[k] & candidate[k]).sum())
         report.worst_iou = min(report.worst_iou, inter / union if union else 1.0)
         if flipped.any():
+            boxes, box_px, probabilities, paste = sources
             behind = _Behind(boxes[k], float(box_px[k]), probabilities[k], paste)
             _judge_flips(report, f"mask {k}", flipped, behind)
     return report
@@ -201,19 +203,30 @@ def heatmap_value(heatmap: np.ndarray, rows: int, cols: int, iy: int, ix: int) -
     return float(_cubic_weights(sy - y0) @ patch @ _cubic_weights(sx - x0))
 
 
+class HeatMaps(NamedTuple):
+    """What keypoints were decoded from."""
+
+    boxes: np.ndarray  # (P, 4), network pixels
+    logits: np.ndarray | None  # (P, K, M, M), the reference's; None where they are not recorded
+    scale: tuple[float, float] = (1.0, 1.0)  # image pixels per network pixel (x, y)
+    least: int = 0  # the fewest cells along a side of a stretched map
+
+    def value_at(self, item: int, keypoint: int, point: np.ndarray) -> float:
+        """The logit at the cell that a keypoint at ``point`` (x, y) was decoded from; NaN outside of the map."""
+        assert self.logits is not None
+        x1, y1, x2, y2 = self.boxes[item].astype(np.float64)
+        width, height = max(x2 - x1, 1.0), max(y2 - y1, 1.0)
+        cols, rows = max(int(np.ceil(width)), self.least), max(int(np.ceil(height)), self.least)
+        ix = round((point[0] / self.scale[0] - x1) * cols / width - 0.5)
+        iy = round((point[1] / self.scale[1] - y1) * rows / height - 0.5)
+        inside = 0 <= ix < cols and 0 <= iy < rows
+        return heatmap_value(self.logits[item, keypoint], rows, cols, iy, ix) if inside else float("nan")
+
+
 def compare_keypoints(
-    reference: np.ndarray,
-    candidate: np.ndarray,
-    boxes: np.ndarray,
-    heatmaps: np.ndarray | None,
-    px: float,
-    logit: float,
-    scale: tuple[float, float] = (1.0, 1.0),
-    least: int = 0,
+    reference: np.ndarray, candidate: np.ndarray, maps: HeatMaps, px: float, logit: float
 ) -> FlipReport:
-    """Compare paired keypoints (P, K, 3) of x, y, score. ``boxes`` (P, 4) are in network pixels, ``scale`` is
-    image pixels per network pixel (x, y), ``heatmaps`` (P, K, M, M) the reference's logits or None, ``least`` the
-    fewest cells along a side of a stretched map.
+    """Compare paired keypoints (P, K, 3) of x, y, score.
 
     A keypoint may move by ``px``; one that moves farther needs two heat-map cells whose logits differ by at
     most ``logit`` times the map's largest magnitude.
@@ -224,27 +237,13 @@ def compare_keypoints(
         report.flipped += 1
         report.worst_margin = max(report.worst_margin, float(moved[i, k]))
         gap = np.inf
-        if heatmaps is not None:
-            heat = heatmaps[i, k]
-            values = [_value_at(heat, boxes[i], p[i, k, :2], scale, least) for p in (reference, candidate)]
-            gap = abs(values[0] - values[1]) / max(float(np.abs(heat).max()), 1e-12)
+        if maps.logits is not None:
+            values = [maps.value_at(i, k, p[i, k, :2]) for p in (reference, candidate)]
+            gap = abs(values[0] - values[1]) / max(float(np.abs(maps.logits[i, k]).max()), 1e-12)
         if not gap <= logit:
             report.unexplained += 1
         report.notes.append(f"keypoint {k} of item {i} moved {moved[i, k]:.3f} px; peaks differ by {gap:.1e}")
     return report
-
-
-def _value_at(
-    heat: np.ndarray, box: np.ndarray, point: np.ndarray, scale: tuple[float, float], least: int
-) -> float:
-    """Heat-map value at the cell a keypoint was decoded from."""
-    x1, y1, x2, y2 = box.astype(np.float64)
-    width, height = max(x2 - x1, 1.0), max(y2 - y1, 1.0)
-    cols, rows = max(int(np.ceil(width)), least), max(int(np.ceil(height)), least)
-    ix = round((point[0] / scale[0] - x1) * cols / width - 0.5)
-    iy = round((point[1] / scale[1] - y1) * rows / height - 0.5)
-    inside = 0 <= ix < cols and 0 <= iy < rows
-    return heatmap_value(heat, rows, cols, iy, ix) if inside else float("nan")
 
 
 def compare_argmax(reference: np.ndarray, candidate: np.ndarray, relative: float) -> FlipReport:
@@ -264,32 +263,34 @@ def compare_argmax(reference: np.ndarray, candidate: np.ndarray, relative: float
     return report
 
 
+class Segmented(NamedTuple):
+    """A panoptic map (H, W) and the segments that its ids stand for."""
+
+    ids: np.ndarray
+    segments: Sequence[Mapping[str, Any]]
+
+
 def compare_panoptic(
-    reference: np.ndarray,
-    candidate: np.ndarray,
-    reference_segments: Sequence[Mapping[str, Any]],
-    candidate_segments: Sequence[Mapping[str, Any]],
-    explained: np.ndarray,
-    score: float,
+    reference: Segmented, candidate: Segmented, explained: np.ndarray, score: float
 ) -> FlipReport:
-    """Compare two panoptic maps (H, W) whose ids only have a meaning through their segment lists.
+    """Compare two panoptic maps whose ids only have a meaning through their segment lists.
 
     Segments are paired by kind, category and largest overlap. Every pixel whose segment is not the pair of
     the other side's counts as flipped; ``explained`` (H, W) marks pixels whose decision was within noise.
     Thing scores of paired segments may differ by ``score``; stuff areas only by the flipped pixels.
     """
-    mapping, lonely = _pair_segments(reference, candidate, reference_segments, candidate_segments)
-    mapped = np.zeros_like(candidate)
+    mapping, lonely = _pair_segments(reference, candidate)
+    mapped = np.zeros_like(candidate.ids)
     for own, other in mapping.items():
-        mapped[candidate == own] = other
-    flipped = mapped != reference
-    flipped |= (candidate != 0) & ~np.isin(candidate, list(mapping))
-    report = FlipReport(compared=int(reference.size), flipped=int(flipped.sum()), allowed=score)
+        mapped[candidate.ids == own] = other
+    flipped = mapped != reference.ids
+    flipped |= (candidate.ids != 0) & ~np.isin(candidate.ids, list(mapping))
+    report = FlipReport(compared=int(reference.ids.size), flipped=int(flipped.sum()), allowed=score)
     report.unexplained = int((flipped & ~explained).sum())
     for text in lonely:
         report.notes.append(text)
-    by_id = {int(s["id"]): s for s in reference_segments}
-    for segment in candidate_segments:
+    by_id = {int(s["id"]): s for s in reference.segments}
+    for segment in candidate.segments:
         partner = by_id.get(mapping.get(int(segment["id"]), -1))
         if partner is not None:
             _judge_segment(report, partner, segment, score)
@@ -297,32 +298,27 @@ def compare_panoptic(
     return report
 
 
-def _pair_segments(
-    reference: np.ndarray,
-    candidate: np.ndarray,
-    reference_segments: Sequence[Mapping[str, Any]],
-    candidate_segments: Sequence[Mapping[str, Any]],
-) -> tuple[dict[int, int], list[str]]:
+def _pair_segments(reference: Segmented, candidate: Segmented) -> tuple[dict[int, int], list[str]]:
     """candidate id -> reference id, and a line for each segment without a partner."""
     mapping: dict[int, int] = {}
     lonely = []
-    for segment in candidate_segments:
+    for segment in candidate.segments:
         own = int(segment["id"])
         options = [
             int(s["id"])
-            for s in reference_segments
+            for s in reference.segments
             if (s["category_id"], s["isthing"]) == (segment["category_id"], segment["isthing"])
             and int(s["id"]) not in mapping.values()
         ]
-        counts = {i: int(((candidate == own) & (reference == i)).sum()) for i in options}
+        counts = {i: int(((candidate.ids == own) & (reference.ids == i)).sum()) for i in options}
         best = max(counts, key=lambda i: counts[i], default=-1)
-        if best >= 0 and (counts[best] > 0 or not (candidate == own).any()):
+        if best >= 0 and (counts[best] > 0 or not (candidate.ids == own).any()):
             mapping[own] = best
         else:
             lonely.append(f"segment {own} (category {segment['category_id']}) is only in the candidate")
     lonely += [
         f"segment {s['id']} (category {s['category_id']}) is only in the reference"
-        for s in reference_segments
+        for s in reference.segments
         if int(s["id"]) not in mapping.values()
     ]
     return mapping, lonely

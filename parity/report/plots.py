@@ -208,17 +208,17 @@ def overlay(
     gaps = details.get("box_px", [0.0] * len(pairs))
     for (i, j), gap in zip(pairs, gaps, strict=True):
         same = gap <= limit_px
-        _box(axes, reference[i], SAME if same else REFERENCE, labels[0][i], 1.2 if same else 2.2)
+        _box(axes, reference[i], SAME if same else REFERENCE, labels[0][i], width=1.2 if same else 2.2)
         if not same:
-            _box(axes, candidate[j], CANDIDATE, labels[1][j], 2.2)
+            _box(axes, candidate[j], CANDIDATE, labels[1][j], width=2.2)
     for i in sorted(set(range(len(reference))) - {p[0] for p in pairs}):
-        _box(axes, reference[i], REFERENCE, labels[0][i], 2.4, filled=True)
+        _box(axes, reference[i], REFERENCE, labels[0][i], width=2.4, filled=True)
     for j in sorted(set(range(len(candidate))) - {p[1] for p in pairs}):
-        _box(axes, candidate[j], CANDIDATE, labels[1][j], 2.4, filled=True)
+        _box(axes, candidate[j], CANDIDATE, labels[1][j], width=2.4, filled=True)
     return photo(figure, 90)
 
 
-def _box(axes: Any, box: np.ndarray, colour: str, label: str, width: float, filled: bool = False) -> None:
+def _box(axes: Any, box: np.ndarray, colour: str, label: str, *, width: float, filled: bool = False) -> None:
     x1, y1, x2, y2 = (float(v) for v in box[:4])
     face = (*matplotlib.colors.to_rgb(colour), 0.25 if filled else 0.0)  # pyright: ignore
     axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, ec=colour, fc=face, lw=width))

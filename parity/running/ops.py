@@ -27,6 +27,7 @@ LIMITS = {"float32": Limit(1e-6, None, 1e-6, 1e-6), "float64": Limit(1e-12, None
 
 def run_ops(
     output: Path | None = None,
+    *,
     torch_python: str | None = None,
     device: str = "cpu",
     dtypes: tuple[str, ...] = ("float32", "float64"),

@@ -257,7 +257,9 @@ def resolved(setup: Setup, folder: Path, progress: Progress) -> Setup:
         **setup.left_out,
     }
     progress("reading configuration and weights")
-    events = call_worker("parity.backends.tf_tools", sys.executable, job, target, setup.timeout, progress)
+    events = call_worker(
+        "parity.backends.tf_tools", sys.executable, job, target, setup.timeout, progress=progress
+    )
     found = next((e for e in events if e["event"] == "resolved"), None)
     if found is None:
         raise BackendError("the configuration was resolved but no weights were named")

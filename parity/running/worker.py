@@ -51,7 +51,7 @@ def run_backend(backend: Backend, setup: Setup, target: Path, progress: Progress
         job,
         target,
         setup.timeout,
-        lambda text: progress(f"{label}: {text}"),
+        progress=lambda text: progress(f"{label}: {text}"),
     )
     return target
 
@@ -62,6 +62,7 @@ def call_worker(
     job: Mapping[str, Any],
     target: Path,
     timeout: float,
+    *,
     progress: Progress = lambda text: None,
     on_event: Callable[[dict[str, Any]], None] = lambda event: None,
 ) -> list[dict[str, Any]]:

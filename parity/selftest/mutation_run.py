@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -116,6 +116,7 @@ class Outcome:
 def run_mutations(
     output: Path,
     names: Sequence[str] = (),
+    *,
     torch_python: str | None = None,
     threads: int = 1,
     timeout: float = 7200.0,
@@ -138,32 +139,35 @@ def run_mutations(
         if family == "ops":
             outcomes += [_op_outcome(m, torch_python, timeout, progress) for m in bugs]
             continue
-        outcomes += _family(family, bugs, output / family, torch_python, threads, timeout, progress)
+        how = _How(torch_python or sys.executable, threads, timeout, progress)
+        outcomes += _family(family, bugs, output / family, how)
     return outcomes
 
 
 def _op_outcome(bug: Mutation, torch_python: str | None, timeout: float, progress: Progress) -> Outcome:
     begin = time.monotonic()
     comparison = run_ops(
-        None, torch_python, dtypes=("float32",), mutate=bug.name, only=bug.blame, timeout=timeout
+        torch_python=torch_python, dtypes=("float32",), mutate=bug.name, only=bug.blame, timeout=timeout
     )
     return _outcome(bug, comparison, begin, progress)
 
 
-def _family(
-    family: str,
-    bugs: Sequence[Mutation],
-    folder: Path,
-    torch_python: str | None,
-    threads: int,
-    timeout: float,
-    progress: Progress,
-) -> list[Outcome]:
+class _How(NamedTuple):
+    """How the runs of a family are made."""
+
+    torch_python: str
+    threads: int
+    timeout: float  # seconds for each
+    progress: Progress
+
+
+def _family(family: str, bugs: Sequence[Mutation], folder: Path, how: _How) -> list[Outcome]:
     """The bugs of one model family against one reference run."""
+    threads, timeout, progress = how.threads, how.timeout, how.progress
     folder.mkdir(parents=True, exist_ok=True)
-    setup = _family_setup(family, folder, torch_python, timeout, threads, progress)
+    setup = _family_setup(family, folder, how)
     name = "detectron2" if family in RECORDED else "torch"
-    torch = Backend(name, "", torch_python or sys.executable)
+    torch = Backend(name, "", how.torch_python)
     reference = run_backend(torch, setup, folder / "reference.h5", progress)
     again = replace(setup, threads=threads % 2 + 1)
     noise = run_backend(torch, again, folder / "noise.h5", progress)
@@ -233,10 +237,9 @@ def _outcome(bug: Mutation, comparison: Comparison, begin: float, progress: Prog
     return outcome
 
 
-def _family_setup(
-    family: str, folder: Path, torch_python: str | None, timeout: float, threads: int, progress: Progress
-) -> Setup:
+def _family_setup(family: str, folder: Path, how: _How) -> Setup:
     """Configuration, weights and a picture of one family, ready to run on both sides."""
+    python, threads, timeout, progress = how
     if family in RECORDED:
         setup = recorded_setup(RECORDINGS / RECORDED[family], folder)
         return resolved(replace(setup, threads=threads, repeat=1, timeout=timeout), folder, progress)
@@ -253,11 +256,10 @@ def _family_setup(
         name, opts = FAMILIES[family]
         config = folder / "random.yaml"
         job = {"mode": "config", "config_yaml": name, "weights": "", "opts": opts, "images": ["none"]}
-        call_worker("parity.backends.tf_tools", sys.executable, job, config, timeout, progress)
+        call_worker("parity.backends.tf_tools", sys.executable, job, config, timeout, progress=progress)
         weights = folder / "random.safetensors"
         random_job = {"config_yaml": str(config.resolve()), "seed": 7}
-        python = torch_python or sys.executable
-        call_worker("parity.backends.torch_random", python, random_job, weights, timeout, progress)
+        call_worker("parity.backends.torch_random", python, random_job, weights, timeout, progress=progress)
         setup = Setup(str(config), str(weights), [str(picture)])
     return resolved(replace(setup, threads=threads, repeat=1, timeout=timeout), folder, progress)
 

@@ -6,6 +6,7 @@ import tensorflow as tf
 from support import loops
 
 from tf_d2.config.parts.box_head import FastRCNNConvFCHeadConfig
+from tf_d2.config.parts.roi_heads import BoxPredictorConfig
 from tf_d2.modeling.batches import Proposals
 from tf_d2.modeling.box_head import (
     FastRCNNConvFCHead,
@@ -105,6 +106,10 @@ def regions():
     return boxes, probs, np.array([20, 25], np.int32), np.array([[80, 100], [64, 90]], np.int32)
 
 
+def limits(score, nms, topk):
+    return BoxPredictorConfig((), False, False, score, nms, topk)
+
+
 @pytest.mark.parametrize("topk", [5, 100, -1])
 def test_detections(run, regions, topk):
     boxes, probs, counts, sizes = regions
@@ -112,7 +117,7 @@ def test_detections(run, regions, topk):
 
     def infer(boxes, probs, counts, sizes):
         proposals = Proposals(tf.zeros([45, 4]), tf.zeros([45]), tf.constant(index), counts)
-        return fast_rcnn_inference(boxes, probs, proposals, sizes, 2, 0.1, 0.4, topk)
+        return fast_rcnn_inference(boxes, probs, proposals, sizes, 2, limits(0.1, 0.4, topk))
 
     got = run(infer, boxes, probs, counts, sizes)
     expected = [
@@ -134,7 +139,7 @@ def test_one_box_for_all_classes(regions):
     )
     boxes, probs = boxes[:20, :1], probs[:20]
     got = fast_rcnn_inference(
-        tf.constant(boxes), tf.constant(probs), proposals, tf.constant(sizes[:1]), 1, 0.1, 0.4, 30
+        tf.constant(boxes), tf.constant(probs), proposals, tf.constant(sizes[:1]), 1, limits(0.1, 0.4, 30)
     )
     expected = detections(boxes, probs, sizes[0], 0.1, 0.4, 30)
     np.testing.assert_allclose(got.boxes, [row[0] for row in expected], rtol=1e-6)
@@ -147,7 +152,7 @@ def test_a_score_at_the_threshold_is_no_detection():
     boxes = np.array([[[0, 0, 9, 9]], [[20, 20, 29, 29]]], np.float32)
     proposals = Proposals(tf.zeros([2, 4]), tf.zeros([2]), tf.zeros([2], tf.int32), tf.constant([2]))
     got = fast_rcnn_inference(
-        tf.constant(boxes), tf.constant(probs), proposals, tf.constant([[40, 40]]), 1, 0.1, 0.5, 9
+        tf.constant(boxes), tf.constant(probs), proposals, tf.constant([[40, 40]]), 1, limits(0.1, 0.5, 9)
     )
     assert got.boxes.numpy().tolist() == [[20, 20, 29, 29]]
 

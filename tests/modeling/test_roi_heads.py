@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tf_d2.config import load_config_text
+from tf_d2.config.parts.roi_heads import BoxPredictorConfig
 from tf_d2.modeling import build_model, poolers
 from tf_d2.modeling.batches import Detections, Proposals
 from tf_d2.modeling.box_head import fast_rcnn_inference, predict_probs
@@ -79,9 +80,7 @@ def detections_of(logits, boxes, score_thresh):
             Proposals(boxes[:, 0], logits[:, 0], tf.zeros_like(logits[:, 0], tf.int32), tf.shape(boxes)[:1]),
             tf.constant([[300, 300]]),
             1,
-            score_thresh,
-            0.5,
-            100,
+            BoxPredictorConfig((), False, False, score_thresh, 0.5, 100),
         ),
         autograph=False,
     )

@@ -102,13 +102,13 @@ def test_scenes_are_not_trivial(panoptic) -> None:
 def test_full_and_png_masks(count: int) -> None:
     rows, labels = scene(3, count)
     size = tf.constant(labels.shape)
-    arguments = rows["detection_masks"], rows["detection_boxes"], tf.constant(count), size
+    found = maps.BoxMasks(*map(tf.constant, (rows["detection_masks"], rows["detection_boxes"], count)))
     expected = pasted(rows, labels.shape)
-    full = maps.pasted_masks(*(tf.constant(a) for a in arguments)).numpy()
+    full = maps.pasted_masks(found, size).numpy()
     assert full.dtype == np.uint8
     np.testing.assert_array_equal(full[:count], expected)
     assert not full[count:].any()
-    files = maps.png_masks(*(tf.constant(a) for a in arguments)).numpy()
+    files = maps.png_masks(found, size).numpy()
     assert [len(f) > 0 for f in files] == [True] * count + [False] * (ROWS - count)
     for data, mask in zip(files, expected, strict=False):
         np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))), mask * np.uint8(255))

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_d2.config.parts.box_head import FastRCNNConvFCHeadConfig
-from tf_d2.config.parts.conventions import DETECTRON2, Conventions
+from tf_d2.config.parts.roi_heads import BoxPredictorConfig
 from tf_d2.config.reading import Floats
 from tf_d2.layers.base import Module
 from tf_d2.layers.conv import Conv2d, Linear
@@ -108,22 +108,19 @@ def fast_rcnn_inference(
     proposals: Proposals,
     image_sizes: tf.Tensor,
     batch_size: int | tf.Tensor,
-    score_thresh: float,
-    nms_thresh: float,
-    topk: int,
-    conventions: Conventions = DETECTRON2,
+    limits: BoxPredictorConfig,
 ) -> Detections:
     """Threshold, per-class NMS and top k of each image.
 
     A region with a non-finite box (of any class) or probability is dropped whole; boxes are clipped; a (region, class)
-    pair with probability strictly above ``score_thresh`` is a candidate.
+    pair with probability strictly above ``limits.score_thresh_test`` is a candidate.
 
     Args:
         boxes: ``[R, K, 4]`` or ``[R, 1, 4]`` (class agnostic), pixels of the network input (rotated: 5).
         probs: ``[R, K + 1]``, background last.
         image_sizes: int32 ``[B, 2]`` (height, width).
-        topk: detections per image; negative = all.
-        conventions: with ``inclusive_nms`` those of Detectron and maskrcnn-benchmark.
+        limits: thresholds, detections per image (negative = all) and conventions (with ``inclusive_nms`` those of
+            Detectron and maskrcnn-benchmark).
 
     Source: detectron2/modeling/roi_heads/fast_rcnn.py ``fast_rcnn_inference_single_image``; detectron/core/test.py
     ``box_results_with_nms_and_limit``; maskrcnn_benchmark/modeling/roi_heads/box_head/inference.py.
@@ -132,8 +129,7 @@ def fast_rcnn_inference(
 
     def one_image(i: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         rows = rows_of(proposals.counts, i)
-        arguments = boxes[rows], probs[rows], image_sizes[i], score_thresh, nms_thresh, topk
-        return _detect(*arguments, conventions)
+        return _detect(boxes[rows], probs[rows], image_sizes[i], limits)
 
     specs = [
         tf.TensorSpec([None, box_dim], tf.float32),
@@ -145,18 +141,13 @@ def fast_rcnn_inference(
 
 
 def _detect(
-    boxes: tf.Tensor,
-    probs: tf.Tensor,
-    image_size: tf.Tensor,
-    score_thresh: float,
-    nms_thresh: float,
-    topk: int,
-    conventions: Conventions,
+    boxes: tf.Tensor, probs: tf.Tensor, image_size: tf.Tensor, limits: BoxPredictorConfig
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    conventions, topk = limits.conventions, limits.detections_per_image
     is_rotated = boxes.shape[-1] == 5
     finite = tf.reduce_all(tf.math.is_finite(boxes), [1, 2]) & tf.reduce_all(tf.math.is_finite(probs), 1)
     # A Python threshold meets float32 scores as a float32, in torch as here.
-    candidate = elementary.above(probs[:, :-1], score_thresh) & finite[:, None]
+    candidate = elementary.above(probs[:, :-1], limits.score_thresh_test) & finite[:, None]
     index = tf.where(candidate)  # [n, 2] (region, class), region-major
     region, classes = index[:, 0], index[:, 1]
     box_class = tf.zeros_like(classes) if boxes.shape[1] == 1 else classes
@@ -169,15 +160,15 @@ def _detect(
     scores = tf.gather_nd(probs, index)
     limit = None if topk < 0 else topk
     if is_rotated:
-        kept = rotated.batched_nms_rotated(chosen, scores, classes, nms_thresh, limit)
+        kept = rotated.batched_nms_rotated(chosen, scores, classes, limits.nms_thresh_test, limit)
     elif conventions.inclusive_nms:
-        kept = batched_nms_inclusive(chosen, scores, classes, nms_thresh)
+        kept = batched_nms_inclusive(chosen, scores, classes, limits.nms_thresh_test)
         if conventions.ties_at_limit:
             kept = tf.gather(kept, best_with_ties(tf.gather(scores, kept), topk))
         elif topk > 0:
             kept = kept[:topk]
     else:
-        kept = batched_nms(chosen, scores, classes, nms_thresh, limit)
+        kept = batched_nms(chosen, scores, classes, limits.nms_thresh_test, limit)
     return tf.gather(chosen, kept), tf.gather(scores, kept), tf.gather(classes, kept)
 
 

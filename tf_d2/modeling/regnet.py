@@ -45,13 +45,15 @@ class SqueezeExcitation(Module):
 
 
 class BottleneckTransform(Module):
-    """1x1, grouped 3x3, squeeze and excitation where ``hidden`` is not 0, and 1x1 convolution."""
+    """1x1, grouped 3x3, squeeze and excitation where the configuration has it, and 1x1 convolution."""
 
     def __init__(
-        self, in_channels: int, stage: RegNetStage, name: str, *, stride: int, hidden: int, norm: str
+        self, in_channels: int, stage: RegNetStage, name: str, *, stride: int, config: RegNetConfig
     ) -> None:
         super().__init__(name)
-        width = stage.width
+        width, norm = stage.width, config.norm
+        # The hidden width follows the block's input, not its own channels.
+        hidden = round(in_channels * config.se_ratio)
         with self.scope():
             self.a = _conv(in_channels, width, 1, "a", "a_bn", norm=norm, relu=True)
             self.b = _conv(
@@ -70,14 +72,14 @@ class ResBottleneckBlock(Module):
     """A bottleneck transform ``f`` and a shortcut, projected where channels or size change."""
 
     def __init__(
-        self, in_channels: int, stage: RegNetStage, name: str, *, stride: int, hidden: int, norm: str
+        self, in_channels: int, stage: RegNetStage, name: str, *, stride: int, config: RegNetConfig
     ) -> None:
         super().__init__(name)
         with self.scope():
             self.proj = None
             if in_channels != stage.width or stride != 1:
-                self.proj = _conv(in_channels, stage.width, 1, "proj", "bn", norm=norm, stride=stride)
-            self.f = BottleneckTransform(in_channels, stage, "f", stride=stride, hidden=hidden, norm=norm)
+                self.proj = _conv(in_channels, stage.width, 1, "proj", "bn", norm=config.norm, stride=stride)
+            self.f = BottleneckTransform(in_channels, stage, "f", stride=stride, config=config)
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         return self.f(x, x if self.proj is None else self.proj(x))
@@ -115,18 +117,8 @@ def _make_stage(config: RegNetConfig, stage: RegNetStage, in_channels: int) -> l
     blocks: list[Module] = []
     with keras.name_scope(stage.name):
         for index in range(stage.blocks):
-            # The hidden width of squeeze and excitation follows the block's input, not its own channels.
-            hidden = round(in_channels * config.se_ratio)
-            blocks.append(
-                ResBottleneckBlock(
-                    in_channels,
-                    stage,
-                    f"b{index + 1}",
-                    stride=1 if index else 2,
-                    hidden=hidden,
-                    norm=config.norm,
-                )
-            )
+            name, stride = f"b{index + 1}", 1 if index else 2
+            blocks.append(ResBottleneckBlock(in_channels, stage, name, stride=stride, config=config))
             in_channels = stage.width
     return blocks
 

@@ -192,21 +192,15 @@ def make_stage(config: ResNetConfig, index: int, name: str) -> list[Module]:
     blocks: list[Module] = []
     with keras.name_scope(name):
         for i, dilation in enumerate(config.dilations(index, count)):
-            stride = config.first_stride(index) if i == 0 else 1
-            blocks.append(_make_block(config, index, in_channels, out_channels, stride, dilation, str(i)))
+            blocks.append(_make_block(config, index, i, in_channels, dilation))
             in_channels = out_channels
     return blocks
 
 
-def _make_block(
-    config: ResNetConfig,
-    index: int,
-    in_channels: int,
-    out_channels: int,
-    stride: int,
-    dilation: int,
-    name: str,
-) -> Module:
+def _make_block(config: ResNetConfig, index: int, number: int, in_channels: int, dilation: int) -> Module:
+    """Block ``number`` of stage ``index``; only a stage's first block has a stride."""
+    out_channels, name = config.res2_out_channels * 2**index, str(number)
+    stride = config.first_stride(index) if number == 0 else 1
     if config.depth < 50:
         return BasicBlock(in_channels, out_channels, name, stride=stride, norm=config.norm)
     bottleneck = config.num_groups * config.width_per_group * 2**index

@@ -9,7 +9,7 @@ write what they compute into ``stages``, under detectron2's module names.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -35,6 +35,24 @@ from tf_d2.ops import boxes as box_ops
 
 Features = Mapping[str, tf.Tensor]
 PREFIX = "roi_heads"
+
+
+class OnPooled(NamedTuple):
+    """What is computed on pooled regions, and the modules of the heads that its arrays are named after."""
+
+    compute: Callable[[tf.Tensor], Sequence[tf.Tensor]]
+    between: Sequence[
+        str
+    ]  # the pooled regions and what `compute` returns first; kept only where it is recorded
+    results: Sequence[str]  # the rest
+
+
+class BoxBranch(NamedTuple):
+    """A box head and its predictor."""
+
+    head: Callable[[tf.Tensor], tf.Tensor]
+    predictor: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+    names: tuple[str, str, str]  # of pooler, head and predictor in the stages
 
 
 class StandardROIHeads(Module):
@@ -93,16 +111,11 @@ class StandardROIHeads(Module):
         pooler: ROIPooler,
         features: Features,
         regions: Proposals | Detections,
-        compute: Callable[[tf.Tensor], Sequence[tf.Tensor]],
+        computation: OnPooled,
         stages: Stages,
-        between: Sequence[str],
-        results: Sequence[str],
     ) -> list[tf.Tensor]:
-        """Pool regions and compute on them: what ``compute`` returns, in the order of the regions, goes to ``stages``.
-
-        ``between`` names the pooled features and what ``compute`` returns first, of which nothing is kept unless it is
-        recorded; ``results`` names the rest, which is returned. Names are modules of the heads.
-        """
+        """Pool regions and compute on them: the results, in the order of the regions; everything goes to ``stages``."""
+        compute, between, results = computation
         maps = [features[f] for f in self.feature_names]
         names = [*between, *results] if is_recorded(stages) else results
 
@@ -115,27 +128,20 @@ class StandardROIHeads(Module):
 
     def classify_with(
         self,
-        head: Callable[[tf.Tensor], tf.Tensor],
-        predictor: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+        branch: BoxBranch,
         features: Features,
         proposals: Proposals,
         stages: Stages,
-        names: tuple[str, str, str],
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Class logits ``[R, K + 1]`` and box deltas ``[R, 4 K or 4]`` (rotated: 5) of pooled proposals.
-
-        ``names``: those of pooler, head and predictor in ``stages``.
-        """
+        """Class logits ``[R, K + 1]`` and box deltas ``[R, 4 K or 4]`` (rotated: 5) of pooled proposals."""
 
         def compute(pooled: tf.Tensor) -> Sequence[tf.Tensor]:
-            x = head(pooled)
-            return x, *predictor(x)
+            x = branch.head(pooled)
+            return x, *branch.predictor(x)
 
-        *between, last = names
-        outputs = [f"{last}/{k}" for k in range(2)]
-        logits, deltas = self.on_regions(
-            self.box_pooler, features, proposals, compute, stages, between, outputs
-        )
+        *between, last = branch.names
+        computation = OnPooled(compute, between, [f"{last}/{k}" for k in range(2)])
+        logits, deltas = self.on_regions(self.box_pooler, features, proposals, computation, stages)
         return logits, deltas
 
     def classify(
@@ -143,7 +149,9 @@ class StandardROIHeads(Module):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Class logits and box deltas of proposals."""
         names = ("box_pooler", "box_head", "box_predictor")
-        return self.classify_with(self.box_head, self.box_predictor, features, proposals, stages, names)
+        return self.classify_with(
+            BoxBranch(self.box_head, self.box_predictor, names), features, proposals, stages
+        )
 
     def detect(
         self,
@@ -171,17 +179,7 @@ class StandardROIHeads(Module):
         weights = predictor.bbox_reg_weights[len(stage_scores) - 1]
         plus_one = predictor.conventions.decode_plus_one
         decoded = predict_boxes(deltas, proposals.boxes, weights, self.rotated, plus_one)
-        return fast_rcnn_inference(
-            decoded,
-            probs,
-            proposals,
-            image_sizes,
-            batch_size,
-            predictor.score_thresh_test,
-            predictor.nms_thresh_test,
-            predictor.detections_per_image,
-            predictor.conventions,
-        )
+        return fast_rcnn_inference(decoded, probs, proposals, image_sizes, batch_size, predictor)
 
     def per_instance(
         self,
@@ -202,15 +200,8 @@ class StandardROIHeads(Module):
             outputs["pred_masks"] = self._masks(features, detections, stages)
         if self.keypoint_head is not None:
             lowres_of = self.keypoint_head.lowres
-            [lowres] = self.on_regions(
-                self.keypoint_pooler,
-                features,
-                detections,
-                lambda x: [lowres_of(x)],
-                stages,
-                ["keypoint_pooler"],
-                ["keypoint_head.score_lowres"],
-            )
+            scored = OnPooled(lambda x: [lowres_of(x)], ["keypoint_pooler"], ["keypoint_head.score_lowres"])
+            [lowres] = self.on_regions(self.keypoint_pooler, features, detections, scored, stages)
             heatmaps = tf.transpose(self.keypoint_head.upsample(lowres), [0, 3, 1, 2])
             outputs["pred_keypoint_heatmaps"] = heatmaps
             boxes = detections.boxes if keypoint_boxes is None else keypoint_boxes
@@ -223,15 +214,8 @@ class StandardROIHeads(Module):
         if getattr(self.heads.mask_head, "samples_features", False):
             logits = head.masks(features, detections, stages, f"{PREFIX}.mask_head")
             return mask_inference(logits[:, :, :, None], detections.classes)
-        [logits] = self.on_regions(
-            self.mask_pooler,
-            features,
-            detections,
-            lambda x: [head(x)],
-            stages,
-            ["mask_pooler"],
-            ["mask_head.predictor"],
-        )
+        predicted = OnPooled(lambda x: [head(x)], ["mask_pooler"], ["mask_head.predictor"])
+        [logits] = self.on_regions(self.mask_pooler, features, detections, predicted, stages)
         return mask_inference(logits, detections.classes)
 
 
@@ -263,7 +247,8 @@ class CascadeROIHeads(StandardROIHeads):
                 suffix = f"#{k}"
             head, predictor = self.box_head[str(k)], self.box_predictor[str(k)]
             names = (f"box_pooler{suffix}", f"box_head.{k}", f"box_predictor.{k}")
-            scores, deltas = self.classify_with(head, predictor, features, proposals, stages, names)
+            branch = BoxBranch(head, predictor, names)
+            scores, deltas = self.classify_with(branch, features, proposals, stages)
             stage_scores.append(scores)
         return self.select(stage_scores, deltas, proposals, image_sizes, batch_size)
 
@@ -304,7 +289,8 @@ class Res5ROIHeads(StandardROIHeads):
         self, features: Features, proposals: Proposals, stages: Stages
     ) -> tuple[tf.Tensor, tf.Tensor]:
         names = ("pooler", "res5", "box_predictor")
-        return self.classify_with(self.run_res5, self.predict, features, proposals, stages, names)
+        branch = BoxBranch(self.run_res5, self.predict, names)
+        return self.classify_with(branch, features, proposals, stages)
 
     def _masks(self, features: Features, detections: Detections, stages: Stages) -> tf.Tensor:
         assert self.mask_head is not None

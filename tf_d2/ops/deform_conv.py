@@ -11,6 +11,8 @@ the kernel.
 Source: detectron2/layers/deform_conv.py at 02b5c4e2; torchvision/csrc/ops/cpu/deform_conv2d_kernel.cpp.
 """
 
+from typing import NamedTuple
+
 import tensorflow as tf
 
 from weights.errors import UsageError
@@ -55,9 +57,8 @@ def deform_conv2d(
     kernel_h, kernel_w, _, outputs = _static_shape(kernel)
     channels = _channels(x)
     _check_channels(x, offset, kernel, deformable_groups, mask)
-    y, x_position = _positions(
-        offset, kernel_h, kernel_w, stride, padding, dilation, deformable_groups
-    )  # [P,T,G]
+    grid = _Grid(stride, padding, dilation)
+    y, x_position = _positions(offset, kernel_h, kernel_w, grid, deformable_groups)  # [P,T,G]
     corners, weights = _corners(y, x_position, x, deformable_groups)
     if mask is not None:
         mask = tf.transpose(tf.reshape(mask, [-1, deformable_groups, kernel_h * kernel_w]), [0, 2, 1])
@@ -117,8 +118,20 @@ def _channels(x: tf.Tensor) -> int:
     return channels
 
 
+class _Grid(NamedTuple):
+    """Where the taps lie before they are moved, in input pixels; the same for rows and columns."""
+
+    stride: int
+    padding: int
+    dilation: int
+
+    def places(self, outputs: tf.Tensor, tap: tf.Tensor) -> tf.Tensor:
+        """Rows (or columns) [outputs,T] of taps that are ``tap`` int32 [T] steps from the first."""
+        return tf.range(outputs)[:, tf.newaxis] * self.stride - self.padding + tap * self.dilation
+
+
 def _positions(
-    offset: tf.Tensor, kernel_h: int, kernel_w: int, stride: int, padding: int, dilation: int, groups: int
+    offset: tf.Tensor, kernel_h: int, kernel_w: int, grid: _Grid, groups: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Sampled rows and columns, [P,T,G] each, P = B * Ho * Wo."""
     batch, out_h, out_w, _ = tf.unstack(tf.shape(offset))
@@ -126,8 +139,8 @@ def _positions(
     moves = tf.reshape(offset, tf.stack([batch, out_h, out_w, groups, taps, 2]))
     dy, dx = tf.unstack(tf.transpose(moves, [0, 1, 2, 4, 3, 5]), axis=-1)  # [B,Ho,Wo,T,G]
     tap = tf.range(taps)
-    rows = tf.range(out_h)[:, tf.newaxis] * stride - padding + tap // kernel_w * dilation  # [Ho,T]
-    columns = tf.range(out_w)[:, tf.newaxis] * stride - padding + tap % kernel_w * dilation
+    rows = grid.places(out_h, tap // kernel_w)  # [Ho,T]
+    columns = grid.places(out_w, tap % kernel_w)
     y = tf.cast(rows, offset.dtype)[:, tf.newaxis, :, tf.newaxis] + dy
     x = tf.cast(columns, offset.dtype)[tf.newaxis, :, :, tf.newaxis] + dx
     return tf.reshape(y, [-1, taps, groups]), tf.reshape(x, [-1, taps, groups])

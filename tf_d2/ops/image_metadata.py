@@ -196,7 +196,7 @@ def _png(data: tf.Tensor) -> Metadata:
         state = state._replace(certain=state.certain & (end | tf.logical_not(cut)))
         state = tf.cond(
             known & tf.logical_not(end | cut),
-            lambda: _png_chunk(data, kind, position + 8, size, size_in_header, state),
+            lambda: _png_chunk(data, _Chunk(kind, position + 8, size), size_in_header, state),
             lambda: state,
         )
         chunks = tf.cond(pixels, lambda: _equal_chunks(data, position, size + 12), lambda: tf.ones_like(size))
@@ -221,14 +221,15 @@ def _equal_chunks(data: tf.Tensor, position: tf.Tensor, step: tf.Tensor) -> tf.T
     return tf.argmax(tf.cast(other, tf.int32))
 
 
-def _png_chunk(
-    data: tf.Tensor,
-    kind: tf.Tensor,
-    start: tf.Tensor,
-    size: tf.Tensor,
-    size_in_header: tf.Tensor,
-    state: _Png,
-) -> _Png:
+class _Chunk(NamedTuple):
+    kind: tf.Tensor  # string, four letters
+    start: tf.Tensor  # int64, of its content in the file
+    size: tf.Tensor  # int64, of its content
+
+
+def _png_chunk(data: tf.Tensor, chunk: _Chunk, size_in_header: tf.Tensor, state: _Png) -> _Png:
+    kind, start, size = chunk
+
     def text() -> _Png:
         return _png_text(kind, part(data, start, size), state)
 

@@ -5,7 +5,7 @@ The same rule as graph ops, for exports, is in `tf_d2.serving.maps`.
 Source: detectron2/modeling/meta_arch/panoptic_fpn.py at 02b5c4e2.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -49,26 +49,22 @@ def combine_semantic_and_instance_outputs(
             f"semantic map need masks [N,H,W] of that size, got {list(masks.shape)}"
         )
     panoptic_seg = np.zeros(sem_seg.shape, np.int32)
-    segments = _paint_things(
-        panoptic_seg,
-        scores,
-        classes,
-        masks.astype(bool, copy=False),
-        overlap_threshold,
-        instances_score_thresh,
-    )
+    things = _Things(scores, classes, masks.astype(bool, copy=False))
+    segments = _paint_things(panoptic_seg, things, overlap_threshold, instances_score_thresh)
     segments += _paint_stuff(panoptic_seg, sem_seg, stuff_area_thresh, first_id=len(segments) + 1)
     return panoptic_seg, segments
 
 
+class _Things(NamedTuple):
+    scores: np.ndarray  # [N]
+    classes: np.ndarray  # [N]
+    masks: np.ndarray  # bool [N,H,W]
+
+
 def _paint_things(
-    panoptic_seg: np.ndarray,
-    scores: np.ndarray,
-    classes: np.ndarray,
-    masks: np.ndarray,
-    overlap_threshold: float,
-    score_thresh: float,
+    panoptic_seg: np.ndarray, things: _Things, overlap_threshold: float, score_thresh: float
 ) -> list[dict[str, Any]]:
+    scores, classes, masks = things
     segments: list[dict[str, Any]] = []
     for i in np.argsort(-scores, kind="stable"):
         score = float(scores[i])

@@ -143,9 +143,9 @@ class Regions:
         own_level = tf.maximum(levels, 0)
         scale = tf.gather(tf.constant(scales, accurate), own_level)  # [N]
         sizes = tf.transpose(tf.gather(self._map_sizes, own_level))  # [2, N]
-        low, high = (tf.stack([boxes[:, i + 1], boxes[:, i]]) for i in (0, 2))
         how = grouping()
-        axes, windows = _axes(low, high, sizes, output_size, scale, sampling_ratio, aligned, how)
+        sampling = _Sampling(output_size, sampling_ratio, aligned)
+        axes, windows = _axes(boxes, sizes, scale, sampling, how)
         cell_bytes = self.channels * self.dtype.size
         order, self._chunks = _chunks(levels, windows, cell_bytes, how.window_bytes)
         # In that order, a chunk is a slice.
@@ -246,21 +246,24 @@ def _gather_from(tables: Sequence[tf.Tensor], level: tf.Tensor, cells: tf.Tensor
     return tf.switch_case(level, [lambda table=table: tf.gather(table, cells) for table in tables])
 
 
+class _Sampling(NamedTuple):
+    """Arguments of :func:`roi_align` that say how a region is sampled."""
+
+    bins: int
+    ratio: int
+    aligned: bool
+
+
 def _axes(
-    low: tf.Tensor,
-    high: tf.Tensor,
-    cells: tf.Tensor,
-    bins: int,
-    scale: tf.Tensor,
-    sampling_ratio: int,
-    aligned: bool,
-    how: _Grouping,
+    boxes: tf.Tensor, cells: tf.Tensor, scale: tf.Tensor, sampling: _Sampling, how: _Grouping
 ) -> tuple[_Axes, tf.Tensor]:
     """Sampling along both axes, each operation in the order (and rounding) of torchvision's kernel.
 
-    ``low``, ``high``: ``[2, N]`` pixels (y, x); ``cells`` int32 ``[2, N]`` and ``scale`` ``[N]`` of the map each
-    region lies on. Also returns the size of each window, int32 ``[2, N]``, which holds every sample.
+    ``boxes``: ``[N, 4]`` xyxy pixels; ``cells`` int32 ``[2, N]`` and ``scale`` ``[N]`` of the map each region lies
+    on. Also returns the size of each window, int32 ``[2, N]``, which holds every sample.
     """
+    bins, sampling_ratio, aligned = sampling
+    low, high = (tf.stack([boxes[:, i + 1], boxes[:, i]]) for i in (0, 2))  # [2, N] (y, x)
     offset = tf.constant(0.5 if aligned else 0.0, low.dtype)
     start = low * scale - offset
     size = (high * scale - offset) - start

@@ -11,6 +11,7 @@ layers/csrc/{box_iou_rotated,nms_rotated,ROIAlignRotated} at 02b5c4e2.
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -318,11 +319,11 @@ def roi_align_rotated(
     boxes = tf.cast(boxes, tf.float64 if features.dtype == tf.float64 else tf.float32)
     count = tf.shape(boxes)[0]
     batch, height, width, channels = tf.unstack(tf.shape(features))
-    table = tf.reshape(features, [batch * height * width, channels])
+    cells = _Cells(tf.reshape(features, [batch * height * width, channels]), height, width)
 
     def pool(i: tf.Tensor) -> tf.Tensor:
         y, x, samples = _rotated_grid(boxes[i], output_size, spatial_scale, sampling_ratio)  # [P*gh,P*gw]
-        values = _clamped_samples(table, image_index[i] * height * width, y, x, height, width)
+        values = _clamped_samples(cells, image_index[i], y, x)
         bins = tf.stack([output_size, samples[0], output_size, samples[1], channels])
         total = tf.reduce_sum(tf.reshape(values, bins), axis=[1, 3])
         return total / tf.cast(tf.maximum(samples[0] * samples[1], 1), features.dtype)
@@ -360,10 +361,18 @@ def _bin_positions(size: tf.Tensor, bin_size: tf.Tensor, grid: tf.Tensor, bins: 
     return tf.reshape(bin_start[:, tf.newaxis] + within, [-1])
 
 
-def _clamped_samples(
-    table: tf.Tensor, first: tf.Tensor, y: tf.Tensor, x: tf.Tensor, height: tf.Tensor, width: tf.Tensor
-) -> tf.Tensor:
-    """Bilinear samples [a,b,C] at y, x [a,b] of the image whose cells start at row `first` of `table`."""
+class _Cells(NamedTuple):
+    """Feature maps of a batch as one table."""
+
+    table: tf.Tensor  # [B*H*W,C]
+    height: tf.Tensor  # int32, H
+    width: tf.Tensor
+
+
+def _clamped_samples(cells: _Cells, image: tf.Tensor, y: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    """Bilinear samples [a,b,C] at y, x [a,b] of one image of the batch."""
+    table, height, width = cells
+    first = image * height * width
     bottom, right = tf.cast(height, y.dtype), tf.cast(width, x.dtype)
     counted = (y >= -1) & (y <= bottom) & (x >= -1) & (x <= right)
     y = tf.clip_by_value(tf.where(counted, y, tf.zeros_like(y)), 0, bottom - 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -66,7 +67,8 @@ def core_function(model: D2Model, options: GraphOptions) -> Callable[..., Output
             given = given_proposals(proposals[0], proposals[1], network_sizes, sizes, topk, factors)
         raw = model.run(model.prepare(canvas, network_sizes), network_sizes, sizes, given, Unrecorded())
         outputs = _row_outputs(config, raw, network_sizes, sizes, options)
-        outputs |= _map_outputs(model, raw, outputs, network_sizes, sizes, map_size, options)
+        extents = _Extents(network_sizes, sizes, map_size)
+        outputs |= _map_outputs(model, raw, outputs, extents, options)
         if options.masks != "roi":
             for name in ("detection_masks", "detection_mask_boxes", "detection_mask_sides"):
                 outputs.pop(name, None)
@@ -148,17 +150,20 @@ def normalised(boxes: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
     return tf.gather(boxes, [1, 0, 3, 2], axis=2) / extent
 
 
+class _Extents(NamedTuple):
+    """(height, width) of the pictures of a request, int32."""
+
+    network: tf.Tensor  # [n, 2], as the network sees them
+    image: tf.Tensor  # [n, 2], as they came
+    maps: tf.Tensor  # [2], of the largest one
+
+
 def _map_outputs(
-    model: D2Model,
-    raw: Outputs,
-    rows: Outputs,
-    network_sizes: tf.Tensor,
-    sizes: tf.Tensor,
-    map_size: tf.Tensor,
-    options: GraphOptions,
+    model: D2Model, raw: Outputs, rows: Outputs, extents: _Extents, options: GraphOptions
 ) -> Outputs:
     """Answers with a value per pixel, image by image, padded to the largest image of the request."""
     config = model.config
+    network_sizes, sizes, map_size = extents
 
     def one_image(i: tf.Tensor) -> Outputs:
         size, outputs = sizes[i], {}
@@ -170,13 +175,13 @@ def _map_outputs(
             windows = rows.get("detection_mask_boxes", rows["detection_boxes"])
             count, paste = rows["num_detections"][i], maps.paste_of(config)
             sides = rows["detection_mask_sides"][i] if "detection_mask_sides" in rows else None
-            arguments = rows["detection_masks"][i], windows[i], count, size, paste, sides
+            found = maps.BoxMasks(rows["detection_masks"][i], windows[i], count, sides, paste)
             if options.masks == "full":
                 outputs["detection_masks_full"] = maps.pad_map(
-                    maps.pasted_masks(*arguments), map_size, axis=1
+                    maps.pasted_masks(found, size), map_size, axis=1
                 )
             else:
-                outputs["detection_masks_png_bytes"] = maps.png_masks(*arguments)
+                outputs["detection_masks_png_bytes"] = maps.png_masks(found, size)
         if "sem_seg" in raw and (options.sem_seg != "none" or config.panoptic is not None):
             logits = maps.semantic_logits(raw["sem_seg"][i], network_sizes[i], size)
             labels = tf.argmax(logits, axis=-1, output_type=tf.int32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -26,46 +27,37 @@ def paste_of(config: ModelConfig) -> _Paste:
     return lambda mask, box, height, width: paste_padded_mask(mask, box, height, width, threshold)
 
 
-def pasted_masks(
-    masks: tf.Tensor,
-    boxes: tf.Tensor,
-    count: tf.Tensor,
-    size: tf.Tensor,
-    into_image: _Paste = paste_mask,
-    sides: tf.Tensor | None = None,
-) -> tf.Tensor:
-    """Probabilities ``[M, S, S]`` of an image -> uint8 0 or 1 ``[M, h, w]``; rows from ``count`` on are 0.
+class BoxMasks(NamedTuple):
+    """Masks of one image, each in its box; ``into_image`` pastes one."""
 
-    ``sides``: int32 ``[M]``, how many rows and columns of each are its mask; None = all.
-    """
+    masks: tf.Tensor  # [M, S, S] probabilities
+    boxes: tf.Tensor  # [M, 4] xyxy pixels of the image
+    count: tf.Tensor  # int32, how many of them there are; the others are filling
+    sides: tf.Tensor | None = None  # int32 [M], how many rows and columns of each are its mask; None = all
+    into_image: _Paste = paste_mask
 
-    def paste(i: tf.Tensor) -> tf.Tensor:
-        return tf.cast(into_image(_mask(masks, i, sides), boxes[i], size[0], size[1]), tf.uint8)
-
-    pasted = _rows(paste, count, tf.TensorSpec([None, None], tf.uint8), tf.shape(masks)[0], size)
-    return pasted
+    def pasted(self, i: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+        """Mask ``i`` in an image of ``size`` int32 ``[2]`` (height, width): uint8 0 or 1 ``[h, w]``."""
+        mask = self.masks[i]
+        if self.sides is not None:
+            mask = self.masks[i, : self.sides[i], : self.sides[i]]
+        return tf.cast(self.into_image(mask, self.boxes[i], size[0], size[1]), tf.uint8)
 
 
-def _mask(masks: tf.Tensor, i: tf.Tensor, sides: tf.Tensor | None) -> tf.Tensor:
-    return masks[i] if sides is None else masks[i, : sides[i], : sides[i]]
+def pasted_masks(found: BoxMasks, size: tf.Tensor) -> tf.Tensor:
+    """uint8 0 or 1 ``[M, h, w]`` in an image of ``size``; filling is 0."""
+    spec = tf.TensorSpec([None, None], tf.uint8)
+    return _rows(lambda i: found.pasted(i, size), found.count, spec, tf.shape(found.masks)[0], size)
 
 
-def png_masks(
-    masks: tf.Tensor,
-    boxes: tf.Tensor,
-    count: tf.Tensor,
-    size: tf.Tensor,
-    into_image: _Paste = paste_mask,
-    sides: tf.Tensor | None = None,
-) -> tf.Tensor:
-    """The same as grey PNG files (0 and 255) of the image's size: string ``[M]``; unused rows are empty."""
+def png_masks(found: BoxMasks, size: tf.Tensor) -> tf.Tensor:
+    """The same as grey PNG files (0 and 255) of the image's size: string ``[M]``; those of filling are empty."""
 
     def encode(i: tf.Tensor) -> tf.Tensor:
-        mask = tf.cast(into_image(_mask(masks, i, sides), boxes[i], size[0], size[1]), tf.uint8) * 255
-        return tf.io.encode_png(mask[:, :, None])
+        return tf.io.encode_png(found.pasted(i, size)[:, :, None] * 255)
 
-    files = tf.map_fn(encode, tf.range(count), fn_output_signature=tf.TensorSpec([], tf.string))
-    return tf.concat([files, tf.fill([tf.shape(masks)[0] - count], "")], axis=0)
+    files = tf.map_fn(encode, tf.range(found.count), fn_output_signature=tf.TensorSpec([], tf.string))
+    return tf.concat([files, tf.fill([tf.shape(found.masks)[0] - found.count], "")], axis=0)
 
 
 def _rows(
@@ -153,20 +145,20 @@ def panoptic(
     )
     stuff_ids = tf.where(stuff, things + tf.cumsum(tf.cast(stuff, tf.int32)), 0)
     segments = tf.where(segments == 0, tf.gather(stuff_ids, labels), segments)
-    return {"panoptic_seg": segments} | _table(
-        scores, rows["detection_classes"], instances[:limit], things, stuff, segments, num_labels
-    )
+    painted = _Painted(segments, things, instances[:limit], stuff)
+    return {"panoptic_seg": segments} | _table(rows, painted, num_labels)
 
 
-def _table(
-    scores: tf.Tensor,
-    classes: tf.Tensor,
-    instances: tf.Tensor,
-    things: tf.Tensor,
-    stuff: tf.Tensor,
-    segments: tf.Tensor,
-    num_labels: int,
-) -> Outputs:
+class _Painted(NamedTuple):
+    segments: tf.Tensor  # int32 [h, w]
+    things: tf.Tensor  # int32, how many
+    instances: tf.Tensor  # int32 [M], the row of each thing among the detections
+    stuff: tf.Tensor  # bool [labels], whether there is a segment of it
+
+
+def _table(rows: Outputs, painted: _Painted, num_labels: int) -> Outputs:
+    segments, things, instances, stuff = painted
+    scores, classes = rows["detection_scores"], rows["detection_classes"]
     total = _rows_of(instances) + num_labels - 1
     kept = instances[:things]
     stuff_labels = tf.cast(tf.where(stuff)[:, 0], tf.int64)

@@ -115,4 +115,4 @@ def _pool_level(feature: Tensor, boxes: Tensor, scale: float, pooler: Mapping[st
         return ops.roi_pool(feature, boxes, scale, size)
     if kind not in ("ROIAlign", "ROIAlignV2"):
         raise ValueError(f"POOLER_TYPE {kind!r} is not supported; supported: ROIAlign, ROIAlignV2, ROIPool")
-    return ops.roi_align(feature, boxes, scale, size, ratio, aligned=kind == "ROIAlignV2")
+    return ops.roi_align(feature, boxes, scale, ops.Sampling(size, ratio, aligned=kind == "ROIAlignV2"))

@@ -134,5 +134,6 @@ class DeformConv(nn.Module):
         self.stride, self.dilation = stride, dilation
 
     def forward(self, x: Tensor, offset: Tensor, mask: Tensor | None = None) -> Tensor:
-        x = ops.deform_conv(x, offset, self.weight, self.stride, self.dilation, self.dilation, mask)
+        steps = ops.Steps(self.stride, self.dilation, self.dilation)
+        x = ops.deform_conv(x, offset, self.weight, steps, mask)
         return x if self.norm is None else self.norm(x)

@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import math
 from types import ModuleType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,23 +38,31 @@ def torchvision_ops() -> ModuleType | None:
 # ---------------------------------------------------------------------------------------------- ROI pooling
 
 
-def roi_align(features: Tensor, boxes: Tensor, scale: float, size: int, ratio: int, aligned: bool) -> Tensor:
+class Sampling(NamedTuple):
+    """How ROIAlign samples a region."""
+
+    size: int  # bins per side
+    ratio: int  # samples per bin and axis, 0 = ceil(bin size)
+    aligned: bool  # without half a pixel (ROIAlignV2)
+
+
+def roi_align(features: Tensor, boxes: Tensor, scale: float, sampling: Sampling) -> Tensor:
     """Average of bilinear samples per bin. features (1, C, H, W), boxes in pixels of the network image.
 
-    scale: feature pixels per network pixel. ratio: samples per bin and axis, 0 = ceil(bin size). Returns
-    (N, C, size, size) of the dtype of `features`. Source: detectron2.layers.roi_align.
+    scale: feature pixels per network pixel. Returns (N, C, size, size) of the dtype of `features`.
+    Source: detectron2.layers.roi_align.
     """
     library = torchvision_ops()
     if library is None:
-        return own_roi_align(features, boxes, scale, size, ratio, aligned)
+        return own_roi_align(features, boxes, scale, sampling)
+    size, ratio, aligned = sampling
     return library.roi_align(features, [boxes.to(features.dtype)], (size, size), scale, ratio, aligned)
 
 
-def own_roi_align(
-    features: Tensor, boxes: Tensor, scale: float, size: int, ratio: int, aligned: bool
-) -> Tensor:
+def own_roi_align(features: Tensor, boxes: Tensor, scale: float, sampling: Sampling) -> Tensor:
     """`roi_align` in plain torch: the samples of a bin are added in torchvision's order (rows, then
     columns)."""
+    size, ratio, aligned = sampling
     boxes = boxes.to(features.dtype)
     start, length = _roi_extent(boxes, scale, aligned)
     bins = length / size
@@ -241,15 +250,15 @@ def own_batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: fl
 # ----------------------------------------------------------------------------------- deformable convolution
 
 
-def deform_conv(
-    image: Tensor,
-    offset: Tensor,
-    weight: Tensor,
-    stride: int,
-    padding: int,
-    dilation: int,
-    mask: Tensor | None,
-) -> Tensor:
+class Steps(NamedTuple):
+    """Of a convolution, in pixels; the same for rows and columns."""
+
+    stride: int = 1
+    padding: int = 0
+    dilation: int = 1
+
+
+def deform_conv(image: Tensor, offset: Tensor, weight: Tensor, steps: Steps, mask: Tensor | None) -> Tensor:
     """Convolution whose taps are moved by `offset` (1, 2*G*taps, h, w: dy, dx per tap) and weighted by `mask`
     (1, G*taps, h, w) if given. image (1, C, H, W), weight (O, C/groups, kh, kw), no bias.
 
@@ -258,19 +267,12 @@ def deform_conv(
     """
     library = torchvision_ops()
     if library is None:
-        return own_deform_conv(image, offset, weight, stride, padding, dilation, mask)
-    steps = {"stride": stride, "padding": padding, "dilation": dilation}
-    return library.deform_conv2d(image, offset, weight, mask=mask, **steps)
+        return own_deform_conv(image, offset, weight, steps, mask)
+    return library.deform_conv2d(image, offset, weight, mask=mask, **steps._asdict())
 
 
 def own_deform_conv(
-    image: Tensor,
-    offset: Tensor,
-    weight: Tensor,
-    stride: int,
-    padding: int,
-    dilation: int,
-    mask: Tensor | None,
+    image: Tensor, offset: Tensor, weight: Tensor, steps: Steps, mask: Tensor | None
 ) -> Tensor:
     """`deform_conv` in plain torch, for one image, a chunk of output rows at a time."""
     tall, wide = offset.shape[2:]
@@ -282,7 +284,7 @@ def own_deform_conv(
     for part in rows:
         moved = offset[:, :, part].unflatten(1, (-1, taps, 2))[0]  # (G, taps, 2, h, w)
         weights = None if mask is None else mask[:, :, part].unflatten(1, (-1, taps))[0]
-        columns = _deform_columns(image[0], moved, weights, kernel, (stride, padding, dilation, part.start))
+        columns = _deform_columns(image[0], moved, weights, kernel, (*steps, part.start))
         parts.append(_grouped_product(columns, weight))
     return torch.cat(parts, dim=1)[None]
 

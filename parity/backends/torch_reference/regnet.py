@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -26,11 +26,23 @@ class SqueezeExcitation(nn.Module):
         return x * self.f_ex(x.mean(dim=(2, 3), keepdim=True))
 
 
-class _RegNetTransform(nn.Module):
-    """1x1, grouped 3x3, squeeze and excitation (hidden > 0), 1x1; a norm after each convolution."""
+class _Shape(NamedTuple):
+    """Of a block."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, groups: int, hidden: int, norm: str) -> None:
+    inputs: int
+    outputs: int
+    stride: int
+    groups: int
+    hidden: int  # channels of squeeze and excitation; 0 = none
+    norm: str
+
+
+class _RegNetTransform(nn.Module):
+    """1x1, grouped 3x3, squeeze and excitation (``hidden`` > 0), 1x1; a norm after each convolution."""
+
+    def __init__(self, shape: _Shape) -> None:
         super().__init__()
+        inputs, outputs, stride, groups, hidden, norm = shape
         self.a, self.a_bn = Conv(inputs, outputs, 1, bias=False), _norm(norm, outputs)
         self.b = Conv(outputs, outputs, 3, stride=stride, groups=groups, bias=False)
         self.b_bn = _norm(norm, outputs)
@@ -47,13 +59,14 @@ class _RegNetTransform(nn.Module):
 class _RegNetBlock(nn.Module):
     """The transform and a shortcut, projected where channels or size change."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, groups: int, hidden: int, norm: str) -> None:
+    def __init__(self, shape: _Shape) -> None:
         super().__init__()
+        inputs, outputs, stride, norm = shape.inputs, shape.outputs, shape.stride, shape.norm
         self.proj = self.bn = None
         if inputs != outputs or stride != 1:
             self.proj = Conv(inputs, outputs, 1, stride=stride, bias=False)
             self.bn = _norm(norm, outputs)
-        self.f = _RegNetTransform(inputs, outputs, stride, groups, hidden, norm)
+        self.f = _RegNetTransform(shape)
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.proj is None or self.bn is None else self.bn(self.proj(x))
@@ -109,7 +122,7 @@ class RegNet(nn.Module):
             stage = nn.Sequential()
             for k in range(blocks):
                 hidden = round(inputs * regnets["SE_RATIO"])
-                block = _RegNetBlock(inputs, outputs, 1 if k else 2, groups, hidden, norm)
+                block = _RegNetBlock(_Shape(inputs, outputs, 1 if k else 2, groups, hidden, norm))
                 stage.add_module(f"b{k + 1}", block)
                 inputs = outputs
             self.add_module(f"s{number}", stage)

@@ -89,7 +89,9 @@ BOXES = np.array(
 @pytest.mark.parametrize("ratio", [0, 1, 2])
 def test_roi_align_equals_the_loop_bit_for_bit(aligned, ratio):
     feature = np.random.default_rng(0).normal(size=(3, 12, 20)).astype(np.float32)
-    got = ops.own_roi_align(torch.tensor(feature)[None], torch.tensor(BOXES), 0.5, 3, ratio, aligned).numpy()
+    got = ops.own_roi_align(
+        torch.tensor(feature)[None], torch.tensor(BOXES), 0.5, ops.Sampling(3, ratio, aligned)
+    ).numpy()
     want = np.stack([roi_align_loop(feature, box, 0.5, 3, ratio, aligned) for box in BOXES])
     np.testing.assert_array_equal(got, want)
     assert np.abs(want).sum() > 0
@@ -102,14 +104,14 @@ def test_roi_align_sample_on_a_ramp(x, value):
     ramp = torch.arange(10.0).expand(1, 1, 4, 10)
     # one bin, one sample, in the middle of a box of 1x1 that is not aligned
     box = torch.tensor([[x - 0.5, 1.0, x + 0.5, 2.0]])
-    assert ops.own_roi_align(ramp, box, 1.0, 1, 1, False).item() == pytest.approx(value)
+    assert ops.own_roi_align(ramp, box, 1.0, ops.Sampling(1, 1, False)).item() == pytest.approx(value)
 
 
 def test_roi_align_in_chunks_is_the_same(monkeypatch):
     feature, box = torch.randn(1, 2, 12, 20), torch.rand(50, 4) * 10 + torch.tensor([0.0, 0, 12, 9])
-    whole = ops.own_roi_align(feature, box, 0.5, 2, 0, True)
+    whole = ops.own_roi_align(feature, box, 0.5, ops.Sampling(2, 0, True))
     monkeypatch.setattr(ops, "_CHUNK_VALUES", 16)
-    assert torch.equal(ops.own_roi_align(feature, box, 0.5, 2, 0, True), whole)
+    assert torch.equal(ops.own_roi_align(feature, box, 0.5, ops.Sampling(2, 0, True)), whole)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +181,7 @@ def test_deform_conv_by_hand(dy, value):
     image = torch.arange(25.0).view(1, 1, 5, 5)
     offset = torch.zeros(1, 2, 5, 5)
     offset[0, 0, 0, 2] = dy  # channel 0 moves y
-    out = ops.own_deform_conv(image, offset, torch.ones(1, 1, 1, 1), 1, 0, 1, None)
+    out = ops.own_deform_conv(image, offset, torch.ones(1, 1, 1, 1), ops.Steps(), None)
     assert out[0, 0, 0, 2].item() == value
 
 
@@ -222,7 +224,7 @@ def test_deform_conv_equals_the_loop(monkeypatch, masked, groups, moving, stride
     monkeypatch.setattr(ops, "_CHUNK_VALUES", 600)  # more than one chunk of rows
     tensors = [None if x is None else torch.tensor(x)[None] for x in (image, offset, mask)]
     got = ops.own_deform_conv(
-        tensors[0], tensors[1], torch.tensor(weight), stride, dilation, dilation, tensors[2]
+        tensors[0], tensors[1], torch.tensor(weight), ops.Steps(stride, dilation, dilation), tensors[2]
     )
     np.testing.assert_allclose(got[0].numpy(), want, rtol=1e-12, atol=1e-12)
 
@@ -240,7 +242,7 @@ def test_own_operations_equal_torchvision():
     feature, box = torch.randn(1, 3, 12, 20), torch.tensor(BOXES)
     for ratio in (0, 2):
         for aligned in (True, False):
-            args = (feature, box, 0.5, 3, ratio, aligned)
+            args = (feature, box, 0.5, ops.Sampling(3, ratio, aligned))
             assert torch.equal(ops.own_roi_align(*args), ops.roi_align(*args))
     assert torch.equal(ops.own_roi_pool(feature, box, 0.5, 3), ops.roi_pool(feature, box, 0.5, 3))
     for count in (900, 1500):

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 
 from parity.judge.pixels import (
+    HeatMaps,
     Paste,
+    Segmented,
+    Sources,
     compare_argmax,
     compare_keypoints,
     compare_masks,
@@ -49,14 +52,14 @@ def masks_with_flip(level):
 @pytest.mark.parametrize(("level", "unexplained"), [(0.500004, 0), (0.51, 1)])
 def test_flipped_pixels_need_a_probability_at_the_threshold(level, unexplained):
     mask, box, binary, other = masks_with_flip(level)
-    report = compare_masks(binary[None], other[None], box[None], np.zeros(1), [mask], 1e-5)
+    report = compare_masks(binary[None], other[None], Sources(box[None], np.zeros(1), [mask]), 1e-5)
     assert (report.flipped, report.unexplained) == (1, unexplained)
     assert report.worst_iou < 1
 
 
 def test_flipped_pixels_without_recorded_probability_are_unexplained():
     _, box, binary, other = masks_with_flip(0.500004)
-    report = compare_masks(binary[None], other[None], box[None], np.zeros(1), [None], 1e-5)
+    report = compare_masks(binary[None], other[None], Sources(box[None], np.zeros(1), [None]), 1e-5)
     assert report.unexplained == 1 and report.worst_margin == np.inf
 
 
@@ -82,13 +85,13 @@ def keypoint_case(second_peak):
 @pytest.mark.parametrize(("peak", "unexplained"), [(5.0, 0), (4.0, 1)])
 def test_keypoint_may_jump_only_between_equal_peaks(peak, unexplained):
     heat, box, first, second = keypoint_case(peak)
-    report = compare_keypoints(first, second, box, heat, 1e-2, 1e-6)
+    report = compare_keypoints(first, second, HeatMaps(box, heat), 1e-2, 1e-6)
     assert (report.flipped, report.unexplained) == (1, unexplained)
 
 
 def test_keypoint_shifted_by_one_cell_is_not_explained_by_its_score():
     heat, box, first, _ = keypoint_case(0.0)
-    report = compare_keypoints(first, first + np.array([1.0, 0, 0]), box, heat, 1e-2, 1e-6)
+    report = compare_keypoints(first, first + np.array([1.0, 0, 0]), HeatMaps(box, heat), 1e-2, 1e-6)
     assert report.unexplained == 1
 
 
@@ -120,7 +123,7 @@ def test_panoptic_identity_and_renumbered_ids_agree():
     renumbered = [{**info[0], "id": 2}, {**info[1], "id": 1}]
     none = np.zeros(seg.shape, bool)
     for other, segments in ((seg, info), (swapped, renumbered)):
-        report = compare_panoptic(seg, other, info, segments, none, 1e-5)
+        report = compare_panoptic(Segmented(seg, info), Segmented(other, segments), none, 1e-5)
         assert (report.flipped, report.unexplained) == (0, 0)
 
 
@@ -129,16 +132,17 @@ def test_panoptic_pixel_flip_is_explained_only_where_marked():
     other = seg.copy()
     other[0, 0] = 0
     marked = np.zeros(seg.shape, bool)
-    assert compare_panoptic(seg, other, info, info, marked, 1e-5).unexplained == 1
+    assert compare_panoptic(Segmented(seg, info), Segmented(other, info), marked, 1e-5).unexplained == 1
     marked[0, 0] = True
-    assert compare_panoptic(seg, other, info, info, marked, 1e-5).unexplained == 0
+    assert compare_panoptic(Segmented(seg, info), Segmented(other, info), marked, 1e-5).unexplained == 0
 
 
 @pytest.mark.parametrize("change", [{"category_id": 4}, {"score": 0.8}, {"isthing": False}])
 def test_panoptic_segment_facts_are_compared(change):
     seg, info = panoptic_case()
     wrong = [{**info[0], **change}, info[1]]
-    assert compare_panoptic(seg, seg, info, wrong, np.zeros(seg.shape, bool), 1e-5).unexplained > 0
+    sides = Segmented(seg, info), Segmented(seg, wrong)
+    assert compare_panoptic(*sides, np.zeros(seg.shape, bool), 1e-5).unexplained > 0
 
 
 def test_sigmoid_does_not_overflow():
@@ -163,7 +167,6 @@ def test_masks_pasted_into_whole_pixels():
     other = edge + np.float32(2e-4)
     first, second = (paste_padded_masks_numpy(mask[None], b[None], 48, 60) for b in (edge, other))
     assert (first != second).any()
-    given = edge[None], np.array([2.5e-4]), [mask], 1e-6
-    assert compare_masks(first, second, *given, Paste(True)).unexplained == 0
-    still = edge[None], np.zeros(1), [mask], 1e-6
-    assert compare_masks(first, second, *still, Paste(True)).unexplained > 0
+    given = Sources(edge[None], np.array([2.5e-4]), [mask], Paste(True))
+    assert compare_masks(first, second, given, 1e-6).unexplained == 0
+    assert compare_masks(first, second, given._replace(box_px=np.zeros(1)), 1e-6).unexplained > 0

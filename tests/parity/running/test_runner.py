@@ -55,7 +55,7 @@ def test_a_worker_that_delivers(interpreter, tmp_path):
         """
     )
     seen = []
-    events = call_worker("any", python, {}, tmp_path / "out.h5", 60, seen.append)
+    events = call_worker("any", python, {}, tmp_path / "out.h5", 60, progress=seen.append)
     assert [e["event"] for e in events] == ["progress", "done"] and seen == ["picture 1/2"]
     assert not (tmp_path / "out.log").exists()
 
