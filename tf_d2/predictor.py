@@ -23,7 +23,7 @@ from tf_d2.modeling.recording import Unrecorded
 from tf_d2.ops import onednn
 from tf_d2.ops.image_io import ImageError
 from tf_d2.ops.resize import MAX_CHANNELS_UINT8
-from tf_d2.stages import Trace, combine_panoptic, run_op, stage_array
+from tf_d2.stages import StageArrays, combine_panoptic, run_op, stage_array
 from weights.errors import UsageError
 
 
@@ -140,7 +140,7 @@ class Predictor:
         proposals: np.ndarray | None = None,
         proposal_logits: np.ndarray | None = None,
         rescaled: bool = True,
-    ) -> Trace:
+    ) -> StageArrays:
         """Everything the model computes on the way: stage name -> array, names and NCHW layout of detectron2.
 
         Names are module paths with the index of the output where a module returns several
@@ -164,7 +164,7 @@ class Predictor:
             named[boxes] = rescale_boxes(
                 tf.constant(named[boxes]), one_image, network, tf.constant([size])
             ).numpy()
-        return Trace(named)
+        return StageArrays(named)
 
     def run_op(self, op: str, args: Sequence[Any], inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """One computation of the model on given inputs (see :mod:`tf_d2.stages`): the teacher-forced half of parity."""

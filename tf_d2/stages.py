@@ -58,7 +58,7 @@ def combine_panoptic(
     )
 
 
-class Trace(dict[str, np.ndarray]):
+class StageArrays(dict[str, np.ndarray]):
     """Stage name -> array. A look-up may carry the prefix "steps/" that recorded files put before stage names."""
 
     def __missing__(self, name: str) -> np.ndarray:

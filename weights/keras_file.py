@@ -26,7 +26,7 @@ from weights.errors import CheckpointError, WeightsError
 from weights.layouts import Shape, path_to_key
 from weights.mapping import to_state_dict
 
-FORMAT_VERSION = "1"
+_FORMAT_VERSION = "1"
 _CONFIG_ATTRIBUTE = "detectron2_config"
 _VARS, _EXTRA = "vars", "extra_state"
 _MAX_ATTRIBUTE = 60_000  # bytes; HDF5 object headers cannot hold 64 KiB or more
@@ -98,7 +98,7 @@ def write_keras_h5(
         places = in_hdf5(temporary, "x", lay_out)
         _fill(temporary, arrays, places, progress)
         attributes = {**(provenance() if callable(provenance) else provenance)}
-        attributes["weights_format"] = FORMAT_VERSION
+        attributes["weights_format"] = _FORMAT_VERSION
         if config_yaml is not None:
             attributes[_CONFIG_ATTRIBUTE] = config_yaml
         # as strings of variable length, which may be of any size

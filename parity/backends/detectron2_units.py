@@ -21,7 +21,7 @@ from parity.core.swap import swapped
 from parity.core.units import Unit
 
 
-class Model(Protocol):
+class _Loaded(Protocol):
     """A loaded model: `library` holds the parts of detectron2 that are used, `pixels` mean and deviation."""
 
     model: Any
@@ -39,7 +39,7 @@ class Model(Protocol):
         ...
 
 
-Function = Callable[[Model, Unit, Sequence[Tensor]], Sequence[Tensor]]
+Function = Callable[[_Loaded, Unit, Sequence[Tensor]], Sequence[Tensor]]
 
 OPS: dict[str, Function] = {**TOKEN_OPS, **PROJECT_OPS}  # by name; see `op`
 
@@ -51,17 +51,17 @@ def op(function: Function) -> Function:
 
 
 @op
-def _module(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+def _module(d: _Loaded, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     return [tensor for _, tensor in flatten(d.model.get_submodule(unit.args[0])(inputs[0]))]
 
 
 @op
-def _module_of_list(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+def _module_of_list(d: _Loaded, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     return [tensor for _, tensor in flatten(d.model.get_submodule(unit.args[0])(list(inputs)))]
 
 
 @op
-def _resize(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+def _resize(d: _Loaded, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     node, image = d.config["INPUT"], inputs[0].cpu().numpy()
     image = image[:, :, ::-1] if node["FORMAT"] == "RGB" else image
     shortest, longest = node["MIN_SIZE_TEST"], node["MAX_SIZE_TEST"]
@@ -70,7 +70,7 @@ def _resize(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
 
 
 @op
-def _normalize(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+def _normalize(d: _Loaded, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     mean, std = d.pixels
     x = (inputs[0].permute(2, 0, 1).float() - mean) / std
     backbone = d.model.backbone
@@ -82,12 +82,12 @@ def _normalize(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tenso
     return [images.tensor.to(d.torch_dtype)]
 
 
-def _bottom_up(d: Model) -> Any:
+def _bottom_up(d: _Loaded) -> Any:
     return getattr(d.model.backbone, "bottom_up", d.model.backbone)
 
 
 @op
-def _res(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+def _res(d: _Loaded, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     x = inputs[0]
     for name in unit.args:
         x = getattr(_bottom_up(d), name)(x)
@@ -95,7 +95,7 @@ def _res(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
 
 
 @op
-def _fpn(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+def _fpn(d: _Loaded, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     below = "net" if hasattr(d.model.backbone, "net") else "bottom_up"
     with swapped(d.model.backbone, below, Answer(named(unit, inputs))):
         pyramid = d.model.backbone(inputs[0])
@@ -103,12 +103,12 @@ def _fpn(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
 
 
 @op
-def _simfp(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+def _simfp(d: _Loaded, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     return [d.model.backbone.stages[unit.args[0]](inputs[0])]
 
 
 @op
-def _tower(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+def _tower(d: _Loaded, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     path, level = unit.args
     tower = d.model.get_submodule(path)
     for module in tower:
@@ -118,7 +118,7 @@ def _tower(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
 
 
 @op
-def _fcos_out(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+def _fcos_out(d: _Loaded, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     head, (resized, image) = list(inputs[:-2]), inputs[-2:]
     count = len(head) // 3
     predictions = [head[:count], head[count : 2 * count], head[2 * count :]]
@@ -127,12 +127,12 @@ def _fcos_out(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor
     return [found.pred_boxes.tensor, found.scores, found.pred_classes]
 
 
-def _image_list(d: Model, like: Tensor, resized: Tensor) -> Any:
+def _image_list(d: _Loaded, like: Tensor, resized: Tensor) -> Any:
     return d.library.structures.ImageList(like, [size(resized)])
 
 
 @op
-def _rpn_proposals(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+def _rpn_proposals(d: _Loaded, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     count = (len(inputs) - 1) // 2
     logits, deltas = list(inputs[:count]), list(inputs[count : 2 * count])
     generator = d.model.proposal_generator
@@ -144,13 +144,13 @@ def _rpn_proposals(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[T
 
 
 @op
-def _roi_pool(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+def _roi_pool(d: _Loaded, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     pooler = getattr(d.model.roi_heads, unit.args[0])
     return [pooler(list(inputs[:-1]), [d.library.structures.Boxes(inputs[-1])])]
 
 
 @op
-def _cascade_boxes(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+def _cascade_boxes(d: _Loaded, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     deltas, boxes, resized = inputs
     predictor, heads = d.model.roi_heads.box_predictor[unit.args[0] - 1], d.model.roi_heads
     moved = predictor.predict_boxes((None, deltas), [d.instances(resized, proposal_boxes=boxes)])
@@ -159,17 +159,17 @@ def _cascade_boxes(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[T
 
 
 @op
-def _res5(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+def _res5(d: _Loaded, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     return [d.model.roi_heads.res5(inputs[0])]
 
 
 @op
-def _box_predictor(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+def _box_predictor(d: _Loaded, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     return d.model.roi_heads.get_submodule(unit.args[0])(inputs[0].mean(dim=[2, 3]))
 
 
 @op
-def _detect(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+def _detect(d: _Loaded, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     count, predictor = unit.args[0], d.model.roi_heads.box_predictor
     deltas, boxes, resized = inputs[count:]
     proposals = [d.instances(resized, proposal_boxes=boxes)]
@@ -187,19 +187,19 @@ def _detect(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
 
 
 @op
-def _mask_logits(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+def _mask_logits(d: _Loaded, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     return [d.model.roi_heads.mask_head.layers(inputs[0])]
 
 
 @op
-def _mask_select(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+def _mask_select(d: _Loaded, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     found = d.library.structures.Instances((1, 1), pred_classes=inputs[1])
     d.library.mask_head.mask_rcnn_inference(inputs[0], [found])
     return [found.pred_masks]
 
 
 @op
-def _keypoint_lowres(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+def _keypoint_lowres(d: _Loaded, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     x = inputs[0]
     for layer in d.model.roi_heads.keypoint_head:
         x = layer(x)
@@ -207,19 +207,19 @@ def _keypoint_lowres(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence
 
 
 @op
-def _keypoint_up(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+def _keypoint_up(d: _Loaded, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     factor = d.model.roi_heads.keypoint_head.up_scale
     up = d.library.layers.interpolate
     return [up(inputs[0], scale_factor=factor, mode="bilinear", align_corners=False)]
 
 
 @op
-def _keypoints(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+def _keypoints(d: _Loaded, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     return [d.library.keypoints.heatmaps_to_keypoints(inputs[0], inputs[1])[:, :, [0, 1, 3]]]
 
 
 @op
-def _retinanet_out(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+def _retinanet_out(d: _Loaded, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     count, (resized, image) = (len(inputs) - 2) // 2, inputs[-2:]
     logits, deltas = list(inputs[:count]), list(inputs[count : 2 * count])
     images = _image_list(d, logits[0], resized)
@@ -229,32 +229,32 @@ def _retinanet_out(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[T
 
 
 @op
-def _sem_seg(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+def _sem_seg(d: _Loaded, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     return [d.model.sem_seg_head(named(unit, inputs), None)[0]]
 
 
 @op
-def _sem_seg_out(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+def _sem_seg_out(d: _Loaded, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     logits, resized, image = inputs
     return [d.library.postprocessing.sem_seg_postprocess(logits[0], size(resized), *size(image))]
 
 
 @op
-def _postprocess(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+def _postprocess(d: _Loaded, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     found = d.instances(inputs[-2], **dict(zip(unit.args, inputs, strict=False)))
     found = d.library.postprocessing.detector_postprocess(found, *size(inputs[-1]))
     return [getattr(value, "tensor", value) for value in (found.get(name) for name in unit.args)]
 
 
 @op
-def _proposals_out(d: Model, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+def _proposals_out(d: _Loaded, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     logits, boxes, resized, image = inputs
     found = d.instances(resized, objectness_logits=logits, proposal_boxes=boxes)
     found = d.library.postprocessing.detector_postprocess(found, *size(image))
     return [found.objectness_logits, found.proposal_boxes.tensor]
 
 
-def panoptic(d: Model, inputs: Sequence[Tensor]) -> tuple[Tensor, list[dict[str, Any]]]:
+def panoptic(d: _Loaded, inputs: Sequence[Tensor]) -> tuple[Tensor, list[dict[str, Any]]]:
     """The panoptic map of an image and its segments."""
     semantic, scores, classes, masks = inputs
     found = d.library.structures.Instances(

@@ -104,7 +104,7 @@ def planted(name: str, model: TensorFlowModel) -> contextlib.AbstractContextMana
     """The model with the bug called ``name`` ("": none)."""
     if not name:
         return contextlib.nullcontext()
-    from parity.selftest.tf_mutations import plant
+    from parity.selftest.tf_planters import plant
 
     return plant(name, model.predictor)
 

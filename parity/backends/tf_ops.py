@@ -244,7 +244,7 @@ def configure(job: Mapping[str, Any]) -> dict[str, Any]:
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.experimental.enable_tensor_float_32_execution(False)
     if job.get("mutate"):
-        from parity.selftest.tf_mutations import plant
+        from parity.selftest.tf_planters import plant
 
         planted = plant(job["mutate"])
         planted.__enter__()

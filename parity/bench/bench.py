@@ -21,7 +21,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from parity.bench.results import NAMES, Agreement, Bench, Side
+from parity.bench.results import NAMES, Agreement, Bench, Competitor
 from parity.core import machine
 from parity.running.runner import resolved
 from parity.running.sides import Backend, BackendError, Setup, able, absolute_path
@@ -57,7 +57,7 @@ _EXPORT_SECONDS = 1800.0
 
 
 @dataclass(frozen=True)
-class Model:
+class Subject:
     """What all sides load and run: a full configuration, a checkpoint, pictures, and a folder for exports.
     ``state`` is the checkpoint as a plain state dict where detectron2's side cannot read the user's file."""
 
@@ -172,7 +172,7 @@ def run_bench(
     for name in backends:
         able(Backend(name), setup)
     picture = str(Path(image).resolve())
-    model = Model(
+    model = Subject(
         setup.config, setup.weights or "", [picture], output, setup.state, title or Path(config).stem
     )
     return run_sides(model, backends, options)
@@ -186,7 +186,7 @@ def _check_names(backends: Sequence[str]) -> None:
         )
 
 
-def run_sides(model: Model, backends: Sequence[str], options: Options) -> Bench:
+def run_sides(model: Subject, backends: Sequence[str], options: Options) -> Bench:
     """Run ``options.rounds`` interleaved rounds after the warm-up.
 
     Names in ``backends`` may carry a file: ``savedmodel:DIR``, ``onnx:FILE``, ``openvino:FILE``, ``torchscript:FILE``
@@ -197,9 +197,9 @@ def run_sides(model: Model, backends: Sequence[str], options: Options) -> Bench:
     bench = Bench([], model.title, options.threads, options.device, machine.facts())
     with contextlib.ExitStack() as stack:
         workers: list[Worker] = []
-        failed: list[Side] = []
+        failed: list[Competitor] = []
         for text in backends:
-            side = Side(NAMES[text.partition(":")[0]])
+            side = Competitor(NAMES[text.partition(":")[0]])
             try:
                 worker = start(stack, text, model, options, side)
             except (BackendError, OSError) as error:
@@ -216,7 +216,7 @@ def run_sides(model: Model, backends: Sequence[str], options: Options) -> Bench:
 
 
 def start(
-    stack: contextlib.ExitStack, text: str, model: Model, options: Options, side: Side | None = None
+    stack: contextlib.ExitStack, text: str, model: Subject, options: Options, side: Competitor | None = None
 ) -> Worker:
     """Start one side, which ends with ``stack``, and note what it says about itself. Raises BackendError."""
     name, _, target = text.partition(":")
@@ -248,7 +248,7 @@ def _interpreter(name: str, options: Options) -> str:
     return options.interpreter if MODULES[name] == TORCH else sys.executable
 
 
-def exported(name: str, model: Model, options: Options) -> str:
+def exported(name: str, model: Subject, options: Options) -> str:
     """The file or folder a side loads, made where it is missing: detectron2's exports of these weights stay the
     same, ours is written anew every time. "" for sides that need none. Raises BackendError."""
     if name == "savedmodel":
@@ -265,7 +265,7 @@ def exported(name: str, model: Model, options: Options) -> str:
     return written(FORMATS[name], model, options) if name in FORMATS else ""
 
 
-def written(form: str, model: Model, options: Options) -> str:
+def written(form: str, model: Subject, options: Options) -> str:
     """One of detectron2's exports (see `parity.bench.torch_export`), made where it is missing or older than the
     model. Raises BackendError."""
     path = model.folder / f"detectron2.{_ENDINGS.get(form, form)}"
@@ -282,7 +282,7 @@ def written(form: str, model: Model, options: Options) -> str:
     return str(path)
 
 
-def _rounds(bench: Bench, workers: list[Worker], options: Options, failed: list[Side]) -> None:
+def _rounds(bench: Bench, workers: list[Worker], options: Options, failed: list[Competitor]) -> None:
     """Warm up, then run every side once per round, each round starting with the next side. A side that fails on
     the way leaves the bench."""
     for k in range(options.warmup + options.rounds):
@@ -304,7 +304,7 @@ def _rounds(bench: Bench, workers: list[Worker], options: Options, failed: list[
                 workers.pop(index)
 
 
-def _one_run(side: Side, worker: Worker, k: int, warmup: int) -> None:
+def _one_run(side: Competitor, worker: Worker, k: int, warmup: int) -> None:
     if k == warmup:
         side.peak_mib = max(side.peak_mib, worker.ask("settle").get("since_start_mib", 0.0))
     answer = worker.ask("run")

@@ -36,7 +36,7 @@ class Agreement:
 
 
 @dataclass
-class Side:
+class Competitor:
     """One competitor: what it said about itself and its runs. Peaks are resident memory: since the process
     started, and (``steady_mib``) in the rounds that count."""
 
@@ -63,14 +63,14 @@ class Side:
 class Bench:
     """Interleaved runs of several sides. ``seconds[k]`` of all sides belong to the same round."""
 
-    sides: list[Side]
+    sides: list[Competitor]
     title: str = ""
     threads: int = 0
     device: str = "cpu"
     machine: dict[str, Any] = field(default_factory=dict)
     command: str = ""
 
-    def ratios(self, side: Side) -> list[float]:
+    def ratios(self, side: Competitor) -> list[float]:
         """Seconds of ``side`` over those of the first side, round by round."""
         return [a / b for a, b in zip(side.seconds, self.sides[0].seconds, strict=True)]
 
@@ -97,7 +97,7 @@ def table(bench: Bench) -> str:
     return "\n".join([*lines, *(_row(bench, s) for s in bench.sides)]) + "\n"
 
 
-def _row(bench: Bench, side: Side) -> str:
+def _row(bench: Bench, side: Competitor) -> str:
     if not side.seconds:
         return f"| {side.name} | n/a: {side.error} |" + " |" * (len(COLUMNS.split("|")) - 2)
     first, same = bench.sides[0], side.agreement
@@ -133,7 +133,7 @@ def from_json(body: Mapping[str, Any]) -> Bench:
     for entry in body["sides"]:
         values = {k: v for k, v in entry.items() if k not in ("median", "ratio")}
         same = values.get("agreement")
-        sides.append(Side(**{**values, "agreement": Agreement(**same) if same else None}))
+        sides.append(Competitor(**{**values, "agreement": Agreement(**same) if same else None}))
     known = {f.name for f in fields(Bench)} - {"sides"}
     return Bench(sides, **{k: v for k, v in body.items() if k in known})
 

@@ -20,7 +20,7 @@ from parity.bench import loop as bench_loop
 _Facts = dict[str, Any]
 
 
-class Side:
+class _PredictorSide:
     """tf_d2.Predictor and what can be asked of it."""
 
     def __init__(self, job: Mapping[str, Any]) -> None:
@@ -200,7 +200,7 @@ def load(job: Mapping[str, Any]) -> tuple[bench_loop.Actions, _Facts]:
         raise RuntimeError(f"device gpu: TensorFlow {tf.__version__} sees no GPU on this machine")
     if job.get("tf32") is not None:
         tf.config.experimental.enable_tensor_float_32_execution(job["tf32"])
-    side: Any = (_Exported if job["backend"] == "savedmodel" else Side)(job)
+    side: Any = (_Exported if job["backend"] == "savedmodel" else _PredictorSide)(job)
     names = ("load", "run", "keep", "batch", "files", "phases", "paste", "traces", "convert")
     names += ("profile", "launches")
     actions = {name: getattr(side, name) for name in names if hasattr(side, name)}

@@ -26,7 +26,7 @@ _Facts = dict[str, Any]
 Predict = Callable[[np.ndarray], Mapping[str, Any]]
 
 
-class Side:
+class _TorchSide:
     """A loaded model and what can be asked of it."""
 
     def __init__(self, job: Mapping[str, Any]) -> None:
@@ -366,7 +366,7 @@ def load(job: Mapping[str, Any]) -> tuple[bench_loop.Actions, _Facts]:
         torch.set_num_threads(job["threads"])
     if job.get("tf32") is not None:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = job["tf32"]
-    side = Side(job)
+    side = _TorchSide(job)
     names = ("load", "run", "keep", "batch", "files", "phases", "paste")
     return {name: getattr(side, name) for name in names}, side.facts()
 

@@ -36,7 +36,7 @@ from parity.core.units import array_of
 from parity.core.units.table import PROPOSAL_RESULTS, PROPOSALS, RESULTS
 from weights.errors import UserError
 
-FORMAT_VERSION = 1
+_FORMAT_VERSION = 1
 _EXPECTED = (
     "a trace is a file that tf-d2 parity wrote (reference.h5, candidate.h5) or a recording of detectron2, "
     "whole and unchanged"
@@ -266,7 +266,7 @@ class TraceWriter:
 
     def finish(self, manifest: Mapping[str, Any], config: str) -> None:
         """Store the manifest (JSON-serialisable) and the configuration (YAML text)."""
-        text = json.dumps({"format": FORMAT_VERSION, **manifest}, sort_keys=True)
+        text = json.dumps({"format": _FORMAT_VERSION, **manifest}, sort_keys=True)
         self._file.attrs["manifest"] = text
         self._file.attrs["config"] = config
 
@@ -306,7 +306,7 @@ def _read_manifest(file: h5py.File, source: str) -> dict[str, Any]:
         raise TraceError(f"{source}: the manifest is not JSON: {error}") from error
     if not isinstance(manifest, dict):
         raise TraceError(f"{source}: the manifest is a {type(manifest).__name__}, not an object")
-    if manifest.get("format") != FORMAT_VERSION:
+    if manifest.get("format") != _FORMAT_VERSION:
         raise TraceError(
             f"{source}: trace format {manifest.get('format')!r}; this version reads {FORMAT_VERSION}"
         )
@@ -322,7 +322,7 @@ def _recording_manifest(file: h5py.File, source: str) -> dict[str, Any]:
         )
     versions = {name: _text(file.attrs[name]) for name in ("detectron2", "torch") if name in file.attrs}
     model = _text(file.attrs.get("source", ""))
-    return {"format": FORMAT_VERSION, "backend": "recorded", "versions": versions, "source": model}
+    return {"format": _FORMAT_VERSION, "backend": "recorded", "versions": versions, "source": model}
 
 
 def _text(value: Any) -> str:

@@ -231,7 +231,7 @@ def write_script(
     plant = ""
     if mutate:
         plant = (
-            "from parity.selftest.tf_mutations import plant  # the bug was planted\n"
+            "from parity.selftest.tf_planters import plant  # the bug was planted\n"
             f"planted = plant({mutate!r}, predictor)\nplanted.__enter__()\n"
         )
     text = _SCRIPT.format(

@@ -1,6 +1,6 @@
 """Bugs that ports of detectron2 really have, planted to see whether the harness finds them where they are.
 
-This is the table; ``parity.selftest.tf_mutations`` plants them in the TensorFlow model,
+This is the table; ``parity.selftest.tf_planters`` plants them in the TensorFlow model,
 ``parity.selftest.mutation_run`` runs them all. ``blame`` lists the stages that may be named as the first bad one.
 """
 

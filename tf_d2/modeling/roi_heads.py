@@ -37,7 +37,7 @@ Features = Mapping[str, tf.Tensor]
 PREFIX = "roi_heads"
 
 
-class OnPooled(NamedTuple):
+class _OnPooled(NamedTuple):
     """What is computed on pooled regions, and the modules of the heads that its arrays are named after."""
 
     compute: Callable[[tf.Tensor], Sequence[tf.Tensor]]
@@ -47,7 +47,7 @@ class OnPooled(NamedTuple):
     results: Sequence[str]  # the rest
 
 
-class BoxBranch(NamedTuple):
+class _BoxBranch(NamedTuple):
     """A box head and its predictor."""
 
     head: Callable[[tf.Tensor], tf.Tensor]
@@ -111,7 +111,7 @@ class StandardROIHeads(Module):
         pooler: ROIPooler,
         features: Features,
         regions: Proposals | Detections,
-        computation: OnPooled,
+        computation: _OnPooled,
         stages: Stages,
     ) -> list[tf.Tensor]:
         """Pool regions and compute on them: the results, in the order of the regions; everything goes to ``stages``."""
@@ -128,7 +128,7 @@ class StandardROIHeads(Module):
 
     def classify_with(
         self,
-        branch: BoxBranch,
+        branch: _BoxBranch,
         features: Features,
         proposals: Proposals,
         stages: Stages,
@@ -140,7 +140,7 @@ class StandardROIHeads(Module):
             return x, *branch.predictor(x)
 
         *between, last = branch.names
-        computation = OnPooled(compute, between, [f"{last}/{k}" for k in range(2)])
+        computation = _OnPooled(compute, between, [f"{last}/{k}" for k in range(2)])
         logits, deltas = self.on_regions(self.box_pooler, features, proposals, computation, stages)
         return logits, deltas
 
@@ -150,7 +150,7 @@ class StandardROIHeads(Module):
         """Class logits and box deltas of proposals."""
         names = ("box_pooler", "box_head", "box_predictor")
         return self.classify_with(
-            BoxBranch(self.box_head, self.box_predictor, names), features, proposals, stages
+            _BoxBranch(self.box_head, self.box_predictor, names), features, proposals, stages
         )
 
     def detect(
@@ -200,7 +200,7 @@ class StandardROIHeads(Module):
             outputs["pred_masks"] = self._masks(features, detections, stages)
         if self.keypoint_head is not None:
             lowres_of = self.keypoint_head.lowres
-            scored = OnPooled(lambda x: [lowres_of(x)], ["keypoint_pooler"], ["keypoint_head.score_lowres"])
+            scored = _OnPooled(lambda x: [lowres_of(x)], ["keypoint_pooler"], ["keypoint_head.score_lowres"])
             [lowres] = self.on_regions(self.keypoint_pooler, features, detections, scored, stages)
             heatmaps = tf.transpose(self.keypoint_head.upsample(lowres), [0, 3, 1, 2])
             outputs["pred_keypoint_heatmaps"] = heatmaps
@@ -214,7 +214,7 @@ class StandardROIHeads(Module):
         if getattr(self.heads.mask_head, "samples_features", False):
             logits = head.masks(features, detections, stages, f"{PREFIX}.mask_head")
             return mask_inference(logits[:, :, :, None], detections.classes)
-        predicted = OnPooled(lambda x: [head(x)], ["mask_pooler"], ["mask_head.predictor"])
+        predicted = _OnPooled(lambda x: [head(x)], ["mask_pooler"], ["mask_head.predictor"])
         [logits] = self.on_regions(self.mask_pooler, features, detections, predicted, stages)
         return mask_inference(logits, detections.classes)
 
@@ -247,7 +247,7 @@ class CascadeROIHeads(StandardROIHeads):
                 suffix = f"#{k}"
             head, predictor = self.box_head[str(k)], self.box_predictor[str(k)]
             names = (f"box_pooler{suffix}", f"box_head.{k}", f"box_predictor.{k}")
-            branch = BoxBranch(head, predictor, names)
+            branch = _BoxBranch(head, predictor, names)
             scores, deltas = self.classify_with(branch, features, proposals, stages)
             stage_scores.append(scores)
         return self.select(stage_scores, deltas, proposals, image_sizes, batch_size)
@@ -289,7 +289,7 @@ class Res5ROIHeads(StandardROIHeads):
         self, features: Features, proposals: Proposals, stages: Stages
     ) -> tuple[tf.Tensor, tf.Tensor]:
         names = ("pooler", "res5", "box_predictor")
-        branch = BoxBranch(self.run_res5, self.predict, names)
+        branch = _BoxBranch(self.run_res5, self.predict, names)
         return self.classify_with(branch, features, proposals, stages)
 
     def _masks(self, features: Features, detections: Detections, stages: Stages) -> tf.Tensor:
@@ -300,13 +300,6 @@ class Res5ROIHeads(StandardROIHeads):
             res5 = self.run_res5(pooled)
             return res5, head(res5)
 
-        [logits] = self.on_regions(
-            self.box_pooler,
-            features,
-            detections,
-            segment,
-            stages,
-            ["pooler#1", "res5#1"],
-            ["mask_head.predictor"],
-        )
+        segmented = _OnPooled(segment, ["pooler#1", "res5#1"], ["mask_head.predictor"])
+        [logits] = self.on_regions(self.box_pooler, features, detections, segmented, stages)
         return mask_inference(logits, detections.classes)

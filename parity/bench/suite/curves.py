@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from parity.bench.bench import Model
+from parity.bench.bench import Subject
 from parity.bench.suite.measuring import Suite, interleave, pair
 from parity.bench.suite.models import MASK_RCNN, picture_file, prepare
 
@@ -41,7 +41,7 @@ def _pixels_curve(suite: Suite) -> dict[str, Any]:
     return out
 
 
-def pixels_model(suite: Suite) -> Model:
+def pixels_model(suite: Suite) -> Subject:
     """The model of the main table, which takes pictures as large as they are, and square pictures."""
     unresized = ["INPUT.MIN_SIZE_TEST", 0]
     usual = ["INPUT.MIN_SIZE_TEST", min(suite.size)]
@@ -69,7 +69,7 @@ def _model_curve(suite: Suite, name: str) -> dict[str, Any]:
     return out
 
 
-def curve_models(suite: Suite, name: str) -> tuple[list[int], list[Model]]:
+def curve_models(suite: Suite, name: str) -> tuple[list[int], list[Subject]]:
     """The points of a curve and their models, for a picture of 3/5 of the usual sides."""
     size = (max(64, suite.size[0] * 3 // 160 * 32), max(64, suite.size[1] * 3 // 160 * 32))
     given = PROPOSALS if name == "proposals" else _CLASSES

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from parity.bench.bench import Model, Options, Worker, start
+from parity.bench.bench import Options, Subject, Worker, start
 from parity.running.sides import BackendError, auto_reference
 
 
@@ -48,7 +48,7 @@ class Suite:
 
 
 def pair(
-    stack: contextlib.ExitStack, model: Model, options: Options, suite: Suite, ours: str = "tf"
+    stack: contextlib.ExitStack, model: Subject, options: Options, suite: Suite, ours: str = "tf"
 ) -> dict[str, Worker]:
     """The reference and one of our sides, loaded. The reference is left out, and a note says so, where it cannot be
     started."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from parity.bench.bench import Model, Options
+from parity.bench.bench import Options, Subject
 from parity.running.worker import call_worker
 
 SEED = 1
@@ -95,7 +95,7 @@ def prepare(
     work: Path,
     options: Options,
     weights_opts: Sequence[Any] = (),
-) -> list[Model]:
+) -> list[Subject]:
     """Configurations and weights of models with overrides, for a picture of ``size`` (height, width), in folders
     of ``work``. What is there already, made by the same code from the same configuration, is taken.
 
@@ -125,7 +125,7 @@ def prepare(
     return [_with_weights(p, folder, image, work, options) for p, folder in models]
 
 
-def _with_weights(published: _Published, folder: Path, image: Path, work: Path, options: Options) -> Model:
+def _with_weights(published: _Published, folder: Path, image: Path, work: Path, options: Options) -> Subject:
     config = folder / "weights.yaml"
     recipe = Path(__file__).with_name("weights.py")
     digest = _digest([config.read_text(), recipe.read_text(), image.name])
@@ -140,7 +140,7 @@ def _with_weights(published: _Published, folder: Path, image: Path, work: Path, 
             "threads": options.threads,
         }
         call_worker("parity.bench.suite.weights", options.interpreter, job, weights, _PREPARE_SECONDS)
-    return Model(str(folder / "config.yaml"), str(weights), [str(image)], folder, title=published.title)
+    return Subject(str(folder / "config.yaml"), str(weights), [str(image)], folder, title=published.title)
 
 
 def _digest(parts: Sequence[str]) -> str:

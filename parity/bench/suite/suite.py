@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from parity.bench.bench import Model, Options, agreement, run_sides, start, written
-from parity.bench.results import Side, to_json
+from parity.bench.bench import Options, Subject, agreement, run_sides, start, written
+from parity.bench.results import Competitor, to_json
 from parity.bench.suite.curves import BATCHES, PASTED, curve_models, curves_part, pixels_model
 from parity.bench.suite.files import files_part
 from parity.bench.suite.measuring import Suite, interleave, pair
@@ -150,7 +150,7 @@ def _agreement_part(suite: Suite) -> dict[str, Any]:
     return out
 
 
-def _found_at_sizes(suite: Suite, model: Model, name: str, form: str) -> list[dict[str, Any]]:
+def _found_at_sizes(suite: Suite, model: Subject, name: str, form: str) -> list[dict[str, Any]]:
     """Detections of one side for every picture of the model, or {"error"}. A side whose process ends at a picture is
     started again for the next."""
     out: list[dict[str, Any]] = []
@@ -260,7 +260,7 @@ def _startup_part(suite: Suite) -> dict[str, Any]:
     }
 
 
-def _demo(suite: Suite) -> Model:
+def _demo(suite: Suite) -> Subject:
     """The embedded model, which is a trained one, and its picture."""
     from parity.core.demo import embedded_demo
 
@@ -268,10 +268,10 @@ def _demo(suite: Suite) -> Model:
     folder.mkdir(parents=True, exist_ok=True)
     setup = Setup(str(demo / "shapes.yaml"), str(demo / "shapes.pkl"), [str(demo / "shapes.png")])
     setup = resolved(setup, folder, suite.say)
-    return Model(setup.config, setup.weights or "", setup.images, folder, setup.state, "the demo (trained)")
+    return Subject(setup.config, setup.weights or "", setup.images, folder, setup.state, "the demo (trained)")
 
 
-def _cold_starts(suite: Suite, model: Model) -> dict[str, Any]:
+def _cold_starts(suite: Suite, model: Subject) -> dict[str, Any]:
     """Three cold starts of each side, in turn."""
     names = [suite.reference, "tf"]
     starts: dict[str, Any] = {name: {"seconds": [], "parts": []} for name in names}
@@ -290,9 +290,9 @@ def _cold_starts(suite: Suite, model: Model) -> dict[str, Any]:
     return {name: found for name, found in starts.items() if found["seconds"]}
 
 
-def _cold_start(name: str, model: Model, options: Options) -> tuple[float, dict[str, float]]:
+def _cold_start(name: str, model: Subject, options: Options) -> tuple[float, dict[str, float]]:
     """Seconds from starting the process to the first answer; and those of loading and of the first run alone."""
-    side = Side(name)
+    side = Competitor(name)
     begin = time.monotonic()
     with contextlib.ExitStack() as stack:
         worker = start(stack, name, model, options, side)

@@ -9,7 +9,7 @@ import pytest
 
 from parity.bench import bench
 from parity.bench.bench import Options, agreement, run_bench
-from parity.bench.results import Agreement, Bench, Side, from_json, table, to_json, write_results
+from parity.bench.results import Agreement, Bench, Competitor, from_json, table, to_json, write_results
 
 STAND_IN = """
 import json, sys
@@ -117,8 +117,8 @@ def test_agreement_of_nothing():
 def test_results_are_written_and_read_again(tmp_path):
     same = Agreement(3, 3, 3, 0.0, 0.0)
     sides = [
-        Side("PyTorch", 1, 2, 10, 100, 3, "1", [0.2, 0.3], agreement=same),
-        Side("TensorFlow", 1, 2, 10, 50, 3, "2", [0.1, 0.1]),
+        Competitor("PyTorch", 1, 2, 10, 100, 3, "1", [0.2, 0.3], agreement=same),
+        Competitor("TensorFlow", 1, 2, 10, 50, 3, "2", [0.1, 0.1]),
     ]
     result = Bench(sides, "demo", 1, "cpu", {"cpu": "some", "cores": 2})
     path = write_results([result], tmp_path)

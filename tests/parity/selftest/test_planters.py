@@ -27,7 +27,7 @@ from parity.selftest.mutation_run import (
 )
 from parity.selftest.mutation_run import RECORDED as CHECKOUT
 from parity.selftest.mutations import BY_NAME, MUTATIONS
-from parity.selftest.tf_mutations import plant
+from parity.selftest.tf_planters import plant
 
 DATA = Path(__file__).parents[2] / "data" / "modeling"
 RECORDED = {"keypoint": "cascade_keypoint", "panoptic": "panoptic", "retinanet": "retinanet_bn"}

@@ -4,15 +4,15 @@ import json
 
 import pytest
 
-from parity.bench.results import Agreement, Bench, Side, to_json
+from parity.bench.results import Agreement, Bench, Competitor, to_json
 from parity.bench.suite.render import growth, read_parts, write_page
 from parity.bench.suite.suite import PARTS, SCHEMA
 
 
 def bench(title="Mask R-CNN", ours="TensorFlow, tf.function"):
     sides = [
-        Side("detectron2, eager", 4, 3, 100, 1500, 100, "torch 2", [2.0, 3.0, 4.0], steady_mib=1000.0),
-        Side(ours, 3, 6, 200, 1800, 100, "TensorFlow 2", [1.0, 1.2, 1.0], steady_mib=1200.0),
+        Competitor("detectron2, eager", 4, 3, 100, 1500, 100, "torch 2", [2.0, 3.0, 4.0], steady_mib=1000.0),
+        Competitor(ours, 3, 6, 200, 1800, 100, "TensorFlow 2", [1.0, 1.2, 1.0], steady_mib=1200.0),
     ]
     sides[0].agreement = Agreement(100, 100, 100, 0.0, 0.0)
     sides[1].agreement = Agreement(100, 99, 98, 0.0123, 4e-5)

@@ -1,15 +1,14 @@
-"""Plants the bugs of `parity.selftest.mutations` in transformers and in FCOS. See `parity.selftest.tf_mutations`."""
+"""Plants the bugs of `parity.selftest.mutations` in transformers and in FCOS."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from parity.selftest.tf_mutations import planter, swapped
+from parity.selftest.tf_planters.base import planter, swapped, together
 from tf_d2 import token_stages
 from tf_d2.layers import transformer
 from tf_d2.layers.base import walk
@@ -17,14 +16,6 @@ from tf_d2.layers.norm import LayerNorm
 from tf_d2.modeling import fcos, mvit, simple_feature_pyramid, swin, vit
 from tf_d2.modeling import model as models
 from tf_d2.ops import attention, interpolate, windows
-
-
-def _together(*changes: tuple[Any, str, Any]) -> contextlib.ExitStack:
-    stack = contextlib.ExitStack()
-    for owner, name, value in changes:
-        stack.enter_context(swapped(owner, name, value))
-    return stack
-
 
 # ---- attention and its positions -------------------------------------------------------------------------
 
@@ -108,7 +99,7 @@ def _windows_by_columns(p: Any) -> Iterator[None]:
         other = windows.window_partition(tf.transpose(x, [0, 2, 1, 3]), window)
         return tf.transpose(other, [0, 2, 1, 3])
 
-    with _together((vit, "window_partition", partition), (token_stages, "window_partition", partition)):
+    with together((vit, "window_partition", partition), (token_stages, "window_partition", partition)):
         yield
 
 
@@ -160,7 +151,7 @@ def _gelu_tanh(p: Any) -> Iterator[None]:
 @planter("layer_norm_eps_1e-5")
 def _layer_norm_eps(p: Any) -> Iterator[None]:
     norms = [layer for layer in walk(p.model.backbone) if isinstance(layer, LayerNorm)]
-    with _together(*((norm, "eps", 1e-5) for norm in norms)):
+    with together(*((norm, "eps", 1e-5) for norm in norms)):
         yield
 
 
@@ -198,7 +189,7 @@ def _positions_transposed(p: Any) -> Iterator[None]:
 @planter("positions_bicubic_half")
 def _positions_half(p: Any) -> Iterator[None]:
     outer = interpolate._cubic_outer
-    with _together(
+    with together(
         (interpolate, "_cubic_outer", lambda d: outer(d) * (0.5 / 0.75)),
         (interpolate, "_cubic_inner", lambda d: (1.5 * d - 2.5) * d * d + 1),
     ):
@@ -224,7 +215,7 @@ def _pyramid_gelu(p: Any) -> Iterator[None]:
 @planter("residual_pooling_missing")
 def _residual_pooling(p: Any) -> Iterator[None]:
     attentions = [block.attn for block in p.model.backbone.bottom_up.blocks.values()]
-    with _together(*((layer, "residual_pooling", False) for layer in attentions)):
+    with together(*((layer, "residual_pooling", False) for layer in attentions)):
         yield
 
 

@@ -1,5 +1,5 @@
 """Plants the bugs of `parity.selftest.mutations` in models of Detectron's conventions: each difference from detectron2
-left out. See `parity.selftest.tf_mutations`."""
+left out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from parity.selftest.tf_mutations import _refold, planter, swapped
+from parity.selftest.tf_planters.base import planter, refold, swapped
 from tf_d2.layers.base import walk
 from tf_d2.layers.norm import BATCH_NORM_EPS, BatchNorm
 from tf_d2.modeling import keypoint_head
@@ -53,10 +53,10 @@ def _resize_sides(p: Any) -> Iterator[None]:
 def _epsilon(p: Any) -> Iterator[None]:
     norms = [layer for layer in walk(p.model) if isinstance(layer, BatchNorm) and layer.frozen]
     with contextlib.ExitStack() as stack:
-        stack.callback(_refold, p)
+        stack.callback(refold, p)
         for norm in norms:
             stack.enter_context(swapped(norm, "eps", BATCH_NORM_EPS))
-        _refold(p)
+        refold(p)
         yield
 
 
