@@ -308,7 +308,7 @@ def _read_manifest(file: h5py.File, source: str) -> dict[str, Any]:
         raise TraceError(f"{source}: the manifest is a {type(manifest).__name__}, not an object")
     if manifest.get("format") != _FORMAT_VERSION:
         raise TraceError(
-            f"{source}: trace format {manifest.get('format')!r}; this version reads {FORMAT_VERSION}"
+            f"{source}: trace format {manifest.get('format')!r}; this version reads {_FORMAT_VERSION}"
         )
     return manifest
 
