@@ -239,6 +239,16 @@ def _finite(value: tf.Tensor) -> tf.Tensor:
 # === Requests ===
 
 
+class _Usable(NamedTuple):
+    """Those pictures of a request that have an answer."""
+
+    pixels: tf.TensorArray  # of all pictures, at network size
+    chosen: tf.Tensor  # int32 [n], which of them
+    network_sizes: tf.Tensor  # int32 [n, 2]
+    sizes: tf.Tensor  # int32 [n, 2], as they came
+    proposals: list[tf.Tensor]  # of [n, ...]
+
+
 class Requests:
     """From a request to the core and back: resize, pad, leave out what cannot be used, put in order."""
 
@@ -278,8 +288,8 @@ class Requests:
         # The blank picture behind the last image keeps the model from running on an empty batch.
         chosen = tf.cond(tf.size(usable) > 0, lambda: usable, lambda: count[None])
         extra = [tf.gather(tf.pad(p, [[0, 1]] + [[0, 0]] * (p.shape.rank - 1)), chosen) for p in proposals]
-        arguments = pixels, chosen, tf.gather(network_sizes, chosen), tf.gather(sizes, chosen), extra
-        answers = self._each(*arguments) if self.options.pad_independent else self._together(*arguments)
+        pictures = _Usable(pixels, chosen, tf.gather(network_sizes, chosen), tf.gather(sizes, chosen), extra)
+        answers = self._each(pictures) if self.options.pad_independent else self._together(pictures)
         outputs = {name: _put_back(value, chosen, count) for name, value in answers.items()}
         for name in ("num_detections", "num_proposals"):
             if name in outputs:
@@ -297,15 +307,9 @@ class Requests:
         with tf.control_dependencies([assertion]):
             return tf.identity(status)
 
-    def _together(
-        self,
-        pixels: tf.TensorArray,
-        chosen: tf.Tensor,
-        network_sizes: tf.Tensor,
-        sizes: tf.Tensor,
-        proposals: list[tf.Tensor],
-    ) -> Outputs:
+    def _together(self, pictures: _Usable) -> Outputs:
         """All pictures on canvases of one size, as detectron2 batches them."""
+        pixels, chosen, network_sizes, sizes, proposals = pictures
         largest, map_size = tf.reduce_max(network_sizes, axis=0), tf.reduce_max(sizes, axis=0)
         canvas = tf.map_fn(
             lambda i: maps.pad_map(pixels.read(i), largest),
@@ -323,15 +327,9 @@ class Requests:
         length = tf.cast(tf.clip_by_value(fitting, 1, count), tf.int32)
         return _in_steps(step, tf.cast(count, tf.int32), length, self.at_once)
 
-    def _each(
-        self,
-        pixels: tf.TensorArray,
-        chosen: tf.Tensor,
-        network_sizes: tf.Tensor,
-        sizes: tf.Tensor,
-        proposals: list[tf.Tensor],
-    ) -> Outputs:
+    def _each(self, pictures: _Usable) -> Outputs:
         """Every picture on a canvas of its own."""
+        pixels, chosen, network_sizes, sizes, proposals = pictures
         map_size = tf.reduce_max(sizes, axis=0)
 
         def one_image(i: tf.Tensor) -> Outputs:

@@ -284,7 +284,8 @@ def own_deform_conv(
     for part in rows:
         moved = offset[:, :, part].unflatten(1, (-1, taps, 2))[0]  # (G, taps, 2, h, w)
         weights = None if mask is None else mask[:, :, part].unflatten(1, (-1, taps))[0]
-        columns = _deform_columns(image[0], moved, weights, kernel, (*steps, part.start))
+        place = (steps.stride, steps.padding, steps.dilation, part.start)
+        columns = _deform_columns(image[0], moved, weights, kernel, place)
         parts.append(_grouped_product(columns, weight))
     return torch.cat(parts, dim=1)[None]
 

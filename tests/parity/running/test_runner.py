@@ -177,8 +177,8 @@ def test_the_job_has_only_what_the_torch_workers_know(interpreter, tmp_path):
     log = []
     monkey = worker.call_worker
 
-    def spy(*arguments):
-        log.extend(monkey(*arguments))
+    def spy(*arguments, **options):
+        log.extend(monkey(*arguments, **options))
         return log
 
     worker.call_worker = spy

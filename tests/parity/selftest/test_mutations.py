@@ -10,19 +10,23 @@ import parity.selftest.mutations
 from parity.selftest.mutation_run import Outcome, kill_table, run_mutations, sample_picture, write_results
 from parity.selftest.mutations import BY_NAME, MUTATIONS
 
-PLANTERS = ("mutations", "older_mutations", "project_mutations", "transformer_mutations")
+PLANTERS = Path(parity.selftest.mutations.__file__).parent / "tf_planters"
 
 
 def planter_names():
-    """Names in the worker's module, read without importing TensorFlow."""
-    folder = Path(parity.selftest.mutations.__file__).parent
-    sources = [(folder / f"tf_{name}.py").read_text() for name in PLANTERS]
+    """Names in the worker's modules, read without importing TensorFlow."""
+    sources = [path.read_text() for path in sorted(PLANTERS.glob("*.py"))]
     return re.findall(r'^@planter\("([^"]+)"\)$', "\n".join(sources), re.MULTILINE)
 
 
 def test_every_bug_has_exactly_one_planter():
     assert sorted(planter_names()) == sorted(m.name for m in MUTATIONS)
     assert len(MUTATIONS) == len(BY_NAME) >= 40
+
+
+def test_the_worker_reads_every_file_of_planters():
+    files = {path.stem for path in PLANTERS.glob("*.py")} - {"__init__", "base"}
+    assert set(re.findall(r'^    "(\w+)",$', (PLANTERS / "__init__.py").read_text(), re.MULTILINE)) == files
 
 
 def test_every_bug_names_where_it_is_to_be_found():
