@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from parity.core.units import units
-from tf_d2.stages import OPS, Trace, stage_array, to_nchw
+from tf_d2.stages import OPS, StageArrays, stage_array, to_nchw
 
 
 def test_a_look_up_may_carry_the_files_prefix():
-    trace = Trace({"backbone/p2": np.ones(1), "input/resized": np.zeros(2)})
+    trace = StageArrays({"backbone/p2": np.ones(1), "input/resized": np.zeros(2)})
     assert trace["steps/backbone/p2"] is trace["backbone/p2"]
     assert "steps/backbone/p2" in trace and "backbone/p2" in trace and "steps/backbone/p3" not in trace
     assert set(trace) == {"backbone/p2", "input/resized"}
@@ -17,7 +17,7 @@ def test_a_look_up_may_carry_the_files_prefix():
 
 def test_a_missing_stage_lists_what_there_is():
     with pytest.raises(KeyError, match=r"no stage 'steps/backbone/p9'; this trace has backbone/p2"):
-        Trace({"backbone/p2": np.ones(1)})["steps/backbone/p9"]
+        StageArrays({"backbone/p2": np.ones(1)})["steps/backbone/p9"]
 
 
 def test_feature_maps_become_nchw_and_nothing_else_does():
