@@ -1,29 +1,16 @@
 """A short slice of the fuzzing: the program is fuzz.py, which runs for millions of inputs."""
 
-import importlib.util
-import sys
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.weights_fuzz import fuzz
 
 import weights
 from weights import _pickler as op
 
-
-def load_fuzz():
-    """fuzz.py beside this file, once: it installs an audit hook."""
-    if "weights_fuzz" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("weights_fuzz", Path(__file__).with_name("fuzz.py"))
-        sys.modules["weights_fuzz"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules["weights_fuzz"])
-    return sys.modules["weights_fuzz"]
-
-
-fuzz = load_fuzz()
 SLICE = settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 DIMENSIONS = st.lists(st.sampled_from([-1, 0, 1, 2, 3, 16, 1 << 31, 1 << 47]), max_size=3)

@@ -1,12 +1,10 @@
 """Hostile and damaged files, made here: each gives one clear error, and nothing runs or is written."""
 
-import importlib.util
 import io
 import json
 import os
 import pickle
 import struct
-import sys
 import time
 import tracemalloc
 import zipfile
@@ -16,24 +14,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from support.weights_fuzz import fuzz
 
 import weights
 from weights import _pickler as op
 
 SECONDS = 3.0  # of the processor; none takes over one, but slow machines exist
 MEMORY = 300 << 20
-
-
-def load_fuzz():
-    """fuzz.py beside this file, once: its audit hook and seeds are used here."""
-    if "weights_fuzz" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("weights_fuzz", Path(__file__).with_name("fuzz.py"))
-        sys.modules["weights_fuzz"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules["weights_fuzz"])
-    return sys.modules["weights_fuzz"]
-
-
-fuzz = load_fuzz()
 
 
 @pytest.fixture(scope="module", autouse=True)
