@@ -24,7 +24,7 @@ import numpy as np
 from parity.bench.results import NAMES, Agreement, Bench, Competitor
 from parity.core import machine
 from parity.running.runner import resolved
-from parity.running.sides import Backend, BackendError, Setup, able, absolute_path
+from parity.running.sides import BackendChoice, BackendError, Setup, able, absolute_path
 from parity.running.worker import call_worker, import_root
 from weights.errors import UsageError
 
@@ -170,7 +170,7 @@ def run_bench(
     setup = Setup(absolute_path(config), checkpoint, [image], opts=opts)
     setup = resolved(setup, output, options.progress)
     for name in backends:
-        able(Backend(name), setup)
+        able(BackendChoice(name), setup)
     picture = str(Path(image).resolve())
     model = Subject(
         setup.config, setup.weights or "", [picture], output, setup.state, title or Path(config).stem

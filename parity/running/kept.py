@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from parity.backends import BACKENDS
-from parity.running.sides import Backend, BackendError, Setup
+from parity.running.sides import BackendChoice, BackendError, Setup
 from parity.running.worker import event_of, job_of, python_path
 
 
@@ -30,7 +30,7 @@ class Kept:
     ``folder``: where its log is written.
     """
 
-    def __init__(self, backend: Backend, setup: Setup, folder: Path, role: str) -> None:
+    def __init__(self, backend: BackendChoice, setup: Setup, folder: Path, role: str) -> None:
         self.backend, self.setup, self.role = backend, setup, role
         self._log = folder / f"{role}.log"
         self._running: _Running | None = None

@@ -33,7 +33,7 @@ from parity.judge.judge import compare
 from parity.judge.waivers import Waiver
 from parity.running.kept import Kept, PictureError
 from parity.running.runner import reproduce, resolved
-from parity.running.sides import Backend, Setup, able, check_backend, check_mutation, parse_backend
+from parity.running.sides import BackendChoice, Setup, able, check_backend, check_mutation, parse_backend
 from parity.running.worker import Progress
 from weights.errors import UsageError, UserError
 
@@ -88,8 +88,8 @@ class Plan:
     """What is compared with what. ``noise``: truth, threads or none (see `parity.running.runner.run`)."""
 
     setup: Setup
-    reference: Backend
-    candidate: Backend
+    reference: BackendChoice
+    candidate: BackendChoice
     noise: str = "truth"
     mutate: str = ""
     early_stop: bool = True
@@ -185,7 +185,7 @@ class _Sides:
         self.facts: list[Mapping[str, Any]] = []
         extra = {"mutate": made.mutate} if made.mutate else {}
 
-        def kept(backend: Backend, own: Setup, role: str) -> Kept:
+        def kept(backend: BackendChoice, own: Setup, role: str) -> Kept:
             return stack.enter_context(Kept(backend, own, work.parent, role))
 
         self.reference = kept(made.reference, setup, "reference")

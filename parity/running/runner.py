@@ -28,7 +28,7 @@ from parity.running.feeding import Run, feed_again
 from parity.running.sides import (
     DEFAULT_TIMEOUT,
     TORCH_BACKENDS,
-    Backend,
+    BackendChoice,
     BackendError,
     Paths,
     Setup,
@@ -120,7 +120,7 @@ class _How:
     mutate: str = ""
 
 
-def _run_all(setup: Setup, backends: Sequence[Backend], how: _How) -> list[Comparison]:
+def _run_all(setup: Setup, backends: Sequence[BackendChoice], how: _How) -> list[Comparison]:
     folder, progress, mutate = how.folder, how.progress, how.mutate
     first, *others = backends
     try:
@@ -162,7 +162,7 @@ def _run_all(setup: Setup, backends: Sequence[Backend], how: _How) -> list[Compa
     return out
 
 
-def _repeat(setup: Setup, reference: Backend, feed: Path, progress: Progress) -> Run:
+def _repeat(setup: Setup, reference: BackendChoice, feed: Path, progress: Progress) -> Run:
     """How to run the model that wrote a trace again, fed by the reference."""
 
     def run(manifest: Mapping[str, Any], target: Path) -> Path:
@@ -175,7 +175,7 @@ def _repeat(setup: Setup, reference: Backend, feed: Path, progress: Progress) ->
             raise BackendError("it was made from other weights")
         again = replace(_with(again, feed=str(feed)), threads=count or setup.threads, repeat=1)
         interpreter = reference.interpreter if name in TORCH_BACKENDS else sys.executable
-        return run_backend(Backend(name, "", interpreter), again, target, progress)
+        return run_backend(BackendChoice(name, "", interpreter), again, target, progress)
 
     return run
 
@@ -184,7 +184,9 @@ def _with(setup: Setup, **extra: Any) -> Setup:
     return replace(setup, extra={**setup.extra, **extra})
 
 
-def _noise_runs(backend: Backend, setup: Setup, feed: Path, how: _How) -> tuple[list[TraceLike], list[str]]:
+def _noise_runs(
+    backend: BackendChoice, setup: Setup, feed: Path, how: _How
+) -> tuple[list[TraceLike], list[str]]:
     """Further runs that limits follow from: a float64 one of the reference, or, where that is not wanted or not
     possible, one with another thread count. A recording cannot run, but torch or detectron2 can in its place.
     Failures are notes, as such runs only loosen nothing."""
@@ -218,7 +220,9 @@ def _error(reference: str, candidate: str, setup: Setup, message: str, name: str
     return comparison
 
 
-def reproduce(reference: Backend, candidate: Backend, setup: Setup, folder: Path, mutate: str = "") -> str:
+def reproduce(
+    reference: BackendChoice, candidate: BackendChoice, setup: Setup, folder: Path, mutate: str = ""
+) -> str:
     """The command line that repeats a comparison."""
     setup = setup.source or setup
     words = ["tf-d2", "parity", "--config-file", setup.config]

@@ -30,7 +30,7 @@ class BackendError(UserError, RuntimeError):
 
 
 @dataclass(frozen=True)
-class Backend:
+class BackendChoice:
     """One side of a comparison: a worker and its interpreter, or a recorded trace (``target`` is its
     path)."""
 
@@ -69,7 +69,7 @@ class Setup:
     source: Setup | None = None  # what the user asked for, before the files were resolved
 
 
-def parse_backend(text: str, torch_python: str | None = None) -> Backend:
+def parse_backend(text: str, torch_python: str | None = None) -> BackendChoice:
     """The backend a user named. ValueError says what is known."""
     name, _, target = text.partition(":")
     if name in BACKENDS and BACKENDS[name].target:
@@ -77,24 +77,28 @@ def parse_backend(text: str, torch_python: str | None = None) -> Backend:
             raise UsageError(f"backend {name} needs what it runs: {name}:{BACKENDS[name].target}")
         if name == "serving":
             read_served(target)  # a mistake shows here, before the reference has run
-        return Backend(name, absolute_path(target))
+        return BackendChoice(name, absolute_path(target))
     if text in BACKENDS:
-        return Backend(text, "", torch_python or sys.executable) if text in TORCH_BACKENDS else Backend(text)
+        return (
+            BackendChoice(text, "", torch_python or sys.executable)
+            if text in TORCH_BACKENDS
+            else BackendChoice(text)
+        )
     if text == "auto":
         return auto_reference(torch_python or sys.executable)
     if Path(text).is_file():
-        return Backend("trace", absolute_path(text))
+        return BackendChoice("trace", absolute_path(text))
     known = ", ".join([*(f"{n}:{k.target}" if k.target else n for n, k in BACKENDS.items()), "auto"])
     raise UsageError(f"backend {text!r} is neither one of {known} nor a trace file that exists")
 
 
-def auto_reference(interpreter: str) -> Backend:
+def auto_reference(interpreter: str) -> BackendChoice:
     """detectron2 where the interpreter has it, else the compact PyTorch reference."""
     has = any(_can_import(interpreter, name) for name in ("detectron2",))
-    return Backend("detectron2" if has else "torch", "", interpreter, automatic=True)
+    return BackendChoice("detectron2" if has else "torch", "", interpreter, automatic=True)
 
 
-def able(backend: Backend, setup: Setup) -> Backend:
+def able(backend: BackendChoice, setup: Setup) -> BackendChoice:
     """A backend that has the conventions of a resolved model: itself, or the PyTorch reference where detectron2 was
     chosen by nobody. Raises BackendError where somebody named detectron2."""
     if backend.name != "detectron2" or setup.conventions == "detectron2":
@@ -122,7 +126,7 @@ def several(given: Paths) -> list[str]:
     return [os.fspath(g) for g in ([given] if isinstance(given, str | os.PathLike) else given)]
 
 
-def check_mutation(name: str, candidates: Sequence[Backend]) -> None:
+def check_mutation(name: str, candidates: Sequence[BackendChoice]) -> None:
     """Raise ValueError where no bug has that name, or a candidate is not a model that it can be planted in."""
     with from_a_checkout("planted bugs"):
         from parity.selftest.mutations import BY_NAME
@@ -133,7 +137,7 @@ def check_mutation(name: str, candidates: Sequence[Backend]) -> None:
             raise UsageError(f"the bug {name} can be planted in tf and tf-eager, not in {candidate.name}")
 
 
-def check_backend(backend: Backend, role: str, images: int, profile: Profile) -> None:
+def check_backend(backend: BackendChoice, role: str, images: int, profile: Profile) -> None:
     """Raise ValueError where a backend cannot be a side (``role``) of a comparison of so many images at this
     precision. Found out later, what is wrong with a trace would seem to be a fault of the side that is fed with it."""
     if not backend.recorded:
@@ -158,12 +162,12 @@ def absolute_path(path: str | os.PathLike[str]) -> str:
     return str(Path(path).resolve()) if Path(path).exists() else str(path)
 
 
-def precise_backend(reference: Backend, interpreter: str) -> Backend | None:
+def precise_backend(reference: BackendChoice, interpreter: str) -> BackendChoice | None:
     """What gives the float64 run beside a reference: itself, or for a recording detectron2 or torch; None where
     neither is installed."""
     if not reference.recorded:
         return reference
     for name in ("detectron2", "torch"):
         if _can_import(interpreter, name):
-            return Backend(name, "", interpreter, automatic=True)
+            return BackendChoice(name, "", interpreter, automatic=True)
     return None

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from parity.backends import BACKENDS
-from parity.running.sides import TORCH_BACKENDS, Backend, BackendError, Setup
+from parity.running.sides import TORCH_BACKENDS, BackendChoice, BackendError, Setup
 
 Progress = Callable[[str], None]
 
 
-def job_of(backend: Backend, setup: Setup) -> dict[str, Any]:
+def job_of(backend: BackendChoice, setup: Setup) -> dict[str, Any]:
     """The job of one side on a resolved setup, without its output."""
     job = {
         "config_yaml": setup.config,
@@ -38,7 +38,9 @@ def job_of(backend: Backend, setup: Setup) -> dict[str, Any]:
     return job
 
 
-def run_backend(backend: Backend, setup: Setup, target: Path, progress: Progress = lambda text: None) -> Path:
+def run_backend(
+    backend: BackendChoice, setup: Setup, target: Path, progress: Progress = lambda text: None
+) -> Path:
     """Run one side on a resolved setup and return its trace's path. Raises BackendError with what it said."""
     if backend.recorded:
         return Path(backend.target)

@@ -27,7 +27,7 @@ from parity.core.demo import embedded_demo, sample_picture
 from parity.core.results import Comparison
 from parity.judge.judge import compare
 from parity.running.runner import resolved
-from parity.running.sides import Backend, Setup
+from parity.running.sides import BackendChoice, Setup
 from parity.running.worker import call_worker, run_backend
 from weights.errors import UserError
 
@@ -129,7 +129,7 @@ def _cell(key: tuple[str, str, str, str], folder: Path, python: str, timeout: fl
         trace = folder / "candidate.h5"
         fed = replace(setup, threads=threads, extra={"feed": str(runs[0].resolve())})
         with environment(**variables):
-            run_backend(Backend("tf", "", python), fed, trace)
+            run_backend(BackendChoice("tf", "", python), fed, trace)
         comparison = compare(runs[0], trace, noise=runs[1:])[0]
     except (UserError, OSError) as error:
         return Cell(*key, 2, error=str(error)[:300])
@@ -188,7 +188,7 @@ def narrow(model: str) -> list[str]:
 
 def _references(setup: Setup, folder: Path, capability: str) -> list[Path]:
     """The reference with these kernels of PyTorch, its float64 run on the same input: run once."""
-    torch = Backend("torch", "", sys.executable)
+    torch = BackendChoice("torch", "", sys.executable)
     reference, truth = folder / f"reference_{capability}.h5", folder / f"truth_{capability}.h5"
     if not (reference.is_file() and truth.is_file()):
         run_backend(torch, setup, reference)

@@ -21,7 +21,7 @@ from parity.judge.judge import compare
 from parity.judge.sides import TraceLike
 from parity.running.ops import run_ops
 from parity.running.runner import resolved
-from parity.running.sides import Backend, BackendError, Setup, auto_reference
+from parity.running.sides import BackendChoice, BackendError, Setup, auto_reference
 from parity.running.worker import call_worker, run_backend
 from parity.selftest.mutations import MUTATIONS, Mutation
 from weights.errors import UsageError
@@ -167,7 +167,7 @@ def _family(family: str, bugs: Sequence[Mutation], folder: Path, how: _How) -> l
     folder.mkdir(parents=True, exist_ok=True)
     setup = _family_setup(family, folder, how)
     name = "detectron2" if family in RECORDED else "torch"
-    torch = Backend(name, "", how.torch_python)
+    torch = BackendChoice(name, "", how.torch_python)
     reference = run_backend(torch, setup, folder / "reference.h5", progress)
     again = replace(setup, threads=threads % 2 + 1)
     noise = run_backend(torch, again, folder / "noise.h5", progress)

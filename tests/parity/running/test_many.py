@@ -18,7 +18,7 @@ from parity.core.job import file_sha256
 from parity.running import many
 from parity.running.kept import Kept
 from parity.running.many import FolderError, Plan, is_collection, pictures_of
-from parity.running.sides import Backend, BackendError, Setup
+from parity.running.sides import BackendChoice, BackendError, Setup
 
 # Answers what it is asked; the numbers depend on the picture's first pixel. 7: fails there, 9: dies there.
 WORKER = """
@@ -56,7 +56,7 @@ def backend(tmp_path):
         head += f"SHIFT, SLEEP, SEEN = float({str(shift)!r}), {sleep}, {str(tmp_path / name) + '.txt'!r}\n"
         path.write_text(head + textwrap.dedent(body))
         path.chmod(0o755)
-        return Backend("torch", "", str(path))
+        return BackendChoice("torch", "", str(path))
 
     return make
 
@@ -155,11 +155,11 @@ KILLED = """
 import sys
 from pathlib import Path
 from parity.running import many
-from parity.running.runner import Backend, Setup
+from parity.running.runner import BackendChoice, Setup
 many.resolved = lambda setup, folder, progress: setup
 root = Path(sys.argv[1])
 setup = Setup(str(root / "c.yaml"), "w.npz", [], repeat=1, timeout=300, weights_sha256="ab")
-sides = [Backend("torch", "", str(root / name)) for name in ("ref", "cand")]
+sides = [BackendChoice("torch", "", str(root / name)) for name in ("ref", "cand")]
 many.run(many.Plan(setup, *sides, noise="none"), many.pictures_of([str(root / "p")]), root / "o")
 """
 

@@ -14,7 +14,7 @@ import pytest
 from parity.core.status import Status
 from parity.core.trace import TraceWriter
 from parity.running import runner, sides, worker
-from parity.running.sides import Backend, BackendError, Setup, parse_backend
+from parity.running.sides import BackendChoice, BackendError, Setup, parse_backend
 from parity.running.worker import call_worker
 
 
@@ -111,7 +111,7 @@ def test_workers_see_this_project_and_what_the_user_put_on_the_path(interpreter,
 def test_backend_names(tmp_path):
     trace = tmp_path / "a.h5"
     trace.write_text("")
-    assert parse_backend(str(trace)) == Backend("trace", str(trace))
+    assert parse_backend(str(trace)) == BackendChoice("trace", str(trace))
     assert parse_backend("torch", "/usr/bin/python9").interpreter == "/usr/bin/python9"
     assert parse_backend("savedmodel:export/1").target == "export/1"
     for bad in (
@@ -183,7 +183,7 @@ def test_the_job_has_only_what_the_torch_workers_know(interpreter, tmp_path):
 
     worker.call_worker = spy
     try:
-        worker.run_backend(Backend("torch", "", python), setup, tmp_path / "out.h5")
+        worker.run_backend(BackendChoice("torch", "", python), setup, tmp_path / "out.h5")
     finally:
         worker.call_worker = monkey
     assert set(log[0]["keys"]) <= {f.name for f in fields(Job)}
@@ -193,7 +193,7 @@ def test_reproduce_quotes_for_the_shell():
     setup = Setup(
         "my config.yaml", "w.pkl", ["it's.png"], threads=1, proposals=["a.npy"], opts=("MODEL.DEVICE", "cpu")
     )
-    words = shlex.split(runner.reproduce(Backend("torch"), Backend("tf"), setup, "out"))
+    words = shlex.split(runner.reproduce(BackendChoice("torch"), BackendChoice("tf"), setup, "out"))
     assert (
         "my config.yaml" in words and "it's.png" in words and words[-3:] == ["--opts", "MODEL.DEVICE", "cpu"]
     )
@@ -372,7 +372,7 @@ def test_float32_is_refused_in_the_semantic_profile_before_anything_runs(
 )
 def test_what_gives_the_float64_run_beside_a_reference(monkeypatch, reference, held, expected):
     monkeypatch.setattr(sides, "_can_import", lambda interpreter, name: name in held)
-    found = sides.precise_backend(Backend(reference, "r.h5"), "python")
+    found = sides.precise_backend(BackendChoice(reference, "r.h5"), "python")
     assert (found.name if found else None) == expected
 
 
@@ -392,7 +392,7 @@ def test_thread_noise_is_measured_only_where_there_is_no_float64_run(tmp_path, m
 
     monkeypatch.setattr(runner, "run_backend", run_backend)
     setup = Setup("c.yaml", "w.pkl", ["i.png"], source=Setup("c.yaml", "w.pkl", ["i.png"]))
-    traces, notes = runner._noise_runs(Backend("torch"), setup, tmp_path / "r.h5", how(tmp_path))
+    traces, notes = runner._noise_runs(BackendChoice("torch"), setup, tmp_path / "r.h5", how(tmp_path))
     assert ran == (["semantic"] if works else ["semantic", "strict"])
     assert [Path(str(t)).name for t in traces] == ["noise_truth.h5" if works else "noise_threads.h5"]
     assert works or "limits are estimates: out of memory" in notes[0]
@@ -401,6 +401,6 @@ def test_thread_noise_is_measured_only_where_there_is_no_float64_run(tmp_path, m
 def test_a_recording_without_torch_is_judged_by_estimates(tmp_path, monkeypatch):
     monkeypatch.setattr(sides, "_can_import", lambda interpreter, name: False)
     setup = Setup("c.yaml", "w.pkl", ["i.png"])
-    reference = Backend("trace", "r.h5")
+    reference = BackendChoice("trace", "r.h5")
     traces, notes = runner._noise_runs(reference, setup, tmp_path / "r.h5", how(tmp_path))
     assert traces == [] and "torch is not installed" in notes[0]
