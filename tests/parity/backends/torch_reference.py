@@ -643,7 +643,7 @@ def test_detectron2_has_every_op_and_the_reference_those_of_stock_models():
     from parity.core.units import OPS
 
     own = {"panoptic"}  # also returns the segments, so that it is called by name
-    older = {"network_boxes"}  # of Detectron's conventions, which detectron2 does not have
+    older = {"network_boxes", "keypoint_logits"}  # of older conventions, which detectron2 does not have
     assert set(detectron2_units.OPS) | own == set(OPS) - older
     assert set(run.OPS) | own == set(OPS) - PROJECT_OPS - older
     assert set(older_run.OPS) - older <= set(run.OPS) and older <= set(older_run.OPS)
