@@ -1,6 +1,8 @@
 """What is said about CPU kernels, and what the command line chooses."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 import tensorflow as tf
@@ -8,6 +10,7 @@ import tensorflow as tf
 import tf_d2
 from tf_d2 import kernels
 from tf_d2.commands.options import choose_kernels
+from weights import UserError
 
 
 @pytest.fixture
@@ -94,3 +97,67 @@ def test_bfloat16_is_refused_where_it_does_not_run(monkeypatch):
     with pytest.raises(ValueError, match="ONEDNN_MAX_CPU_ISA"):
         tf_d2.load_model("COCO-Detection/faster_rcnn_R_50_FPN_1x", dtype="bfloat16")
     kernels.bfloat16_runs.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "environment, file, runs",
+    [
+        ({}, None, True),
+        ({}, '{"backend": "torch"}', False),
+        ({}, '{"backend": "tensorflow"}', True),
+        ({}, "not JSON", True),
+        ({"KERAS_BACKEND": "jax"}, None, False),
+        ({"KERAS_BACKEND": "tensorflow"}, '{"backend": "torch"}', True),
+        ({"KERAS_BACKEND": ""}, '{"backend": "jax"}', False),
+    ],
+)
+def test_keras_on_another_framework_is_refused(monkeypatch, tmp_path, environment, file, runs):
+    monkeypatch.delitem(sys.modules, "keras")
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    if file is not None:
+        (tmp_path / "keras.json").write_text(file)
+    if runs:
+        kernels.check_keras_backend()
+    else:
+        with pytest.raises(UserError, match="KERAS_BACKEND=tensorflow"):
+            kernels.check_keras_backend()
+
+
+def test_keras_that_was_imported_already(monkeypatch):
+    kernels.check_keras_backend()
+    monkeypatch.setattr("keras.backend.backend", lambda: "torch")
+    with pytest.raises(UserError, match="run on torch"):
+        kernels.check_keras_backend()
+
+
+def test_keras_is_asked_before_it_is_imported():
+    """Keras itself ends in an ImportError where its framework is not installed."""
+    done = subprocess.run(
+        [sys.executable, "-c", "import tf_d2; tf_d2.Predictor"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env=os.environ | {"KERAS_BACKEND": "jax"},
+    )
+    assert "UsageError: Keras is set to run on jax" in done.stderr
+
+
+def test_a_model_is_not_made_inside_a_graph(demo_files):
+    with tf.Graph().as_default(), pytest.raises(UserError, match="executes eagerly"):
+        tf_d2.load_model(demo_files / "shapes.yaml", demo_files / "shapes.pkl")
+
+
+@pytest.mark.parametrize(("value", "told"), [("BF16", True), ("any", True), ("strict", False), ("", False)])
+def test_rounding_that_the_environment_allows_is_told(monkeypatch, caplog, value, told):
+    monkeypatch.setenv("DNNL_DEFAULT_FPMATH_MODE", value)
+    kernels.warn_of_rounding.cache_clear()
+    for _ in range(2):
+        kernels.warn_of_rounding()
+    assert len(caplog.records) == told and all(
+        "DNNL_DEFAULT_FPMATH_MODE" in r.message for r in caplog.records
+    )
+    kernels.warn_of_rounding.cache_clear()

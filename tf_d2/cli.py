@@ -166,6 +166,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line. Exit status 0 on success, 2 for errors (commands may define others)."""
     # TensorFlow's start-up notices would bury the answer; set the variable to 0 to see them.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # whatever the user's own programs run on
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(
             errors="backslashreplace"

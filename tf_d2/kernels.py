@@ -1,19 +1,61 @@
-"""Which CPU kernels TensorFlow runs, and what would make it faster. TensorFlow itself is imported where it is asked."""
+"""What of a process decides how TensorFlow computes: Keras's backend, CPU kernels, settings that round or that would be
+faster. TensorFlow itself is imported where it is asked.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import platform
+import sys
 from functools import cache
+from pathlib import Path
 
 from weights.errors import UsageError
 
 ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
 FROZEN_WEIGHTS = "TF_ONEDNN_ASSUME_FROZEN_WEIGHTS"
+KERAS_BACKEND = "KERAS_BACKEND"
+# Each lets oneDNN round float32 to fewer bits before it multiplies; images for some processors set one by default.
+_FPMATH = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE", "TF_SET_ONEDNN_FPMATH_MODE")
 X86_64 = ("x86_64", "AMD64")  # what platform.machine() calls it; oneDNN was measured there only
 
 _log = logging.getLogger("tf_d2")
+
+
+def check_keras_backend() -> None:
+    """Raise UsageError where Keras runs on something else than TensorFlow, or would once it is imported."""
+    if "keras" in sys.modules:
+        chosen = sys.modules["keras"].backend.backend()
+    else:
+        chosen = os.environ.get(KERAS_BACKEND) or _configured_backend()
+    if chosen != "tensorflow":
+        raise UsageError(
+            f"Keras is set to run on {chosen} ({KERAS_BACKEND} in the environment, or keras.json), and tf_d2's layers "
+            f"are TensorFlow's: set {KERAS_BACKEND}=tensorflow before anything imports keras"
+        )
+
+
+def _configured_backend() -> str:
+    """What Keras's configuration file says, read as Keras reads it."""
+    folder = Path(os.environ.get("KERAS_HOME") or Path("~/.keras").expanduser())
+    try:
+        return str(json.loads((folder / "keras.json").read_text()).get("backend", "tensorflow"))
+    except (OSError, ValueError, AttributeError):  # none, or one that Keras ignores, too
+        return "tensorflow"
+
+
+def check_eager() -> None:
+    """Raise UsageError where TensorFlow records a graph instead of computing."""
+    import tensorflow as tf
+
+    if not tf.executing_eagerly():
+        raise UsageError(
+            "a model can be made only where TensorFlow executes eagerly: not inside a tf.function or tf.Graph, and not "
+            "after tf.compat.v1.disable_v2_behavior(). For TensorFlow 1's sessions export it (tf_d2.serving.export): "
+            "tf.compat.v1.saved_model.loader.load reads that"
+        )
 
 
 def onednn_enabled() -> bool | None:
@@ -74,6 +116,29 @@ def advice() -> str | None:
         f"faster with {' '.join(f'{name}=1' for name in names)} in the environment before TensorFlow is imported, in a "
         "process that does not change its models' weights"
     )
+
+
+def rounding() -> str | None:
+    """What in the environment makes float32 less than that, or None."""
+    found = [f"{name}={os.environ[name]}" for name in _FPMATH if _rounds(os.environ.get(name, ""))]
+    if not found:
+        return None
+    return (
+        f"{' '.join(found)} in the environment lets oneDNN round float32 to fewer bits: answers will differ from "
+        "detectron2's as bfloat16's do; unset it for the same answers"
+    )
+
+
+def _rounds(mode: str) -> bool:
+    return mode.upper() not in ("", "STRICT")
+
+
+@cache
+def warn_of_rounding() -> None:
+    """Log :func:`rounding` as a warning, once in a process."""
+    text = rounding()
+    if text is not None:
+        _log.warning("tf_d2: %s", text)
 
 
 @cache

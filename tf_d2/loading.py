@@ -69,10 +69,13 @@ def load_model(
     Raises:
         tf_d2.config.ConfigError: the configuration cannot be read or asks for something unsupported.
         weights.WeightsError: the checkpoint cannot be read or does not belong to the configuration.
-        ValueError: TensorFlow cannot compute in bfloat16 here.
+        weights.errors.UsageError: TensorFlow cannot compute in bfloat16 here, or makes a graph instead of computing.
     """
+    kernels.check_eager()
     if dtype == "bfloat16":
         kernels.check_bfloat16()
+    if dtype == "float32":
+        kernels.warn_of_rounding()
     opts = with_conventions(opts, conventions)
     parsed, path = resolve_model(config, weights, opts, ignore_keys)
     with unfilled():

@@ -15,6 +15,7 @@ def configure(job: Job) -> None:
             os.environ[name] = str(job.threads)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
+    os.environ["KERAS_BACKEND"] = "tensorflow"
     if job.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     elif job.profile != "production":

@@ -215,6 +215,7 @@ def main() -> int:
     job = common.read_job(parser.parse_args().job)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
+    os.environ["KERAS_BACKEND"] = "tensorflow"
     # As tf-d2 predict does: one model, run as a graph only, whose weights oneDNN may lay out once.
     os.environ.setdefault("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", "1")
     if job["device"] == "cpu":
