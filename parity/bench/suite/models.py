@@ -54,6 +54,8 @@ FAMILIES = (
     _Published("COCO-Detection/faster_rcnn_X_101_32x8d_FPN_3x", "Faster R-CNN X101-32x8d-FPN"),
     _Published("Misc/mask_rcnn_R_50_FPN_3x_gn", "Mask R-CNN R50-FPN, GN"),
     _Published("projects/ViTDet/configs/COCO/mask_rcnn_vitdet_b_100ep", "ViTDet-B", "detectron2", False),
+    _Published("projects/ViTDet/configs/COCO/mask_rcnn_vitdet_l_100ep", "ViTDet-L", "detectron2", False),
+    _Published("projects/ViTDet/configs/COCO/mask_rcnn_vitdet_h_75ep", "ViTDet-H", "detectron2", False),
     _Published(
         "projects/MViTv2/configs/cascade_mask_rcnn_mvitv2_t_3x", "MViTv2-T, cascade", "detectron2", False
     ),
