@@ -111,7 +111,9 @@ def suite(
     torch_python: InterpreterOption = None,
     size: Annotated[str, typer.Option(help="Picture and network input, HEIGHTxWIDTH.")] = "800x1216",
     scale: Annotated[float, typer.Option(help="Scale of the curves' ranges, for trials.")] = 1.0,
-    families: Annotated[str, typer.Option(help="Only families whose name has one of these words.")] = "",
+    families: Annotated[
+        str, typer.Option(help="Only families with one of these words in their name, with commas.")
+    ] = "",
     compiled: Annotated[
         bool, typer.Option("--compiled", help="Also detectron2 with its backbone compiled.")
     ] = False,
@@ -168,16 +170,19 @@ def _make_suite(
     with from_a_checkout(_SUITE):
         from parity.bench.suite import suite as bench_suite
         from parity.bench.suite.measuring import Suite
+        from parity.bench.suite.models import families_named
     height, _, width = size.partition("x")
     if not (height.isdigit() and width.isdigit()):
         raise UsageError(f"--size {size} is not like 800x1216")
+    words = tuple(w for w in families.split(",") if w)
+    families_named(words)
     return Suite(
         output.resolve(),
         (work or bench_suite.default_work()).resolve(),
         replace(options, threads=options.threads or len(os.sched_getaffinity(0))),
         (int(height), int(width)),
         compiled,
-        tuple(w for w in families.split(",") if w),
+        words,
         scale,
         public_command(sys.argv[1:]),
     )

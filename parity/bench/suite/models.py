@@ -18,6 +18,7 @@ import numpy as np
 
 from parity.bench.bench import Options, Subject
 from parity.running.worker import call_worker
+from weights.errors import UsageError
 
 SEED = 1
 _PREPARE_SECONDS = 3600.0
@@ -89,6 +90,20 @@ FAMILIES = (
     _Published("projects/TridentNet/configs/tridentnet_fast_R_50_C4_3x", "TridentNet R50-C4", "detectron2"),
     _Published("projects/TensorMask/configs/tensormask_R_50_FPN_6x", "TensorMask R50", "detectron2"),
 )
+
+
+def families_named(words: Sequence[str]) -> tuple[_Published, ...]:
+    """Those of :data:`FAMILIES` whose name or title has one of the words, in any case; all for no words.
+
+    Raises UsageError for a word that none has.
+    """
+    found = {w: [f for f in FAMILIES if w.lower() in f"{f.key} {f.title}".lower()] for w in words}
+    unknown = [word for word, those in found.items() if not those]
+    if unknown:
+        titles = ", ".join(f.title for f in FAMILIES)
+        raise UsageError(f"--families {','.join(unknown)}: no family is called so; there are {titles}")
+    chosen = [f for those in found.values() for f in those]
+    return tuple(f for f in FAMILIES if not words or f in chosen)
 
 
 def prepare(

@@ -21,7 +21,7 @@ from parity.bench.results import Competitor, to_json
 from parity.bench.suite.curves import BATCHES, PASTED, curve_models, curves_part, pixels_model
 from parity.bench.suite.files import files_part
 from parity.bench.suite.measuring import Suite, interleave, pair
-from parity.bench.suite.models import FAMILIES, MASK_RCNN, jpeg_file, picture_file, prepare
+from parity.bench.suite.models import FAMILIES, MASK_RCNN, families_named, jpeg_file, picture_file, prepare
 from parity.core import machine
 from parity.running.runner import resolved
 from parity.running.sides import BackendError, Setup
@@ -176,9 +176,8 @@ def _found_at_sizes(suite: Suite, model: Subject, name: str, form: str) -> list[
 
 def _families_part(suite: Suite) -> dict[str, Any]:
     """One model of every family, detectron2 against us."""
-    chosen = [f for f in FAMILIES if not suite.families or any(w in f.key for w in suite.families)]
     out: list[dict[str, Any]] = []
-    for family in chosen:
+    for family in families_named(suite.families):
         (model,) = prepare([(family, ())], suite.size, suite.work, suite.options)
         bench = run_sides(model, [suite.reference, "tf"], suite.fewer(0.5))
         out.append({"key": family.key, **to_json(bench)})

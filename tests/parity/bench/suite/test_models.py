@@ -6,8 +6,9 @@ import pytest
 
 from parity.bench.bench import Options
 from parity.bench.suite import models as bench_models
-from parity.bench.suite.models import FAMILIES, MASK_RCNN, prepare
+from parity.bench.suite.models import FAMILIES, MASK_RCNN, families_named, prepare
 from tf_d2.config import load_config, resolve_yaml
+from weights.errors import UsageError
 
 
 @pytest.fixture
@@ -48,3 +49,10 @@ def test_families_are_published_models():
     names = [f.name for f in (*FAMILIES, MASK_RCNN)]
     assert len(set(names)) == len(FAMILIES) + 1
     assert all(load_config(name) for name in names)
+
+
+def test_families_are_chosen_by_words_of_their_name_or_title():
+    assert families_named(()) == FAMILIES
+    assert [f.title for f in families_named(("tridentnet", "ViTDet-L"))] == ["ViTDet-L", "TridentNet R50-C4"]
+    with pytest.raises(UsageError, match=r"--families yolo,ssd: .* RetinaNet"):
+        families_named(("retinanet", "yolo", "ssd"))
