@@ -6,7 +6,7 @@ import sys
 from importlib.resources import files
 from pathlib import Path
 
-from rich.console import Console
+import pytest
 
 from tf_d2.commands.text_table import print_table
 
@@ -14,18 +14,22 @@ DEMO = Path(str(files("tf_d2"))) / "data" / "demo"
 ROWS = [("a.weight", "yes", "1.5"), ("backbone.long.name.weight", "no", "22")]
 
 
-def printed(terminal, width, **options):
-    out = io.StringIO()
-    print_table(
-        Console(file=out, force_terminal=terminal, width=width, _environ={}),
-        ("name", "runs", "n"),
-        ROWS,
-        **options,
-    )
-    return out.getvalue()
+@pytest.fixture
+def printed(monkeypatch):
+    """``printed(terminal, width, **options)``: the table as written to a terminal of that width, or to a file."""
+
+    def write(terminal, width, **options):
+        monkeypatch.setenv("COLUMNS", str(width))
+        monkeypatch.delenv("NO_COLOR", raising=False)
+        out = io.StringIO()
+        out.isatty = lambda: terminal
+        print_table(out, ("name", "runs", "n"), ROWS, **options)
+        return out.getvalue()
+
+    return write
 
 
-def test_columns_are_as_wide_as_their_cells():
+def test_columns_are_as_wide_as_their_cells(printed):
     assert printed(False, 10, right=[2]).splitlines() == [
         "name                       runs    n",
         "-------------------------  ----  ---",
@@ -34,7 +38,13 @@ def test_columns_are_as_wide_as_their_cells():
     ]
 
 
-def test_a_narrow_terminal_folds_and_colours():
+def test_what_a_file_says_does_not_command_the_terminal():
+    out = io.StringIO()
+    print_table(out, ("name",), [("a\x1b[2Jb\n\udc80é",)])
+    assert out.getvalue().splitlines()[2:] == ["a\\x1b[2Jb\\n\\udc80é"]
+
+
+def test_a_narrow_terminal_folds_and_colours(printed):
     assert printed(True, 24, folded=[0], styles=["", "red"]).splitlines() == [
         "\x1b[1mname           runs  n\x1b[0m",
         "\x1b[2m-------------  ----  ---\x1b[0m",
@@ -55,8 +65,8 @@ except SystemExit as end:
 print([name for name in sys.argv[1].split(",") if name in sys.modules], file=sys.stderr)
 """
     for unwanted, *words in (
-        ("numpy,h5py,scipy,tensorflow,rich.table", "zoo", "list"),
-        ("scipy,tensorflow,rich.table,rich.progress", "inspect", str(DEMO / "shapes.pkl")),
+        ("numpy,h5py,scipy,tensorflow,rich.console", "zoo", "list"),
+        ("scipy,tensorflow,h5py,rich.console,rich.progress", "inspect", str(DEMO / "shapes.pkl")),
     ):
         done = subprocess.run([sys.executable, "-c", code, unwanted, *words], capture_output=True, text=True)
         assert done.stderr.strip() == "[]"

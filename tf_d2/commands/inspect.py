@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import warnings
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -11,11 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from tf_d2.commands.options import PrefixOption
-from tf_d2.commands.text_table import print_table
+from tf_d2.commands.text_table import print_table, styled, visible
 from weights.errors import UsageError
 
 if TYPE_CHECKING:  # imported by the functions that need them: --help does not
@@ -58,10 +57,8 @@ def inspect(
         show(checkpoints[0], pattern, as_json)
 
 
-def _console() -> Console:
-    """Standard output; wide enough for whole rows where it is no terminal but a file or a pipe."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=200)
+def _fact(name: str, value: str) -> None:
+    typer.echo(f"{styled(sys.stdout, name, 'bold')}: {visible(value)}")
 
 
 # --- one file ---------------------------------------------------------------------------------------
@@ -72,26 +69,23 @@ def show(checkpoint: Checkpoint, pattern: re.Pattern[str], as_json: bool) -> Non
     from weights.summary import summarize
 
     names = [name for name in checkpoint.state if pattern.search(name)]
-    console = Console(stderr=True)
-    quiet = as_json or not console.is_terminal
-    if quiet:
-        steps: Iterable[str] = names
-    else:
-        from rich.progress import track  # slow
+    steps: Iterable[str] = names
+    if sys.stderr.isatty() and not as_json:
+        from rich.console import Console  # slow
+        from rich.progress import track
 
-        steps = track(names, "Reading tensors", console=console, transient=True)
+        steps = track(names, "Reading tensors", console=Console(stderr=True), transient=True)
     rows = [summarize(name, checkpoint.state[name]) for name in steps]
     if as_json:
         typer.echo(json.dumps({**_facts(checkpoint), "tensors": [asdict(row) for row in rows]}, indent=1))
         return
-    out = _console()
     for name, value in _facts(checkpoint).items():
         if value not in (None, False, [], {}):
-            out.print(f"[bold]{name.replace('_', ' ')}[/]: {escape(_text(value))}")
-    _print_tensors(out, rows)
+            _fact(name.replace("_", " "), _text(value))
+    _print_tensors(rows)
     bad = sum(row.nan + row.inf for row in rows)
     if bad:
-        out.print(f"[red]{bad} NaN or infinite values.[/]")
+        typer.echo(styled(sys.stdout, f"{bad} NaN or infinite values.", "red"))
 
 
 def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -144,7 +138,7 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
-def _print_tensors(out: Console, rows: list[TensorSummary]) -> None:
+def _print_tensors(rows: list[TensorSummary]) -> None:
     cells, styles = [], []
     for row in rows:
         shape = "x".join(map(str, row.shape)) or "scalar"
@@ -152,7 +146,7 @@ def _print_tensors(out: Console, rows: list[TensorSummary]) -> None:
         cells.append((row.name, shape, row.dtype, *numbers, str(row.nan + row.inf or "")))
         styles.append("red" if row.nan or row.inf else "dim" if row.ignored else "")
     header = ("tensor", "shape", "dtype", "min", "max", "mean", "NaN")
-    print_table(out, header, cells, right=(3, 4, 5, 6), folded=(0, 1, 2), styles=styles)
+    print_table(sys.stdout, header, cells, right=(3, 4, 5, 6), folded=(0, 1, 2), styles=styles)
 
 
 # --- two files --------------------------------------------------------------------------------------
@@ -168,21 +162,18 @@ def _show_differences(one: Checkpoint, other: Checkpoint, pattern: re.Pattern[st
         record = {"a": one.path, "b": other.path, "same": len(rows) - len(unlike)}
         typer.echo(json.dumps({**record, "different": [asdict(row) for row in unlike]}, indent=1))
     else:
-        out = _console()
-        out.print(
-            f"[bold]A[/]: {escape(one.path)} ({one.format})\n[bold]B[/]: {escape(other.path)} "
-            f"({other.format})"
-        )
+        _fact("A", f"{one.path} ({one.format})")
+        _fact("B", f"{other.path} ({other.format})")
         if unlike:
-            _print_differences(out, unlike)
-        out.print(f"{len(rows) - len(unlike)} tensors equal bit by bit, {len(unlike)} differ.")
+            _print_differences(unlike)
+        typer.echo(f"{len(rows) - len(unlike)} tensors equal bit by bit, {len(unlike)} differ.")
     if unlike:
         raise typer.Exit(1)
 
 
-def _print_differences(out: Console, rows: list[TensorDifference]) -> None:
+def _print_differences(rows: list[TensorDifference]) -> None:
     cells = [
         (row.name, row.status, _number(row.max_abs), _number(row.relative_l2), row.detail) for row in rows
     ]
     header = ("tensor", "differs in", "largest", "relative L2", "detail")
-    print_table(out, header, cells, right=(2, 3), folded=(0, 4))
+    print_table(sys.stdout, header, cells, right=(2, 3), folded=(0, 4))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from tf_d2.commands.text_table import print_table
 
@@ -40,10 +40,10 @@ def _chosen(family: str | None, supported: bool | None) -> list[tuple[ZooModel, 
     return rows
 
 
-def _print_table(console: Console, rows: list[tuple[ZooModel, str | None]]) -> None:
+def _print_table(rows: list[tuple[ZooModel, str | None]]) -> None:
     cells = [(row.name, row.family, "yes" if why is None else "no", why or "") for row, why in rows]
     styles = ["" if why is None else "yellow" for _, why in rows]
-    print_table(console, ("model", "family", "runs", "why not"), cells, folded=(0, 3), styles=styles)
+    print_table(sys.stdout, ("model", "family", "runs", "why not"), cells, folded=(0, 3), styles=styles)
 
 
 def _records(rows: list[tuple[ZooModel, str | None]]) -> list[dict]:
@@ -72,10 +72,9 @@ def _list_models(
         families = sorted({row.family for row in zoo_models().values()})
         typer.echo(f"No published model is of that kind. Families: {', '.join(families)}", err=True)
         raise typer.Exit(1)
-    console = Console()
-    _print_table(console, rows)
+    _print_table(rows)
     running = sum(why is None for _, why in rows)
-    console.print(f"{len(rows)} models: {running} run, {len(rows) - running} are no detectors.")
+    typer.echo(f"{len(rows)} models: {running} run, {len(rows) - running} are no detectors.")
 
 
 @_zoo_app.command("show")
