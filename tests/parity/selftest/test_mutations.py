@@ -83,3 +83,12 @@ def test_the_picture_needs_rounding_and_padding():
     scale = 192 / height
     assert (width * scale) % 1 > 0.1 and round(width * scale) % 32
     assert (sample_picture() == sample_picture()).all()
+
+
+def test_the_committed_table_holds_every_bug_found():
+    """A bug that is added, or whose stage changes, is planted before it is committed."""
+    table = Path(parity.__file__).parent / "results" / "mutations" / "mutations.json"
+    rows = {row["name"]: row for row in json.loads(table.read_text()) if row["name"] in BY_NAME}
+    assert rows.keys() == BY_NAME.keys()
+    assert [name for name, row in rows.items() if not (row["caught"] and row["blamed"])] == []
+    assert [n for n, row in rows.items() if row["what"] != BY_NAME[n].what] == []
