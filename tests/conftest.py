@@ -67,6 +67,15 @@ def dtype(request: pytest.FixtureRequest) -> Any:
     keras.config.set_dtype_policy(before)
 
 
+@pytest.fixture
+def bfloat16() -> None:
+    """Skips where TensorFlow has no bfloat16 kernels: its products end the process there instead of failing."""
+    from tf_d2.kernels import bfloat16_runs
+
+    if not bfloat16_runs():
+        pytest.skip("TensorFlow has no bfloat16 kernels under these settings (ONEDNN_MAX_CPU_ISA)")
+
+
 @pytest.fixture(scope="session")
 def demo_files() -> Path:
     """The folder of the embedded model: shapes.yaml, shapes.pkl, shapes.png."""

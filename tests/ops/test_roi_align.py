@@ -309,6 +309,7 @@ def test_what_is_computed_in_blocks_of_regions_is_what_is_computed_on_all(run, m
         assert max(sizes) <= block + 17 and (len(sizes) > 1) == (block < 40 == count)
 
 
+@pytest.mark.usefixtures("bfloat16")
 def test_bfloat16_features_are_sampled_at_float32_positions(run):
     features, boxes, index = inputs("float32", 10)
     rounded = tf.cast(features, tf.bfloat16)
