@@ -414,3 +414,13 @@ def test_the_configuration_of_a_training_run_names_what_it_started_from(demo_fil
     with pytest.warns(UserWarning, match="--weights.*model_final.pth"):
         assert resolve_model(tmp_path / "config.yaml", None)[1].name == "shapes.pkl"
     resolve_model(tmp_path / "config.yaml", tmp_path / "model_final.pth")
+
+
+@pytest.mark.parametrize("start", ["", "nowhere/R-50.pkl"])
+def test_a_training_run_without_its_start_names_its_end(demo_files, tmp_path, start):
+    config = yaml.safe_load((demo_files / "shapes.yaml").read_text())
+    config["MODEL"]["WEIGHTS"] = start
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "model_final.pth").touch()
+    with pytest.raises(tf_d2.UserError, match=r"give .*\(--weights\) .*model_final\.pth, with which"):
+        resolve_model(tmp_path / "config.yaml", None)

@@ -119,20 +119,32 @@ def resolve_model(
         return parsed, resolve_weights(str(config))  # MODEL.WEIGHTS there is what its training started from
     if not parsed.weights:
         raise ConfigError(
-            f"{config}: names no checkpoint (MODEL.WEIGHTS is empty); give one as weights (--weights)"
+            f"{config}: names no checkpoint (MODEL.WEIGHTS is empty); give one as weights (--weights){_hint(config)}"
         )
     found = _named_weights(config, parsed.weights)
     _warn_of_trained(Path(config), parsed.weights, found)
     return parsed, found
 
 
-def _warn_of_trained(config: Path, name: str, found: Path) -> None:
-    """A training run writes its configuration beside its checkpoints; MODEL.WEIGHTS in it is what it started from."""
-    trained = config.parent / "model_final.pth"
-    last = config.parent / "last_checkpoint"  # holds the name of a file
+def _trained(config: str | Path) -> Path | None:
+    """The last checkpoint of a training run, which writes its configuration beside its checkpoints; None without."""
+    folder = Path(config).parent
+    trained = folder / "model_final.pth"
+    last = folder / "last_checkpoint"  # holds the name of a file
     if not trained.is_file() and last.is_file():
-        trained = config.parent / last.read_text(errors="replace").strip()
-    if trained.is_file() and not trained.samefile(found):
+        trained = folder / last.read_text(errors="replace").strip()
+    return trained if trained.is_file() else None
+
+
+def _hint(config: str | Path) -> str:
+    trained = _trained(config)
+    return "" if trained is None else f" {trained}, with which its training run ended"
+
+
+def _warn_of_trained(config: Path, name: str, found: Path) -> None:
+    """MODEL.WEIGHTS in the configuration of a training run is what the training started from."""
+    trained = _trained(config)
+    if trained is not None and not trained.samefile(found):
         warnings.warn(
             f"{config}: no weights were given, so its MODEL.WEIGHTS is used ({name}), as detectron2 does. In the "
             f"configuration of a training run that is what the training started from; for what it ended with give "
@@ -147,7 +159,7 @@ def _named_weights(config: str | Path, name: str) -> Path:
         return resolve_weights(name)
     except DownloadError as error:
         raise DownloadError(
-            f"{config}: its MODEL.WEIGHTS cannot be used; give weights (--weights). {error}"
+            f"{config}: its MODEL.WEIGHTS cannot be used; give weights (--weights){_hint(config)}. {error}"
         ) from None
 
 
