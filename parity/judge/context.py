@@ -62,6 +62,9 @@ class Context:
     truth: Truth | None = None  # a float64 run of the reference on the same picture
     table: dict[str, Stage] = field(default_factory=dict)
     matches: dict[str, MatchReport] = field(default_factory=dict)
+    replayed: dict[str, MatchReport] = field(
+        default_factory=dict
+    )  # sets made anew of the reference's own input
     explained: np.ndarray | None = None  # pixels (H, W) whose mask or class decision was within noise
     reference_segments: Sequence[Mapping[str, Any]] = ()
     candidate_segments: Sequence[Mapping[str, Any]] = ()

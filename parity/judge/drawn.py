@@ -13,6 +13,7 @@ from parity.core.units.table import DETECTIONS, MASK_LOGITS, RESULTS, convention
 from parity.judge import pixels
 from parity.judge.context import Arrays, Cached, Context, items_of
 from parity.judge.limits import argmax_limit, heat_maps, keypoint_limits, probability_limit, set_limits
+from parity.judge.truth import Lined
 from parity.judge.windows import has_windows, mask_window
 
 
@@ -65,20 +66,20 @@ def _windows(
     return np.array(covered).reshape(-1, 4), [None if w is None else w[0] for w in found]
 
 
-def judge_pasted(context: Context, probe: StageResult, reference: np.ndarray, candidate: np.ndarray) -> None:
+def judge_pasted(context: Context, probe: StageResult, lined: Lined) -> None:
     """Masks pasted from the same probabilities into the same boxes: a pixel may differ only where its probability is
     a rounding away from the threshold."""
-    if np.array_equal(reference, candidate):
+    if np.array_equal(lined.reference, lined.candidate):
         probe.message = "equal"
         return
-    count = len(reference)
-    boxes = context.reference[RESULTS.boxes][:count]
+    rows = list(range(len(lined.reference))) if lined.rows is None else lined.rows.tolist()
+    boxes = context.reference[RESULTS.boxes][rows]
     if has_windows(context.reference) and context.config is not None:
-        boxes, behind = _windows(context, boxes, range(count))
+        boxes, behind = _windows(context, boxes, rows)
     else:
-        behind = [_mask_probability(context.reference, k) for k in range(count)]
-    sources = pixels.Sources(boxes, np.zeros(count), behind, _paste_of(context))
-    flips = pixels.compare_masks(reference, candidate, sources, ROUNDINGS * EPSILON)
+        behind = [_mask_probability(context.reference, k) for k in rows]
+    sources = pixels.Sources(boxes, np.zeros(len(rows)), behind, _paste_of(context))
+    flips = pixels.compare_masks(lined.reference, lined.candidate, sources, ROUNDINGS * EPSILON)
     _finish_pixels(probe, flips, "mask pixels")
 
 

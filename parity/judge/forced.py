@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from parity.core.metrics import measure
 from parity.core.profiles import truth_limit
 from parity.core.results import StageResult
@@ -10,7 +12,7 @@ from parity.core.units import array_of, forced_name
 from parity.judge.context import Context
 from parity.judge.drawn import judge_pasted, keypoint_flips
 from parity.judge.limits import forced_limit, keypoint_limits
-from parity.judge.rows import is_cut
+from parity.judge.rows import line_up_replayed
 from parity.judge.truth import forced_errors
 from parity.judge.values import agreed, judge_exact, settled, unlike, verdict_of
 
@@ -23,9 +25,8 @@ def judge_forced(context: Context, result: StageResult, name: str) -> None:
     if another := context.other_input(name):
         result.forced_status, result.forced_message = Status.NOT_COMPARED, another
         return
-    reference, candidate = context.reference[name], context.candidate[forced]
-    rows = min(len(reference), len(candidate)) if reference.ndim and is_cut(context, name) else None
-    reference, candidate = reference[:rows], candidate[:rows]
+    lined = line_up_replayed(context, name, context.reference[name], context.candidate[forced])
+    reference, candidate = lined.reference, lined.candidate
     problem = unlike(reference, candidate)
     if problem:
         result.forced_status, result.forced_message = problem
@@ -33,13 +34,14 @@ def judge_forced(context: Context, result: StageResult, name: str) -> None:
     if reference.dtype.kind != "f":
         probe = StageResult(name, result.rung, "exact", Status.PASS)
         if result.kind == "pixels" and reference.dtype == bool:
-            judge_pasted(context, probe, reference, candidate)
+            judge_pasted(context, probe, lined)
         else:
             judge_exact(probe, reference, candidate)
         result.forced_status, result.forced_message = probe.status, probe.message
         return
     if array_of(name, context.table).judge == "keypoints":
-        flips, worst = keypoint_flips(context, name, reference, candidate, None)
+        rows = None if lined.rows is None else lined.rows.tolist()
+        flips, worst = keypoint_flips(context, name, reference, candidate, rows)
         fine = flips.unexplained == 0 and worst <= keypoint_limits(context, name)[1]
         result.forced_status = Status.PASS if fine else Status.FAIL
         moved = f"{flips.flipped} of {flips.compared} keypoints moved, {flips.unexplained} unexplained"
@@ -48,7 +50,8 @@ def judge_forced(context: Context, result: StageResult, name: str) -> None:
     assert context.inputs is not None
     if array_of(name, context.table).judge == "refined":
         candidate, note = settled(reference, candidate)
-        errors = forced_errors(context.truth, context.inputs, name, reference, candidate, agreed)
+        lined = replace(lined, candidate=candidate)
+        errors = forced_errors(context.truth, context.inputs, name, lined, agreed)
         bound, result.forced_errors = forced_limit(context, name), errors
         if errors is not None and context.truth is not None:
             bound = truth_limit(context.profile, errors.reference, forced=True, own=context.truth.own)
@@ -56,7 +59,7 @@ def judge_forced(context: Context, result: StageResult, name: str) -> None:
         result.forced_status, message = verdict_of(result, bound, forced=True)
         result.forced_message = "; ".join(text for text in (message, note) if text)
         return
-    result.forced_errors = forced_errors(context.truth, context.inputs, name, reference, candidate)
+    result.forced_errors = forced_errors(context.truth, context.inputs, name, lined)
     if result.forced_errors is not None and context.truth is not None:
         bound = truth_limit(
             context.profile, result.forced_errors.reference, forced=True, own=context.truth.own

@@ -7,9 +7,9 @@ proposal row) by its score and look at the other side's score and deltas there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,7 +22,7 @@ _SAME_SCORE = 2e-6  # how exactly a score recomputed here in float64 meets the r
 
 
 @dataclass(frozen=True)
-class _Place:
+class Place:
     """Where a candidate was computed: array names of score and deltas, the score's index and the anchor."""
 
     scores: str
@@ -31,8 +31,33 @@ class _Place:
     anchor: int
 
 
-def dense_place(trace: Arrays, head: str, score: float, label: int, logistic: bool) -> _Place | None:
-    """Place of a dense head's candidate (RPN, RetinaNet) whose recorded score is ``score``.
+def dense_place(trace: Arrays, head: str, score: float, label: int, logistic: bool) -> Place | None:
+    """Place of a dense head's candidate (RPN, RetinaNet) whose recorded score is ``score``: in the first level that
+    has one, the nearest."""
+    levels = _miss_of_levels(trace, head, score, label, logistic)
+    for level, (classes, miss) in enumerate(levels):
+        best = np.unravel_index(int(miss.argmin()), miss.shape)
+        if miss[best] <= (_SAME_SCORE if logistic else 0.0):
+            return _place(head, level, classes, label if logistic else 0, best)
+    return None
+
+
+def dense_places(trace: Arrays, head: str, score: float, label: int) -> Iterator[Place]:
+    """All places of candidates of a class whose probability is ``score``: saturated ones are many."""
+    for level, (classes, miss) in enumerate(_miss_of_levels(trace, head, score, label, logistic=True)):
+        for at in np.argwhere(miss <= _SAME_SCORE):
+            yield _place(head, level, classes, label, at)
+
+
+def _place(head: str, level: int, classes: int, label: int, at: Sequence[Any] | np.ndarray) -> Place:
+    anchor, y, x = (int(i) for i in at)
+    return Place(f"{head}/0/{level}", f"{head}/1/{level}", (0, anchor * classes + label, y, x), anchor)
+
+
+def _miss_of_levels(
+    trace: Arrays, head: str, score: float, label: int, logistic: bool
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Of every level the number of classes and how far each anchor's score (A, H, W) is from ``score``.
 
     Score maps are (1, A*K, H, W) and delta maps (1, A*4, H, W); K = 1 for the RPN, whose scores are logits.
     """
@@ -42,13 +67,8 @@ def dense_place(trace: Arrays, head: str, score: float, label: int, logistic: bo
         classes = logits.shape[1] * 4 // trace[deltas].shape[1]
         channels = logits[0, label if logistic else 0 :: classes]  # (A, H, W)
         values = sigmoid(channels) if logistic else channels.astype(np.float64)
-        miss = np.abs(values - score)
-        a, y, x = (int(i) for i in np.unravel_index(int(miss.argmin()), miss.shape))
-        if miss[a, y, x] <= (_SAME_SCORE if logistic else 0.0):
-            channel = a * classes + (label if logistic else 0)
-            return _Place(name, deltas, (0, channel, y, x), a)
+        yield classes, np.abs(values - score)
         level += 1
-    return None
 
 
 def box_head_probabilities(trace: Arrays) -> np.ndarray | None:
@@ -94,7 +114,7 @@ class Within(NamedTuple):
 
 def dense_origin(
     own: Arrays, other: Arrays, head: str, item: tuple[Items, int], within: Within
-) -> _Place | None:
+) -> Place | None:
     """Place of an item of a dense head, if the other side computed the same score and deltas there; else None.
     ``item``: the items of ``own``, and which of them."""
     items, index = item

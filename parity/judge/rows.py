@@ -52,6 +52,27 @@ def line_up(
     return Lined(reference[rows], candidate[cols], rows, owner), notes, None
 
 
+def line_up_replayed(context: Context, name: str, reference: np.ndarray, candidate: np.ndarray) -> Lined:
+    """Rows side by side of what the candidate made of the reference's own input.
+
+    They are those of the input, in its order, unless the unit that wrote the array chose its items, too: of equal
+    scores either may come first, and a sort need not say which. Then rows follow the items as they were matched.
+    """
+    if reference.ndim and is_cut(context, name):
+        held = min(len(reference), len(candidate))
+        reference, candidate = reference[:held], candidate[:held]
+    whole, stage = Lined(reference, candidate), context.table.get(name)
+    for owner in row_owners(name, context.table) if stage is not None else ():
+        chosen, report = context.table.get(owner.boxes), context.replayed.get(owner.name)
+        if stage is None or chosen is None or chosen.unit != stage.unit or report is None or not report.pairs:
+            continue
+        if (len(reference), len(candidate)) != (report.reference_count, report.candidate_count):
+            return whole
+        rows, cols = (np.array([p[k] for p in report.pairs], int) for k in (0, 1))
+        return Lined(reference[rows], candidate[cols], rows, owner.name)
+    return whole
+
+
 def _recorded_rows(total: int, held: int, count: int) -> int:
     """Rows an array stands for. A recording of detectron2 keeps the first 20 rows of ROI features without
     saying so; such an array stands for the whole set."""

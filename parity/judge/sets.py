@@ -197,6 +197,7 @@ def _judge_forced_set(context: Context, result: StageResult, spec: SetSpec) -> N
     rules = replace(_rules_of(context.config, spec.rules), score_threshold=None)
     rounding = Noise(set_floor(context, spec).box_px, 0.0)
     report = detections.compare_sets(reference, candidate, rules, rounding)
+    context.replayed[spec.name] = report
     px, score = (float(np.abs(a).max(initial=0.0)) for a in (report.box_px, report.score_difference))
     fine = not report.uncertified and px <= most.box_px and score <= most.score
     fine &= len(report.certificates) <= detections.limit_budget(report, context.profile.borderline_share)

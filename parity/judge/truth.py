@@ -80,8 +80,7 @@ def forced_errors(
     truth: Truth | None,
     inputs: Inputs,
     name: str,
-    reference: np.ndarray,
-    candidate: np.ndarray,
+    lined: Lined,
     agree: _Agree | None = None,
 ) -> Errors | None:
     """The same for a stage on the reference's own input, which must be what the truth was fed with."""
@@ -89,8 +88,13 @@ def forced_errors(
     if truth is None or forced not in truth.arrays or inputs.problem(truth.fed, name):
         return None
     exact = truth.arrays[forced]
-    exact = exact[: len(reference)] if exact.ndim and reference.ndim else exact
-    return _errors(exact, reference, candidate, agree)
+    if lined.rows is not None:
+        if lined.rows.max(initial=-1) >= len(exact):
+            return None
+        exact = exact[lined.rows]
+    elif exact.ndim and lined.reference.ndim:
+        exact = exact[: len(lined.reference)]
+    return _errors(exact, lined.reference, lined.candidate, agree)
 
 
 def over_levels(truth: Truth, reference: Arrays, name: str, error: Metrics) -> Metrics:

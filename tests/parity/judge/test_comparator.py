@@ -203,6 +203,55 @@ def test_a_replay_that_loses_an_item_without_a_reason_fails() -> None:
     assert result.forced_status is Status.FAIL
 
 
+def written_together(*units: str) -> dict[str, Stage]:
+    """Boxes, scores, classes and masks of results, each by its unit."""
+    kinds = ("values", "values", "values", "masks")
+    return {
+        name: Stage(name, (IMAGE,), "discrete", unit, False, False, "results", judge)  # type: ignore[arg-type]
+        for name, unit, judge in zip((BOXES, SCORES, CLASSES, MASKS), units, kinds, strict=True)
+    }
+
+
+def tied() -> dict[str, np.ndarray]:
+    """Three results, the first two with one score, and a mask each."""
+    masks = np.zeros((3, 28, 28), bool)
+    masks[0, :9, :9] = masks[1, 10:20, 10:20] = masks[2, 20:, 20:] = True
+    return {
+        IMAGE: np.zeros((28, 28, 3), np.uint8),
+        BOXES: np.array([[0, 0, 9, 9], [10, 10, 20, 20], [20, 20, 28, 28]], np.float32),
+        SCORES: np.array([1.0, 1.0, 0.5], np.float32),
+        CLASSES: np.zeros(3, int),
+        MASKS: masks,
+    }
+
+
+@pytest.mark.parametrize(
+    ("set_order", "mask_order", "units", "status"),
+    [
+        ([1, 0, 2], [1, 0, 2], ("all",) * 4, Status.PASS),
+        ([1, 0, 2], [0, 1, 2], ("all",) * 4, Status.FAIL),  # masks of other boxes
+        ([0, 1, 2], [1, 0, 2], ("all",) * 4, Status.FAIL),
+        (
+            [1, 0, 2],
+            [1, 0, 2],
+            (*("select",) * 3, "masks"),
+            Status.FAIL,
+        ),  # was given boxes in the reference's order
+        ([1, 0, 2], [0, 1, 2], (*("select",) * 3, "masks"), Status.PASS),
+    ],
+)
+def test_masks_follow_their_replayed_boxes_where_one_unit_makes_both(
+    set_order: list[int], mask_order: list[int], units: tuple[str, ...], status: Status
+) -> None:
+    reference = tied()
+    again = {n.replace("output", "forced/output"): reference[n][set_order] for n in (BOXES, SCORES, CLASSES)}
+    again["forced/" + MASKS] = reference[MASKS][mask_order]
+    context = Context(reference, reference | again, STRICT, table=written_together(*units), fed=FED)
+    results = {s.name: s for s in compare_image(context)}
+    assert results["output/instances"].forced_status is Status.PASS
+    assert results[MASKS].status is Status.PASS and results[MASKS].forced_status is status
+
+
 def test_limits_of_a_large_picture_grow_with_its_coordinates() -> None:
     """A unit in the last place of 5000 pixels is 4.9e-4: a static 1e-3 would be two of them."""
     arrays = {BOXES: np.array([[0, 0, 5000, 5000]], np.float32), SCORES: np.ones(1, np.float32)}

@@ -209,7 +209,7 @@ def test_errors_on_the_same_input_need_a_float64_run_of_this_very_input() -> Non
     inputs = Inputs(arrays, {})
     for fed, known in ((hashes(arrays), True), ({P2: "another"}, False), (None, False)):
         truth = Truth({"forced/backbone/p2": exact_map()}, Fed(fed))
-        assert (forced_errors(truth, inputs, P2, arrays[P2], arrays[P2]) is not None) == known
+        assert (forced_errors(truth, inputs, P2, Lined(arrays[P2], arrays[P2])) is not None) == known
 
 
 def test_another_box_of_a_near_tie_is_no_rounding() -> None:

@@ -47,3 +47,32 @@ def test_the_window_of_a_detection_is_its_anchor() -> None:
 def test_a_score_that_no_anchor_has() -> None:
     items = Items(np.zeros((1, 4)), np.array([0.999999], np.float32), np.array([0]))
     assert mask_window(trace(), CONFIG, items, 0) is None
+
+
+def saturated() -> tuple[dict[str, np.ndarray], list[tuple[int, int, int, int]]]:
+    """A trace in which four anchors of class 1 have the same score, and their places (level, anchor, y, x)."""
+    arrays, places = trace(), [(0, 0, 1, 2), (0, 1, 3, 6), (1, 0, 0, 0), (1, 1, 2, 3)]
+    for level, anchor, y, x in places:
+        arrays[f"steps/head/0/{level}"][0, 3 * anchor + 1, y, x] = 30.0
+    return arrays, places
+
+
+def test_of_equal_scores_the_box_says_which() -> None:
+    arrays, places = saturated()
+    score = np.float32(sigmoid(np.array(30.0)))
+    for level, anchor, y, x in places:
+        size, stride = CONFIG["MODEL"]["ANCHOR_GENERATOR"]["SIZES"][level][anchor], (4, 8)[level]
+        dx, dy, dw, dh = arrays[f"steps/head/1/{level}"][0, 4 * anchor : 4 * anchor + 4, y, x] / [
+            1.5,
+            1.5,
+            0.75,
+            0.75,
+        ]
+        centre = np.array([x * stride + dx * size, y * stride + dy * size])
+        half = np.array([np.exp(dw), np.exp(dh)]) * size / 2
+        box = np.concatenate([centre - half, centre + half]) * 2.0  # the network saw half the picture
+        items = Items(box.clip(0, [64, 40, 64, 40])[None], np.array([score]), np.array([1]))
+        found = mask_window(arrays, CONFIG, items, 0)
+        assert found is not None
+        low, high = np.array([x, y]) * stride - size / 2, np.array([x, y]) * stride + size / 2
+        np.testing.assert_array_equal(found[1], np.concatenate([low, high]) * 2.0)
