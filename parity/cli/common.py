@@ -24,6 +24,14 @@ ProfileOption = Annotated[
     str,
     typer.Option(help="semantic (float64, 1e-12), strict (float32, TF32 off) or production (as shipped)."),
 ]
+RunProfileOption = Annotated[
+    str,
+    typer.Option(
+        "--profile",
+        help="semantic (float64, 1e-12), strict (float32, TF32 off) or production (as shipped); detectron or "
+        "maskrcnn-benchmark: strict, against a reference with that project's conventions.",
+    ),
+]
 Annotations = Annotated[
     Path | None,
     typer.Option("--annotations", help="COCO annotations of the pictures: compare average precision too."),
@@ -44,8 +52,9 @@ DeviceOption = Annotated[str, typer.Option(help="cpu or gpu, for both sides.")]
 InterpreterOption = Annotated[
     str | None, typer.Option("--torch-python", help="Python interpreter that has torch or detectron2.")
 ]
+Conventions = Literal["detectron2", "detectron", "maskrcnn-benchmark"]
 ConventionsOption = Annotated[
-    Literal["detectron2", "detectron", "maskrcnn-benchmark"] | None,
+    Conventions | None,
     typer.Option(
         "--conventions", help="Whose arithmetic to follow; left out: that of the configuration's project."
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from rich.markup import escape
@@ -13,13 +13,14 @@ from rich.markup import escape
 from parity.cli import bench as bench_cli
 from parity.cli.common import (
     Annotations,
+    Conventions,
     ConventionsOption,
     DeviceOption,
     Full,
     InterpreterOption,
     KeepGoing,
     OutputOption,
-    ProfileOption,
+    RunProfileOption,
     WaiverOption,
     console,
     fail,
@@ -96,7 +97,7 @@ def _compare_models(
             "serving:grpc://HOST:8500/MODEL or a trace; may be repeated.",
         ),
     ] = None,
-    profile: ProfileOption = "strict",
+    profile: RunProfileOption = "strict",
     device: DeviceOption = "cpu",
     torch_python: InterpreterOption = None,
     threads: Annotated[int, typer.Option(help="Threads per side; 0 = all cores.")] = 0,
@@ -157,6 +158,7 @@ def _compare_models(
         return
     if config_file is None or not input or output is None:
         raise fail("needed: --config-file, --input and --output (or --ops, or the sub-command rejudge)")
+    profile, conventions = _profile_of(profile, conventions)
     options = {
         "reference": reference,
         "candidates": tuple(candidate or ("tf",)),
@@ -273,6 +275,15 @@ def _split_opts(opts: Sequence[str] | None) -> list[str]:
 
 
 _CONVENTIONS = "MODEL.CONVENTIONS"
+
+
+def _profile_of(profile: str, conventions: str | None) -> tuple[str, str | None]:
+    """Profile and conventions, where a profile named after a project stands for both: strict, as that one computes."""
+    if profile not in get_args(Conventions):
+        return profile, conventions
+    if conventions not in (None, profile):
+        raise fail(f"--profile {profile} contradicts --conventions {conventions}")
+    return "strict", profile
 
 
 def _with_conventions(opts: list[str], conventions: str | None) -> list[str]:

@@ -1,8 +1,8 @@
 """The third front door: YAML files of Detectron (Caffe2) and of maskrcnn-benchmark, as detectron2's flat keys.
 
 Each project's file (`detectron.py`, `maskrcnn_benchmark.py`) holds its defaults and says what they are in
-detectron2's
-keys, with ``MODEL.CONVENTIONS`` for how they are computed; the tree is then built as for any other model.
+detectron2's keys, with ``MODEL.CONVENTIONS`` for how they are computed; the tree is then built as for any
+other model.
 """
 
 from __future__ import annotations

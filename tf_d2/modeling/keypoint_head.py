@@ -49,9 +49,8 @@ def keypoint_inference(
 ) -> dict[str, tf.Tensor]:
     """``pred_keypoints`` ``[N, K, 3]`` (x, y, score) of heat maps ``[N, K, S, S]`` in ``boxes`` ``[N, 4]``.
 
-    With the conventions of Detectron the score is a probability of the stretched map, with maskrcnn-benchmark's it
-    is 1;
-    then ``keypoint_logits`` ``[N, K]`` are there, too.
+    With the conventions of Detectron the score is a probability of the stretched map, with
+    maskrcnn-benchmark's it is 1; then ``keypoint_logits`` ``[N, K]`` are there, too.
 
     Source: detectron2 ``keypoint_rcnn_inference``; detectron/utils/keypoints.py ``heatmaps_to_keypoints``;
     maskrcnn_benchmark/modeling/roi_heads/keypoint_head/inference.py.

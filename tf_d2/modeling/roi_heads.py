@@ -191,9 +191,9 @@ class StandardROIHeads(Module):
         """Masks and keypoints of detections, in network coordinates.
 
         Returns a dict with, where the model has them, ``pred_masks`` (probabilities ``[N, M, M]``),
-        ``pred_keypoints`` (``[N, K, 3]`` x, y, score) and ``pred_keypoint_heatmaps`` (logits ``[N, K, S, S]``).
-        Keypoints
-        are decoded in ``keypoint_boxes``, if these are given (Detectron: in pixels of the picture).
+        ``pred_keypoints`` (``[N, K, 3]`` x, y, score) and ``pred_keypoint_heatmaps`` (logits
+        ``[N, K, S, S]``). Keypoints are decoded in ``keypoint_boxes``, if these are given (Detectron: in
+        pixels of the picture).
         """
         outputs: dict[str, tf.Tensor] = {}
         if self.mask_head is not None:

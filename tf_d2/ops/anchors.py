@@ -36,10 +36,9 @@ def window_anchors(
 ) -> np.ndarray:
     """The anchors of one cell as Detectron makes them: rounded at the scale of the stride, x2 and y2 the last pixel.
 
-    For a ratio r = h / w, the window of the stride becomes ``w = round(sqrt(stride^2 / r))``, ``h = round(w * r)``
-    (halves to
-    the even number); then both are multiplied with size / stride. Centre ``(stride - 1) / 2``, corners
-    ``centre -+ (w - 1) / 2``. With stride 4, size 32 and ratio 0.5: 48 x 24.
+    For a ratio r = h / w, the window of the stride becomes ``w = round(sqrt(stride^2 / r))``,
+    ``h = round(w * r)`` (halves to the even number); then both are multiplied with size / stride. Centre
+    ``(stride - 1) / 2``, corners ``centre -+ (w - 1) / 2``. With stride 4, size 32 and ratio 0.5: 48 x 24.
 
     Args:
         stride: pixels of the network input per cell.

@@ -117,12 +117,10 @@ def at_least(boxes: tf.Tensor, min_size: float, factor: tf.Tensor | None = None)
     """``[N, 4]`` boxes whose x2, y2 name the last pixel -> bool ``[N]``: both sides of ``min_size`` pixels or more.
 
     A side is ``(x2 - x1) / factor + 1``: ``factor`` (float32 scalar, pixels of the boxes per pixel of the picture)
-    brings
-    it to the picture's pixels, where Detectron counts and takes 1 for any smaller minimum.
+    brings it to the picture's pixels, where Detectron counts and takes 1 for any smaller minimum.
 
     Source: detectron/ops/generate_proposals.py ``_filter_boxes`` (its second test, of centres, holds for clipped
-    boxes);
-    without ``factor`` maskrcnn_benchmark/structures/boxlist_ops.py ``remove_small_boxes``.
+    boxes); without ``factor`` maskrcnn_benchmark/structures/boxlist_ops.py ``remove_small_boxes``.
     """
     size = boxes[:, 2:] - boxes[:, :2]
     if factor is not None:

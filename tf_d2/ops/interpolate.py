@@ -52,9 +52,8 @@ def bilinear(x: tf.Tensor, out_h: _Int, out_w: _Int) -> tf.Tensor:
 def double_unclamped(x: tf.Tensor) -> tf.Tensor:
     """Bilinear doubling of `x` [N,H,W,C] to [N,2H,2W,C] with zeros beyond the edges instead of edge pixels repeated.
 
-    What a transposed convolution with a 4 x 4 bilinear kernel, stride 2 and padding 1 computes: the outermost rows
-    and
-    columns carry 3/4 of their value, corners 9/16.
+    What a transposed convolution with a 4 x 4 bilinear kernel, stride 2 and padding 1 computes: the outermost
+    rows and columns carry 3/4 of their value, corners 9/16.
 
     Source: detectron/modeling/detector.py `BilinearInterpolation` (the stored blob kps_score_w).
     """

@@ -1,12 +1,10 @@
 """Pasting mask probabilities as Detectron and maskrcnn-benchmark do: into a whole number of pixels.
 
-The M x M probabilities get a border of one zero; the box grows about its centre by (M + 2) / M (its sides without
-+ 1,
-in float32) and its corners are cut to whole pixels (toward zero), both ends inclusive: ``w = x2 - x1 + 1``, at
-least 1.
-The padded map is resized to w x h bilinearly (half-pixel centres, edges repeated, no antialiasing); what is
-**above** the
-threshold and inside the image is the mask. detectron2 samples over the unrounded box instead.
+The M x M probabilities get a border of one zero; the box grows about its centre by (M + 2) / M (its sides
+without + 1, in float32) and its corners are cut to whole pixels (toward zero), both ends inclusive:
+``w = x2 - x1 + 1``, at least 1. The padded map is resized to w x h bilinearly (half-pixel centres, edges
+repeated, no antialiasing); what is **above** the threshold and inside the image is the mask. detectron2
+samples over the unrounded box instead.
 
 `tf_d2.ops.mask_paste_padded` does the same steps in TensorFlow, for exports of full masks.
 

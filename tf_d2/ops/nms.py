@@ -55,8 +55,7 @@ def nms(
 
 def _comparable(boxes: tf.Tensor) -> tf.Tensor:
     """Boxes that have no overlap by torchvision's arithmetic become empty ones: TensorFlow would turn them around,
-    and
-    lose the order of scores over a NaN."""
+    and lose the order of scores over a NaN."""
     size = boxes[:, 2:] - boxes[:, :2]
     usable = tf.reduce_all(size >= 0, axis=1) & tf.math.is_finite(size[:, 0] * size[:, 1])
     return tf.where(usable[:, None], boxes, tf.zeros_like(boxes))
@@ -114,9 +113,9 @@ def batched_nms_inclusive(
 ) -> tf.Tensor:
     """NMS within each group as Detectron and maskrcnn-benchmark (on a CPU) run it.
 
-    x2 and y2 name the last pixel inside: sides of boxes and overlaps have ``+ 1``. A box is dropped when its IoU
-    with a
-    kept one is **at least** the threshold (both float32). Every group is on its own, whatever their number.
+    x2 and y2 name the last pixel inside: sides of boxes and overlaps have ``+ 1``. A box is dropped when its
+    IoU with a kept one is **at least** the threshold (both float32). Every group is on its own, whatever
+    their number.
 
     Args:
         boxes: ``[N, 4]`` xyxy pixels.
@@ -126,9 +125,8 @@ def batched_nms_inclusive(
         plus_one: False: sides without ``+ 1``.
 
     Returns:
-        int32 ``[kept]``, indices by descending score (ties: lower group, then lower index, first). Those projects
-        list the
-        rows in the order they came in.
+        int32 ``[kept]``, indices by descending score (ties: lower group, then lower index, first). Those
+        projects list the rows in the order they came in.
 
     Source: detectron/utils/cython_nms.pyx ``nms``, maskrcnn_benchmark/csrc/cpu/nms_cpu.cpp (its CUDA kernel drops
     above the threshold only).

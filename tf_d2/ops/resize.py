@@ -119,12 +119,11 @@ def truncated_edge_size_tf(
 def resize_by_factor(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     """Resize `image` [H,W,C] bilinearly by one factor, as OpenCV does given ``fx`` and ``fy``: float32 [H',W',C].
 
-    ``H' = round(H * factor)`` (halves to even). Output pixel i lies at ``(i + 0.5) / factor - 0.5`` of the input,
-    with the
-    exact factor and not the quotient of the sides; edges are repeated; nothing is antialiased, nothing rounded to
-    whole
-    levels. Computed in float64, which agrees with OpenCV's float32 to 1e-5 levels. Detectron subtracts the mean
-    before, which is the same to rounding, as the weights of a pixel sum to 1.
+    ``H' = round(H * factor)`` (halves to even). Output pixel i lies at ``(i + 0.5) / factor - 0.5`` of the
+    input, with the exact factor and not the quotient of the sides; edges are repeated; nothing is
+    antialiased, nothing rounded to whole levels. Computed in float64, which agrees with OpenCV's float32 to
+    1e-5 levels. Detectron subtracts the mean before, which is the same to rounding, as the weights of a pixel
+    sum to 1.
 
     Source: detectron/utils/blob.py ``prep_im_for_blob``; OpenCV ``resize``, INTER_LINEAR.
     """

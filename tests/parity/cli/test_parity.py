@@ -108,6 +108,26 @@ def test_conventions_that_contradict_the_options_are_refused(tmp_path):
     assert call(*words, "--conventions", "detectron1").exit_code == 2  # not one of those that there are
 
 
+def test_a_profile_named_after_a_project_stands_for_its_conventions(tmp_path, monkeypatch):
+    from parity.running import runner
+
+    asked = {}
+
+    def run(*given, **options):
+        asked.update(options)
+        raise SystemExit(7)
+
+    monkeypatch.setattr(runner, "run", run)
+    (tmp_path / "a.png").write_bytes(b"")
+    words = ["--config-file", "c.yaml", "--input", tmp_path / "a.png", "--output", tmp_path / "o"]
+    assert call(*words, "--profile", "detectron").exit_code == 7
+    assert asked["profile"] == "strict" and list(asked["opts"]) == ["MODEL.CONVENTIONS", "detectron"]
+    assert call(*words, "--profile", "semantic", "--conventions", "detectron").exit_code == 7
+    assert asked["profile"] == "semantic" and list(asked["opts"]) == ["MODEL.CONVENTIONS", "detectron"]
+    refused = call(*words, "--profile", "maskrcnn-benchmark", "--conventions", "detectron")
+    assert refused.exit_code == 2 and "contradicts --conventions detectron" in refused.output
+
+
 def test_a_waiver_needs_a_reason_and_a_date(traces):
     a, b = traces
     assert call("rejudge", a, b, "--waive", "steps/backbone/p2=known@2999-01-01").exit_code == 0

@@ -1,9 +1,8 @@
 """Whose conventions a model computes with: detectron2's, those of Detectron (Caffe2, 2018) or maskrcnn-benchmark's.
 
-A checkpoint needs those it was trained with: the same weights give other boxes, masks and keypoints with others. One
-value, `Conventions`, says in which of the differences a model is the older one; each is an argument of the
-operation it
-belongs to. Nothing is global.
+A checkpoint needs those it was trained with: the same weights give other boxes, masks and keypoints with
+others. One value, `Conventions`, says in which of the differences a model is the older one; each is an
+argument of the operation it belongs to. Nothing is global.
 """
 
 from __future__ import annotations
