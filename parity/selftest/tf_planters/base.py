@@ -82,6 +82,16 @@ def together(*changes: tuple[Any, str, Any]) -> Iterator[None]:
         yield
 
 
+def across_groups(module: Any) -> contextlib.AbstractContextManager[None]:
+    """The ``batched_nms`` that a module calls suppresses boxes of other groups (classes or levels), too."""
+    old = module.batched_nms
+
+    def ungrouped(boxes: Any, scores: Any, groups: Any, *rest: Any) -> Any:
+        return old(boxes, scores, tf.zeros_like(groups), *rest)
+
+    return swapped(module, "batched_nms", ungrouped)
+
+
 def aligned_corners(x: Any, height: Any, width: Any) -> Any:
     """Bilinear interpolation that maps corner cells onto corner cells."""
 

@@ -6,11 +6,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import tensorflow as tf
 
-from parity.selftest.tf_planters.base import planter, refold, swapped
+from parity.selftest.tf_planters.base import PLANTERS, planter, refold, swapped
 from tf_d2.layers.base import walk
 from tf_d2.layers.norm import BATCH_NORM_EPS, BatchNorm
 from tf_d2.modeling import keypoint_head
@@ -18,25 +19,38 @@ from tf_d2.modeling.network_input import network_size
 from tf_d2.modeling.rpn import level_cell_anchors
 from tf_d2.ops import resize
 
+# Bugs that are one convention left out: its name, and the value that detectron2 would have.
+_LEFT_OUT: dict[str, tuple[str, Any]] = {
+    "older_resize_as_detectron2": ("resize", "pillow"),
+    "older_decode_without_one": ("decode_plus_one", False),
+    "older_clip_to_sides": ("clip_last_pixel", False),
+    "older_clip_to_unpadded": ("clip_to_padded", False),
+    "older_nms_as_detectron2": ("inclusive_nms", False),
+    "older_levels_without_one": ("level_plus_one", False),
+    "older_boxes_rescaled": ("keep_all", False),
+    "older_masks_sampled": ("padded_mask_paste", False),
+    "older_coarsest_threshold": ("coarsest_without_threshold", False),
+    "older_clip_after_nms": ("clip_before_nms", False),
+}
+
 
 @contextlib.contextmanager
-def _left_out(predictor: Any, **values: Any) -> Iterator[None]:
-    """The model's conventions have other values for a while. Every part holds the same object."""
+def _left_out(predictor: Any, name: str, value: Any = False) -> Iterator[None]:
+    """One of the model's conventions has another value for a while. Every part holds the same object."""
     conventions = predictor.config.conventions
-    with contextlib.ExitStack() as stack:
-        for name, value in values.items():
-            stack.callback(object.__setattr__, conventions, name, getattr(conventions, name))
-            object.__setattr__(conventions, name, value)
+    old = getattr(conventions, name)
+    object.__setattr__(conventions, name, value)
+    try:
         yield
+    finally:
+        object.__setattr__(conventions, name, old)
+
+
+for _bug, (_name, _value) in _LEFT_OUT.items():
+    PLANTERS[_bug] = partial(_left_out, name=_name, value=_value)
 
 
 # ---- picture and network ---------------------------------------------------------------------------------
-
-
-@planter("older_resize_as_detectron2")
-def _resize_pillow(p: Any) -> Iterator[None]:
-    with _left_out(p, resize="pillow"):
-        yield
 
 
 @planter("older_resize_by_sides")
@@ -66,43 +80,13 @@ def _epsilon(p: Any) -> Iterator[None]:
 @planter("older_anchors_not_rounded")
 def _anchors(p: Any) -> Iterator[None]:
     generator = p.model.proposal_generator
-    with _left_out(p, window_anchors=False):
+    with _left_out(p, "window_anchors"):
         cells = level_cell_anchors(generator.rpn.anchors, generator.strides)
     with swapped(generator, "cells", cells):
         yield
 
 
-@planter("older_decode_without_one")
-def _decode(p: Any) -> Iterator[None]:
-    with _left_out(p, decode_plus_one=False):
-        yield
-
-
-@planter("older_clip_to_sides")
-def _clip(p: Any) -> Iterator[None]:
-    with _left_out(p, clip_last_pixel=False):
-        yield
-
-
-@planter("older_clip_to_unpadded")
-def _unpadded(p: Any) -> Iterator[None]:
-    with _left_out(p, clip_to_padded=False):
-        yield
-
-
-@planter("older_nms_as_detectron2")
-def _nms(p: Any) -> Iterator[None]:
-    with _left_out(p, inclusive_nms=False):
-        yield
-
-
 # ---- regions ---------------------------------------------------------------------------------------------
-
-
-@planter("older_levels_without_one")
-def _levels(p: Any) -> Iterator[None]:
-    with _left_out(p, level_plus_one=False):
-        yield
 
 
 @planter("older_half_pixel")
@@ -132,18 +116,6 @@ def _in_network(p: Any) -> Iterator[None]:
         yield
 
 
-@planter("older_boxes_rescaled")
-def _rescaled(p: Any) -> Iterator[None]:
-    with _left_out(p, keep_all=False):
-        yield
-
-
-@planter("older_masks_sampled")
-def _sampled(p: Any) -> Iterator[None]:
-    with _left_out(p, padded_mask_paste=False):
-        yield
-
-
 @planter("older_heat_maps_with_edges")
 def _edges(p: Any) -> Iterator[None]:
     with swapped(p.model.roi_heads.keypoint_head, "double_unclamped", False):
@@ -169,16 +141,4 @@ def _low_map(p: Any) -> Iterator[None]:
 def _octaves(p: Any) -> Iterator[None]:
     decoder = p.model.decoder
     with swapped(decoder, "cells", level_cell_anchors(decoder.config.anchors, decoder.strides)):
-        yield
-
-
-@planter("older_coarsest_threshold")
-def _coarsest(p: Any) -> Iterator[None]:
-    with _left_out(p, coarsest_without_threshold=False):
-        yield
-
-
-@planter("older_clip_after_nms")
-def _clip_after(p: Any) -> Iterator[None]:
-    with _left_out(p, clip_before_nms=False):
         yield

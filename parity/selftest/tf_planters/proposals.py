@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from parity.selftest.tf_planters.base import planter, swapped
+from parity.selftest.tf_planters.base import across_groups, planter, swapped
 from tf_d2.modeling import rpn
 from tf_d2.ops import anchors as anchor_ops
 from tf_d2.ops import boxes as box_ops
@@ -111,12 +111,7 @@ def _rpn_nms(p: Any) -> Iterator[None]:
 
 @planter("rpn_nms_across_levels")
 def _across_levels(p: Any) -> Iterator[None]:
-    old = rpn.batched_nms
-
-    def together(boxes: Any, scores: Any, groups: Any, *rest: Any) -> Any:
-        return old(boxes, scores, tf.zeros_like(groups), *rest)
-
-    with swapped(rpn, "batched_nms", together):
+    with across_groups(rpn):
         yield
 
 

@@ -15,8 +15,9 @@ PLANTERS = Path(parity.selftest.mutations.__file__).parent / "tf_planters"
 
 def planter_names():
     """Names in the worker's modules, read without importing TensorFlow."""
-    sources = [path.read_text() for path in sorted(PLANTERS.glob("*.py"))]
-    return re.findall(r'^@planter\("([^"]+)"\)$', "\n".join(sources), re.MULTILINE)
+    sources = "\n".join(path.read_text() for path in sorted(PLANTERS.glob("*.py")))
+    found = re.findall(r'^@planter\("(.+)"\)$|^    "(\w+)": \("', sources, re.MULTILINE)
+    return [decorated or listed for decorated, listed in found]
 
 
 def test_every_bug_has_exactly_one_planter():
