@@ -26,7 +26,7 @@ from tf_d2.modeling.postprocess import DENSEPOSE, paste, resize_sem_seg, to_imag
 from tf_d2.modeling.retinanet import run_tower
 from tf_d2.ops.keypoints import decode_keypoints
 from tf_d2.ops.padding import padded_size
-from tf_d2.ops.panoptic import combine_semantic_and_instance_outputs
+from tf_d2.ops.panoptic import Things, combine_semantic_and_instance_outputs
 from tf_d2.ops.resize import resize_uint8, shortest_edge_size
 from tf_d2.project_stages import PROJECT_OPS
 from tf_d2.token_stages import TOKEN_OPS, layer_at
@@ -48,9 +48,7 @@ def combine_panoptic(
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """detectron2's panoptic map from the instances and the ``(H, W)`` semantic classes of one image."""
     return combine_semantic_and_instance_outputs(
-        instances.scores,
-        instances.pred_classes,
-        instances.pred_masks,
+        Things(instances.scores, instances.pred_classes, instances.pred_masks),
         labels,
         overlap_threshold=config.overlap_thresh,
         stuff_area_thresh=config.stuff_area_limit,

@@ -150,9 +150,9 @@ def view_as(raw: memoryview, dtype: np.dtype, shape: tuple[int, ...], fortran: b
 
 
 def _frombuffer(
-    state: State, raw: Any, dtype: Any, shape: Any, order: Any = "C", axis: Any = None
+    state: State, raw: Any, dtype: Any, shape: Any, order: Any = "C", *rest: Any
 ) -> np.ndarray | Inert:
-    """How numpy pickles contiguous arrays at protocol 5."""
+    """How numpy pickles contiguous arrays at protocol 5; newer ones say more, which matters to other orders only."""
     if not isinstance(dtype, Dtype) or order not in ("C", "F"):
         raise CheckpointError("The pickle has a numpy array with an unknown state.")
     if dtype.problem or dtype.dtype is None:
@@ -177,16 +177,10 @@ def _tensor(
 
 
 def _tensor_v3(
-    state: State,
-    storage: Any,
-    offset: Any,
-    shape: Any,
-    strides: Any,
-    grad: Any,
-    hooks: Any,
-    dtype: Any,
-    *rest: Any,
+    state: State, storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any
 ) -> TensorRef | Inert:
+    """``_rebuild_tensor_v3``: behind requires_grad and hooks stands the dtype, since the storage has none."""
+    dtype = rest[2] if len(rest) > 2 else None
     if not isinstance(dtype, Name) or dtype.kind != "dtype":
         raise CheckpointError("The pickle has a tensor without a dtype.")
     return _tensor_ref(storage, TORCH_DTYPES[dtype.name], offset, shape, strides)

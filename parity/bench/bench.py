@@ -24,8 +24,8 @@ import numpy as np
 from parity.bench.results import NAMES, Agreement, Bench, Competitor
 from parity.core import machine
 from parity.running.runner import resolved
-from parity.running.sides import BackendChoice, BackendError, Setup, able, absolute_path
-from parity.running.worker import call_worker, import_root
+from parity.running.sides import BackendChoice, BackendError, Setup, able
+from parity.running.worker import Program, call_worker, import_root
 from weights.errors import UsageError
 
 Progress = Callable[[str], None]
@@ -151,30 +151,17 @@ def started(module: str, interpreter: str, job: Mapping[str, Any], log: Path) ->
                     process.wait()
 
 
-def run_bench(
-    config: str,
-    weights: str | None,
-    image: str,
-    *,
-    output: Path,
-    backends: Sequence[str] = ("torch", "tf"),
-    options: Options = Options(),
-    opts: Sequence[Any] = (),
-    title: str = "",
-) -> Bench:
-    """Bench a user's model: resolve configuration and weights, then :func:`run_sides`."""
+def run_bench(asked: Setup, output: Path, backends: Sequence[str], options: Options = Options()) -> Bench:
+    """Bench a user's model on its picture: resolve configuration and weights, then :func:`run_sides`."""
     _check_names(backends)
     output.mkdir(parents=True, exist_ok=True)
     output = output.resolve()
-    checkpoint = None if weights is None else absolute_path(weights)
-    setup = Setup(absolute_path(config), checkpoint, [image], opts=opts)
-    setup = resolved(setup, output, options.progress)
+    setup = resolved(asked, output, options.progress)
     for name in backends:
         able(BackendChoice(name), setup)
-    picture = str(Path(image).resolve())
-    model = Subject(
-        setup.config, setup.weights or "", [picture], output, setup.state, title or Path(config).stem
-    )
+    pictures = [str(Path(image).resolve()) for image in asked.images]
+    title = Path(asked.config).stem
+    model = Subject(setup.config, setup.weights or "", pictures, output, setup.state, title)
     return run_sides(model, backends, options)
 
 
@@ -260,7 +247,7 @@ def exported(name: str, model: Subject, options: Options) -> str:
             "weights": model.weights,
             "images": list(model.images),
         }
-        call_worker("parity.backends.tf_tools", sys.executable, job, folder, _EXPORT_SECONDS)
+        call_worker(Program("parity.backends.tf_tools", timeout=_EXPORT_SECONDS), job, folder)
         return str(folder)
     return written(FORMATS[name], model, options) if name in FORMATS else ""
 
@@ -278,7 +265,8 @@ def written(form: str, model: Subject, options: Options) -> str:
             "state": model.state,
             "image": model.images[0],
         }
-        call_worker("parity.bench.torch_export", options.interpreter, job, path, _EXPORT_SECONDS)
+        program = Program("parity.bench.torch_export", options.interpreter, _EXPORT_SECONDS)
+        call_worker(program, job, path)
     return str(path)
 
 

@@ -130,7 +130,7 @@ def roi_align_launches() -> dict[str, Any]:
     import tensorflow as tf
 
     from tf_d2.ops.boxes import assign_levels
-    from tf_d2.ops.roi_align import Regions
+    from tf_d2.ops.roi_align import Pyramid, Regions, Sampling
 
     rng = np.random.default_rng(0)
     features = [
@@ -144,7 +144,8 @@ def roi_align_launches() -> dict[str, Any]:
     def pool() -> tf.Tensor:
         levels = assign_levels(boxes, 2, 5)
         index = tf.zeros([1000], tf.int32)
-        regions = Regions(features, boxes, index, levels, 7, [1 / 4, 1 / 8, 1 / 16, 1 / 32])
+        pyramid = Pyramid(features, [1 / 4, 1 / 8, 1 / 16, 1 / 32])
+        regions = Regions(pyramid, boxes, index, levels, Sampling(7))
         return regions.pool().in_order()
 
     pool().numpy()

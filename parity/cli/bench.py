@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,7 @@ from weights.errors import UsageError, UserError
 if TYPE_CHECKING:
     from parity.bench.bench import Options
     from parity.bench.suite.measuring import Suite
+    from parity.running.sides import Setup
 
 _HELP = """Time and memory of PyTorch and TensorFlow on the same input, in interleaved runs.
 
@@ -85,7 +87,11 @@ def _one_model(
 ) -> None:
     """Measure one model on several sides."""
     options = _options(rounds, warmup, threads, device, torch_python)
-    _end(lambda: _single(output, options, config_file, weights, input, backend, opts))
+
+    def work() -> bool:
+        return _single(_setup(config_file, weights, input, opts, output), output, backend, options)
+
+    _end(work)
 
 
 def suite(
@@ -127,7 +133,19 @@ def suite(
     options = _options(rounds, warmup, threads, device, torch_python)
 
     def work_on() -> bool:
-        made = _make_suite(output, options, size, scale, families, compiled, work)
+        with from_a_checkout(_SUITE):
+            from parity.bench.suite import suite as bench_suite
+            from parity.bench.suite.measuring import Suite
+        made = Suite(
+            output.resolve(),
+            (work or bench_suite.default_work()).resolve(),
+            replace(options, threads=options.threads or len(os.sched_getaffinity(0))),
+            _size(size),
+            compiled,
+            _families(families),
+            scale,
+            public_command(sys.argv[1:]),
+        )
         return _prepare(made) if prepare else _measure(made, everything, only)
 
     _end(work_on)
@@ -156,36 +174,21 @@ def _end(work: Callable[[], bool]) -> None:
     raise typer.Exit(EXIT_NOT_COMPARABLE if failed else 0)
 
 
-def _make_suite(
-    output: Path,
-    options: Options,
-    size: str,
-    scale: float,
-    families: str,
-    compiled: bool,
-    work: Path | None,
-) -> Suite:
-    from dataclasses import replace
-
-    with from_a_checkout(_SUITE):
-        from parity.bench.suite import suite as bench_suite
-        from parity.bench.suite.measuring import Suite
-        from parity.bench.suite.models import families_named
-    height, _, width = size.partition("x")
+def _size(text: str) -> tuple[int, int]:
+    """(height, width). Raises UsageError."""
+    height, _, width = text.partition("x")
     if not (height.isdigit() and width.isdigit()):
-        raise UsageError(f"--size {size} is not like 800x1216")
-    words = tuple(w for w in families.split(",") if w)
+        raise UsageError(f"--size {text} is not like 800x1216")
+    return int(height), int(width)
+
+
+def _families(text: str) -> tuple[str, ...]:
+    """The words, each of which a family has. Raises UsageError."""
+    from parity.bench.suite.models import families_named
+
+    words = tuple(w for w in text.split(",") if w)
     families_named(words)
-    return Suite(
-        output.resolve(),
-        (work or bench_suite.default_work()).resolve(),
-        replace(options, threads=options.threads or len(os.sched_getaffinity(0))),
-        (int(height), int(width)),
-        compiled,
-        words,
-        scale,
-        public_command(sys.argv[1:]),
-    )
+    return words
 
 
 def _prepare(suite: Suite) -> bool:
@@ -221,39 +224,36 @@ def public_command(arguments: Sequence[str]) -> str:
     return " ".join(words)
 
 
-def _single(
-    output: Path,
-    options: Options,
-    config_file: str | None,
-    weights: str | None,
-    input: str | None,
-    backend: list[str] | None,
-    opts: list[str] | None,
-) -> bool:
-    """One model on several sides; whether one of them failed."""
+def _setup(
+    config: str | None, weights: str | None, picture: str | None, opts: list[str] | None, output: Path
+) -> Setup:
+    """The model and the picture that are named, or the embedded one and a drawn one in ``output``."""
     import numpy as np
 
-    from parity.bench.bench import run_bench
-    from parity.bench.results import table, write_results
     from parity.core.demo import embedded_demo, sample_picture
-    from parity.running.sides import auto_reference
+    from parity.running.sides import Setup, absolute_path
 
     if opts and len(opts) % 2:
         raise UsageError(f"--opts takes pairs KEY VALUE, got {len(opts)} words: {' '.join(opts)}")
     output.mkdir(parents=True, exist_ok=True)
-    demo = embedded_demo()
-    if input is None:
-        input = str(output / "picture.npy")
-        np.save(input, sample_picture())
-    result = run_bench(
-        config_file or str(demo / "shapes.yaml"),
-        weights if config_file else str(demo / "shapes.pkl"),
-        input,
-        output=output,
-        backends=backend or [auto_reference(options.interpreter).name, "tf", "savedmodel"],
-        options=options,
-        opts=opts or [],
-    )
+    if picture is None:
+        picture = str(output / "picture.npy")
+        np.save(picture, sample_picture())
+    if config is None:
+        demo = embedded_demo()
+        config, weights = str(demo / "shapes.yaml"), str(demo / "shapes.pkl")
+    checkpoint = None if weights is None else absolute_path(weights)
+    return Setup(absolute_path(config), checkpoint, [picture], opts=opts or [])
+
+
+def _single(asked: Setup, output: Path, backends: list[str] | None, options: Options) -> bool:
+    """One model on several sides; whether one of them failed."""
+    from parity.bench.bench import run_bench
+    from parity.bench.results import table, write_results
+    from parity.running.sides import auto_reference
+
+    sides = backends or [auto_reference(options.interpreter).name, "tf", "savedmodel"]
+    result = run_bench(asked, output, sides, options)
     console.print(table(result), highlight=False, markup=False, soft_wrap=True)
     console.print(f"results: {write_results([result], output)}", markup=False)
     return any(s.error for s in result.sides)

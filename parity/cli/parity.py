@@ -36,6 +36,7 @@ from weights.errors import UserError
 
 if TYPE_CHECKING:
     from parity.core.results import Comparison
+    from parity.judge.waivers import Waiver
 
 
 _HELP = """Compare a model in TensorFlow with the same model in PyTorch, stage by stage.
@@ -160,6 +161,8 @@ def _compare_models(
         raise fail("needed: --config-file, --input and --output (or --ops, or the sub-command rejudge)")
     profile, conventions = _profile_of(profile, conventions)
     options = {
+        "config": config_file,
+        "weights": weights,
         "reference": reference,
         "candidates": tuple(candidate or ("tf",)),
         "profile": profile,
@@ -171,6 +174,7 @@ def _compare_models(
         "timeout": timeout,
         "proposals": tuple(proposals or ()),
         "opts": _with_conventions(_split_opts(opts), conventions),
+        "waivers": _waivers(waive),
         "early_stop": not keep_going,
         "mutate": mutate,
         "left_out": {
@@ -181,9 +185,9 @@ def _compare_models(
     }
     if _are_many(input):
         single = {"--annotations": annotations, "--proposals": proposals, "--bisect": narrow}
-        raise typer.Exit(_run_many(config_file, weights, input, output, waive, options, single))
+        raise typer.Exit(_run_many(input, output, options, single))
     truth = open_annotations(annotations)  # before the long part
-    comparisons = _run(config_file, weights, input, output, waive, options)
+    comparisons = _run(input, output, options)
     judge_dataset(comparisons, truth)
     finish(comparisons, output, full)
     if narrow:
@@ -222,16 +226,16 @@ def _are_many(inputs: list[str]) -> bool:
     return any(map(is_collection, inputs))
 
 
-def _run_many(
-    config: str,
-    weights: str | None,
-    inputs: list[str],
-    output: Path,
-    waive: list[str] | None,
-    options: dict[str, Any],
-    single: dict[str, Any],
-) -> int:
-    """A folder, list or pattern of pictures; the exit status."""
+def _waivers(texts: list[str] | None) -> list[Waiver]:
+    try:
+        return read_waivers(texts)
+    except UserError as error:
+        raise fail(str(error)) from error
+
+
+def _run_many(inputs: list[str], output: Path, options: dict[str, Any], single: dict[str, Any]) -> int:
+    """A folder, list or pattern of pictures; the exit status. ``options``: of ``parity.run``; ``single``: those of
+    the command line that are not for many pictures."""
     from parity.cli.many import compare_many
     from parity.running.many import pictures_of, plan
     from parity.running.sides import Setup, absolute_path
@@ -245,8 +249,9 @@ def _run_many(
     common = ("profile", "device", "threads", "opts", "repeat", "timeout", "left_out")
     try:
         pictures = pictures_of(inputs)
+        weights = options["weights"]
         setup = Setup(
-            absolute_path(config),
+            absolute_path(options["config"]),
             None if weights is None else absolute_path(weights),
             pictures[:1],
             **{name: options[name] for name in common},
@@ -259,7 +264,7 @@ def _run_many(
             noise=options["noise"],
             mutate=options["mutate"],
             early_stop=options["early_stop"],
-            waivers=tuple(read_waivers(waive)),
+            waivers=tuple(options["waivers"]),
         )
         return compare_many(made, pictures, output, console).exit_code
     except (UserError, OSError) as error:
@@ -296,14 +301,7 @@ def _with_conventions(opts: list[str], conventions: str | None) -> list[str]:
     return [*opts, _CONVENTIONS, conventions]
 
 
-def _run(
-    config: str,
-    weights: str | None,
-    images: list[str],
-    output: Path,
-    waive: list[str] | None,
-    options: dict[str, Any],
-) -> list[Comparison]:
+def _run(images: list[str], output: Path, options: dict[str, Any]) -> list[Comparison]:
     from parity.running.runner import run
 
     missing = [i for i in images if not Path(i).is_file()]
@@ -312,13 +310,7 @@ def _run(
     with console.status("starting") as status:
         try:
             return run(
-                config,
-                weights,
-                images,
-                output=output,
-                waivers=read_waivers(waive),
-                progress=lambda text: status.update(escape(text)),
-                **options,
+                images=images, output=output, progress=lambda text: status.update(escape(text)), **options
             )
         except (UserError, OSError) as error:
             raise fail(str(error)) from error
@@ -326,11 +318,12 @@ def _run(
 
 def run_ops(output: Path | None, torch_python: str | None, device: str, full: bool) -> None:
     """``--ops``: every operation against PyTorch on generated inputs."""
+    from parity.running.ops import Cases
     from parity.running.ops import run_ops as compare_ops
 
     try:
         with console.status("running the operations on both sides"):
-            comparison = compare_ops(output=output, torch_python=torch_python, device=device)
+            comparison = compare_ops(output, Cases(device=device), torch_python=torch_python)
     except UserError as error:
         raise fail(str(error)) from error
     finish([comparison], output, full)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -34,13 +35,12 @@ def mutations(
         from parity.selftest import mutation_run
 
     try:
-        outcomes = mutation_run.run_mutations(
-            output,
-            only or (),
-            torch_python=torch_python,
-            threads=threads,
+        how = mutation_run.How(
+            torch_python or sys.executable,
+            threads,
             progress=lambda t: console.print(t, highlight=False, markup=False),
         )
+        outcomes = mutation_run.run_mutations(output, only or (), how)
     except UserError as error:
         raise fail(str(error)) from error
     console.print(f"table: {mutation_run.write_results(outcomes, output)}", markup=False)

@@ -254,11 +254,13 @@ def _overlay(
     boxes = [i.get(f"{stage.name}/{field_name}") for i in images]
     if boxes[0] is None or boxes[1] is None:
         return ""
-    labels = [_labels(i, stage.name, len(b)) for i, b in zip(images, boxes, strict=True) if b is not None]
+    sides = [
+        plots.Labelled(b, _labels(i, stage.name, len(b)))
+        for i, b in zip(images, boxes, strict=True)
+        if b is not None
+    ]
     limit = stage.details.get("box_limit", get_profile(comparison.profile).box_px)
-    return plots.overlay(
-        images[0]["input/image"], boxes[0], boxes[1], stage.details, (labels[0], labels[1]), limit
-    )
+    return plots.overlay(images[0]["input/image"], sides[0], sides[1], stage.details, limit)
 
 
 def _labels(image: Mapping[str, np.ndarray], name: str, count: int) -> list[str]:

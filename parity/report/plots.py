@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -188,16 +188,24 @@ def _by_channel(ref: np.ndarray, cand: np.ndarray) -> np.ndarray:
     return np.divide(error, scale, out=np.zeros_like(error), where=scale > 0)
 
 
+class Labelled(NamedTuple):
+    """One side's boxes, (N, 4) xyxy pixels, and what stands beside each."""
+
+    boxes: np.ndarray
+    labels: Sequence[str]
+
+
+class _Outline(NamedTuple):
+    colour: str
+    width: float
+    filled: bool = False
+
+
 def overlay(
-    image: np.ndarray,
-    reference: np.ndarray,
-    candidate: np.ndarray,
-    details: dict[str, Any],
-    labels: tuple[list[str], list[str]],
-    limit_px: float,
+    image: np.ndarray, reference: Labelled, candidate: Labelled, details: dict[str, Any], limit_px: float
 ) -> str:
     """Both sides' boxes on the picture (WebP). Equal pairs are thin and green; a pair that differs shows both
-    boxes, an item that only one side has is filled. image: (H, W, 3) BGR uint8; boxes (N, 4) xyxy pixels."""
+    boxes, an item that only one side has is filled. image: (H, W, 3) BGR uint8."""
     height, width = image.shape[:2]
     figure = Figure(figsize=(10.5, 10.5 * height / max(width, 1)))
     axes = figure.add_axes((0, 0, 1, 1))
@@ -207,23 +215,25 @@ def overlay(
     pairs = [tuple(p) for p in details.get("pairs", [])]
     gaps = details.get("box_px", [0.0] * len(pairs))
     for (i, j), gap in zip(pairs, gaps, strict=True):
-        same = gap <= limit_px
-        _box(axes, reference[i], SAME if same else REFERENCE, labels[0][i], width=1.2 if same else 2.2)
-        if not same:
-            _box(axes, candidate[j], CANDIDATE, labels[1][j], width=2.2)
-    for i in sorted(set(range(len(reference))) - {p[0] for p in pairs}):
-        _box(axes, reference[i], REFERENCE, labels[0][i], width=2.4, filled=True)
-    for j in sorted(set(range(len(candidate))) - {p[1] for p in pairs}):
-        _box(axes, candidate[j], CANDIDATE, labels[1][j], width=2.4, filled=True)
+        if gap <= limit_px:
+            _box(axes, reference, i, _Outline(SAME, 1.2))
+        else:
+            _box(axes, reference, i, _Outline(REFERENCE, 2.2))
+            _box(axes, candidate, j, _Outline(CANDIDATE, 2.2))
+    for i in sorted(set(range(len(reference.boxes))) - {p[0] for p in pairs}):
+        _box(axes, reference, i, _Outline(REFERENCE, 2.4, filled=True))
+    for j in sorted(set(range(len(candidate.boxes))) - {p[1] for p in pairs}):
+        _box(axes, candidate, j, _Outline(CANDIDATE, 2.4, filled=True))
     return photo(figure, 90)
 
 
-def _box(axes: Any, box: np.ndarray, colour: str, label: str, *, width: float, filled: bool = False) -> None:
-    x1, y1, x2, y2 = (float(v) for v in box[:4])
+def _box(axes: Any, side: Labelled, index: int, outline: _Outline) -> None:
+    x1, y1, x2, y2 = (float(v) for v in side.boxes[index, :4])
+    colour, width, filled = outline
     face = (*matplotlib.colors.to_rgb(colour), 0.25 if filled else 0.0)  # pyright: ignore
     axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, ec=colour, fc=face, lw=width))
     style = {"fc": colour, "ec": "none", "pad": 1.2, "alpha": 0.85}
-    axes.text(x1, y1, label, color="white", fontsize=7, va="bottom", bbox=style, clip_on=True)
+    axes.text(x1, y1, side.labels[index], color="white", fontsize=7, va="bottom", bbox=style, clip_on=True)
 
 
 def mask_difference(image: np.ndarray, reference: np.ndarray, candidate: np.ndarray) -> str:

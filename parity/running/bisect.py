@@ -24,7 +24,7 @@ from parity.core.status import Verdict
 from parity.core.trace import ImageTrace, Trace
 from parity.core.units import Unit, units
 from parity.running.sides import DEFAULT_TIMEOUT
-from parity.running.worker import call_worker
+from parity.running.worker import Program, call_worker
 from weights.errors import UsageError
 
 _SCRIPT = '''"""{headline}
@@ -98,7 +98,8 @@ def bisect(
         raise UsageError(f"{setup_file} is missing: --bisect needs both sides to run, not two recordings")
     setup = json.loads(setup_file.read_text())
     config = yaml.safe_load(Path(setup["config"]).read_text())
-    stage, unit = first_local(comparison, units(config))
+    fault = Fault(comparison, *first_local(comparison, units(config)))
+    unit = fault.unit
     profile = get_profile(comparison.profile)
     reference = (output / "reference.h5").resolve()
     if not reference.is_file():
@@ -108,13 +109,21 @@ def bisect(
         lacking = [n for n in unit.inputs if n not in image]
         if lacking:
             raise UsageError(f"the reference does not hold the inputs of {unit.name}: {', '.join(lacking)}")
-        script = write_script(unit, image, setup, (stage, comparison), output, mutate)
+        script = write_script(fault, image, setup, output, mutate)
     errors: list[ModuleError] = []
     if unit.kind == "continuous":
         fed = {"feed": str(reference), "image": index}
         workers = _Workers(torch_python or sys.executable, mutate, timeout)
         errors = _modules(unit, setup | {"profile": comparison.profile}, fed, output, workers)
     return summary(unit, errors, profile.forced_ceiling, script)
+
+
+class Fault(NamedTuple):
+    """A stage of a comparison that differs, and the unit that computes it."""
+
+    comparison: Comparison
+    stage: str
+    unit: Unit
 
 
 def first_local(comparison: Comparison, table: Sequence[Unit]) -> tuple[str, Unit]:
@@ -150,7 +159,8 @@ def _modules(
     recorded, replayed = (output / f"bisect_{n}.h5" for n in ("torch", "tf"))
     job = {"config_yaml": setup["config"], "profile": setup["profile"]}
     first = {"weights": setup["state"], "unit": unit.name, **fed}
-    call_worker("parity.backends.torch_modules", workers.interpreter, job | first, recorded, workers.timeout)
+    torch_modules = Program("parity.backends.torch_modules", workers.interpreter, workers.timeout)
+    call_worker(torch_modules, job | first, recorded)
     with Trace(recorded) as trace:
         names = list(trace.manifest["modules"])
     second = {
@@ -161,7 +171,8 @@ def _modules(
         "modules": names,
         "mutate": workers.mutate,
     }
-    call_worker("parity.backends.tf_tools", sys.executable, job | second, replayed, workers.timeout)
+    tf_tools = Program("parity.backends.tf_tools", timeout=workers.timeout)
+    call_worker(tf_tools, job | second, replayed)
     with Trace(recorded) as want, Trace(replayed) as got:
         skipped = got.manifest.get("skipped", {})
         return [_module_error(n, want.images[0], got.images[0], skipped.get(n, "")) for n in names]
@@ -212,15 +223,10 @@ def summary(unit: Unit, errors: Sequence[ModuleError], limit: float, script: Pat
 
 
 def write_script(
-    unit: Unit,
-    image: ImageTrace,
-    setup: Mapping[str, str],
-    fault: tuple[str, Comparison],
-    output: Path,
-    mutate: str,
+    fault: Fault, image: ImageTrace, setup: Mapping[str, str], output: Path, mutate: str = ""
 ) -> Path:
-    """A script and its .npz that show the difference (of a stage of a comparison) without the harness."""
-    stage, comparison = fault
+    """A script and its .npz that show the difference without the harness."""
+    comparison, stage, unit = fault
     name = "repro_" + "".join(c if c.isalnum() else "_" for c in unit.name)
     arrays = {f"input{k}": image[n] for k, n in enumerate(unit.inputs)}
     arrays |= {n: image[n] for n in unit.outputs if n in image}

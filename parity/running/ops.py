@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,46 +19,53 @@ from parity.core.status import Status, Verdict
 from parity.core.trace import Trace
 from parity.judge.values import verdict_of
 from parity.running.sides import DEFAULT_TIMEOUT
-from parity.running.worker import call_worker
+from parity.running.worker import Program, call_worker
 
 # An operation on the same input has no history: only its own rounding separates the two sides. Of float32 these are
 # estimates, for which `truth_limit` stands in where PyTorch ran the case in float64, too.
 LIMITS = {"float32": Limit(1e-6, None, 1e-6, 1e-6), "float64": Limit(1e-12, None, 1e-12, 1e-12)}
 
 
+@dataclass(frozen=True)
+class Cases:
+    """Which operations are run (``only``: by name; none named: all) and on what. ``mutate`` plants a bug in ours."""
+
+    only: Sequence[str] = ()
+    dtypes: tuple[str, ...] = ("float32", "float64")
+    device: str = "cpu"
+    mutate: str = ""
+
+
 def run_ops(
     output: Path | None = None,
+    chosen: Cases = Cases(),
     *,
     torch_python: str | None = None,
-    device: str = "cpu",
-    dtypes: tuple[str, ...] = ("float32", "float64"),
-    mutate: str = "",
-    only: Sequence[str] = (),
     timeout: float = DEFAULT_TIMEOUT,
 ) -> Comparison:
-    """Run every case on both sides, in each dtype, and compare. ``output`` keeps inputs and results. Raises
+    """Run the cases on both sides, in each dtype, and compare. ``output`` keeps inputs and results. Raises
     BackendError when a side cannot run at all; a case that fails on one side is an ERROR stage."""
+    torch_ops = Program("parity.backends.torch_ops", torch_python or sys.executable, timeout)
+    tf_ops = Program("parity.backends.tf_ops", timeout=timeout)
     with tempfile.TemporaryDirectory(prefix="parity-ops-") as scratch:
         folder = Path(output) if output is not None else Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        cases = [c for c in opcases.all_cases() if not only or c.op in only]
+        cases = [c for c in opcases.all_cases() if not chosen.only or c.op in chosen.only]
         opcases.save(cases, folder / "op_inputs.npz")
         comparison = Comparison("torch", "tf", "ops", scope="single operations")
         comparison.noise_source = (
             "the same file of inputs on both sides; float32 limits follow from PyTorch in float64"
         )
-        comparison.command = f"tf-d2 parity --ops --device {device}"
-        job = {"cases": str((folder / "op_inputs.npz").resolve()), "device": device}
-        for dtype in sorted({*dtypes, "float64"}, reverse=True):  # float64 first
+        comparison.command = f"tf-d2 parity --ops --device {chosen.device}"
+        job = {"cases": str((folder / "op_inputs.npz").resolve()), "device": chosen.device}
+        for dtype in sorted({*chosen.dtypes, "float64"}, reverse=True):  # float64 first
             own = folder / f"ops_torch_{dtype}.h5"
-            python = torch_python or sys.executable
-            call_worker("parity.backends.torch_ops", python, job | {"dtype": dtype}, own, timeout)
-        for dtype in dtypes:
+            call_worker(torch_ops, job | {"dtype": dtype}, own)
+        for dtype in chosen.dtypes:
             own, other, exact = (
                 folder / f"ops_{n}.h5" for n in (f"torch_{dtype}", f"tf_{dtype}", "torch_float64")
             )
-            told = job | {"dtype": dtype, "mutate": mutate}
-            call_worker("parity.backends.tf_ops", sys.executable, told, other, timeout)
+            call_worker(tf_ops, job | {"dtype": dtype, "mutate": chosen.mutate}, other)
             with Trace(own) as reference, Trace(other) as candidate, Trace(exact) as truth:
                 comparison.reference_manifest = dict(reference.manifest)
                 comparison.candidate_manifest = dict(candidate.manifest)

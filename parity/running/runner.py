@@ -40,7 +40,7 @@ from parity.running.sides import (
     precise_backend,
     several,
 )
-from parity.running.worker import Progress, call_worker, run_backend
+from parity.running.worker import Program, Progress, call_worker, run_backend
 from weights.errors import UsageError
 
 
@@ -261,9 +261,8 @@ def resolved(setup: Setup, folder: Path, progress: Progress) -> Setup:
         **setup.left_out,
     }
     progress("reading configuration and weights")
-    events = call_worker(
-        "parity.backends.tf_tools", sys.executable, job, target, setup.timeout, progress=progress
-    )
+    program = Program("parity.backends.tf_tools", timeout=setup.timeout)
+    events = call_worker(program, job, target, progress=progress)
     found = next((e for e in events if e["event"] == "resolved"), None)
     if found is None:
         raise BackendError("the configuration was resolved but no weights were named")

@@ -5,16 +5,25 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from parity.backends import BACKENDS
-from parity.running.sides import TORCH_BACKENDS, BackendChoice, BackendError, Setup
+from parity.running.sides import DEFAULT_TIMEOUT, TORCH_BACKENDS, BackendChoice, BackendError, Setup
 
 Progress = Callable[[str], None]
+
+
+class Program(NamedTuple):
+    """A module to run as a worker, the Python that runs it, and the seconds it may take."""
+
+    module: str
+    interpreter: str = sys.executable
+    timeout: float = DEFAULT_TIMEOUT
 
 
 def job_of(backend: BackendChoice, setup: Setup) -> dict[str, Any]:
@@ -47,23 +56,15 @@ def run_backend(
     job = job_of(backend, setup)
     label = f"{backend.name} ({setup.profile}, {setup.device})"
     progress(label)
-    call_worker(
-        BACKENDS[backend.name].module,
-        backend.interpreter,
-        job,
-        target,
-        setup.timeout,
-        progress=lambda text: progress(f"{label}: {text}"),
-    )
+    program = Program(BACKENDS[backend.name].module, backend.interpreter, setup.timeout)
+    call_worker(program, job, target, progress=lambda text: progress(f"{label}: {text}"))
     return target
 
 
 def call_worker(
-    module: str,
-    interpreter: str,
+    program: Program,
     job: Mapping[str, Any],
     target: Path,
-    timeout: float,
     *,
     progress: Progress = lambda text: None,
     on_event: Callable[[dict[str, Any]], None] = lambda event: None,
@@ -72,6 +73,7 @@ def call_worker(
 
     Raises BackendError when the worker fails, hangs or writes nothing.
     """
+    module, interpreter, timeout = program
     target.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="parity-") as scratch:
         path = Path(scratch) / "job.json"

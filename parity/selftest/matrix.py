@@ -28,7 +28,7 @@ from parity.core.results import Comparison
 from parity.judge.judge import compare
 from parity.running.runner import resolved
 from parity.running.sides import BackendChoice, Setup
-from parity.running.worker import call_worker, run_backend
+from parity.running.worker import Program, call_worker, run_backend
 from weights.errors import UserError
 
 # Environments of the TensorFlow side. oneDNN takes no more of the processor than it has.
@@ -61,6 +61,9 @@ _SMALL_INPUT = (
 )
 
 
+_Key = tuple[str, str, str, str]  # model, setting, TensorFlow, capability
+
+
 @dataclass(frozen=True)
 class Cell:
     """One model under one setting. ``exit_code`` as of `tf-d2 parity`; 2 with ``error`` where it did not run."""
@@ -76,39 +79,44 @@ class Cell:
     error: str = ""
 
     @property
-    def key(self) -> tuple[str, str, str, str]:
+    def key(self) -> _Key:
         return self.model, self.setting, self.tensorflow, self.capability
 
 
-def run_matrix(
-    output: Path,
-    models: Sequence[str],
-    settings: Sequence[str],
-    tensorflows: Mapping[str, str],
-    capabilities: Sequence[str],
-    timeout: float = 1800.0,
-) -> list[Cell]:
+@dataclass(frozen=True)
+class Axes:
+    """What is combined; ``tensorflows``: name -> interpreter."""
+
+    models: Sequence[str]
+    settings: Sequence[str]
+    tensorflows: Mapping[str, str]
+    capabilities: Sequence[str]
+
+    def keys(self, model: str) -> list[_Key]:
+        """The cells of a model. Other kernels of PyTorch are tried against the first setting only."""
+        return [
+            (model, setting, name, capability)
+            for capability in self.capabilities
+            for name in self.tensorflows
+            for setting in self.settings
+            if capability == self.capabilities[-1] or setting == self.settings[0]
+        ]
+
+
+def run_matrix(output: Path, axes: Axes, timeout: float = 1800.0) -> list[Cell]:
     """Run the cells that ``output`` does not hold yet; a cell that cannot run is one with an error."""
     output = output.resolve()
     output.mkdir(parents=True, exist_ok=True)
     table = output / "matrix.json"
     cells = [Cell(**row) for row in json.loads(table.read_text())] if table.is_file() else []
-    for model in models:
-        wanted = [
-            (model, setting, name, capability)
-            for capability in capabilities
-            for name in tensorflows
-            for setting in settings
-            # Other kernels of PyTorch are tried against one setting, other TensorFlows against two.
-            if capability == capabilities[-1] or setting == settings[0]
-        ]
-        missing = [key for key in wanted if key not in {cell.key for cell in cells}]
+    for model in axes.models:
+        missing = [key for key in axes.keys(model) if key not in {cell.key for cell in cells}]
         if not missing:
             continue
         folder = output / "work" / model.replace("/", "_")
         folder.mkdir(parents=True, exist_ok=True)
         for key in missing:
-            cells.append(_cell(key, folder, tensorflows[key[2]], timeout))
+            cells.append(_cell(key, folder, axes.tensorflows[key[2]], timeout))
             table.write_text(json.dumps([asdict(cell) for cell in cells], indent=1) + "\n")
             (output / "matrix.md").write_text(render(cells))
             print(
@@ -118,7 +126,7 @@ def run_matrix(
     return cells
 
 
-def _cell(key: tuple[str, str, str, str], folder: Path, python: str, timeout: float) -> Cell:
+def _cell(key: _Key, folder: Path, python: str, timeout: float) -> Cell:
     model, setting, _, capability = key
     try:
         setup = _setup(model, folder, timeout)
@@ -136,7 +144,7 @@ def _cell(key: tuple[str, str, str, str], folder: Path, python: str, timeout: fl
     return _judged(key, comparison)
 
 
-def _judged(key: tuple[str, str, str, str], comparison: Comparison) -> Cell:
+def _judged(key: _Key, comparison: Comparison) -> Cell:
     def worst(name: str) -> float | None:
         found = [s.details[name] for s in comparison.stages if isinstance(s.details.get(name), float)]
         return max(found) if found else None
@@ -162,11 +170,10 @@ def _setup(model: str, folder: Path, timeout: float) -> Setup:
         config, weights = folder / "random.yaml", folder / "random.safetensors"
         if not weights.is_file():
             job: dict[str, Any] = {"mode": "config", "config_yaml": model, "weights": "", "images": ["none"]}
-            call_worker(
-                "parity.backends.tf_tools", sys.executable, job | {"opts": narrow(model)}, config, timeout
-            )
+            tf_tools = Program("parity.backends.tf_tools", timeout=timeout)
+            call_worker(tf_tools, job | {"opts": narrow(model)}, config)
             random_job = {"config_yaml": str(config.resolve()), "seed": 7}
-            call_worker("parity.backends.torch_random", sys.executable, random_job, weights, timeout)
+            call_worker(Program("parity.backends.torch_random", timeout=timeout), random_job, weights)
         setup = Setup(str(config), str(weights), [str(picture)])
     proposals = folder / "proposals.npy"
     np.save(proposals, np.array([[30, 40, 160, 140], [100, 20, 250, 150], [0, 0, 60, 60]], np.float32))
@@ -272,7 +279,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         version("tensorflow"): sys.executable
     }
     models = options.models or ["demo", *zoo_models()]
-    cells = run_matrix(options.output, models, options.settings, tensorflows, options.capabilities)
+    axes = Axes(models, options.settings, tensorflows, options.capabilities)
+    cells = run_matrix(options.output, axes)
     return max((cell.exit_code for cell in cells), default=0)
 
 

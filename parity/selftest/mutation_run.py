@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import h5py
 import numpy as np
@@ -19,10 +19,10 @@ from parity.core.results import Comparison
 from parity.core.status import EXIT_SAME, Verdict
 from parity.judge.judge import compare
 from parity.judge.sides import TraceLike
-from parity.running.ops import run_ops
+from parity.running.ops import Cases, run_ops
 from parity.running.runner import resolved
 from parity.running.sides import BackendChoice, BackendError, Setup, auto_reference
-from parity.running.worker import call_worker, run_backend
+from parity.running.worker import Program, call_worker, run_backend
 from parity.selftest.mutations import MUTATIONS, Mutation
 from weights.errors import UsageError
 from weights.writers import write_safetensors
@@ -113,15 +113,17 @@ class Outcome:
         return self.caught and any(self.first_bad.startswith(b) for b in self.expected.split(" or "))
 
 
-def run_mutations(
-    output: Path,
-    names: Sequence[str] = (),
-    *,
-    torch_python: str | None = None,
-    threads: int = 1,
-    timeout: float = 7200.0,
-    progress: Progress = lambda text: None,
-) -> list[Outcome]:
+@dataclass(frozen=True)
+class How:
+    """How the bugs are run."""
+
+    torch_python: str = sys.executable
+    threads: int = 1
+    timeout: float = 7200.0  # seconds for each family
+    progress: Progress = lambda text: None
+
+
+def run_mutations(output: Path, names: Sequence[str] = (), how: How = How()) -> list[Outcome]:
     """Run the bugs called ``names`` (default: all), family by family, and the runs without a bug. Raises
     ValueError for unknown names and BackendError when a family cannot run at all."""
     unknown = sorted(set(names) - {m.name for m in MUTATIONS})
@@ -130,38 +132,27 @@ def run_mutations(
     output = output.resolve()  # workers run in a folder of their own
     output.mkdir(parents=True, exist_ok=True)
     chosen = [m for m in MUTATIONS if not names or m.name in names]
-    if not names and auto_reference(torch_python or sys.executable).name != "detectron2":
-        progress(f"left out, since they need detectron2 itself (--torch-python): {', '.join(RECORDED)}")
+    if not names and auto_reference(how.torch_python).name != "detectron2":
+        how.progress(f"left out, since they need detectron2 itself (--torch-python): {', '.join(RECORDED)}")
         chosen = [m for m in chosen if m.model not in RECORDED]
     outcomes: list[Outcome] = []
     for family in dict.fromkeys(m.model for m in chosen):
         bugs = [m for m in chosen if m.model == family]
         if family == "ops":
-            outcomes += [_op_outcome(m, torch_python, timeout, progress) for m in bugs]
+            outcomes += [_op_outcome(m, how) for m in bugs]
             continue
-        how = _How(torch_python or sys.executable, threads, timeout, progress)
         outcomes += _family(family, bugs, output / family, how)
     return outcomes
 
 
-def _op_outcome(bug: Mutation, torch_python: str | None, timeout: float, progress: Progress) -> Outcome:
+def _op_outcome(bug: Mutation, how: How) -> Outcome:
     begin = time.monotonic()
-    comparison = run_ops(
-        torch_python=torch_python, dtypes=("float32",), mutate=bug.name, only=bug.blame, timeout=timeout
-    )
-    return _outcome(bug, comparison, begin, progress)
+    cases = Cases(bug.blame, dtypes=("float32",), mutate=bug.name)
+    comparison = run_ops(None, cases, torch_python=how.torch_python, timeout=how.timeout)
+    return _outcome(bug, comparison, begin, how.progress)
 
 
-class _How(NamedTuple):
-    """How the runs of a family are made."""
-
-    torch_python: str
-    threads: int
-    timeout: float  # seconds for each
-    progress: Progress
-
-
-def _family(family: str, bugs: Sequence[Mutation], folder: Path, how: _How) -> list[Outcome]:
+def _family(family: str, bugs: Sequence[Mutation], folder: Path, how: How) -> list[Outcome]:
     """The bugs of one model family against one reference run."""
     threads, timeout, progress = how.threads, how.timeout, how.progress
     folder.mkdir(parents=True, exist_ok=True)
@@ -205,9 +196,8 @@ def _family(family: str, bugs: Sequence[Mutation], folder: Path, how: _How) -> l
         "threads": threads,
         "feed": str(reference.resolve()),
     }
-    call_worker(
-        "parity.selftest.tf_mutants", sys.executable, job, folder / "mutants", timeout, on_event=judge
-    )
+    mutants = Program("parity.selftest.tf_mutants", timeout=timeout)
+    call_worker(mutants, job, folder / "mutants", on_event=judge)
     return outcomes
 
 
@@ -237,9 +227,9 @@ def _outcome(bug: Mutation, comparison: Comparison, begin: float, progress: Prog
     return outcome
 
 
-def _family_setup(family: str, folder: Path, how: _How) -> Setup:
+def _family_setup(family: str, folder: Path, how: How) -> Setup:
     """Configuration, weights and a picture of one family, ready to run on both sides."""
-    python, threads, timeout, progress = how
+    python, threads, timeout, progress = how.torch_python, how.threads, how.timeout, how.progress
     if family in RECORDED:
         setup = recorded_setup(RECORDINGS / RECORDED[family], folder)
         return resolved(replace(setup, threads=threads, repeat=1, timeout=timeout), folder, progress)
@@ -256,10 +246,12 @@ def _family_setup(family: str, folder: Path, how: _How) -> Setup:
         name, opts = FAMILIES[family]
         config = folder / "random.yaml"
         job = {"mode": "config", "config_yaml": name, "weights": "", "opts": opts, "images": ["none"]}
-        call_worker("parity.backends.tf_tools", sys.executable, job, config, timeout, progress=progress)
+        tf_tools = Program("parity.backends.tf_tools", timeout=timeout)
+        call_worker(tf_tools, job, config, progress=progress)
         weights = folder / "random.safetensors"
         random_job = {"config_yaml": str(config.resolve()), "seed": 7}
-        call_worker("parity.backends.torch_random", python, random_job, weights, timeout, progress=progress)
+        torch_random = Program("parity.backends.torch_random", python, timeout)
+        call_worker(torch_random, random_job, weights, progress=progress)
         setup = Setup(str(config), str(weights), [str(picture)])
     return resolved(replace(setup, threads=threads, repeat=1, timeout=timeout), folder, progress)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tf_d2.commands.text_table import print_table
+from tf_d2.commands.text_table import Column, print_table
 
 DEMO = Path(str(files("tf_d2"))) / "data" / "demo"
 ROWS = [("a.weight", "yes", "1.5"), ("backbone.long.name.weight", "no", "22")]
@@ -16,21 +16,21 @@ ROWS = [("a.weight", "yes", "1.5"), ("backbone.long.name.weight", "no", "22")]
 
 @pytest.fixture
 def printed(monkeypatch):
-    """``printed(terminal, width, **options)``: the table as written to a terminal of that width, or to a file."""
+    """``printed(terminal, width, columns)``: the table as written to a terminal of that width, or to a file."""
 
-    def write(terminal, width, **options):
+    def write(terminal, width, *columns, styles=()):
         monkeypatch.setenv("COLUMNS", str(width))
         monkeypatch.delenv("NO_COLOR", raising=False)
         out = io.StringIO()
         out.isatty = lambda: terminal
-        print_table(out, ("name", "runs", "n"), ROWS, **options)
+        print_table(out, columns, ROWS, styles)
         return out.getvalue()
 
     return write
 
 
 def test_columns_are_as_wide_as_their_cells(printed):
-    assert printed(False, 10, right=[2]).splitlines() == [
+    assert printed(False, 10, Column("name"), Column("runs"), Column("n", right=True)).splitlines() == [
         "name                       runs    n",
         "-------------------------  ----  ---",
         "a.weight                   yes   1.5",
@@ -40,12 +40,13 @@ def test_columns_are_as_wide_as_their_cells(printed):
 
 def test_what_a_file_says_does_not_command_the_terminal():
     out = io.StringIO()
-    print_table(out, ("name",), [("a\x1b[2Jb\n\udc80é",)])
+    print_table(out, [Column("name")], [("a\x1b[2Jb\n\udc80é",)])
     assert out.getvalue().splitlines()[2:] == ["a\\x1b[2Jb\\n\\udc80é"]
 
 
 def test_a_narrow_terminal_folds_and_colours(printed):
-    assert printed(True, 24, folded=[0], styles=["", "red"]).splitlines() == [
+    columns = Column("name", folded=True), Column("runs"), Column("n")
+    assert printed(True, 24, *columns, styles=["", "red"]).splitlines() == [
         "\x1b[1mname           runs  n\x1b[0m",
         "\x1b[2m-------------  ----  ---\x1b[0m",
         "a.weight       yes   1.5",

@@ -89,7 +89,7 @@ def test_pooling_windows() -> None:
 
 
 def test_separable_convolution_filters_each_channel_then_mixes() -> None:
-    layer = DepthwiseSeparableConv2d(2, 1, 3, "conv", "", dilation=2)
+    layer = DepthwiseSeparableConv2d((2, 1), 3, "conv", "", dilation=2)
     depthwise = np.zeros([3, 3, 1, 2], np.float32)
     depthwise[0, 1, 0, 0], depthwise[1, 1, 0, 1] = 1, 2  # two rows up; in place, doubled
     layer.depthwise.kernel.assign(depthwise)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tf_d2.ops.panoptic import combine_semantic_and_instance_outputs
+from tf_d2.ops.panoptic import Things, combine_semantic_and_instance_outputs
 
 LIMITS = {"overlap_threshold": 0.5, "stuff_area_thresh": 4, "instances_score_thresh": 0.5}
 
@@ -49,9 +49,7 @@ def test_equals_the_rule_pixel_by_pixel(stuff_area):
         sem_seg = rng.integers(0, 4, (height, width))
         expected = combine_by_pixels(scores, classes, masks, sem_seg, 0.5, stuff_area, 0.2)
         image, segments = combine_semantic_and_instance_outputs(
-            scores,
-            classes,
-            masks,
+            Things(scores, classes, masks),
             sem_seg,
             overlap_threshold=0.5,
             stuff_area_thresh=stuff_area,
@@ -66,7 +64,7 @@ def test_half_covered_instance_is_kept_on_its_free_pixels():
     masks[0, :, :4] = masks[1, :, 2:6] = masks[2, 0, 3:6] = True  # half of 1 is taken; two thirds of 2
     scores, classes = np.array([0.9, 0.8, 0.7], np.float32), np.array([3, 4, 5])
     image, segments = combine_semantic_and_instance_outputs(
-        scores, classes, masks, np.zeros((2, 8), int), **LIMITS
+        Things(scores, classes, masks), np.zeros((2, 8), int), **LIMITS
     )
     np.testing.assert_array_equal(image, [[1, 1, 1, 1, 2, 2, 0, 0]] * 2)
     assert segments == [
@@ -80,7 +78,7 @@ def test_stuff_area_counts_free_pixels_and_label_zero_is_skipped():
     masks = np.zeros((1, 2, 8), bool)
     masks[0, :, :2] = True
     image, segments = combine_semantic_and_instance_outputs(
-        np.array([0.5]), np.array([7]), masks, sem_seg, **LIMITS
+        Things(np.array([0.5]), np.array([7]), masks), sem_seg, **LIMITS
     )
     np.testing.assert_array_equal(image, [[1, 1, 2, 2, 0, 0, 0, 0], [1, 1, 2, 2, 3, 3, 3, 3]])
     assert segments[1:] == [
@@ -92,11 +90,11 @@ def test_stuff_area_counts_free_pixels_and_label_zero_is_skipped():
 def test_score_below_the_threshold_ends_the_instances_and_none_is_fine():
     masks, sem_seg = np.ones((1, 2, 2), bool), np.ones((2, 2), int)
     image, segments = combine_semantic_and_instance_outputs(
-        np.array([0.49]), np.array([0]), masks, sem_seg, **LIMITS
+        Things(np.array([0.49]), np.array([0]), masks), sem_seg, **LIMITS
     )
     assert image.tolist() == [[1, 1], [1, 1]] and [s["isthing"] for s in segments] == [False]
     image, segments = combine_semantic_and_instance_outputs(
-        np.zeros(0), np.zeros(0), np.zeros((0, 2, 2), bool), sem_seg * 0, **LIMITS
+        Things(np.zeros(0), np.zeros(0), np.zeros((0, 2, 2), bool)), sem_seg * 0, **LIMITS
     )
     assert not image.any() and segments == []
 
@@ -104,5 +102,5 @@ def test_score_below_the_threshold_ends_the_instances_and_none_is_fine():
 def test_sizes_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"\[2, 2\] semantic map"):
         combine_semantic_and_instance_outputs(
-            np.ones(1), np.ones(1), np.ones((1, 3, 2), bool), np.ones((2, 2), int), **LIMITS
+            Things(np.ones(1), np.ones(1), np.ones((1, 3, 2), bool)), np.ones((2, 2), int), **LIMITS
         )

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tf_d2.ops import roi_align as module
 from tf_d2.ops.boxes import assign_levels
-from tf_d2.ops.roi_align import CPU, Regions, roi_align
+from tf_d2.ops.roi_align import CPU, Pyramid, Regions, Sampling, roi_align
 
 TOLERANCE = {"float32": 3e-6, "float64": 1e-13}
 
@@ -247,7 +247,11 @@ def test_levels_are_pooled_apart_and_put_back_in_order(run, how):
     assert set(levels) == {-1, 0, 1, 2, 3}
     scales = [1 / s for s in strides]
     got = run(
-        lambda b, i, n, *f: Regions(f, b, i, n, 7, scales).pool().in_order(), boxes, index, levels, *maps
+        lambda b, i, n, *f: Regions(Pyramid(f, scales), b, i, n, Sampling(7)).pool().in_order(),
+        boxes,
+        index,
+        levels,
+        *maps,
     )
     expected = np.zeros((20, 7, 7, 3))
     for n, level in enumerate(levels):
@@ -269,7 +273,8 @@ def test_a_gpu_gets_few_large_groups(monkeypatch):
     for name in ("CPU", "GPU"):
         monkeypatch.setattr(module, "grouping", lambda name=name: getattr(module, name))
         index = tf.zeros([1000], tf.int32)
-        regions = Regions(maps, boxes, index, assign_levels(boxes, 2, 5), 7, [1 / 4, 1 / 8, 1 / 16, 1 / 32])
+        pyramid = Pyramid(maps, [1 / 4, 1 / 8, 1 / 16, 1 / 32])
+        regions = Regions(pyramid, boxes, index, assign_levels(boxes, 2, 5), Sampling(7))
         groups[name] = len(regions._chunks)
     assert 30 < groups["CPU"] < 150 and groups["GPU"] < 20
     monkeypatch.undo()
@@ -293,11 +298,12 @@ def test_what_is_computed_in_blocks_of_regions_is_what_is_computed_on_all(run, m
         return [pooled * 2, tf.reduce_max(pooled, axis=[1, 2])]
 
     def in_blocks(boxes, index, levels, *maps):
-        regions = Regions(maps, boxes, index, levels, 7, [1 / 4, 1 / 8])
+        regions = Regions(Pyramid(maps, [1 / 4, 1 / 8]), boxes, index, levels, Sampling(7))
         return regions.compute(function, 2, block * regions.region_bytes)
 
     def at_once(boxes, index, levels, *maps):
-        return Regions(maps, boxes, index, levels, 7, [1 / 4, 1 / 8]).pool().in_order()
+        regions = Regions(Pyramid(maps, [1 / 4, 1 / 8]), boxes, index, levels, Sampling(7))
+        return regions.pool().in_order()
 
     doubled, largest = run(in_blocks, boxes, index, levels, *maps)
     pooled = run(at_once, boxes, index, levels, *maps)

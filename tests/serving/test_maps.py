@@ -12,7 +12,7 @@ from PIL import Image
 from tf_d2.client import to_result
 from tf_d2.config import PanopticConfig
 from tf_d2.ops.mask_paste_numpy import paste_masks_numpy
-from tf_d2.ops.panoptic import combine_semantic_and_instance_outputs
+from tf_d2.ops.panoptic import Things, combine_semantic_and_instance_outputs
 from tf_d2.serving import maps
 
 ROWS, LABELS = 6, 5
@@ -69,9 +69,9 @@ def test_panoptic_is_detectron2s_merge(panoptic, seed: int) -> None:
     rows, labels = scene(seed, count)
     found = {name: value.numpy()[None] for name, value in panoptic(rows, labels).items()}
     expected, segments = combine_semantic_and_instance_outputs(
-        rows["detection_scores"][:count],
-        rows["detection_classes"][:count],
-        pasted(rows, labels.shape),
+        Things(
+            rows["detection_scores"][:count], rows["detection_classes"][:count], pasted(rows, labels.shape)
+        ),
         labels,
         overlap_threshold=0.5,
         stuff_area_thresh=150.0,

@@ -66,19 +66,42 @@ def convert(
     from tf_d2.config.parts.conventions import with_conventions
 
     words = with_conventions(checked_opts(opts), conventions)
+    reading = Reading(ema, allow_nonfinite, tuple(ignore_keys or ()), tuple(ignore_tensors or ()), prefix)
     with terminated_by_exception():
-        count = run(
-            checkpoint,
-            output,
-            config,
-            words,
-            ema=ema,
-            allow_nonfinite=allow_nonfinite,
-            ignore_keys=ignore_keys or (),
-            ignore_tensors=ignore_tensors or (),
-            prefix=prefix,
-        )
+        count = run(checkpoint, output, config, words, reading)
     typer.echo(f"{output}: {count} tensors, read back and equal bit by bit")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How checkpoint and configuration are read and the model is filled: arguments of :func:`tf_d2.load_model`."""
+
+    ema: bool = False
+    allow_nonfinite: bool = False
+    ignore_keys: tuple[str, ...] = ()
+    ignore_tensors: tuple[str, ...] = ()
+    prefix: str | None = None
+
+    def arrays(
+        self, checkpoint: Checkpoint, state: dict[str, np.ndarray], model: _Model
+    ) -> dict[str, np.ndarray]:
+        """The variables of the model."""
+        import weights
+
+        return weights.to_keras_arrays(
+            state,
+            model.specs,
+            allow_nonfinite=self.allow_nonfinite,
+            path=checkpoint.path,
+            frozen=model.frozen,
+            ignore=self.ignore_tensors,
+        )
+
+    def kept(self, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """``state`` without the tensors that are left out."""
+        import weights
+
+        return {k: array for k, array in state.items() if not weights.is_ignored(k, self.ignore_tensors)}
 
 
 def run(
@@ -86,12 +109,7 @@ def run(
     output: Path,
     config: str | None,
     opts: Sequence[str] = (),
-    *,
-    ema: bool = False,
-    allow_nonfinite: bool = False,
-    ignore_keys: Sequence[str] = (),
-    ignore_tensors: Sequence[str] = (),
-    prefix: str | None = None,
+    reading: Reading = Reading(),
 ) -> int:
     """Convert ``source`` into ``output``; returns the number of tensors of the model.
 
@@ -111,45 +129,16 @@ def run(
     path = resolve_weights(source)
     if output.exists() and output.samefile(path):
         raise WeightsError(f"{output}: the output would replace the input")
-    checkpoint = weights.read_checkpoint(path, ema=ema, prefix=prefix)
+    checkpoint = weights.read_checkpoint(path, ema=reading.ema, prefix=reading.prefix)
     checkpoint.matching_heuristics |= split_matching(source)[1]
-    fill = _Fill(allow_nonfinite, tuple(ignore_tensors))
-    config_yaml = _config_yaml(checkpoint, config, opts, ignore_keys)
+    config_yaml = _config_yaml(checkpoint, config, opts, reading.ignore_keys)
     if not output.name.endswith(".weights.h5"):
-        return _to_detectron2(checkpoint, output, config_yaml, fill)
+        return _to_detectron2(checkpoint, output, config_yaml, reading)
     if config_yaml is None:
         raise WeightsError(f"{checkpoint.path} holds no config: give it with --config-file")
     with ThreadPoolExecutor(1) as beside:
         provenance = beside.submit(_provenance, checkpoint)  # hashes the file beside everything else
-        return _to_keras(checkpoint, output, config_yaml, provenance, fill)
-
-
-@dataclass(frozen=True)
-class _Fill:
-    """How strictly the variables of the model are filled; see :func:`weights.to_keras_arrays`."""
-
-    allow_nonfinite: bool
-    ignore: tuple[str, ...]
-
-    def arrays(
-        self, checkpoint: Checkpoint, state: dict[str, np.ndarray], model: _Model
-    ) -> dict[str, np.ndarray]:
-        import weights
-
-        return weights.to_keras_arrays(
-            state,
-            model.specs,
-            allow_nonfinite=self.allow_nonfinite,
-            path=checkpoint.path,
-            frozen=model.frozen,
-            ignore=self.ignore,
-        )
-
-    def kept(self, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """``state`` without the tensors that are left out."""
-        import weights
-
-        return {key: array for key, array in state.items() if not weights.is_ignored(key, self.ignore)}
+        return _to_keras(checkpoint, output, config_yaml, provenance, reading)
 
 
 @dataclass(frozen=True)
@@ -193,14 +182,14 @@ def _to_keras(
     output: Path,
     config_yaml: str,
     provenance: Future[dict[str, str]],
-    fill: _Fill,
+    reading: Reading,
 ) -> int:
     import weights
 
     model = _variables(config_yaml)
     specs = model.specs
     state = weights.matched_state(checkpoint, specs)
-    arrays = fill.arrays(checkpoint, state, model)
+    arrays = reading.arrays(checkpoint, state, model)
     keys = {weights.path_to_key(path) for path in specs}
     with _progress(checkpoint) as advance:
         weights.write_keras_h5(
@@ -215,7 +204,7 @@ def _to_keras(
     return len(arrays)
 
 
-def _to_detectron2(checkpoint: Checkpoint, output: Path, config_yaml: str | None, fill: _Fill) -> int:
+def _to_detectron2(checkpoint: Checkpoint, output: Path, config_yaml: str | None, reading: Reading) -> int:
     """Write the state dict; with a config, only after checking that it is complete."""
     import weights
     from weights import WeightsError
@@ -224,12 +213,12 @@ def _to_detectron2(checkpoint: Checkpoint, output: Path, config_yaml: str | None
     if config_yaml is not None:
         model = _variables(config_yaml)
         state = weights.matched_state(checkpoint, model.specs)
-        arrays = fill.arrays(checkpoint, state, model)
+        arrays = reading.arrays(checkpoint, state, model)
         filled = {weights.path_to_key(path): array for path, array in arrays.items()}
         state = {**state, **{key: array for key, array in filled.items() if key not in state}}
     elif checkpoint.matching_heuristics:
         raise WeightsError(f"{checkpoint.path}: its names must be matched to a model; give --config-file")
-    state = fill.kept(state)
+    state = reading.kept(state)
     write: Callable[..., None] = {
         ".pkl": weights.write_detectron2_pkl,
         ".pth": weights.write_pth,

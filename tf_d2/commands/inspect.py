@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tf_d2.commands.options import PrefixOption
-from tf_d2.commands.text_table import print_table, styled, visible
+from tf_d2.commands.text_table import Column, print_table, styled, visible
 from weights.errors import UsageError
 
 if TYPE_CHECKING:  # imported by the functions that need them: --help does not
@@ -145,8 +145,9 @@ def _print_tensors(rows: list[TensorSummary]) -> None:
         numbers = map(_number, (row.minimum, row.maximum, row.mean))
         cells.append((row.name, shape, row.dtype, *numbers, str(row.nan + row.inf or "")))
         styles.append("red" if row.nan or row.inf else "dim" if row.ignored else "")
-    header = ("tensor", "shape", "dtype", "min", "max", "mean", "NaN")
-    print_table(sys.stdout, header, cells, right=(3, 4, 5, 6), folded=(0, 1, 2), styles=styles)
+    names = [Column(title, folded=True) for title in ("tensor", "shape", "dtype")]
+    numbers = [Column(title, right=True) for title in ("min", "max", "mean", "NaN")]
+    print_table(sys.stdout, [*names, *numbers], cells, styles)
 
 
 # --- two files --------------------------------------------------------------------------------------
@@ -175,5 +176,11 @@ def _print_differences(rows: list[TensorDifference]) -> None:
     cells = [
         (row.name, row.status, _number(row.max_abs), _number(row.relative_l2), row.detail) for row in rows
     ]
-    header = ("tensor", "differs in", "largest", "relative L2", "detail")
-    print_table(sys.stdout, header, cells, right=(2, 3), folded=(0, 4))
+    columns = (
+        Column("tensor", folded=True),
+        Column("differs in"),
+        Column("largest", right=True),
+        Column("relative L2", right=True),
+        Column("detail", folded=True),
+    )
+    print_table(sys.stdout, columns, cells)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 _CODES = {"red": "31", "green": "32", "yellow": "33", "dim": "2", "bold": "1"}
 _NARROWEST = 8
@@ -31,38 +31,45 @@ def styled(out: TextIO, text: str, style: str) -> str:
     return text if plain else f"\x1b[{code}m{text}\x1b[0m"
 
 
+class Column(NamedTuple):
+    """A title, and how the cells below it are printed.
+
+    Attributes:
+        right: aligned right.
+        folded: broken over several lines where the terminal is too narrow, the widest columns most.
+    """
+
+    title: str
+    right: bool = False
+    folded: bool = False
+
+
 def print_table(
-    out: TextIO,
-    header: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    *,
-    right: Sequence[int] = (),
-    folded: Sequence[int] = (),
-    styles: Sequence[str] = (),
+    out: TextIO, columns: Sequence[Column], rows: Sequence[Sequence[str]], styles: Sequence[str] = ()
 ) -> None:
     """Print rows in columns as wide as their longest cell, with a header.
 
     Args:
-        right: columns that are aligned right.
-        folded: columns that are broken over several lines where the terminal is too narrow, the widest ones most.
         styles: of each row, as in :func:`styled`.
     """
+    header = [column.title for column in columns]
     rows = [[visible(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     room = terminal_width(out)
     excess = 0 if room is None else sum(widths) + len(_GAP) * (len(widths) - 1) - room
-    for column in sorted(folded, key=lambda c: -widths[c]):
-        taken = max(min(excess, widths[column] - _NARROWEST), 0)
-        widths[column] -= taken
+    folded = [k for k, column in enumerate(columns) if column.folded]
+    for k in sorted(folded, key=lambda k: -widths[k]):
+        taken = max(min(excess, widths[k] - _NARROWEST), 0)
+        widths[k] -= taken
         excess -= taken
     lines = []
     for k, row in enumerate([header, ["-" * width for width in widths], *rows]):
         style = "bold" if k == 0 else "dim" if k == 1 else styles[k - 2] if styles else ""
-        lines += [styled(out, text, style) for text in _lines(row, widths, right)]
+        lines += [styled(out, text, style) for text in _lines(row, widths, columns)]
     out.write("\n".join(lines) + "\n")
 
 
-def _lines(row: Sequence[str], widths: Sequence[int], right: Sequence[int]) -> list[str]:
+def _lines(row: Sequence[str], widths: Sequence[int], columns: Sequence[Column]) -> list[str]:
     """One row; a cell longer than its column goes on below."""
     parts = [
         [cell[i : i + width] for i in range(0, len(cell), width)] or [""]
@@ -72,8 +79,8 @@ def _lines(row: Sequence[str], widths: Sequence[int], right: Sequence[int]) -> l
     for level in range(max(map(len, parts))):
         cells = (p[level] if level < len(p) else "" for p in parts)
         aligned = [
-            cell.rjust(width) if k in right else cell.ljust(width)
-            for k, (cell, width) in enumerate(zip(cells, widths, strict=True))
+            cell.rjust(width) if column.right else cell.ljust(width)
+            for cell, width, column in zip(cells, widths, columns, strict=True)
         ]
         made.append(_GAP.join(aligned).rstrip())
     return made

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tf_d2.commands.text_table import print_table
+from tf_d2.commands.text_table import Column, print_table
 
 if TYPE_CHECKING:  # imported by the functions that need it: --help does not
     from tf_d2.config import ZooModel
@@ -43,7 +43,8 @@ def _chosen(family: str | None, supported: bool | None) -> list[tuple[ZooModel, 
 def _print_table(rows: list[tuple[ZooModel, str | None]]) -> None:
     cells = [(row.name, row.family, "yes" if why is None else "no", why or "") for row, why in rows]
     styles = ["" if why is None else "yellow" for _, why in rows]
-    print_table(sys.stdout, ("model", "family", "runs", "why not"), cells, folded=(0, 3), styles=styles)
+    columns = (Column("model", folded=True), Column("family"), Column("runs"), Column("why not", folded=True))
+    print_table(sys.stdout, columns, cells, styles)
 
 
 def _records(rows: list[tuple[ZooModel, str | None]]) -> list[dict]:

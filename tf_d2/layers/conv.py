@@ -159,21 +159,18 @@ class DeformConv2d(Conv2d):
 
 
 class ConvTranspose2d(Module):
-    """Transposed convolution with bias. Variable ``kernel [k, k, C_out, C_in]``."""
+    """Transposed convolution of stride 2 with bias, which doubles height and width (kernels of even size).
+
+    Variables ``kernel [k, k, C_out, C_in]``, ``bias [C_out]``.
+    """
+
+    stride = 2
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        name: str,
-        *,
-        stride: int,
-        padding: int = 0,
-        relu: bool = False,
+        self, in_channels: int, out_channels: int, kernel_size: int, name: str, *, relu: bool = False
     ) -> None:
         super().__init__(name)
-        self.stride, self.padding, self.relu = stride, padding, relu
+        self.padding, self.relu = int(kernel_size / 2 - 1), relu
         self.kernel = self.parameter("kernel", (kernel_size, kernel_size, out_channels, in_channels))
         self.bias = self.parameter("bias", (out_channels,))
 

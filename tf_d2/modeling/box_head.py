@@ -6,6 +6,7 @@ Source: detectron2/modeling/roi_heads/box_head.py, fast_rcnn.py, rotated_fast_rc
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import tensorflow as tf
@@ -63,24 +64,25 @@ class FastRCNNConvFCHead(Module):
 class FastRCNNOutputLayers(Module):
     """Class scores ``[R, K + 1]`` (background last) and box deltas ``[R, 4 K]`` or ``[R, 4]``."""
 
+    box_dim: ClassVar[int] = 4
+
     def __init__(
-        self,
-        in_features: int,
-        num_classes: int,
-        agnostic: bool,
-        name: str,
-        *,
-        spatial: int = 0,
-        box_dim: int = 4,
+        self, in_features: int, num_classes: int, agnostic: bool, name: str, *, spatial: int = 0
     ) -> None:
         super().__init__(name)
         boxes = 1 if agnostic else num_classes
         with self.scope():
             self.cls_score = Linear(in_features, num_classes + 1, "cls_score", spatial=spatial or None)
-            self.bbox_pred = Linear(in_features, boxes * box_dim, "bbox_pred", spatial=spatial or None)
+            self.bbox_pred = Linear(in_features, boxes * self.box_dim, "bbox_pred", spatial=spatial or None)
 
     def call(self, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return self.cls_score(x), self.bbox_pred(x)
+
+
+class RotatedFastRCNNOutputLayers(FastRCNNOutputLayers):
+    """The same for rotated boxes, which have an angle besides."""
+
+    box_dim: ClassVar[int] = 5
 
 
 def predict_probs(scores: tf.Tensor, sigmoid: bool) -> tf.Tensor:

@@ -24,54 +24,45 @@ class DeepLabStem(Module):
         super().__init__("stem")
         half = out_channels // 2
         with self.scope():
-            self.conv1 = _conv(in_channels, half, 3, "conv1", norm, stride=2, bias=False)
-            self.conv2 = _conv(half, half, 3, "conv2", norm, bias=False)
-            self.conv3 = _conv(half, out_channels, 3, "conv3", norm, bias=False)
+            self.conv1 = Conv2d(
+                in_channels, half, 3, "conv1", stride=2, padding=1, bias=False, norm=norm, relu=True
+            )
+            self.conv2 = Conv2d(half, half, 3, "conv2", padding=1, bias=False, norm=norm, relu=True)
+            self.conv3 = Conv2d(half, out_channels, 3, "conv3", padding=1, bias=False, norm=norm, relu=True)
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         return max_pool2d(self.conv3(self.conv2(self.conv1(x))), 3, 2, 1)
 
 
-def _conv(
-    in_channels: int,
-    out_channels: int,
-    size: int,
-    name: str,
-    norm: str,
-    *,
-    stride: int = 1,
-    dilation: int = 1,
-    groups: int = 1,
-    bias: bool | None = None,
-) -> Conv2d:
-    """A convolution that keeps the size, norm and ReLU; the bias goes where there is no norm."""
-    return Conv2d(
-        in_channels,
-        out_channels,
-        size,
-        name,
-        stride=stride,
-        padding=dilation * (size // 2),
-        dilation=dilation,
-        groups=groups,
-        bias=norm == "" if bias is None else bias,
-        norm=norm,
-        relu=True,
-    )
+def _conv(channels: tuple[int, int], size: int, name: str, norm: str, dilation: int = 1) -> Conv2d:
+    """A convolution that keeps the size, norm and ReLU; the bias goes where there is no norm.
+
+    ``channels``: of the input and of the output, here and below.
+    """
+    padding, bias = dilation * (size // 2), norm == ""
+    return Conv2d(*channels, size, name, padding=padding, dilation=dilation, bias=bias, norm=norm, relu=True)
 
 
 class DepthwiseSeparableConv2d(Module):
     """A convolution of each channel on its own, then one of size 1; norm and ReLU after both."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, size: int, name: str, norm: str, *, dilation: int = 1
-    ) -> None:
+    def __init__(self, channels: tuple[int, int], size: int, name: str, norm: str, dilation: int = 1) -> None:
         super().__init__(name)
+        inputs, _ = channels
         with self.scope():
-            self.depthwise = _conv(
-                in_channels, in_channels, size, "depthwise", norm, dilation=dilation, groups=in_channels
+            self.depthwise = Conv2d(
+                inputs,
+                inputs,
+                size,
+                "depthwise",
+                padding=dilation * (size // 2),
+                dilation=dilation,
+                groups=inputs,
+                bias=norm == "",
+                norm=norm,
+                relu=True,
             )
-            self.pointwise = _conv(in_channels, out_channels, 1, "pointwise", norm)
+            self.pointwise = _conv(channels, 1, "pointwise", norm)
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         return self.pointwise(self.depthwise(x))
@@ -87,17 +78,18 @@ class ASPP(Module):
         super().__init__(name)
         self.pool_kernel = config.pool_kernel
         dim, norm = config.aspp_channels, config.norm
+        channels = in_channels, dim
         separable = config.use_depthwise_separable_conv
         atrous = DepthwiseSeparableConv2d if separable else _conv
         with self.scope():
             with keras.name_scope("convs"):
-                self.convs: list[Module] = [_conv(in_channels, dim, 1, "0", norm)]
+                self.convs: list[Module] = [_conv(channels, 1, "0", norm)]
                 for k, dilation in enumerate(config.aspp_dilations, 1):
-                    self.convs.append(atrous(in_channels, dim, 3, str(k), norm, dilation=dilation))
+                    self.convs.append(atrous(channels, 3, str(k), norm, dilation))
                 # Position 0 of the pair is the pooling.
                 pooled = sequence("4", {"1": lambda key: Conv2d(in_channels, dim, 1, key, relu=True)})
             self.pooled_conv = pooled["1"]
-            self.project = _conv(5 * dim, dim, 1, "project", norm)
+            self.project = _conv((5 * dim, dim), 1, "project", norm)
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         height, width = tf.unstack(tf.shape(x)[1:3])
@@ -126,10 +118,10 @@ def two_convs(
     """Two 3x3 convolutions (channels: of the input, between them, of the output), or one separable 5x5 for both."""
     first, between, last = channels
     if separable:
-        return DepthwiseSeparableConv2d(first, last, 5, name, norm)
+        return DepthwiseSeparableConv2d((first, last), 5, name, norm)
     makers = {
-        "0": lambda key: _conv(first, between, 3, key, norm),
-        "1": lambda key: _conv(between, last, 3, key, norm),
+        "0": lambda key: _conv((first, between), 3, key, norm),
+        "1": lambda key: _conv((between, last), 3, key, norm),
     }
     return sequence(name, makers)
 
@@ -205,7 +197,7 @@ class DeepLabV3PlusHead(DeepLabHead):
             for feature, projected in reversed(list(zip(fine, config.project_channels, strict=True))):
                 with keras.name_scope(feature):
                     self.projects[feature] = _conv(
-                        channels[feature], projected, 1, "project_conv", config.norm
+                        (channels[feature], projected), 1, "project_conv", config.norm
                     )
                     dims = (projected + above, config.convs_dim, config.convs_dim)
                     separable = config.use_depthwise_separable_conv

@@ -15,7 +15,6 @@ def given_proposals(
     network_sizes: tf.Tensor,
     sizes: tf.Tensor,
     topk: int,
-    factors: tf.Tensor | None = None,
 ) -> Proposals:
     """Proposals in original pixels -> what Fast R-CNN pools.
 
@@ -25,23 +24,29 @@ def given_proposals(
         boxes: ``[n, P, 4]`` xyxy pixels of the original images, best first, of which ``counts`` int32 ``[n]`` are
             proposals and the others filling.
         network_sizes, sizes: int32 ``[n, 2]``, (height, width) of the network inputs and the original images.
-        factors: float32 ``[n]``, with Detectron's conventions: boxes times this, neither clipped nor dropped (nor, as
-            there, merged where they fall into one cell: DEDUP_BOXES).
     """
-    if factors is not None:
-        usable = tf.sequence_mask(tf.minimum(counts, topk), tf.shape(boxes)[1])
-        rows = tf.cast(tf.where(usable), tf.int32)
-        kept = tf.gather_nd(tf.cast(boxes, tf.float32) * factors[:, None, None], rows)
-        per_image = tf.math.count_nonzero(usable, axis=1, dtype=tf.int32)
-        return Proposals(kept, tf.zeros_like(kept[:, 0]), rows[:, 0], per_image)
     factor = tf.cast(network_sizes, tf.float64) / tf.cast(sizes, tf.float64)  # [n, 2] (y, x)
     factor = tf.gather(factor, [1, 0, 1, 0], axis=1)[:, None, :]
     scaled = tf.cast(tf.cast(boxes, tf.float64) * factor, tf.float32)
     clipped = box_ops.clip(scaled, network_sizes[:, 0, None], network_sizes[:, 1, None])
     usable = tf.sequence_mask(counts, tf.shape(boxes)[1]) & box_ops.nonempty(clipped)
     usable &= tf.cumsum(tf.cast(usable, tf.int32), axis=1) <= topk
-    rows = tf.cast(tf.where(usable), tf.int32)  # [R, 2], image by image
-    kept = tf.gather_nd(clipped, rows)
+    return _flat(clipped, usable)
+
+
+def given_proposals_times(boxes: tf.Tensor, counts: tf.Tensor, factors: tf.Tensor, topk: int) -> Proposals:
+    """:func:`given_proposals` with Detectron's conventions: ``boxes`` times ``factors``, float32 ``[n]``.
+
+    They are neither clipped nor dropped (nor merged where they fall into one cell, as there with DEDUP_BOXES).
+    """
+    usable = tf.sequence_mask(tf.minimum(counts, topk), tf.shape(boxes)[1])
+    return _flat(tf.cast(boxes, tf.float32) * factors[:, None, None], usable)
+
+
+def _flat(boxes: tf.Tensor, usable: tf.Tensor) -> Proposals:
+    """The ``usable`` ones, bool ``[n, P]``, image by image."""
+    rows = tf.cast(tf.where(usable), tf.int32)  # [R, 2]
+    kept = tf.gather_nd(boxes, rows)
     per_image = tf.math.count_nonzero(usable, axis=1, dtype=tf.int32)
     return Proposals(kept, tf.zeros_like(kept[:, 0]), rows[:, 0], per_image)
 

@@ -23,9 +23,7 @@ class KRCNNConvDeconvUpsampleHead(Module):
             for k, dim in enumerate(config.conv_dims):
                 self.convs.append(Conv2d(channels, dim, 3, f"conv_fcn{k + 1}", padding=1, relu=True))
                 channels = dim
-            self.score_lowres = ConvTranspose2d(
-                channels, config.num_keypoints, 4, "score_lowres", stride=2, padding=1
-            )
+            self.score_lowres = ConvTranspose2d(channels, config.num_keypoints, 4, "score_lowres")
 
     def lowres(self, x: tf.Tensor) -> tf.Tensor:
         """``[N, P, P, C]`` -> ``[N, 2P, 2P, keypoints]``: everything with weights."""

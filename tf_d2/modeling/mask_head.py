@@ -35,7 +35,7 @@ class MaskRCNNConvUpsampleHead(Module):
                 )
                 self.convs.append(conv)
                 channels = dim
-            self.deconv = ConvTranspose2d(channels, last, 2, "deconv", stride=2, relu=True)
+            self.deconv = ConvTranspose2d(channels, last, 2, "deconv", relu=True)
             self.predictor = Conv2d(last, 1 if config.cls_agnostic_mask else num_classes, 1, "predictor")
 
     def call(self, x: tf.Tensor) -> tf.Tensor:

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tf_d2.config.parts.poolers import PoolerConfig
 from tf_d2.ops import rotated
 from tf_d2.ops.boxes import assign_levels
-from tf_d2.ops.roi_align import Pooled, Regions
+from tf_d2.ops.roi_align import Pooled, Pyramid, Regions, Sampling
 from tf_d2.ops.roi_pool import roi_pool
 
 # A thousand regions of the heads without a pyramid (C4: 0.8 MB each, DC5: 0.4 MB) take more memory than all else.
@@ -82,10 +82,10 @@ class ROIPooler:
     def _regions(
         self, features: Sequence[tf.Tensor], boxes: tf.Tensor, image_index: tf.Tensor, levels: tf.Tensor
     ) -> Regions:
-        scales = [1.0 / stride for stride in self.strides]
-        size, ratio = self.config.resolution, self.config.sampling_ratio
-        aligned = self.config.type == "ROIAlignV2"
-        return Regions(features, boxes, image_index, levels, size, scales, ratio, aligned)
+        pyramid = Pyramid(features, [1.0 / stride for stride in self.strides])
+        config = self.config
+        sampling = Sampling(config.resolution, config.sampling_ratio, aligned=config.type == "ROIAlignV2")
+        return Regions(pyramid, boxes, image_index, levels, sampling)
 
     def _levels(self, boxes: tf.Tensor) -> tf.Tensor:
         if len(self.strides) == 1:

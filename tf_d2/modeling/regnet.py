@@ -1,4 +1,7 @@
-"""RegNet backbones. Source: detectron2/modeling/backbone/regnet.py."""
+"""RegNet backbones: convolutions without bias, each norm beside its convolution.
+
+Source: detectron2/modeling/backbone/regnet.py.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,18 @@ class SimpleStem(Module):
     def __init__(self, in_channels: int, out_channels: int, norm: str) -> None:
         super().__init__("stem")
         with self.scope():
-            self.conv = _conv(in_channels, out_channels, 3, "conv", "bn", norm=norm, relu=True, stride=2)
+            self.conv = Conv2d(
+                in_channels,
+                out_channels,
+                3,
+                "conv",
+                stride=2,
+                padding=1,
+                bias=False,
+                norm=norm,
+                norm_beside="bn",
+                relu=True,
+            )
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         return self.conv(x)
@@ -55,12 +69,22 @@ class BottleneckTransform(Module):
         # The hidden width follows the block's input, not its own channels.
         hidden = round(in_channels * config.se_ratio)
         with self.scope():
-            self.a = _conv(in_channels, width, 1, "a", "a_bn", norm=norm, relu=True)
-            self.b = _conv(
-                width, width, 3, "b", "b_bn", norm=norm, relu=True, stride=stride, groups=stage.groups
+            self.a = Conv2d(in_channels, width, 1, "a", bias=False, norm=norm, norm_beside="a_bn", relu=True)
+            self.b = Conv2d(
+                width,
+                width,
+                3,
+                "b",
+                stride=stride,
+                padding=1,
+                groups=stage.groups,
+                bias=False,
+                norm=norm,
+                norm_beside="b_bn",
+                relu=True,
             )
             self.se = SqueezeExcitation(width, hidden, "se") if hidden else None
-            self.c = _conv(width, width, 1, "c", "c_bn", norm=norm)
+            self.c = Conv2d(width, width, 1, "c", bias=False, norm=norm, norm_beside="c_bn")
 
     def call(self, x: tf.Tensor, shortcut: tf.Tensor) -> tf.Tensor:
         """With the sum and the ReLU of the block around it, which are computed with the last convolution."""
@@ -75,42 +99,17 @@ class ResBottleneckBlock(Module):
         self, in_channels: int, stage: RegNetStage, name: str, *, stride: int, config: RegNetConfig
     ) -> None:
         super().__init__(name)
+        width, norm = stage.width, config.norm
         with self.scope():
             self.proj = None
-            if in_channels != stage.width or stride != 1:
-                self.proj = _conv(in_channels, stage.width, 1, "proj", "bn", norm=config.norm, stride=stride)
+            if in_channels != width or stride != 1:
+                self.proj = Conv2d(
+                    in_channels, width, 1, "proj", stride=stride, bias=False, norm=norm, norm_beside="bn"
+                )
             self.f = BottleneckTransform(in_channels, stage, "f", stride=stride, config=config)
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         return self.f(x, x if self.proj is None else self.proj(x))
-
-
-def _conv(
-    in_channels: int,
-    out_channels: int,
-    kernel_size: int,
-    name: str,
-    bn: str,
-    *,
-    norm: str,
-    relu: bool = False,
-    stride: int = 1,
-    groups: int = 1,
-) -> Conv2d:
-    """A convolution without bias, its norm beside it under the name ``bn``."""
-    return Conv2d(
-        in_channels,
-        out_channels,
-        kernel_size,
-        name,
-        stride=stride,
-        padding=kernel_size // 2,
-        groups=groups,
-        bias=False,
-        norm=norm,
-        norm_beside=bn,
-        relu=relu,
-    )
 
 
 def _make_stage(config: RegNetConfig, stage: RegNetStage, in_channels: int) -> list[Module]:

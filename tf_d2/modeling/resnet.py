@@ -73,36 +73,22 @@ class BottleneckBlock(Module):
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        bottleneck_channels: int,
-        name: str,
-        *,
-        stride: int,
-        norm: str,
-        num_groups: int = 1,
-        stride_in_1x1: bool = False,
-        dilation: int = 1,
+        self, config: ResNetConfig, channels: tuple[int, int, int], name: str, *, stride: int, dilation: int
     ) -> None:
+        """``channels``: of the input, between the convolutions, of the output."""
         super().__init__(name)
-        stride_1x1, stride_3x3 = (stride, 1) if stride_in_1x1 else (1, stride)
+        inputs, between, outputs = channels
+        norm = config.norm
+        stride_1x1, stride_3x3 = (stride, 1) if config.stride_in_1x1 else (1, stride)
         with self.scope():
-            self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
+            self.shortcut = _shortcut(inputs, outputs, stride, norm)
             self.conv1 = Conv2d(
-                in_channels,
-                bottleneck_channels,
-                1,
-                "conv1",
-                stride=stride_1x1,
-                bias=False,
-                norm=norm,
-                relu=True,
+                inputs, between, 1, "conv1", stride=stride_1x1, bias=False, norm=norm, relu=True
             )
-            self.conv2 = self.make_conv2(bottleneck_channels, stride_3x3, norm, num_groups, dilation)
-            self.conv3 = Conv2d(bottleneck_channels, out_channels, 1, "conv3", bias=False, norm=norm)
+            self.conv2 = self.make_conv2(config, between, stride_3x3, dilation)
+            self.conv3 = Conv2d(between, outputs, 1, "conv3", bias=False, norm=norm)
 
-    def make_conv2(self, channels: int, stride: int, norm: str, groups: int, dilation: int) -> Conv2d:
+    def make_conv2(self, config: ResNetConfig, channels: int, stride: int, dilation: int) -> Conv2d:
         return Conv2d(
             channels,
             channels,
@@ -111,9 +97,9 @@ class BottleneckBlock(Module):
             stride=stride,
             padding=dilation,
             dilation=dilation,
-            groups=groups,
+            groups=config.num_groups,
             bias=False,
-            norm=norm,
+            norm=config.norm,
             relu=True,
         )
 
@@ -138,19 +124,8 @@ class DeformBottleneckBlock(BottleneckBlock):
     the logits of the tap weights.
     """
 
-    def __init__(
-        self,
-        *args: int,
-        deform_modulated: bool,
-        deform_num_groups: int,
-        name: str,
-        **kwargs: int | str | bool,
-    ) -> None:
-        self._deform = deform_modulated, deform_num_groups
-        super().__init__(*args, name=name, **kwargs)  # pyright: ignore[reportArgumentType]
-
-    def make_conv2(self, channels: int, stride: int, norm: str, groups: int, dilation: int) -> Conv2d:
-        self.modulated, self.deform_groups = self._deform
+    def make_conv2(self, config: ResNetConfig, channels: int, stride: int, dilation: int) -> Conv2d:
+        self.modulated, self.deform_groups = config.deform_modulated, config.deform_num_groups
         offset_channels = (27 if self.modulated else 18) * self.deform_groups
         self.conv2_offset = Conv2d(
             channels, offset_channels, 3, "conv2_offset", stride=stride, padding=dilation, dilation=dilation
@@ -163,8 +138,8 @@ class DeformBottleneckBlock(BottleneckBlock):
             stride=stride,
             padding=dilation,
             dilation=dilation,
-            groups=groups,
-            norm=norm,
+            groups=config.num_groups,
+            norm=config.norm,
             relu=True,
             deformable_groups=self.deform_groups,
         )
@@ -203,25 +178,9 @@ def _make_block(config: ResNetConfig, index: int, number: int, in_channels: int,
     stride = config.first_stride(index) if number == 0 else 1
     if config.depth < 50:
         return BasicBlock(in_channels, out_channels, name, stride=stride, norm=config.norm)
-    bottleneck = config.num_groups * config.width_per_group * 2**index
-    common = {
-        "stride": stride,
-        "norm": config.norm,
-        "num_groups": config.num_groups,
-        "stride_in_1x1": config.stride_in_1x1,
-        "dilation": dilation,
-    }
-    if config.deform_on_per_stage[index]:
-        return DeformBottleneckBlock(
-            in_channels,
-            out_channels,
-            bottleneck,
-            name=name,
-            deform_modulated=config.deform_modulated,
-            deform_num_groups=config.deform_num_groups,
-            **common,
-        )
-    return BottleneckBlock(in_channels, out_channels, bottleneck, name, **common)
+    kind = DeformBottleneckBlock if config.deform_on_per_stage[index] else BottleneckBlock
+    channels = in_channels, config.num_groups * config.width_per_group * 2**index, out_channels
+    return kind(config, channels, name, stride=stride, dilation=dilation)
 
 
 def _stem(config: ResNetConfig) -> Callable[[int, int, str], Module]:

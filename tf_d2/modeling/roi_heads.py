@@ -20,6 +20,7 @@ from tf_d2.modeling.backbone import Backbone
 from tf_d2.modeling.batches import Detections, Proposals
 from tf_d2.modeling.box_head import (
     FastRCNNOutputLayers,
+    RotatedFastRCNNOutputLayers,
     average_probs,
     fast_rcnn_inference,
     predict_boxes,
@@ -82,14 +83,9 @@ class StandardROIHeads(Module):
         return make_layer("box_head", self.heads.box_head, self.channels, size, name)
 
     def make_predictor(self, head: Any, name: str) -> FastRCNNOutputLayers:
-        return FastRCNNOutputLayers(
-            head.out_features,
-            self.heads.num_classes,
-            self.heads.box_predictor.cls_agnostic_bbox_reg,
-            name,
-            spatial=head.out_spatial,
-            box_dim=5 if self.rotated else 4,
-        )
+        kind = RotatedFastRCNNOutputLayers if self.rotated else FastRCNNOutputLayers
+        agnostic = self.heads.box_predictor.cls_agnostic_bbox_reg
+        return kind(head.out_features, self.heads.num_classes, agnostic, name, spatial=head.out_spatial)
 
     def make_instance_heads(self, backbone: Backbone) -> None:
         mask, keypoint = self.heads.mask_head, self.heads.keypoint_head

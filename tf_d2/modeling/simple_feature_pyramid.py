@@ -77,7 +77,7 @@ def _branch(config: SimpleFeaturePyramidConfig, dim: int, scale: float) -> dict[
     """The layers of one level by their position in torch's Sequential (activation and pooling have none here)."""
     makers: dict[str, Callable[[str], Module]] = {}
     for up, norm in _UPSAMPLING[scale]:
-        makers[up] = lambda key, width=dim: ConvTranspose2d(width, width // 2, 2, key, stride=2)
+        makers[up] = lambda key, width=dim: ConvTranspose2d(width, width // 2, 2, key)
         dim //= 2
         if norm is not None:
             makers[norm] = lambda key, width=dim: _norm(config.norm, width, key)

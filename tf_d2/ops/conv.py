@@ -48,7 +48,8 @@ def conv2d(
         return conv2d(one, kernel, bias, stride=stride, padding=padding, dilation=dilation)[:0]
     pads: Any = _conv_padding(kernel, stride, padding, dilation)
     if onednn.active(x.dtype):
-        return onednn.conv2d(x, kernel, bias, stride, pads, dilation, add, relu)
+        steps, after = onednn.Steps(stride, pads, dilation), onednn.After(bias, add, relu)
+        return onednn.conv2d(x, kernel, steps, after)
     y = _afresh(lambda x, kernel: tf.nn.conv2d(x, kernel, stride, pads, dilations=dilation), x, kernel)
     y = _with_bias(x, y, kernel, bias)
     y = y if add is None else y + add

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -57,7 +57,7 @@ def available(dtype: tf.DType) -> bool:
     def tried() -> tf.Tensor:
         x = tf.zeros([1, 2, 2, 1], dtype)
         weights = tf.zeros([1, 1, 1, 1], dtype)
-        y = conv2d(x, weights, None, 1, "SAME", 1, x, relu=True)
+        y = conv2d(x, weights, Steps(1, "SAME", 1), After(None, x, relu=True))
         return _batch_matmul(y, x, transpose_b=True)
 
     try:
@@ -73,27 +73,32 @@ def available(dtype: tf.DType) -> bool:
     return True
 
 
-def conv2d(
-    x: tf.Tensor,
-    kernel: tf.Tensor,
-    bias: tf.Tensor | None,
-    stride: int,
-    padding: str | list[list[int]],
-    dilation: int,
-    add: tf.Tensor | None = None,
-    relu: bool = False,
-) -> tf.Tensor:
+class Steps(NamedTuple):
+    """Of a convolution, in cells: ``padding`` "SAME", "VALID" or ``[[0, 0], [top, bottom], [left, right], [0, 0]]``."""
+
+    stride: int
+    padding: str | list[list[int]]
+    dilation: int
+
+
+class After(NamedTuple):
+    """What one operation computes behind its convolution: ``relu(y + bias + add)``.
+
+    ``bias``: ``[C_out]``; ``add``: of the shape of the result.
+    """
+
+    bias: tf.Tensor | None
+    add: tf.Tensor | None
+    relu: bool
+
+
+def conv2d(x: tf.Tensor, kernel: tf.Tensor, steps: Steps, after: After) -> tf.Tensor:
     """``relu(conv(x, kernel) + bias + add)`` in one operation, in a graph only.
 
     Args:
         x: ``[N, H, W, C_in]``, float32 or bfloat16, with N > 0: oneDNN's kernels give an empty batch back as it came,
             in TensorFlow's own graphs, too.
         kernel: ``[kh, kw, C_in / groups, C_out]``; its values at the first call are used in all.
-        bias: ``[C_out]`` or None.
-        stride: cells.
-        padding: "SAME", "VALID" or ``[[0, 0], [top, bottom], [left, right], [0, 0]]``.
-        dilation: cells.
-        add: of the shape of the result.
 
     Returns:
         ``[N, H', W', C_out]`` of the dtype of ``x``. The fused ReLU makes 0 of NaN, as it does in every model that
@@ -102,6 +107,8 @@ def conv2d(
     Source: TensorFlow's kernel `_MklNativeFusedConv2D`, what its optimiser puts in the place of these operations.
     """
     dtype = x.dtype.as_datatype_enum
+    stride, padding, dilation = steps
+    bias, add, relu = after
     explicit = [] if isinstance(padding, str) else [n for pair in padding for n in pair]
     attributes = {
         "T": _attr(type=dtype),
@@ -114,19 +121,19 @@ def conv2d(
         "_kernel": _KERNEL,
     }
     rest = [tf.zeros([kernel.shape[3]], x.dtype) if bias is None else bias, *([] if add is None else [add])]
-    steps = [b"BiasAdd", *([] if add is None else [b"Add"]), *([b"Relu"] if relu else [])]
+    fused = [b"BiasAdd", *([] if add is None else [b"Add"]), *([b"Relu"] if relu else [])]
     attributes |= {
         "TArgs": _attr(list=tf.compat.v1.AttrValue.ListValue(type=[dtype] * len(rest))),
         "num_args": _attr(i=len(rest)),
         "num_host_args": _attr(i=0),
-        "fused_ops": _attr(list=tf.compat.v1.AttrValue.ListValue(s=steps)),
+        "fused_ops": _attr(list=tf.compat.v1.AttrValue.ListValue(s=fused)),
     }
     graph: Any = tf.compat.v1.get_default_graph()
     y = graph.create_op(
         "_MklNativeFusedConv2D", [x, kernel, *rest], [x.dtype], name="conv2d", attrs=attributes
     ).outputs[0]
     # TensorFlow infers nothing of the fused operation's result.
-    y.set_shape([*_inferred(x, kernel, stride, padding, dilation), kernel.shape[3]])
+    y.set_shape([*_inferred(x, kernel, steps), kernel.shape[3]])
     return y
 
 
@@ -149,10 +156,9 @@ def _batch_matmul(a: tf.Tensor, b: tf.Tensor, transpose_b: bool) -> tf.Tensor:
     return graph.create_op("_MklBatchMatMulV2", [a, b], [a.dtype], name="matmul", attrs=attributes).outputs[0]
 
 
-def _inferred(
-    x: tf.Tensor, kernel: tf.Tensor, stride: int, padding: str | list[list[int]], dilation: int
-) -> list[int | None]:
+def _inferred(x: tf.Tensor, kernel: tf.Tensor, steps: Steps) -> list[int | None]:
     """N, H', W', as far as they are known."""
+    stride, padding, dilation = steps
     sizes: list[int | None] = [x.shape[0]]
     for axis in (1, 2):
         size: int | None = x.shape[axis]

@@ -10,10 +10,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 
+class Things(NamedTuple):
+    """Instances of one image: ``scores`` ``[N]``, ``classes`` int ``[N]`` (contiguous thing class), ``masks`` bool
+    ``[N,H,W]`` in the pixels of the semantic map."""
+
+    scores: np.ndarray
+    classes: np.ndarray
+    masks: np.ndarray
+
+
 def combine_semantic_and_instance_outputs(
-    scores: np.ndarray,
-    classes: np.ndarray,
-    masks: np.ndarray,
+    things: Things,
     sem_seg: np.ndarray,
     *,
     overlap_threshold: float,
@@ -28,9 +35,6 @@ def combine_semantic_and_instance_outputs(
     they are `stuff_area_thresh` or more. Equal scores: lower index first (torch leaves the order open).
 
     Args:
-        scores: `[N]`.
-        classes: int `[N]`, contiguous thing class.
-        masks: bool `[N,H,W]`, in the pixels of `sem_seg`.
         sem_seg: int `[H,W]`, contiguous semantic class per pixel, the first maximum of the logits.
 
     Returns:
@@ -43,26 +47,21 @@ def combine_semantic_and_instance_outputs(
 
     Source: `combine_semantic_and_instance_outputs`, detectron2/modeling/meta_arch/panoptic_fpn.py.
     """
+    scores, classes, masks = things
     if masks.shape != (len(scores), *sem_seg.shape) or len(classes) != len(scores):
         raise ValueError(
             f"panoptic merge: {len(scores)} scores, {len(classes)} classes and a {list(sem_seg.shape)} "
             f"semantic map need masks [N,H,W] of that size, got {list(masks.shape)}"
         )
     panoptic_seg = np.zeros(sem_seg.shape, np.int32)
-    things = _Things(scores, classes, masks.astype(bool, copy=False))
+    things = things._replace(masks=masks.astype(bool, copy=False))
     segments = _paint_things(panoptic_seg, things, overlap_threshold, instances_score_thresh)
     segments += _paint_stuff(panoptic_seg, sem_seg, stuff_area_thresh, first_id=len(segments) + 1)
     return panoptic_seg, segments
 
 
-class _Things(NamedTuple):
-    scores: np.ndarray  # [N]
-    classes: np.ndarray  # [N]
-    masks: np.ndarray  # bool [N,H,W]
-
-
 def _paint_things(
-    panoptic_seg: np.ndarray, things: _Things, overlap_threshold: float, score_thresh: float
+    panoptic_seg: np.ndarray, things: Things, overlap_threshold: float, score_thresh: float
 ) -> list[dict[str, Any]]:
     scores, classes, masks = things
     segments: list[dict[str, Any]] = []

@@ -85,9 +85,23 @@ def roi_align(
     Source: detectron2/layers/roi_align.py, torchvision/csrc/ops/cpu/roi_align_kernel.cpp.
     """
     levels = tf.zeros(tf.shape(boxes)[:1], tf.int32)
-    scales = [spatial_scale]
-    regions = Regions([features], boxes, image_index, levels, output_size, scales, sampling_ratio, aligned)
-    return regions.pool().in_order()
+    pyramid, sampling = Pyramid([features], [spatial_scale]), Sampling(output_size, sampling_ratio, aligned)
+    return Regions(pyramid, boxes, image_index, levels, sampling).pool().in_order()
+
+
+class Pyramid(NamedTuple):
+    """Feature maps ``[B, H, W, C]``, and of each the cells per pixel, 1 / stride."""
+
+    maps: Sequence[tf.Tensor]
+    scales: Sequence[float]
+
+
+class Sampling(NamedTuple):
+    """Arguments of :func:`roi_align` that say how a region is sampled."""
+
+    bins: int
+    ratio: int = 0
+    aligned: bool = True
 
 
 class Pooled(NamedTuple):
@@ -122,19 +136,17 @@ class Regions:
 
     def __init__(
         self,
-        features: Sequence[tf.Tensor],
+        pyramid: Pyramid,
         boxes: tf.Tensor,
         image_index: tf.Tensor,
         levels: tf.Tensor,
-        output_size: int,
-        scales: Sequence[float],
-        sampling_ratio: int = 0,
-        aligned: bool = True,
+        sampling: Sampling,
     ) -> None:
-        """Arguments of :func:`roi_align`, with a map and a scale per level; ``levels`` int32 ``[N]`` says which one
-        each box is pooled from, -1 = none: all zeros."""
+        """``boxes`` and ``image_index`` as for :func:`roi_align`; ``levels`` int32 ``[N]`` says which map each box is
+        pooled from, -1 = none: all zeros."""
+        features, scales = pyramid
         self.dtype = features[0].dtype
-        self.bins = output_size
+        self.bins = sampling.bins
         self.channels: int = features[0].shape[-1]  # pyright: ignore[reportAttributeAccessIssue]
         accurate = tf.float64 if self.dtype == tf.float64 else tf.float32
         boxes = tf.cast(boxes, accurate)
@@ -144,7 +156,6 @@ class Regions:
         scale = tf.gather(tf.constant(scales, accurate), own_level)  # [N]
         sizes = tf.transpose(tf.gather(self._map_sizes, own_level))  # [2, N]
         how = grouping()
-        sampling = _Sampling(output_size, sampling_ratio, aligned)
         axes, windows = _axes(boxes, sizes, scale, sampling, how)
         cell_bytes = self.channels * self.dtype.size
         order, self._chunks = _chunks(levels, windows, cell_bytes, how.window_bytes)
@@ -246,16 +257,8 @@ def _gather_from(tables: Sequence[tf.Tensor], level: tf.Tensor, cells: tf.Tensor
     return tf.switch_case(level, [lambda table=table: tf.gather(table, cells) for table in tables])
 
 
-class _Sampling(NamedTuple):
-    """Arguments of :func:`roi_align` that say how a region is sampled."""
-
-    bins: int
-    ratio: int
-    aligned: bool
-
-
 def _axes(
-    boxes: tf.Tensor, cells: tf.Tensor, scale: tf.Tensor, sampling: _Sampling, how: _Grouping
+    boxes: tf.Tensor, cells: tf.Tensor, scale: tf.Tensor, sampling: Sampling, how: _Grouping
 ) -> tuple[_Axes, tf.Tensor]:
     """Sampling along both axes, each operation in the order (and rounding) of torchvision's kernel.
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tf_d2.config.schema import ModelConfig
 from tf_d2.modeling import D2Model
 from tf_d2.modeling.batches import Detections
-from tf_d2.modeling.given import given_proposals
+from tf_d2.modeling.given import given_proposals, given_proposals_times
 from tf_d2.modeling.network_input import pixel_dtype
 from tf_d2.modeling.postprocess import DENSEPOSE, rescale, rescale_keypoints, scales
 from tf_d2.modeling.recording import Unrecorded
@@ -62,9 +62,12 @@ def core_function(model: D2Model, options: GraphOptions) -> Callable[..., Output
     ) -> Outputs:
         given = None
         if proposals:
-            topk = config.precomputed_proposal_topk
-            factors = model.factors(sizes)
-            given = given_proposals(proposals[0], proposals[1], network_sizes, sizes, topk, factors)
+            boxes, counts = proposals
+            topk, factors = config.precomputed_proposal_topk, model.factors(sizes)
+            if factors is None:
+                given = given_proposals(boxes, counts, network_sizes, sizes, topk)
+            else:
+                given = given_proposals_times(boxes, counts, factors, topk)
         raw = model.run(model.prepare(canvas, network_sizes), network_sizes, sizes, given, Unrecorded())
         outputs = _row_outputs(config, raw, network_sizes, sizes, options)
         extents = _Extents(network_sizes, sizes, map_size)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .layers import Conv, DeformConv
+from .ops import Steps
 from .regnet import RegNet
 
 # Blocks per stage res2..res5.
@@ -78,7 +79,7 @@ class DeformBottleneckBlock(BottleneckBlock):
         self.modulated = options["modulated"]
         channels = (27 if self.modulated else 18) * options["deform_groups"]
         self.conv2_offset = Conv(width, channels, 3, stride=stride, dilation=dilation)
-        self.conv2 = DeformConv(width, width, stride=stride, dilation=dilation, groups=groups, norm=norm)
+        self.conv2 = DeformConv(width, width, Steps(stride, dilation, dilation), groups=groups, norm=norm)
 
     def middle(self, x: Tensor) -> Tensor:
         moved = self.conv2_offset(x)

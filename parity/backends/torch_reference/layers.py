@@ -124,16 +124,13 @@ class Conv(nn.Conv2d):
 class DeformConv(nn.Module):
     """3x3 deformable convolution without bias, then norm. Offsets (and masks) come from another layer."""
 
-    def __init__(
-        self, inputs: int, outputs: int, *, stride: int, dilation: int, groups: int, norm: str
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, steps: ops.Steps, *, groups: int, norm: str) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(outputs, inputs // groups, 3, 3))
         nn.init.kaiming_uniform_(self.weight, nonlinearity="relu")
         self.norm = make_norm(norm, outputs)
-        self.stride, self.dilation = stride, dilation
+        self.steps = steps
 
     def forward(self, x: Tensor, offset: Tensor, mask: Tensor | None = None) -> Tensor:
-        steps = ops.Steps(self.stride, self.dilation, self.dilation)
-        x = ops.deform_conv(x, offset, self.weight, steps, mask)
+        x = ops.deform_conv(x, offset, self.weight, self.steps, mask)
         return x if self.norm is None else self.norm(x)

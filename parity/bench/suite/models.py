@@ -8,7 +8,6 @@ and both are made again by one command, always the same.
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from parity.bench.bench import Options, Subject
-from parity.running.worker import call_worker
+from parity.running.worker import Program, call_worker
 from weights.errors import UsageError
 
 SEED = 1
@@ -132,13 +131,8 @@ def prepare(
             entries.append({"name": published.name, "opts": words, "output": str(folder / name)})
         models.append((published, folder))
     options.progress("writing configurations")
-    call_worker(
-        "parity.bench.suite.configs",
-        sys.executable,
-        {"configs": entries},
-        work / "configs.txt",
-        _PREPARE_SECONDS,
-    )
+    program = Program("parity.bench.suite.configs", timeout=_PREPARE_SECONDS)
+    call_worker(program, {"configs": entries}, work / "configs.txt")
     return [_with_weights(p, folder, image, work, options) for p, folder in models]
 
 
@@ -156,7 +150,8 @@ def _with_weights(published: _Published, folder: Path, image: Path, work: Path, 
             "made_by": published.made_by,
             "threads": options.threads,
         }
-        call_worker("parity.bench.suite.weights", options.interpreter, job, weights, _PREPARE_SECONDS)
+        program = Program("parity.bench.suite.weights", options.interpreter, _PREPARE_SECONDS)
+        call_worker(program, job, weights)
     return Subject(str(folder / "config.yaml"), str(weights), [str(image)], folder, title=published.title)
 
 

@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import tensorflow as tf
 
-from parity.selftest.tf_planters.base import planter, swapped
+from parity.selftest.tf_planters.base import across_groups, planter, swapped
 from tf_d2.modeling import box_head, poolers
 
 
 @contextlib.contextmanager
-def _pooled(change: Callable[..., Any]) -> Iterator[None]:
-    old = poolers.Regions
-    with swapped(poolers, "Regions", lambda *a: change(old, list(a))):
+def _sampled(**changes: Any) -> Iterator[None]:
+    old = poolers.Sampling
+    with swapped(poolers, "Sampling", lambda *a, **k: old(*a, **k)._replace(**changes)):
         yield
 
 
 @planter("roi_align_unaligned")
 def _unaligned(p: Any) -> Iterator[None]:
-    with _pooled(lambda old, a: old(*a[:7], False)):
+    with _sampled(aligned=False):
         yield
 
 
 @planter("roi_align_2x2")
 def _two_samples(p: Any) -> Iterator[None]:
-    with _pooled(lambda old, a: old(*a[:6], 2, a[7])):
+    with _sampled(ratio=2):
         yield
 
 
@@ -95,12 +95,7 @@ def _one_less(p: Any) -> Iterator[None]:
 
 @planter("class_agnostic_nms")
 def _agnostic(p: Any) -> Iterator[None]:
-    old = box_head.batched_nms
-
-    def together(boxes: Any, scores: Any, groups: Any, *rest: Any) -> Any:
-        return old(boxes, scores, tf.zeros_like(groups), *rest)
-
-    with swapped(box_head, "batched_nms", together):
+    with across_groups(box_head):
         yield
 
 

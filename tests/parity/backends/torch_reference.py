@@ -230,7 +230,7 @@ def test_deform_conv_equals_the_loop(monkeypatch, masked, groups, moving, stride
 
 
 def test_modulated_block_takes_offsets_first_and_the_mask_last():
-    block = layers.DeformConv(4, 4, stride=1, dilation=1, groups=1, norm="")
+    block = layers.DeformConv(4, 4, ops.Steps(1, 1, 1), groups=1, norm="")
     image = torch.randn(1, 4, 5, 6)
     half = block(image, torch.zeros(1, 18, 5, 6), torch.full((1, 9, 5, 6), 0.5))
     plain = functional.conv2d(image, block.weight, padding=1)

@@ -10,6 +10,7 @@ import pytest
 from parity.bench import bench
 from parity.bench.bench import Options, agreement, run_bench
 from parity.bench.results import Agreement, Bench, Competitor, from_json, table, to_json, write_results
+from parity.running.sides import Setup
 
 STAND_IN = """
 import json, sys
@@ -52,7 +53,7 @@ def workers(tmp_path, monkeypatch):
 
 def run(tmp_path, *backends, rounds=4):
     options = Options(rounds=rounds, warmup=1)
-    return run_bench("c.yaml", "w", "i.png", output=tmp_path / "o", backends=backends, options=options)
+    return run_bench(Setup("c.yaml", "w", ["i.png"]), tmp_path / "o", backends, options)
 
 
 def test_runs_are_interleaved_and_the_order_rotates(workers, tmp_path):

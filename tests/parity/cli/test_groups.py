@@ -4,6 +4,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from parity.bench.suite import measuring
 from parity.cli import bench, parity
 from parity.cli.groups import BenchGroup
 
@@ -45,8 +46,10 @@ def test_models(invoke, monkeypatch, words, narrowed):
     monkeypatch.setattr(parity, "_bisect", lambda *given: found.append(given))
     result = invoke(f"{words} {MODEL.replace(' 1', ' --opts 1')}")
     assert result.exit_code == 2, result.output  # nothing was compared
-    assert [given[:2] for given in asked] == [("c.yaml", "w.pkl")] and bool(found) == narrowed
-    assert asked[0][-1]["profile"] == "semantic" and asked[0][-1]["opts"] == ["K", "1"]
+    assert bool(found) == narrowed
+    ((_, _, options),) = asked
+    assert (options["config"], options["weights"]) == ("c.yaml", "w.pkl")
+    assert options["profile"] == "semantic" and options["opts"] == ["K", "1"]
 
 
 def test_bisect_has_the_options_of_run_but_no_flag(invoke):
@@ -83,7 +86,7 @@ def test_the_bench_that_is_meant(words, meant):
 @pytest.mark.parametrize("words", ["bench suite", "bench suite --all", "bench --all"])
 def test_the_suite_measures_everything_unless_parts_are_named(invoke, monkeypatch, words):
     asked = []
-    monkeypatch.setattr(bench, "_make_suite", lambda *given: "suite")
+    monkeypatch.setattr(measuring, "Suite", lambda *given: "suite")
     monkeypatch.setattr(bench, "_measure", lambda *given: bool(asked.append(given)))
     assert invoke(f"{words} --output o").exit_code == 0
     assert asked == [("suite", True, "")]

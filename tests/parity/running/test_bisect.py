@@ -12,7 +12,16 @@ import parity
 import tf_d2
 from parity.core.trace import Trace, TraceWriter
 from parity.core.units import Unit, units
-from parity.running.bisect import ModuleError, bisect, first_local, smallest, summary, unit_of, write_script
+from parity.running.bisect import (
+    Fault,
+    ModuleError,
+    bisect,
+    first_local,
+    smallest,
+    summary,
+    unit_of,
+    write_script,
+)
 
 FPN = Unit("fpn", "fpn", ("steps/backbone.bottom_up/res2",), ("steps/backbone/p2",), "continuous", ("p2",))
 RPN = Unit(
@@ -68,7 +77,8 @@ def test_the_script_is_valid_and_complete(tmp_path):
     (comparison,) = parity.compare(reference, candidate)
     with Trace(path) as trace:
         setup = {"config": "it's.yaml", "weights": "w.pkl"}
-        script = write_script(FPN, trace.images[0], setup, ("steps/backbone/p2", comparison), tmp_path, "")
+        fault = Fault(comparison, "steps/backbone/p2", FPN)
+        script = write_script(fault, trace.images[0], setup, tmp_path)
     ast.parse(script.read_text())
     with np.load(script.with_suffix(".npz")) as data:
         assert sorted(data) == ["input0", "steps/backbone/p2"]
@@ -97,7 +107,8 @@ def test_the_script_runs(demo_files, demo_predictor, demo_reference, tmp_path, m
     (comparison,) = parity.compare({stage: np.ones(3)}, {stage: np.zeros(3)})
     setup = {"config": str(demo_files / "shapes.yaml"), "weights": str(demo_files / "shapes.pkl")}
     with Trace(path) as reference:
-        script = write_script(unit, reference.images[0], setup, (stage, comparison), tmp_path, mutate)
+        fault = Fault(comparison, stage, unit)
+        script = write_script(fault, reference.images[0], setup, tmp_path, mutate)
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == code, done.stdout + done.stderr
     assert "relative L2" in done.stdout

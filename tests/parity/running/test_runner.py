@@ -15,7 +15,7 @@ from parity.core.status import Status
 from parity.core.trace import TraceWriter
 from parity.running import runner, sides, worker
 from parity.running.sides import BackendChoice, BackendError, Setup, parse_backend
-from parity.running.worker import call_worker
+from parity.running.worker import Program, call_worker
 
 
 def no_worker(monkeypatch):
@@ -55,7 +55,7 @@ def test_a_worker_that_delivers(interpreter, tmp_path):
         """
     )
     seen = []
-    events = call_worker("any", python, {}, tmp_path / "out.h5", 60, progress=seen.append)
+    events = call_worker(Program("any", python, 60), {}, tmp_path / "out.h5", progress=seen.append)
     assert [e["event"] for e in events] == ["progress", "done"] and seen == ["picture 1/2"]
     assert not (tmp_path / "out.log").exists()
 
@@ -71,24 +71,24 @@ def test_a_worker_that_delivers(interpreter, tmp_path):
 )
 def test_a_worker_that_fails_says_why(interpreter, tmp_path, body, message):
     with pytest.raises(BackendError, match=message):
-        call_worker("any", interpreter(body), {}, tmp_path / "out.h5", 60)
+        call_worker(Program("any", interpreter(body), 60), {}, tmp_path / "out.h5")
 
 
 def test_a_worker_that_hangs_is_stopped(interpreter, tmp_path):
     with pytest.raises(BackendError, match="no result after"):
-        call_worker("any", interpreter("time.sleep(60)"), {}, tmp_path / "out.h5", 0.7)
+        call_worker(Program("any", interpreter("time.sleep(60)"), 0.7), {}, tmp_path / "out.h5")
 
 
 def test_a_stale_trace_is_not_taken_for_a_result(interpreter, tmp_path):
     target = tmp_path / "out.h5"
     target.write_text("old")
     with pytest.raises(BackendError):
-        call_worker("any", interpreter("pass"), {}, target, 60)
+        call_worker(Program("any", interpreter("pass"), 60), {}, target)
 
 
 def test_a_missing_interpreter(tmp_path):
     with pytest.raises(BackendError, match="cannot start"):
-        call_worker("any", str(tmp_path / "nothing"), {}, tmp_path / "out.h5", 60)
+        call_worker(Program("any", str(tmp_path / "nothing"), 60), {}, tmp_path / "out.h5")
 
 
 def test_workers_see_this_project_and_what_the_user_put_on_the_path(interpreter, tmp_path, monkeypatch):
@@ -101,11 +101,11 @@ def test_workers_see_this_project_and_what_the_user_put_on_the_path(interpreter,
         """
     )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["/projects/DensePose", "/projects/TensorMask"]))
-    events = call_worker("any", python, {}, tmp_path / "out.h5", 60)
+    events = call_worker(Program("any", python, 60), {}, tmp_path / "out.h5")
     assert events[0]["names"] == ["parity", "tf_d2", "weights"]
     assert events[0]["more"] == ["/projects/DensePose", "/projects/TensorMask"]
     monkeypatch.delenv("PYTHONPATH")
-    assert call_worker("any", python, {}, tmp_path / "out.h5", 60)[0]["more"] == []
+    assert call_worker(Program("any", python, 60), {}, tmp_path / "out.h5")[0]["more"] == []
 
 
 def test_backend_names(tmp_path):

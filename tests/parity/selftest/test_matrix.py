@@ -11,7 +11,7 @@ from parity.core.results import Comparison, StageResult
 from parity.core.status import Status
 from parity.running.sides import BackendError, Setup
 from parity.selftest import matrix
-from parity.selftest.matrix import Cell
+from parity.selftest.matrix import Axes, Cell
 
 PROGRAMS = {"installed": sys.executable, "old": "/old/python"}
 
@@ -32,9 +32,10 @@ def ran(monkeypatch):
 
 def test_a_second_start_goes_on_where_the_first_ended(ran, tmp_path):
     settings = ["oneDNN off", "oneDNN AVX2"]
-    matrix.run_matrix(tmp_path, ["demo"], settings, PROGRAMS, ["avx2"])
+    matrix.run_matrix(tmp_path, Axes(["demo"], settings, PROGRAMS, ["avx2"]))
     assert len(ran) == 4
-    cells = matrix.run_matrix(tmp_path, ["demo", "other/model"], settings, PROGRAMS, ["default", "avx2"])
+    more = Axes(["demo", "other/model"], settings, PROGRAMS, ["default", "avx2"])
+    cells = matrix.run_matrix(tmp_path, more)
     # PyTorch's other kernels are tried against one setting.
     assert len(cells) == len(set(ran)) == len(ran) == 12
     assert [cell.exit_code for cell in cells] == [0] * 12
@@ -55,7 +56,8 @@ def test_what_cannot_run_is_a_cell_with_its_reason(monkeypatch, tmp_path):
         raise BackendError("no kernel\nfor it")
 
     monkeypatch.setattr(matrix, "_setup", fail)
-    cell = matrix.run_matrix(tmp_path, ["demo"], ["oneDNN off"], {"installed": sys.executable}, ["avx2"])[0]
+    axes = Axes(["demo"], ["oneDNN off"], {"installed": sys.executable}, ["avx2"])
+    (cell,) = matrix.run_matrix(tmp_path, axes)
     assert (cell.exit_code, cell.error) == (2, "no kernel\nfor it")
 
 

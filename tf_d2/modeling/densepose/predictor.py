@@ -27,20 +27,17 @@ class DensePosePredictor(Module):
         super().__init__(name)
         self.config = config
         kernel = config.deconv_kernel
-        self.padding = int(kernel / 2 - 1)
         self.layers_of: dict[str, ConvTranspose2d] = {}
         with self.scope():
             for field, (layer, channels) in config.fields.items():
-                self.layers_of[field] = ConvTranspose2d(
-                    in_channels, channels, kernel, layer, stride=2, padding=self.padding
-                )
+                self.layers_of[field] = ConvTranspose2d(in_channels, channels, kernel, layer)
 
     def lowres(self, x: tf.Tensor) -> list[tf.Tensor]:
         """What each layer returns, ``[N, 2P, 2P, C]``, in the order of the fields; computed as one layer."""
         layers = list(self.layers_of.values())
         kernel = tf.concat([self.value(layer.kernel) for layer in layers], axis=2)
         bias = tf.concat([self.value(layer.bias) for layer in layers], axis=0)
-        y = conv_transpose2d(x, kernel, bias, stride=2, padding=self.padding)
+        y = conv_transpose2d(x, kernel, bias, stride=2, padding=layers[0].padding)
         return tf.split(y, [channels for _, channels in self.config.fields.values()], axis=-1)
 
     def fields(self, lowres: list[tf.Tensor]) -> dict[str, tf.Tensor]:

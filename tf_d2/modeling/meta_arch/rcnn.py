@@ -76,14 +76,14 @@ class GeneralizedRCNN(_WithRPN):
         factors = self.factors(sizes)
         if factors is not None:
             assert sizes is not None
-            return self.instances_in_picture(features, image_sizes, proposals, sizes, factors, stages)
+            found = self.propose(features, image_sizes, proposals, stages, factors)
+            return self.instances_in_picture(features, found, sizes, factors, stages)
         return self.instances(features, image_sizes, proposals, static_batch(x), stages)
 
     def instances_in_picture(
         self,
         features: Mapping[str, tf.Tensor],
-        image_sizes: tf.Tensor,
-        proposals: Proposals | None,
+        found: Proposals,
         sizes: tf.Tensor,
         factors: tf.Tensor,
         stages: Stages,
@@ -92,7 +92,6 @@ class GeneralizedRCNN(_WithRPN):
 
         Masks and keypoints are pooled in the final boxes times the factor. Source: detectron/core/test.py.
         """
-        found = self.propose(features, image_sizes, proposals, stages, factors)
         scores, deltas = self.roi_heads.classify(features, found, stages)
         per_row = tf.gather(factors, found.image_index)[:, None]
         scaled = found._replace(boxes=found.boxes / per_row)

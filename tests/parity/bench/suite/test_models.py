@@ -16,10 +16,10 @@ def made(monkeypatch):
     """Stand-ins for the workers: configurations are real ones, weights an empty file. Lists the weights made."""
     calls = []
 
-    def call_worker(module, interpreter, job, target, timeout):
+    def call_worker(program, job, target):
         for entry in job.get("configs", ()):
             Path(entry["output"]).write_text(resolve_yaml(entry["name"], entry["opts"]))
-        if module.endswith("suite.weights"):
+        if program.module.endswith("suite.weights"):
             calls.append(target.name)
         target.write_text("")
 
