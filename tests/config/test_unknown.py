@@ -5,7 +5,7 @@ from contextlib import nullcontext
 import pytest
 import yaml
 
-from tf_d2.config import ConfigError, load_config, load_config_text, resolve_yaml_text
+from tf_d2.config import ConfigError, load_config, load_config_text, resolve_yaml, resolve_yaml_text
 from tf_d2.config.defaults import KEYS
 from tf_d2.config.errors import ConfigNotice
 from tf_d2.config.merge import merge_file, merge_opts
@@ -222,6 +222,15 @@ ROI_HEADS: {NAME: StandardROIHeads, IN_FEATURES: [p2]}, ROI_BOX_HEAD: {NAME: Fas
     assert load_config_text(resolve_yaml_text(fpn % "null")) == config
     plain = load_config_text(fpn % "''")
     assert plain.backbone.norm == ""
+
+
+@pytest.mark.parametrize("target", ["BEiTDet", "ViTUp1", "VisionTransformerDet"])
+def test_a_fork_of_vit_in_a_lazy_dump_is_named(target):
+    """Its classes are imported by its configuration files, which the loader's name of a module shows."""
+    data = yaml.safe_load(resolve_yaml("ViTDet/COCO/mask_rcnn_vitdet_b"))
+    data["model"]["backbone"] = {"_target_": f"detectron2._cfg_loader1a2b.vit.py.{target}", "embed_dim": 768}
+    with pytest.raises(ConfigError, match=rf"{target}.*detectron2_vitdet.*ViTDet/COCO/mask_rcnn_vitdet_b"):
+        load_config_text(yaml.safe_dump(data))
 
 
 def test_forks_of_vit_are_refused_with_what_to_use():

@@ -171,7 +171,7 @@ def test_a_block_in_float32_is_as_near_the_truth_as_detectron2s(name, block, sou
     exact = on_input(name, block, x, "float64")
     noise = distance(theirs, exact)
     assert noise < 2e-6
-    assert distance(on_input(name, block, x, "float32"), exact) < 3 * noise + ROUNDINGS
+    assert distance(on_input(name, block, x, "float32"), exact) < min(3 * noise + ROUNDINGS, 2e-6)
 
 
 def test_bounded_attention_changes_nothing_but_memory():

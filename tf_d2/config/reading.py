@@ -33,11 +33,19 @@ NORMS = (
 )
 POOLERS = ("ROIAlignV2", "ROIAlign", "ROIPool", "ROIAlignRotated")
 
+_VITDET_FORK = (  # layer scale, separate queries and keys, a table of its own for relative positions
+    "ronghanghu/detectron2_vitdet, whose tensors are not those of detectron2's own ViT; that one is "
+    "ViTDet/COCO/mask_rcnn_vitdet_b and others"
+)
+
 # What a name elsewhere in detectron2's own tree or its projects would need, for a message that helps.
 ELSEWHERE = {
     "build_hrfpn": "DensePose",
     "build_vit": "a ViT fork as those of DiT and LayoutLMv3, whose tensors are not those of detectron2's own ViT; "
     "that one is a LazyConfig model: ViTDet/COCO/mask_rcnn_vitdet_b and others, or the YAML that a run of one writes",
+    "BEiTDet": _VITDET_FORK,
+    "ViTUp": _VITDET_FORK,
+    "VisionTransformerDet": _VITDET_FORK,
 }
 
 DOOR = "; a part of your own is added with tf_d2.extend (docs/extend.md)"
