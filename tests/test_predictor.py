@@ -1,6 +1,8 @@
 """The user's door on the embedded model, against what detectron2 recorded on the embedded picture."""
 
+import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -424,3 +426,26 @@ def test_a_training_run_without_its_start_names_its_end(demo_files, tmp_path, st
     (tmp_path / "model_final.pth").touch()
     with pytest.raises(tf_d2.UserError, match=r"give .*\(--weights\) .*model_final\.pth, with which"):
         resolve_model(tmp_path / "config.yaml", None)
+
+
+def test_many_predictors_of_a_process_are_no_repeated_tracing(caplog: pytest.LogCaptureFixture) -> None:
+    from tf_d2.predictor import _graph
+
+    class Made:
+        def run(self, x: tf.Tensor) -> tf.Tensor:
+            return x + 1
+
+    def traced(make: Any) -> str:
+        caplog.clear()
+        with caplog.at_level("WARNING", logger="tensorflow"):
+            for _ in range(8):
+                make(Made().run)(tf.zeros([2]))
+        return caplog.text
+
+    logger = logging.getLogger("tensorflow")
+    propagates, logger.propagate = logger.propagate, True
+    try:
+        assert "retracing" in traced(tf.function)  # TensorFlow's warning still works that way
+        assert "retracing" not in traced(lambda run: _graph(run, [tf.TensorSpec([None], tf.float32)]))
+    finally:
+        logger.propagate = propagates

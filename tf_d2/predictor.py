@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -95,13 +96,8 @@ class Predictor:
         }
         if not (self._constant and onednn.available(tf.as_dtype(dtype))):
             kernels.advise()
-        # The code is graph code already; AutoGraph would only spend seconds on rewriting it.
-        self._predict = {
-            t: tf.function(self._run, input_signature=s, autograph=False) for t, s in spec.items()
-        }
-        self._trace = {
-            t: tf.function(self._run_traced, input_signature=s, autograph=False) for t, s in spec.items()
-        }
+        self._predict = {t: _graph(self._run, s) for t, s in spec.items()}
+        self._trace = {t: _graph(self._run_traced, s) for t, s in spec.items()}
 
     # === Calls ===
 
@@ -299,6 +295,13 @@ class Predictor:
         if self.config.panoptic is not None and labels is not None and "instances" in result:
             result["panoptic_seg"] = combine_panoptic(self.config.panoptic, result["instances"], labels)
         return result
+
+
+def _graph(function: Callable[..., Any], signature: Sequence[tf.TensorSpec]) -> Callable[..., Any]:
+    """A method as a graph. TensorFlow warns of repeated tracing by a method's code, whichever object it belongs to: the
+    first pictures of a process's fifth Predictor would be taken for it. A partial is an object of its own."""
+    # The code is graph code already; AutoGraph would only spend seconds on rewriting it.
+    return tf.function(partial(function), input_signature=signature, autograph=False)
 
 
 def _checked_image(image: object, channels: int) -> np.ndarray:
