@@ -21,31 +21,35 @@ def explain_with_traces(context: Context, spec: SetSpec, noise: Noise) -> detect
 
     def explain(side: str, index: int) -> detections.Certificate | None:
         trace = cached[side]
-        if spec.rules == "rpn":
-            return _pre_nms_cut(context, trace, spec, side, index, noise)
-        return _from_source(context, trace, spec, side, index)
+        if spec.rules != "rpn":
+            return _from_source(context, trace, spec, side, index)
+        top, score = _pre_nms_top(context), float(trace[spec.scores][index])
+        found = None if top is None else _pre_nms_cut(trace, score, top)
+        if found is None:
+            return None
+        level, cut = found
+        gap = abs(score - cut)
+        text = f"logit {score:.7f} is {gap:.1e} from the cut of level {level}'s {top} best"
+        return detections.Certificate(side, index, "pre-nms-cut", score, cut, gap, noise.score, text)
 
     return explain
 
 
-def _pre_nms_cut(
-    context: Context, trace: Arrays, spec: SetSpec, side: str, index: int, noise: Noise
-) -> detections.Certificate | None:
-    """The item's logit lies at the cut of its level's pre-NMS top-k."""
+def _pre_nms_top(context: Context) -> int | None:
+    """How many of each level's proposals come to NMS; None where the configuration does not say."""
     try:
-        top = int((context.config or {})["MODEL"]["RPN"]["PRE_NMS_TOPK_TEST"])
+        return int((context.config or {})["MODEL"]["RPN"]["PRE_NMS_TOPK_TEST"])
     except (KeyError, TypeError):
         return None
-    score = float(trace[spec.scores][index])
+
+
+def _pre_nms_cut(trace: Arrays, score: float, top: int) -> tuple[str, float] | None:
+    """The level that has a logit of ``score``, and the logit beyond its cut at the ``top`` best; None without a cut."""
     head = f"{RPN_HEAD}/0/"
     for name in (n for n in trace if n.startswith(head)):
         logits = np.sort(trace[name].ravel())[::-1]
-        if logits.size <= top or score not in logits:
-            continue
-        cut = float(logits[top - 1] if score < logits[top - 1] else logits[top])
-        gap = abs(score - cut)
-        text = f"logit {score:.7f} is {gap:.1e} from the cut of level {name[-1]}'s {top} best"
-        return detections.Certificate(side, index, "pre-nms-cut", score, cut, gap, noise.score, text)
+        if logits.size > top and score in logits:
+            return name[-1], float(logits[top - 1] if score < logits[top - 1] else logits[top])
     return None
 
 
