@@ -59,7 +59,9 @@ def rows_of(example: str, made: tuple[Path, dict[str, Any]], output: Path, *word
     return {row["path"]: row for row in rows}
 
 
-@pytest.mark.parametrize("runner", [DIRECT, PORTABLE], ids=["direct", "portable"])
+@pytest.mark.parametrize(
+    "runner", [pytest.param(DIRECT, marks=pytest.mark.wide), PORTABLE], ids=["direct", "portable"]
+)
 def test_beam(runner: tuple[str, ...], made: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     pytest.importorskip("apache_beam", reason="needs Apache Beam")
     pattern, output = made[0] / "photos" / "*.jpg", tmp_path / "part"

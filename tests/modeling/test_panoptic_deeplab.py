@@ -12,9 +12,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.recordings import FACTOR, FLOAT64, Recording, assert_near, error, recording, stage
+from support.recordings import (
+    FACTOR,
+    FLOAT64,
+    Recording,
+    WhenAsked,
+    answer_and_trace,
+    assert_near,
+    error,
+    recording,
+    stage,
+)
 
-MODELS = ("cityscapes", "coco")
+MODELS = (pytest.param("cityscapes", marks=pytest.mark.wide), "coco")
 
 
 def model(name: str) -> Recording:
@@ -24,12 +34,12 @@ def model(name: str) -> Recording:
 @pytest.fixture(scope="module")
 def exact(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Results and traces of float64 models, which are the truth for float32 ones."""
-    found = {}
-    for name in MODELS:
+
+    def make(name: str) -> tuple[dict[str, Any], Any]:
         predictor = model(name).predictor(tmp_path_factory.mktemp(name), dtype="float64")
-        image = model(name).image
-        found[name] = predictor(image), predictor.trace(image)
-    return found
+        return answer_and_trace(predictor, model(name).image)
+
+    return WhenAsked(make)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -6,7 +6,7 @@ Detections have margins: float32 noise does not flip them.
 
 import numpy as np
 import pytest
-from support.recordings import assert_near, recording
+from support.recordings import answer_and_trace, assert_near, recording
 
 import weights
 from tf_d2.config import load_config_text
@@ -25,7 +25,7 @@ def exact(tmp_path_factory):
     def get(name):
         if name not in made:
             predictor = model(name).predictor(tmp_path_factory.mktemp(name), dtype="float64")
-            made[name] = predictor(model(name).image), predictor.trace(model(name).image)
+            made[name] = answer_and_trace(predictor, model(name).image)
         return made[name]
 
     return get
@@ -87,7 +87,7 @@ def test_point_rend_semantic(tmp_path, exact):
     assert_near(got[alike], expected[alike], truth[alike])
 
 
-@pytest.mark.parametrize("name", ["densepose_dl_wc1m", "densepose_cse"])
+@pytest.mark.parametrize("name", [pytest.param("densepose_dl_wc1m", marks=pytest.mark.wide), "densepose_cse"])
 def test_densepose(name, tmp_path, exact):
     predictor, (truth, true_trace) = model(name).predictor(tmp_path), exact(name)
     image = model(name).image

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from support.recordings import FACTOR, assert_near, error, recording
+from support.recordings import FACTOR, answer_and_trace, assert_near, error, recording
 
 from tf_d2.ops.resize import resize_uint8
 
@@ -24,8 +24,8 @@ FAST, ALL = (recording(f"deeplab_trident/{name}.npz") for name in ("tridentnet_f
 def exact(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     """Instances and trace of a float64 model, which are the truth for the float32 one."""
     predictor = FAST.predictor(tmp_path_factory.mktemp("exact"), dtype="float64")
-    image = FAST.image
-    return predictor(image)["instances"], predictor.trace(image)
+    answer, trace = answer_and_trace(predictor, FAST.image)
+    return answer["instances"], trace
 
 
 def test_one_branch_is_that_of_detectron2(tmp_path: Path, exact: tuple[Any, Any]) -> None:

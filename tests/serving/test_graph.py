@@ -97,7 +97,12 @@ def test_canvas_and_order(pad_independent: bool) -> None:
 
 @pytest.mark.parametrize(
     ("step_pixels", "together"),
-    [(1, [1, 1, 1, 1, 1]), (2 * 288**2 + 1, [2, 2, 2, 2, 1]), (5 * 288**2, [5] * 5), (2**31 - 1, [5] * 5)],
+    [
+        (1, [1, 1, 1, 1, 1]),
+        (2 * 288**2 + 1, [2, 2, 2, 2, 1]),
+        pytest.param(5 * 288**2, [5] * 5, marks=pytest.mark.wide),
+        pytest.param(2**31 - 1, [5] * 5, marks=pytest.mark.wide),
+    ],
 )
 def test_a_batch_goes_through_in_steps(step_pixels: int, together: list[int]) -> None:
     """288 x 288 is the size of the canvas here."""

@@ -17,7 +17,7 @@ from .conftest import encoded, open_session
 RECORDING = Path(__file__).parents[1] / "data" / "tensor_mask" / "aligned.npz"
 
 
-@pytest.mark.parametrize("masks", ["roi", "full"])
+@pytest.mark.parametrize("masks", [pytest.param("roi", marks=pytest.mark.wide), "full"])
 def test_answers_are_the_predictors(masks: str, tmp_path: Path) -> None:
     with np.load(RECORDING) as file:
         recorded = {key: file[key] for key in file.files}
