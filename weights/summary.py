@@ -10,6 +10,7 @@ import numpy as np
 
 from weights._blocks import same_bits
 from weights._class_counts import class_counts
+from weights._transformers import transformer_name
 from weights.mapping import harmless_reason
 from weights.unwrap import prefixes_of
 
@@ -146,8 +147,11 @@ def _family(state: State) -> str:
 
 def _backbone(state: State) -> str:
     neck = " FPN" if _has(state, r"fpn_lateral\d") else " C4" if _has(state, r"^roi_heads\.res5\.") else ""
-    if _has(state, r"(^|\.)(blocks|layers)\.\d+\..*attn\.") or _has(state, r"\.attn\.(qkv|rel_pos)"):
-        return f"transformer backbone{neck}"
+    if (transformer := transformer_name(state)) is not None:
+        pyramid = " with SimpleFeaturePyramid" if _has(state, r"^backbone\.simfp_\d\.") else neck
+        return (
+            f"{transformer} backbone{pyramid}" if transformer == "transformer" else f"{transformer}{pyramid}"
+        )
     blocks = tuple(_block_count(state, stage) for stage in range(2, 6))
     if _has(state, r"(^|\.)s1\.b1\.f\.a\.weight$"):
         return f"RegNet{'Y' if _has(state, r'[.]f[.]se[.]') else 'X'}{neck}"
