@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 import tf_d2
-from tf_d2.modeling.given import given_proposals
+from tf_d2.modeling.given import given_proposals, given_proposals_times
 
 
 def by_hand(boxes, size, network, topk):
@@ -56,3 +56,14 @@ def test_proposals_that_are_not_numbers_are_dropped():
     found = given_proposals(tf.constant(boxes), tf.constant([6, 2]), sizes, sizes, topk=9)
     np.testing.assert_array_equal(found.boxes, np.concatenate([good, good]))
     assert found.counts.numpy().tolist() == [2, 2]
+
+
+def test_with_detectrons_conventions_they_are_only_scaled():
+    """Neither clipped nor dropped, whatever their extent."""
+    boxes = np.array([(0, 0, 10, 10), (5, 5, 5, 9), (-5, 2, 400, 300), (1, 1, 2, 2)], np.float32)
+    found = given_proposals_times(
+        tf.constant(np.stack([boxes, boxes])), tf.constant([4, 2]), tf.constant([0.5, 2.0]), topk=3
+    )
+    np.testing.assert_array_equal(found.boxes, np.concatenate([boxes[:3] * 0.5, boxes[:2] * 2]))
+    assert found.counts.numpy().tolist() == [3, 2]
+    assert found.image_index.numpy().tolist() == [0, 0, 0, 1, 1]
