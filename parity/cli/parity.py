@@ -159,13 +159,13 @@ def _compare_models(
         return
     if config_file is None or not input or output is None:
         raise fail("needed: --config-file, --input and --output (or --ops, or the sub-command rejudge)")
-    profile, conventions = _profile_of(profile, conventions)
+    limits, whose = _profile_of(profile, conventions)
     options = {
         "config": config_file,
         "weights": weights,
         "reference": reference,
         "candidates": tuple(candidate or ("tf",)),
-        "profile": profile,
+        "profile": limits,
         "device": device,
         "torch_python": torch_python,
         "threads": threads,
@@ -173,7 +173,7 @@ def _compare_models(
         "repeat": repeat,
         "timeout": timeout,
         "proposals": tuple(proposals or ()),
-        "opts": _with_conventions(_split_opts(opts), conventions),
+        "opts": _with_conventions(_split_opts(opts), whose),
         "waivers": _waivers(waive),
         "early_stop": not keep_going,
         "mutate": mutate,
