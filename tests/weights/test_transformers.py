@@ -26,7 +26,9 @@ def test_there_are_29():
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_model_is_named(name):
-    kind, size = re.search(r"(vitdet|mvitv2|swin)_([a-z])_", name + "_").groups()
+    match = re.search(r"(vitdet|mvitv2|swin)_([a-z])_", name)
+    assert match
+    kind, size = match.groups()
     text = guess_architecture(PUBLISHED[name])
     expected = f"{KINDS[kind]}-{size.upper()}"
     assert transformer_name(PUBLISHED[name]) == expected

@@ -52,6 +52,10 @@ def attend(
         q, k, v = (tf.cast(x, tf.float32) for x in (q, k, v))
     number, rows, keys = _length(q, 0), _length(q, 1), _length(k, 1)
     together, part = _piece(number, rows, keys * q.dtype.size * _COPIES, group, budget)
+    # Weights add up to 1, so the values' mean may be taken out and put back: many terms of one sign, added one after
+    # the other, would round several times as much as their differences do (oneDNN's product is such a sum).
+    middle = tf.reduce_mean(v, axis=1, keepdims=True)
+    v = v - middle
     per_head = -(-rows // part)
     pieces = -(-number // together) * per_head
 
@@ -61,7 +65,7 @@ def attend(
         logits = matmul(q[heads, row : row + part] * scale, k[heads], transpose_b=True)
         if bias is not None:
             logits = bias(logits, first, row)
-        return tf.reshape(matmul(tf.nn.softmax(logits), v[heads]), [-1, v.shape[2]])
+        return tf.reshape(matmul(tf.nn.softmax(logits), v[heads]) + middle[heads], [-1, v.shape[2]])
 
     if isinstance(pieces, int) and pieces == 1:
         joined = piece(0)
