@@ -118,10 +118,11 @@ def test_logits_stay_within_the_budget():
 @pytest.mark.parametrize("mean", [1.0, -3.0])
 def test_a_mean_of_the_values_costs_no_precision(mean, run):
     """Every output is near the mean: to its last bit, where a float32 sum of 484 terms of one sign loses two more."""
-    q, k = normal(2, 484, 8, dtype=np.float32), normal(2, 484, 8, seed=1, dtype=np.float32)
-    v = (0.1 * normal(2, 484, 8, seed=2) + mean).astype(np.float32)
-    got = run(lambda *tokens: attend(*tokens, 0.3), q, k, v)
-    exact = attend(*(tf.constant(x.astype(np.float64)) for x in (q, k, v)), 0.3).numpy()
+    q, k, v = (normal(2, 484, 8, seed=i).astype(np.float32) for i in range(3))
+    v = 0.1 * v + np.float32(mean)
+    got = run(lambda q, k, v: attend(q, k, v, 0.3), q, k, v)
+    wide = [tf.constant(x.astype(np.float64)) for x in (q, k, v)]
+    exact = attend(wide[0], wide[1], wide[2], 0.3).numpy()
     assert got.dtype == np.float32
     assert np.linalg.norm(got - exact) < 2.0**-24 * np.linalg.norm(exact)
 
