@@ -59,11 +59,10 @@ def rows_of(example: str, made: tuple[Path, dict[str, Any]], output: Path, *word
     return {row["path"]: row for row in rows}
 
 
-@pytest.mark.parametrize(
-    "runner", [pytest.param(DIRECT, marks=pytest.mark.wide), PORTABLE], ids=["direct", "portable"]
-)
+# Before the fixture: an export that no test would use takes long.
+@pytest.mark.skipif(find_spec("apache_beam") is None, reason="needs Apache Beam")
+@pytest.mark.parametrize("runner", [DIRECT, PORTABLE], ids=["direct", "portable"])
 def test_beam(runner: tuple[str, ...], made: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    pytest.importorskip("apache_beam", reason="needs Apache Beam")
     pattern, output = made[0] / "photos" / "*.jpg", tmp_path / "part"
     found = rows_of(
         "beam_detect.py", made, tmp_path, "--pictures", str(pattern), "--output", str(output), *runner
@@ -71,14 +70,15 @@ def test_beam(runner: tuple[str, ...], made: tuple[Path, dict[str, Any]], tmp_pa
     assert found == made[1]
 
 
+@pytest.mark.skipif(find_spec("ray") is None, reason="needs Ray Data")
 def test_ray(made: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    pytest.importorskip("ray.data", reason="needs Ray Data")
     words = ["--pictures", str(made[0] / "photos"), "--output", str(tmp_path / "out"), "--workers", "2"]
     assert rows_of("ray_detect.py", made, tmp_path / "out", *words) == made[1]
 
 
+@pytest.mark.skipif(
+    find_spec("pyspark") is None or shutil.which("java") is None, reason="needs pyspark and Java"
+)
 def test_spark(made: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    if find_spec("pyspark") is None or shutil.which("java") is None:
-        pytest.skip("needs pyspark and Java")
     words = ["--pictures", str(made[0] / "photos" / "*.jpg"), "--output", str(tmp_path / "out")]
     assert rows_of("spark_detect.py", made, tmp_path / "out", *words) == made[1]

@@ -4,9 +4,11 @@ tests/data/point_rend_densepose: models of reduced width with random weights, a 
 Detections have margins: float32 noise does not flip them.
 """
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
-from support.recordings import answer_and_trace, assert_near, recording
+from support.recordings import answer_and_trace, assert_near, eagerly, recording
 
 import weights
 from tf_d2.config import load_config_text
@@ -25,7 +27,8 @@ def exact(tmp_path_factory):
     def get(name):
         if name not in made:
             predictor = model(name).predictor(tmp_path_factory.mktemp(name), dtype="float64")
-            made[name] = answer_and_trace(predictor, model(name).image)
+            with eagerly():
+                made[name] = predictor(model(name).image), predictor.trace(model(name).image)
         return made[name]
 
     return get
@@ -54,11 +57,14 @@ OLD_NAMES = {
 
 def test_point_rend_masks_are_equal_pixel_by_pixel(tmp_path, exact):
     name = "pointrend_r50"
-    predictor, (truth, true_trace) = model(name).predictor(tmp_path), exact(name)
-    instances = predictor(model(name).image)["instances"]
+    truth, true_trace = exact(name)
+    predictor = model(name).predictor(tmp_path)
+    with eagerly():  # in a graph: tests/serving/test_point_rend_densepose.py
+        result, trace = answer_and_trace(predictor, model(name).image)
+    instances = result["instances"]
     expected = check_boxes(name, instances, truth)["pred_masks"]
     assert np.count_nonzero(instances.pred_masks != expected) == 0 < np.count_nonzero(expected)
-    check_stages(name, predictor.trace(model(name).image), true_trace)
+    check_stages(name, trace, true_trace)
 
 
 def test_point_rend_under_its_old_names(tmp_path, exact):
@@ -70,7 +76,8 @@ def test_point_rend_under_its_old_names(tmp_path, exact):
     opts = ["MODEL.ROI_HEADS.NAME", "PointRendROIHeads", "MODEL.ROI_MASK_HEAD.NAME", "CoarseMaskHead"]
     opts += ["MODEL.ROI_MASK_HEAD.POOLER_TYPE", "ROIAlign"]  # which the old files have
     predictor = model(name).predictor(tmp_path, opts, state)
-    instances = predictor(model(name).image)["instances"]
+    with eagerly():
+        instances = predictor(model(name).image)["instances"]
     expected = check_boxes(name, instances, exact(name)[0])["pred_masks"]
     np.testing.assert_array_equal(instances.pred_masks, expected)
 
@@ -91,7 +98,10 @@ def test_point_rend_semantic(tmp_path, exact):
 def test_densepose(name, tmp_path, exact):
     predictor, (truth, true_trace) = model(name).predictor(tmp_path), exact(name)
     image = model(name).image
-    instances = predictor(image)["instances"]
+    # The other one is in a graph in tests/serving/test_point_rend_densepose.py.
+    with nullcontext() if name == "densepose_cse" else eagerly():
+        result, trace = answer_and_trace(predictor, image)
+    instances = result["instances"]
     check_boxes(name, instances, truth)
     expected = model(name).group("output/instances/pred_densepose/")
     got, true = instances.pred_densepose.arrays(), truth["instances"].pred_densepose.arrays()
@@ -99,11 +109,10 @@ def test_densepose(name, tmp_path, exact):
     for field, value in got.items():
         assert value.dtype == np.float32
         assert_near(value, expected[field], true[field], field)
-    check_stages(name, predictor.trace(image), true_trace)
+    check_stages(name, trace, true_trace)
     if name == "densepose_cse":
         check_vertices(predictor, instances)
-    none = predictor(image)["instances"][:0]
-    assert len(none.pred_densepose) == 0
+    assert len(instances[:0].pred_densepose) == 0
 
 
 def check_vertices(predictor, instances):

@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 import pytest
 import tensorflow as tf
+from support.recordings import answer_and_trace, eagerly
 
 import tf_d2
 import weights
@@ -120,9 +121,17 @@ def relative_l2(got, expected):
 ROI_ROWS = ("pooler", "res5", "mask_head.predictor", "score_lowres")
 
 
-def test_every_stage(family):
-    record, predictor = family
-    trace = predictor.trace(images()[0])
+@pytest.fixture(scope="module")
+def in_a_graph(family):
+    """Answer and trace of the first picture."""
+    return answer_and_trace(family[1], images()[0])
+
+
+def test_every_stage(family, in_a_graph):
+    check_stages(family[0], in_a_graph[1])
+
+
+def check_stages(record, trace):
     names = record.names("one/steps")
     assert len(names) > 10
     for name in names:
@@ -132,9 +141,15 @@ def test_every_stage(family):
         record.check(f"one/steps/{name}", value)
 
 
-def test_the_answer(family):
+def test_the_answer(family, in_a_graph):
+    """In a graph that records what is computed on the way, and eagerly without a record."""
     record, predictor = family
-    result = predictor(images()[0])
+    check_answer(record, in_a_graph[0])
+    with eagerly():
+        check_answer(record, predictor(images()[0]))
+
+
+def check_answer(record, result):
     instances = result["instances"]
     fields = [n.removeprefix("instances/") for n in record.names("one/output") if n.startswith("instances/")]
     assert sorted(fields) == sorted(instances.get_fields())
@@ -162,9 +177,12 @@ def test_the_answer_with_regions_in_blocks(name, tmp_path_factory, monkeypatch):
     monkeypatch.setattr(poolers, "BLOCK_BYTES", 1 << 14)
     monkeypatch.setattr(roi_align, "CPU", roi_align.CPU._replace(window_bytes=1 << 14))
     predictor = make_predictor(recorded(name), tmp_path_factory)
-    test_the_answer((recorded(name), predictor))
+    result, trace = answer_and_trace(predictor, images()[0])
+    check_answer(recorded(name), result)
     assert turns.numpy() > 3 * len(loops) > 0
-    test_every_stage((recorded(name), predictor))
+    check_stages(recorded(name), trace)
+    with eagerly():  # and without a record, which takes other results through the blocks
+        check_answer(recorded(name), predictor(images()[0]))
 
 
 def check_panoptic(record, result):
@@ -243,8 +261,9 @@ def test_float64(name, tmp_path_factory):
     """Against detectron2 in float64 rounding explains nothing: a wrong epsilon or order of weights shows."""
     record = recorded(name)
     predictor = make_predictor(record, tmp_path_factory, "float64")
-    trace = dict(predictor.trace(images()[0]))
-    trace.update(regions(record, predictor, trace))
+    with eagerly():
+        trace = dict(predictor.trace(images()[0]))
+        trace.update(regions(record, predictor, trace))
     names = record.names("one/steps64")
     assert len(names) > 10
     for stage in names:

@@ -13,7 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from support.recordings import FACTOR, FLOAT64, assert_near, error, recording, stage
+from support.recordings import (
+    FACTOR,
+    FLOAT64,
+    answer_and_trace,
+    assert_near,
+    eagerly,
+    error,
+    recording,
+    stage,
+)
 
 import tf_d2
 from tf_d2.modeling.postprocess import paste
@@ -41,7 +50,15 @@ def make_predictor(folder: Path, opts: list[Any] | None = None, **options: Any) 
 def exact(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The trace of a float64 model, which is the truth for float32 ones."""
     predictor = make_predictor(tmp_path_factory.mktemp("exact"), dtype="float64")
-    return predictor.trace(ALIGNED.image)
+    with eagerly():
+        return predictor.trace(ALIGNED.image)
+
+
+@pytest.fixture(scope="module")
+def computed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
+    """Instances and trace of the model."""
+    result, trace = answer_and_trace(make_predictor(tmp_path_factory.mktemp("computed")), ALIGNED.image)
+    return result["instances"], trace
 
 
 def check(instances: Any, expected: dict[str, np.ndarray], pixels: float) -> None:
@@ -53,8 +70,8 @@ def check(instances: Any, expected: dict[str, np.ndarray], pixels: float) -> Non
         np.testing.assert_array_equal(instances.pred_masks, expected["pred_masks"])
 
 
-def test_answers_are_those_of_detectron2(tmp_path: Path, exact: Any) -> None:
-    instances = make_predictor(tmp_path)(ALIGNED.image)["instances"]
+def test_answers_are_those_of_detectron2(computed: tuple[Any, Any], exact: Any) -> None:
+    instances = computed[0]
     deltas = "head/1/0"
     noise = error(ALIGNED[f"steps/{deltas}@3"], exact[deltas][:, :3])
     # Boxes of up to 900 pixels, whose sides are made of deltas with this error on both sides.
@@ -68,8 +85,10 @@ def test_other_representations(name: str, tmp_path: Path) -> None:
     check(instances, expected, pixels=1e-2)
 
 
-def test_float32_stages_are_as_near_to_float64_as_those_of_detectron2(tmp_path: Path, exact: Any) -> None:
-    trace = make_predictor(tmp_path).trace(ALIGNED.image)
+def test_float32_stages_are_as_near_to_float64_as_those_of_detectron2(
+    computed: tuple[Any, Any], exact: Any
+) -> None:
+    trace = computed[1]
     recordings = ALIGNED.group("steps/")
     assert len(recordings) == 20
     for key, theirs in recordings.items():

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from support.recordings import FACTOR, answer_and_trace, assert_near, error, recording
+from support.recordings import FACTOR, answer_and_trace, assert_near, eagerly, error, recording
 
 from tf_d2.ops.resize import resize_uint8
 
@@ -24,14 +24,14 @@ FAST, ALL = (recording(f"deeplab_trident/{name}.npz") for name in ("tridentnet_f
 def exact(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     """Instances and trace of a float64 model, which are the truth for the float32 one."""
     predictor = FAST.predictor(tmp_path_factory.mktemp("exact"), dtype="float64")
-    answer, trace = answer_and_trace(predictor, FAST.image)
-    return answer["instances"], trace
+    image = FAST.image
+    with eagerly():
+        return predictor(image)["instances"], predictor.trace(image)
 
 
 def test_one_branch_is_that_of_detectron2(tmp_path: Path, exact: tuple[Any, Any]) -> None:
-    predictor = FAST.predictor(tmp_path)
-    image, expected = FAST.image, FAST.group("output/instances/")
-    instances, trace = predictor(image)["instances"], predictor.trace(image)
+    result, trace = answer_and_trace(FAST.predictor(tmp_path), FAST.image)
+    instances, expected = result["instances"], FAST.group("output/instances/")
     np.testing.assert_array_equal(instances.pred_classes, expected["pred_classes"])
     for field in ("pred_boxes", "scores"):
         true = getattr(exact[0], field)
@@ -45,20 +45,20 @@ def test_one_branch_is_that_of_detectron2(tmp_path: Path, exact: tuple[Any, Any]
 
 @pytest.mark.parametrize("branch", [0, 2])
 def test_another_branch_computes_something_else_with_the_same_weights(tmp_path: Path, branch: int) -> None:
-    trace = FAST.predictor(tmp_path, ["MODEL.TRIDENT.TEST_BRANCH_IDX", branch]).trace(FAST.image)
+    predictor = FAST.predictor(tmp_path, ["MODEL.TRIDENT.TEST_BRANCH_IDX", branch])
+    with eagerly():
+        trace = predictor.trace(FAST.image)
     assert error(trace["backbone/res4"], FAST["steps/backbone/res4"]) > 0.01
 
 
 def test_detections_of_all_branches_are_merged(tmp_path: Path, exact: tuple[Any, Any]) -> None:
-    predictor, image = (
-        FAST.predictor(tmp_path, ["MODEL.TRIDENT.TEST_BRANCH_IDX", -1]),
-        FAST.image,
-    )
-    expected, instances = ALL.arrays, predictor(image)["instances"]
+    predictor = FAST.predictor(tmp_path, ["MODEL.TRIDENT.TEST_BRANCH_IDX", -1])
+    result, trace = answer_and_trace(predictor, FAST.image)
+    expected, instances = ALL.arrays, result["instances"]
     np.testing.assert_array_equal(instances.pred_classes, expected["one/pred_classes"])
     np.testing.assert_allclose(instances.pred_boxes, expected["one/pred_boxes"], rtol=0, atol=1e-3)
     np.testing.assert_allclose(instances.scores, expected["one/scores"], rtol=0, atol=1e-5)
-    got = predictor.trace(image)["backbone/res4"][:, :16]
+    got = trace["backbone/res4"][:, :16]
     # Branch after branch. Both sides are as far from float64 as one branch is.
     limit = (1 + FACTOR) * error(FAST["steps/backbone/res4"], exact[1]["backbone/res4"])
     assert error(got, expected["res4"]) < limit

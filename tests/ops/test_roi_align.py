@@ -94,7 +94,7 @@ def how(request, monkeypatch):
 
 
 @pytest.mark.parametrize("aligned", [True, False])
-@pytest.mark.parametrize("ratio", [0, 1, 2, 3])
+@pytest.mark.parametrize("ratio", [0, *(pytest.param(n, marks=pytest.mark.wide) for n in (1, 3)), 2])
 @pytest.mark.parametrize("kind", ["float32", "float64"])
 def test_equals_loops(run, how, kind, ratio, aligned):
     features, boxes, index = inputs(kind)
@@ -281,8 +281,13 @@ def test_a_gpu_gets_few_large_groups(monkeypatch):
     assert module.grouping() == CPU  # tests run without a GPU
 
 
-@pytest.mark.parametrize("count", [0, 1, 40])
-@pytest.mark.parametrize("block", [1, 5, 1000])
+@pytest.mark.parametrize(
+    ("count", "block"),
+    [
+        *((0, 1), (1, 1000), (40, 1), (40, 5), (40, 1000)),
+        *(pytest.param(*case, marks=pytest.mark.wide) for case in ((0, 5), (0, 1000), (1, 1), (1, 5))),
+    ],
+)
 def test_what_is_computed_in_blocks_of_regions_is_what_is_computed_on_all(run, monkeypatch, count, block):
     monkeypatch.setattr(module, "CPU", CPU._replace(window_bytes=1 << 14))  # chunks of 1 to 17 regions
     rng = np.random.default_rng(9)

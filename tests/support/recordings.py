@@ -7,7 +7,8 @@ detectron2's own float32 answer is, which added up in another order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,35 @@ def answer_and_trace(predictor: tf_d2.Predictor, image: np.ndarray) -> tuple[dic
 def recording(path: str) -> Recording:
     """The recording at a path below tests/data, read once."""
     return Recording(path)
+
+
+@contextmanager
+def eagerly() -> Iterator[None]:
+    """Functions run eagerly inside. Making and optimising the graph of a model takes ten times as long as computing a
+    model this narrow once: so for what is only the truth that others are held against, or not about graphs.
+    """
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(before)
+
+
+def answer_and_trace(predictor: tf_d2.Predictor, image: np.ndarray) -> tuple[dict[str, Any], StageArrays]:
+    """``predictor(image)`` and ``predictor.trace(image)`` out of one graph, where those two make one each; inside
+    :func:`eagerly` without a graph."""
+    arguments, size = predictor._arguments(image, None, None)
+
+    def function(image: Any, network: Any, original: Any, *proposals: Any) -> tuple[Any, Any]:
+        stages: dict[str, tf.Tensor] = {}
+        raw, _ = predictor._forward(image, network, *proposals, stages)
+        return predictor.model.to_image(raw, network, original), stages
+
+    signature = predictor._predict[arguments[0].dtype].input_signature
+    outputs, stages = tf.function(function, input_signature=signature, autograph=False)(*arguments)
+    trace = StageArrays({name: stage_array(name, value.numpy()) for name, value in stages.items()})
+    return predictor._result({name: value.numpy() for name, value in outputs.items()}, size), trace
 
 
 def error(got: Any, expected: Any) -> float:
