@@ -37,8 +37,8 @@ def model(name: str) -> Recording:
 @pytest.fixture(scope="module")
 def exact(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Logits and traces of float64 models, which are the truth for float32 ones."""
-
-    def make(name: str) -> tuple[np.ndarray, Any]:
+    found = {}
+    for name in MODELS:
         predictor = model(name).predictor(tmp_path_factory.mktemp(name), dtype="float64")
         image = model(name).image
         with eagerly():
@@ -46,7 +46,7 @@ def exact(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("name", [pytest.param("deeplab_v3", marks=pytest.mark.wide), "deeplab_v3_plus"])
+@pytest.mark.parametrize("name", MODELS)
 def test_logits_are_those_of_detectron2(name: str, tmp_path: Path, exact: dict[str, Any]) -> None:
     truth, true_trace = exact[name]
     predictor = model(name).predictor(tmp_path)

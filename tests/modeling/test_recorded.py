@@ -254,9 +254,7 @@ def compare_extra(record, i, fields):
         assert relative_l2(*record.pair(f"{prefix}/{name}", value)) < 1e-4, name
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.wide if n == "cascade_keypoint" else ()) for n in WITH_FLOAT64]
-)
+@pytest.mark.parametrize("name", WITH_FLOAT64)
 def test_float64(name, tmp_path_factory):
     """Against detectron2 in float64 rounding explains nothing: a wrong epsilon or order of weights shows."""
     record = recorded(name)

@@ -72,21 +72,6 @@ class Recording:
         return tf_d2.Predictor(*self.files(folder, state), opts=["MODEL.WEIGHTS", "", *opts], **options)
 
 
-def answer_and_trace(predictor: tf_d2.Predictor, image: np.ndarray) -> tuple[dict[str, Any], StageArrays]:
-    """What ``predictor(image)`` and ``predictor.trace(image)`` give, of one graph: building two takes twice as long."""
-    arguments, size = predictor._arguments(image, None, None)
-
-    def run(*given: tf.Tensor) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
-        stages: dict[str, tf.Tensor] = {}
-        picture, network_size, _, boxes, logits = given
-        raw, _ = predictor._forward(picture, network_size, boxes, logits, stages)
-        return predictor.model.to_image(raw, network_size, tf.constant(size)), stages
-
-    fields, stages = tf.function(run, autograph=False)(*arguments)
-    trace = StageArrays({name: stage_array(name, value.numpy()) for name, value in stages.items()})
-    return predictor._result({name: value.numpy() for name, value in fields.items()}, size), trace
-
-
 @cache
 def recording(path: str) -> Recording:
     """The recording at a path below tests/data, read once."""
@@ -142,15 +127,3 @@ def assert_near(got: Any, theirs: Any, truth: Any, name: str = "", factor: float
     """
     own, other = error(got, truth), error(theirs, truth)
     assert own <= factor * other + ROUNDING, f"{name} is {own:.2e} from float64, detectron2's {other:.2e}"
-
-
-class WhenAsked(dict[str, Any]):
-    """Values that are made when they are first asked for."""
-
-    def __init__(self, make: Callable[[str], Any]) -> None:
-        super().__init__()
-        self._make = make
-
-    def __missing__(self, name: str) -> Any:
-        self[name] = made = self._make(name)
-        return made
