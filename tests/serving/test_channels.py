@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from support.recordings import eagerly
 
 import tf_d2
 import weights
@@ -56,9 +55,7 @@ def test_arrays_give_what_predictor_gives(
     path, opts = model_of(channels, tmp_path)
     opts += ["INPUT.FORMAT", order]
     image = picture_of(picture, channels)
-    predictor = tf_d2.Predictor(DEMO / "shapes.yaml", path, opts=opts)
-    with eagerly():
-        expected = predictor(image)["instances"]
+    expected = tf_d2.Predictor(DEMO / "shapes.yaml", path, opts=opts)(image)["instances"]
     assert len(expected) == 5
     report = export(DEMO / "shapes.yaml", path, tmp_path / "out", opts=opts)
     run, close = open_session(report.path)

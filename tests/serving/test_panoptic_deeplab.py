@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from support.recordings import eagerly
 
 import tf_d2
 import weights
@@ -46,9 +45,7 @@ def city(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
 
 def test_answers_are_the_predictors(city: dict[str, Any]) -> None:
     image = city["recorded"]["input/image"]
-    predictor = tf_d2.Predictor(*city["files"])
-    with eagerly():
-        expected = predictor(image)
+    expected = tf_d2.Predictor(*city["files"])(image)
     other = np.zeros([118, 242, 3], np.uint8)  # another size in the same request, the same after resizing
     answer = city["run"]("serving_bytes", image_bytes=[encoded(image[:, :, ::-1]), encoded(other)])
     got = to_result(answer, 0)
