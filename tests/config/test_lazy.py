@@ -461,7 +461,6 @@ REFUSED = [
     ),
     (cascade, "model.roi_heads.box_heads", [], "as many equal box_heads"),
     (cascade, "model.roi_heads.box_heads", [3], "expected a list of objects"),
-    (retinanet, "model.head.conv_dims", [128] * 4, "backbone.out_channels"),
     (retinanet, "model.backbone.top_block.in_feature", "p9", "in_feature = 'p9'"),
 ]
 

@@ -18,6 +18,7 @@ import tensorflow as tf
 import weights
 from tf_d2.config import load_config, load_config_text
 from tf_d2.modeling import build_model
+from tf_d2.modeling.fcos import FCOSHead
 from tf_d2.modeling.postprocess import to_image
 from tf_d2.stages import stage_array
 
@@ -114,6 +115,18 @@ def test_float32_steps_are_as_near_the_truth_as_detectron2s(name):
         assert distance(stages[stage][:, : exact.shape[1]], exact) < max(3 * noise, 3e-7), stage
         compared += 1
     assert compared >= 8
+
+
+def test_a_dense_head_of_its_own_widths():
+    """Names and shapes of detectron2's towers for ``conv_dims`` other than the pyramid's width."""
+    config = load_config("COCO-Detection/fcos_R_50_FPN_1x", ["model.head.conv_dims", [64, 96]]).model
+    shapes = {weights.path_to_key(v.path): tuple(v.shape) for v in FCOSHead(config, 256, "head").variables}
+    for tower in ("cls_subnet", "bbox_subnet"):
+        assert shapes[f"head.{tower}.0.weight"] == (3, 3, 256, 64)
+        assert shapes[f"head.{tower}.3.weight"] == (3, 3, 64, 96)
+        assert shapes[f"head.{tower}.4.weight"] == (96,)
+    assert shapes["head.cls_score.weight"] == (3, 3, 96, 80)
+    assert shapes["head.ctrness.weight"] == (3, 3, 96, 1)
 
 
 def test_fcos_head_in_float32_on_recorded_features():

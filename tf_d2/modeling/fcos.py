@@ -24,7 +24,7 @@ class FCOSHead(RetinaNetHead):
     def __init__(self, config: FCOSConfig, in_channels: int, name: str) -> None:
         super().__init__(config, in_channels, 1, name)
         with self.scope():
-            self.ctrness = Conv2d(in_channels, 1, 3, "ctrness", padding=1)
+            self.ctrness = Conv2d(self.tower_width, 1, 3, "ctrness", padding=1)
 
     def call(self, features: list[tf.Tensor]) -> tuple[list[tf.Tensor], ...]:
         outputs = on_every_level(self._level_outputs, features, self.norm_name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import tensorflow as tf
@@ -36,23 +37,24 @@ class RetinaNetHead(Module):
         with self.scope():
             self.cls_subnet = self._tower(config, in_channels, "cls_subnet")
             self.bbox_subnet = self._tower(config, in_channels, "bbox_subnet")
-            self.cls_score = Conv2d(in_channels, anchors * config.num_classes, 3, "cls_score", padding=1)
-            self.bbox_pred = Conv2d(in_channels, anchors * 4, 3, "bbox_pred", padding=1)
+            width = self.tower_width = _widths(config, in_channels)[-1]
+            self.cls_score = Conv2d(width, anchors * config.num_classes, 3, "cls_score", padding=1)
+            self.bbox_pred = Conv2d(width, anchors * 4, 3, "bbox_pred", padding=1)
 
     @staticmethod
-    def _tower(config: RetinaNetConfig | FCOSConfig, channels: int, name: str) -> dict[str, Module]:
+    def _tower(config: RetinaNetConfig | FCOSConfig, in_channels: int, name: str) -> dict[str, Module]:
         """Children numbered as in torch's Sequential: convolution, norm if any, ReLU (which has no entry here)."""
         makers: dict[str, Callable[[str], Module]] = {}
         step = 3 if config.norm else 2
-        for i in range(config.num_convs):
-            plain = not config.norm
-            makers[str(i * step)] = lambda key, relu=plain: Conv2d(
-                channels, channels, 3, key, padding=1, relu=relu
+        widths, levels = _widths(config, in_channels), len(config.in_features)
+        for i, (before, after) in enumerate(pairwise((in_channels, *widths))):
+            makers[str(i * step)] = lambda key, before=before, after=after: Conv2d(
+                before, after, 3, key, padding=1, relu=not config.norm
             )
             if config.norm in ("BN", "SyncBN"):
-                makers[str(i * step + 1)] = lambda key: CycleBatchNorm(len(config.in_features), channels, key)
+                makers[str(i * step + 1)] = lambda key, after=after: CycleBatchNorm(levels, after, key)
             elif config.norm:
-                makers[str(i * step + 1)] = lambda key: _norm(config.norm, channels, key)
+                makers[str(i * step + 1)] = lambda key, after=after: _norm(config.norm, after, key)
         return sequence(name, makers)
 
     def call(self, features: list[tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
@@ -62,6 +64,10 @@ class RetinaNetHead(Module):
     def _on_level(self, x: tf.Tensor, level: int) -> tuple[tf.Tensor, tf.Tensor]:
         logits = self.cls_score(run_tower(self.cls_subnet, x, level))
         return logits, self.bbox_pred(run_tower(self.bbox_subnet, x, level))
+
+
+def _widths(config: RetinaNetConfig | FCOSConfig, in_channels: int) -> tuple[int, ...]:
+    return config.conv_dims or (in_channels,) * config.num_convs
 
 
 def on_every_level(

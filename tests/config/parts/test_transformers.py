@@ -1,6 +1,9 @@
 """ViT, its pyramid, MViTv2, Swin and FCOS as LazyConfig says them."""
 
+import gzip
+import json
 import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -13,6 +16,8 @@ VIT = "projects/ViTDet/configs/COCO/mask_rcnn_vitdet_b_100ep"
 MVIT = "projects/MViTv2/configs/mask_rcnn_mvitv2_t_3x"
 SWIN = "projects/ViTDet/configs/COCO/cascade_mask_rcnn_swin_b_in21k_50ep"
 FCOS = "COCO-Detection/fcos_R_50_FPN_1x"
+DATA = Path(__file__).parents[2] / "data" / "new_baselines" / "dumps.json.gz"
+DUMPS = json.loads(gzip.decompress(DATA.read_bytes()))
 
 PARTIAL = """
 functools.partial
@@ -92,7 +97,7 @@ def test_strides():
         (SWIN, "model.backbone.bottom_up.num_heads", [4, 8, 16, 33], "stage 3 has 1024 channels"),
         (SWIN, "model.backbone.bottom_up.out_indices", [1, 4], "from 0 to 3"),
         (FCOS, "model.head.num_classes", 3, "num_classes = 3"),
-        (FCOS, "model.head.conv_dims", [128], "expected that of backbone.out_channels"),
+        (FCOS, "model.head.conv_dims", [128, "x"], "expected a list of channel numbers"),
     ],
 )
 def test_refused(name, path, value, message):
@@ -121,3 +126,16 @@ def test_schedule_of_mvitv2_t():
 def test_windows_of_mvitv2_b():
     blocks = MViTConfig(depth=24, last_block_indexes=(1, 4, 20, 23)).blocks
     assert [b.window for b in blocks] == [56, 56, 56, 28, 0, 28, *[14] * 14, 0, 14, 7, 0]
+
+
+def test_a_dense_head_of_its_own_widths():
+    """() says that all are as wide as the pyramid, so that a name and the dump of its file stay one configuration."""
+    assert load_config(FCOS).model.conv_dims == ()
+    config = load_config(FCOS, ["model.head.conv_dims", [64, 128]])
+    assert (config.model.conv_dims, config.model.num_convs) == ((64, 128), 2)
+    retinanet = DUMPS["configs/COCO-Detection/retinanet_R_50_FPN_1x.py"]
+    options = ["model.head.conv_dims", [64, 128]]
+    assert load_config_text(retinanet).model.conv_dims == ()
+    assert load_config_text(retinanet, options).model.conv_dims == (64, 128)
+    with pytest.raises(ConfigError, match="expected 2, the number of the head's conv_dims"):
+        load_config_text(retinanet, [*options, "MODEL.RETINANET.NUM_CONVS", 3])

@@ -27,6 +27,9 @@ class FCOSConfig:
     num_classes: int
     in_features: tuple[str, ...]
     num_convs: int
+    conv_dims: tuple[
+        int, ...
+    ]  # width of each convolution of a tower; () where all are as wide as the features
     norm: str
     score_thresh_test: float
     topk_candidates_test: int
@@ -48,6 +51,7 @@ class FCOSConfig:
             num_classes=fields.integer("num_classes", 1),
             in_features=fields.names("in_features", backbone.strides),
             num_convs=fields.integer("num_convs", 1),
+            conv_dims=fields.channels("conv_dims"),
             norm=fields.norm("norm"),
             score_thresh_test=fields.number("score_thresh_test"),
             topk_candidates_test=fields.integer("topk_candidates_test", 1),

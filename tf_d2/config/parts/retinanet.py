@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from tf_d2.config.defaults import Flat
-from tf_d2.config.errors import ConfigError
 from tf_d2.config.keys import Keys
 from tf_d2.config.lazy import REQUIRED, Node, box2box_weights
 from tf_d2.config.parts.anchors import ROTATED, AnchorConfig
@@ -29,6 +28,9 @@ class RetinaNetConfig:
     num_classes: int
     in_features: tuple[str, ...]
     num_convs: int
+    conv_dims: tuple[
+        int, ...
+    ]  # width of each convolution of a tower; () where all are as wide as the features
     norm: str
     bbox_reg_weights: Floats
     score_thresh_test: float
@@ -60,6 +62,7 @@ class RetinaNetConfig:
             num_classes=fields.integer("num_classes", 1),
             in_features=fields["in_features"],
             num_convs=fields.integer("num_convs", 1),
+            conv_dims=_widths(fields),
             norm=fields.norm("norm"),
             bbox_reg_weights=fields.nonzero("bbox_reg_weights", [4]),
             score_thresh_test=fields.number("score_thresh_test"),
@@ -74,6 +77,7 @@ class RetinaNetConfig:
         if keys["MODEL.ANCHOR_GENERATOR.NAME"] == ROTATED:
             raise keys.fail("MODEL.ANCHOR_GENERATOR.NAME", "RetinaNet needs DefaultAnchorGenerator")
         fields = keys.fields(cls.KEYS)
+        fields.put("conv_dims", cls.KEYS["num_convs"], ())
         in_features = fields.names("in_features", backbone.strides)
         return cls._checked(
             fields, backbone, AnchorConfig.from_keys(keys, cls.KEYS["in_features"], in_features)
@@ -105,17 +109,24 @@ class RetinaNetConfig:
         }
 
 
+def _widths(fields: Fields) -> tuple[int, ...]:
+    dims = fields.channels("conv_dims")
+    if dims and len(dims) != fields["num_convs"]:
+        raise fields.fail("num_convs", f"expected {len(dims)}, the number of the head's conv_dims")
+    return dims
+
+
 def dense_head(node: Node, fields: Fields, backbone: Any, name: str) -> None:
-    """The argument ``head`` of a dense detector as the fields ``num_convs`` and ``norm``, and its ``in_features``."""
+    """The argument ``head`` of a dense detector as the fields ``num_convs``, ``conv_dims`` and ``norm``, and its
+    ``in_features``."""
     head = node.node("head")
     head.check(name)
     head.same("num_classes", "model", fields["num_classes"])
     head.put(fields, "conv_dims", "conv_dims")
     dims, width = fields.channels("conv_dims"), getattr(backbone, "out_channels", None)
-    if any(dim != width for dim in dims):
-        expected = f"expected that of backbone.out_channels, {width}, for every convolution"
-        raise ConfigError(f"{head.name}.conv_dims = {list(dims)} is not supported: {expected}")
     fields.put("num_convs", f"{head.name}.conv_dims", len(dims))
+    if all(dim == width for dim in dims):
+        fields.put("conv_dims", f"{head.name}.conv_dims", ())
     head.put_norm(fields, "norm", "norm", "")
     head.done("input_shape num_anchors prior_prob")
     node.put(fields, "in_features", "head_in_features", None)
