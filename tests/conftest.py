@@ -6,7 +6,9 @@ parity core start at once.
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pickle
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
@@ -95,6 +97,26 @@ def demo_predictor() -> Any:
     import tf_d2
 
     return tf_d2.Predictor(DEMO / "shapes.yaml", DEMO / "shapes.pkl")
+
+
+@pytest.fixture(scope="session")
+def exported_demo(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """``report`` and ``root`` of the exported embedded model, made once for all processes of a run: nobody changes it.
+
+    It is measured when it is made.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    root, report = folder / "exported" / "shapes", folder / "exported" / "report.pickle"
+    report.parent.mkdir(exist_ok=True)
+    with open(report.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not report.exists():
+            from tf_d2.serving import export
+
+            report.write_bytes(pickle.dumps(export(DEMO / "shapes.yaml", DEMO / "shapes.pkl", root)))
+    return SimpleNamespace(report=pickle.loads(report.read_bytes()), root=root)
 
 
 @pytest.fixture(scope="session")

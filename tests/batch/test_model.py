@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,17 +19,14 @@ DEMO = Path(str(files("tf_d2"))) / "data" / "demo"
 
 
 @pytest.fixture(scope="module")
-def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tf_d2.serving import export
-
-    root = tmp_path_factory.mktemp("batch") / "shapes"
-    export(DEMO / "shapes.yaml", DEMO / "shapes.pkl", root)
-    return root
+def export(exported_demo: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shutil.copytree(exported_demo.root, tmp_path_factory.mktemp("batch") / "shapes")
 
 
-def test_rows_are_predictors_answers_bit_for_bit(export: Path, tmp_path: Path) -> None:
-    detector = Detector(export)
-    predictor = tf_d2.Predictor(str(DEMO / "shapes.yaml"), str(DEMO / "shapes.pkl"))
+def test_rows_are_predictors_answers_bit_for_bit(
+    export: Path, demo_predictor: tf_d2.Predictor, tmp_path: Path
+) -> None:
+    detector, predictor = Detector(export), demo_predictor
     whole = Image.open(DEMO / "shapes.png").convert("RGB")
     exif = Image.Exif()
     exif[274] = 6  # lies on its side
@@ -36,11 +35,12 @@ def test_rows_are_predictors_answers_bit_for_bit(export: Path, tmp_path: Path) -
     for name in ("a.jpg", "b.gif"):
         row = detector.row(name, (tmp_path / name).read_bytes())
         image = tf_d2.read_image(tmp_path / name)
-        expected = detected(name, predictor(image)["instances"])
+        found = predictor(image)["instances"]
+        expected = detected(name, found)
         assert row == expected
         assert row["failure"] is None and len(row["scores"]) > 0
         assert (row["height"], row["width"]) == image.shape[:2]
-        assert np.array_equal(np.float32(row["boxes"]), predictor(image)["instances"].pred_boxes)
+        assert np.array_equal(np.float32(row["boxes"]), found.pred_boxes)
 
 
 def test_a_broken_picture_is_a_reason(export: Path) -> None:

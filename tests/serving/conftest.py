@@ -43,14 +43,11 @@ def exports_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def demo_export(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+def demo_export(exported_demo: SimpleNamespace) -> SimpleNamespace:
     """``report``, ``root`` and ``folder`` of the exported demo, ``run`` to call it."""
-    from tf_d2.serving import export
-
-    root = tmp_path_factory.mktemp("export") / "shapes"
-    report = export(DEMO / "shapes.yaml", DEMO / "shapes.pkl", root)
+    report = exported_demo.report
     run, close = open_session(report.path)
-    yield SimpleNamespace(report=report, root=root, folder=report.path, run=run)
+    yield SimpleNamespace(report=report, root=exported_demo.root, folder=report.path, run=run)
     close()
 
 

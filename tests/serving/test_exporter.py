@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from support.recordings import eagerly
 from tensorflow.core.framework.tensor_pb2 import TensorProto
 
 import tf_d2
@@ -27,9 +28,9 @@ from .conftest import DEMO, encoded, open_session, png16
 
 
 @pytest.fixture(scope="module")
-def expected(picture: np.ndarray) -> tf_d2.Instances:
-    predictor = tf_d2.Predictor(DEMO / "shapes.yaml", DEMO / "shapes.pkl")
-    return predictor(picture[:, :, ::-1])["instances"]
+def expected(picture: np.ndarray, demo_predictor: tf_d2.Predictor) -> tf_d2.Instances:
+    with eagerly():
+        return demo_predictor(picture[:, :, ::-1])["instances"]
 
 
 def assert_same(found: tf_d2.Instances, expected: tf_d2.Instances, pixels: float = 1e-4) -> None:

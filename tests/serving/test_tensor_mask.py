@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.recordings import eagerly
 
 import tf_d2
 import weights
@@ -26,7 +27,9 @@ def test_answers_are_the_predictors(masks: str, tmp_path: Path) -> None:
     weights.write_detectron2_pkl(tmp_path / "model.pkl", tensors)
     files = tmp_path / "config.yaml", tmp_path / "model.pkl"
     image = recorded["input/image"]
-    expected = tf_d2.Predictor(*files)(image)["instances"]
+    predictor = tf_d2.Predictor(*files)
+    with eagerly():
+        expected = predictor(image)["instances"]
     report = export(*files, tmp_path / "windows", masks=masks)
     run, close = open_session(report.path)
     answer = run("serving_bytes", image_bytes=[encoded(image[:, :, ::-1])] * 2)
