@@ -277,8 +277,23 @@ def test_a_gpu_gets_few_large_groups(monkeypatch):
         regions = Regions(pyramid, boxes, index, assign_levels(boxes, 2, 5), Sampling(7))
         groups[name] = len(regions._chunks)
     assert 30 < groups["CPU"] < 150 and groups["GPU"] < 20
-    monkeypatch.undo()
-    assert module.grouping() == CPU  # tests run without a GPU
+
+
+@pytest.mark.parametrize(("index", "expected"), [(1, "CPU"), (0, "GPU")])
+def test_a_graph_asks_its_device_when_it_runs(monkeypatch, index, expected):
+    """An export made without a GPU groups as a GPU likes it where it is served by one."""
+    asked = tf.Variable(1)
+    if index == 0:  # tests run without a GPU
+        monkeypatch.setattr(tf.raw_ops, "DeviceIndex", lambda device_names: asked.read_value())
+    function = tf.function(module.grouping)
+    function.get_concrete_function()
+    asked.assign(index)
+    found, how = function(), getattr(module, expected)
+    assert found.window_bytes.numpy() == how.window_bytes and found.square.numpy() == how.square
+    steps = found.steps.numpy()
+    assert tuple(steps[: len(how.steps)]) == how.steps and (steps[len(how.steps) :] == how.steps[-1]).all()
+    kinds = [op.type for op in function.get_concrete_function().graph.get_operations()]
+    assert ("DeviceIndex" in kinds) == (index == 1)
 
 
 @pytest.mark.parametrize(

@@ -28,13 +28,13 @@ from tf_d2.ops.onednn import matmul
 
 
 class _Grouping(NamedTuple):
-    """How regions are put together; any way gives the same results up to rounding."""
+    """How regions are put together; any way gives the same results up to rounding. Numbers, or tensors of them."""
 
-    window_bytes: int  # of feature windows gathered at once
+    window_bytes: Any  # of feature windows gathered at once
     # Window sizes in multiples of the number of bins. Larger windows than the last stay exact because none is larger
     # than the map.
-    steps: Sequence[int]
-    square: bool  # whether a window has the same size on both axes (unless the map is smaller)
+    steps: Any
+    square: Any  # whether a window has the same size on both axes (unless the map is smaller)
 
 
 # Large enough to fill the cores, small enough to stay near the caches; few kinds of windows, little waste.
@@ -44,8 +44,18 @@ GPU = _Grouping(512 * 2**20, (2, 4, 8, 16, 64, 256, 2**24), True)
 
 
 def grouping() -> _Grouping:
-    """What suits this machine. A graph, and so an export, keeps what it was made with."""
-    return GPU if tf.config.list_logical_devices("GPU") else CPU
+    """What suits the device that the graph runs on, as tensors: int64, int32 ``[S]`` and bool, all computed when it
+    runs, since an export is often made on one kind of machine and served on another."""
+    on_gpu = tf.equal(tf.raw_ops.DeviceIndex(device_names=["GPU"]), 0)
+    length = max(len(CPU.steps), len(GPU.steps))
+    steps = (
+        np.pad(np.array(how.steps, np.int32), (0, length - len(how.steps)), "edge") for how in (GPU, CPU)
+    )
+    return _Grouping(
+        tf.where(on_gpu, np.int64(GPU.window_bytes), np.int64(CPU.window_bytes)),
+        tf.where(on_gpu, *steps),
+        tf.where(on_gpu, GPU.square, CPU.square),
+    )
 
 
 class _Axes(NamedTuple):
@@ -289,11 +299,9 @@ def _axes(
         lowest, margin = tf.minimum(lowest, start + size - half_step), 1
     first = tf.floor(tf.clip_by_value(lowest, 0, tf.cast(cells - 1, low.dtype)))
     # The samples span less than bins * needed - 1 cells, so their neighbours lie in bins * needed + 2 cells.
-    steps = np.array(how.steps, np.int32)
-    fitting = tf.gather(steps, tf.searchsorted(steps, tf.reshape(needed, [-1])))
+    fitting = tf.gather(how.steps, tf.searchsorted(how.steps, tf.reshape(needed, [-1])))
     fitting = tf.reshape(fitting, tf.shape(needed))
-    if how.square:
-        fitting = tf.reduce_max(fitting, axis=0, keepdims=True)
+    fitting = tf.where(how.square, tf.reduce_max(fitting, axis=0, keepdims=True), fitting)
     window = tf.minimum(tf.minimum(fitting, cells) * bins + 2, cells + 1) + margin
     edges = start[:, :, None] + tf.cast(tf.range(bins), low.dtype) * bin_size[:, :, None]
     first = tf.maximum(tf.cast(first, tf.int32) - margin, 0)
@@ -311,7 +319,7 @@ class _Chunk(NamedTuple):
 
 
 def _chunks(
-    levels: tf.Tensor, windows: tf.Tensor, cell_bytes: int, window_bytes: int
+    levels: tf.Tensor, windows: tf.Tensor, cell_bytes: int, window_bytes: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """The order of pooling, int32 ``[N]``, by level and size of the window, and chunks of about ``window_bytes``.
 
