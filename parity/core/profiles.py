@@ -6,10 +6,12 @@ candidate may be NOISE_FACTOR times as far from that run as the reference itself
 The floor is what the dtype rounds in a sum of some thousand terms, where the reference happens to add them up in a
 better order: ROUNDINGS machine epsilons in the mean, LARGEST times as many in a single element or channel (measured: a
 right convolution of 2304 terms is up to 16 off, one that adds in blocks 4; boxes, which are decoded in several steps:
-BOX_ROUNDINGS units in the last place of the largest coordinate). Both sides are run on this machine, so
-that such a verdict does not depend on the processor. The two sides may then be apart by their two distances together,
-and never by more than the ceiling (TRUTH_FACTOR times as high as without that run): where the reference itself is
-nothing but rounding, nothing can be proved.
+BOX_ROUNDINGS units in the last place of the largest coordinate). Of few numbers (a map of two cells; the masks of three
+detections, each as wrong as its box is) the reference's may all be right by chance: the factor is then that of
+`chance_factor`, as far as it stays below the limit that would hold without a float64 run. Both sides are run on this
+machine, so that such a verdict does not depend on the processor. The two sides may then be apart by their two distances
+together, and never by more than the ceiling (TRUTH_FACTOR times as high as without that run): where the reference
+itself is nothing but rounding, nothing can be proved.
 
 Without a float64 run a limit is an estimate: ``min(ceiling, NOISE_FACTOR * noise + floor)`` on the difference of the
 two sides. The noise is the reference's difference from a second run with another thread count. Such a run adds up
@@ -29,6 +31,9 @@ NOISE_FACTOR = 3.0
 TRUTH_FACTOR = 30.0
 EPSILON = 2.0**-23  # of float32
 ROUNDINGS = 8.0
+# Of 1 to 13 numbers: the root of the 0.9999 quantile of Fisher's F distribution, that of the quotient of two sums of
+# as many squares.
+_CHANCE = (6366.2, 100.0, 25.68, 13.11, 8.770, 6.701, 5.521, 4.765, 4.242, 3.860, 3.568, 3.338, 3.152)
 LARGEST = 4.0  # the largest of many errors is about four standard deviations
 BOX_ROUNDINGS = 8.0
 PEAK_FACTOR = (
@@ -142,20 +147,38 @@ def limit(profile: Profile, noise: float | None, forced: bool) -> Limit:
     )
 
 
-def truth_limit(profile: Profile, error: Metrics, forced: bool, own: bool = True) -> Limit:
+def chance_factor(numbers: int) -> float:
+    """How many times as large the RMS of so many rounding errors may be as that of so many others: more than that
+    comes by chance once in ten thousand times. NOISE_FACTOR covers 14 numbers and more. 0: nobody counted.
+    """
+    return _CHANCE[numbers - 1] if 0 < numbers <= len(_CHANCE) else NOISE_FACTOR
+
+
+def truth_limit(
+    profile: Profile, error: Metrics, forced: bool, own: bool = True, rows: int | None = None
+) -> Limit:
     """Limits of a candidate's distance from a float64 run from which the reference is ``error``. ``own``: that run is
-    one of the reference itself, and not of another implementation of the model, which must not raise a ceiling."""
+    one of the reference itself, and not of another implementation of the model, which must not raise a ceiling.
+    ``rows``: how many items the array is of, where all numbers of one share the error of its box."""
     static, ceiling = _static(profile, forced)
     floor = ROUNDINGS * EPSILON if profile.exact else static
     peak_floor = floor * (LARGEST if profile.exact else PEAK_FACTOR)
+    of_all, of_channel = (n if rows is None else min(n, rows) for n in (error.count, error.channel_cells))
+    highest = PEAK_FACTOR * ceiling
     return Limit(
-        NOISE_FACTOR * error.rel_l2 + floor,
+        allowed(error.rel_l2, of_all, floor, ceiling),
         error.rel_l2,
         floor,
         ceiling * (TRUTH_FACTOR if own else 1.0),
-        NOISE_FACTOR * error.max_rel + peak_floor,
-        NOISE_FACTOR * error.channel_rel_l2 + peak_floor,
+        allowed(error.max_rel, of_all, peak_floor, highest),
+        allowed(error.channel_rel_l2, of_channel, peak_floor, highest),
     )
+
+
+def allowed(error: float, numbers: int, floor: float, without_truth: float) -> float:
+    """How far a candidate's numbers may be from the truth where the reference's are ``error`` from it."""
+    by_chance = chance_factor(numbers) * error + floor
+    return max(NOISE_FACTOR * error + floor, min(by_chance, without_truth))
 
 
 def _static(profile: Profile, forced: bool) -> tuple[float, float]:

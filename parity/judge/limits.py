@@ -17,6 +17,7 @@ from parity.core.profiles import (
     TRUTH_FACTOR,
     Limit,
     Profile,
+    allowed,
     limit,
     truth_limit,
     value_limit,
@@ -26,7 +27,7 @@ from parity.core.units import row_owners
 from parity.core.units.table import DETECTIONS, MASK_LOGITS, PROPOSALS, RESULTS, SetSpec, conventions_of
 from parity.judge.context import Context
 from parity.judge.detections import Noise
-from parity.judge.truth import Lined, free_errors, mask_noise, probability_noise
+from parity.judge.truth import Lined, free_errors, items, mask_noise, probability_noise
 
 
 def free_profile(context: Context, name: str) -> Profile:
@@ -166,7 +167,8 @@ def probability_limit(context: Context) -> float:
     # A probability moves by at most a quarter of its logit.
     largest = max(1.0, float(np.abs(context.reference[name]).max(initial=0.0)) * LARGEST / 4)
     floor = ROUNDINGS * EPSILON * largest if context.profile.exact else 0.1 * static
-    return min((TRUTH_FACTOR if context.truth.own else 1.0) * static, (NOISE_FACTOR + 1) * own + floor)
+    far = allowed(own, len(context.reference[name]), floor, static)
+    return min((TRUTH_FACTOR if context.truth.own else 1.0) * static, far + own)
 
 
 def heat_maps(name: str) -> str:
@@ -182,10 +184,11 @@ def keypoint_limits(context: Context, name: str) -> tuple[float, float]:
     if truth is None or bounds is None or heat not in context.reference:
         return profile.keypoint_px, profile.logit
     maps = context.reference[heat]
-    errors = free_errors(truth, heat, Lined(maps, maps, np.arange(len(maps)), spec.name), profile)
+    lined = Lined(maps, maps, np.arange(len(maps)), spec.name)
+    errors = free_errors(truth, heat, lined, profile)
     if errors is None:
         return profile.keypoint_px, profile.logit
-    bound = truth_limit(profile, errors.reference, forced=False)
+    bound = truth_limit(profile, errors.reference, forced=False, rows=items(lined, errors.reference))
     # A cell is a bicubic mean of its neighbours, whose weights' magnitudes add up to less than two, and two of
     # them are compared.
     return 2 * bounds.apart.box_px, 4 * ((bound.peak or 0.0) + errors.reference.max_rel)

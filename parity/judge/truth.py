@@ -9,6 +9,7 @@ something else, however small the number is. See `parity.core.profiles` for the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -52,6 +53,12 @@ class Lined:
     candidate: np.ndarray
     rows: np.ndarray | None = None
     owner: str = ""
+
+
+def items(lined: Lined, error: Metrics) -> int | None:
+    """How many detections' or proposals' values ``error`` is of, which are as wrong as each one's box; None where the
+    array is none of theirs."""
+    return error.count // max(1, math.prod(lined.reference.shape[1:])) if lined.owner else None
 
 
 # (reference, truth) -> the truth with those cells left out of which only one was chosen, or None: nothing is alike
@@ -108,7 +115,7 @@ def over_levels(truth: Truth, reference: Arrays, name: str, error: Metrics) -> M
         exact = truth.arrays[other]
         if other in reference and reference[other].shape == exact.shape and np.isfinite(exact).all():
             found.append(measure(exact, reference[other]))
-    measures = ("rel_l2", "max_rel", "channel_rel_l2")
+    measures = ("rel_l2", "max_rel", "channel_rel_l2", "count", "channel_cells")
     return replace(error, **{m: max(getattr(e, m) for e in found) for m in measures})
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -18,6 +20,7 @@ from parity.core.profiles import (
     STRICT,
     TRUTH_FACTOR,
     Profile,
+    chance_factor,
     limit,
     truth_limit,
     value_limit,
@@ -64,6 +67,59 @@ def test_each_metric_has_a_limit_of_its_own_from_the_references_error() -> None:
     assert bound.peak == pytest.approx(NOISE_FACTOR * error.max_rel + LARGEST * floor)
     assert bound.channel == pytest.approx(NOISE_FACTOR * error.channel_rel_l2 + LARGEST * floor)
     assert bound.ceiling == TRUTH_FACTOR * STRICT.forced_ceiling and bound.noise == error.rel_l2
+
+
+def test_a_channel_of_few_numbers_may_differ_by_what_chance_makes_of_so_few() -> None:
+    from scipy.special import fdtri
+
+    for numbers in range(1, 30):
+        expected = max(NOISE_FACTOR, float(fdtri(numbers, numbers, 0.9999)) ** 0.5)
+        assert chance_factor(numbers) == pytest.approx(expected, rel=2e-3), numbers
+    assert chance_factor(0) == NOISE_FACTOR  # a result of an older version does not say
+
+
+def test_rounding_of_a_map_of_two_cells_is_hardly_ever_called_wrong() -> None:
+    """2048 channels, of which one rounds forty times as much as the others: whose error there is larger is chance."""
+    rng, called = np.random.default_rng(0), {"as they are": 0, "with NOISE_FACTOR": 0}
+    spread = np.where(np.arange(2048) == 7, 4e-6, 1e-7)[None, :, None, None]
+    for _ in range(300):
+        exact = rng.normal(size=(1, 2048, 1, 2))
+        reference, candidate = (
+            measure(exact, exact + spread * rng.normal(size=exact.shape)) for _ in range(2)
+        )
+        bound = truth_limit(STRICT, reference, forced=False)
+        assert bound.channel is not None
+        floor = LARGEST * ROUNDINGS * EPSILON
+        called["as they are"] += candidate.channel_rel_l2 > bound.channel
+        called["with NOISE_FACTOR"] += (
+            candidate.channel_rel_l2 > NOISE_FACTOR * reference.channel_rel_l2 + floor
+        )
+    assert called["as they are"] == 0 < called["with NOISE_FACTOR"], called
+
+
+def test_masks_of_few_detections_are_as_wrong_as_their_boxes_happen_to_be() -> None:
+    """All numbers of a mask share one error: three masks are three numbers, however many cells they have."""
+    rng, called = np.random.default_rng(0), {"rows": 0, "cells": 0}
+    exact = rng.normal(size=(3, 1, 28, 28))
+    slope = rng.normal(size=exact.shape)  # what a shift of the box does to each cell
+    for _ in range(1000):
+        sides = [exact + 1e-6 * rng.normal(size=(3, 1, 1, 1)) * slope for _ in range(2)]
+        reference, candidate = (measure(exact, side) for side in sides)
+        for kind, rows in (("rows", 3), ("cells", None)):
+            called[kind] += candidate.rel_l2 > truth_limit(STRICT, reference, False, rows=rows).value
+    assert called["rows"] <= 1 < called["cells"], called
+
+
+def test_few_numbers_never_allow_more_than_there_is_without_a_float64_run() -> None:
+    for size in (1e-9, 1e-6, 1e-4):
+        for forced, ceiling in ((True, STRICT.forced_ceiling), (False, STRICT.free_ceiling)):
+            error = measure(np.ones((1, 4, 1, 1)), np.ones((1, 4, 1, 1)) + size)
+            bound = truth_limit(STRICT, error, forced, rows=1)
+            floor = ROUNDINGS * EPSILON
+            plain = truth_limit(STRICT, replace(error, count=100, channel_cells=100), forced)
+            assert bound.value == max(plain.value, min(ceiling, 6366.2 * error.rel_l2 + floor))
+            assert plain.channel is not None and bound.channel is not None
+            assert bound.channel <= max(plain.channel, PEAK_FACTOR * ceiling)
 
 
 def test_an_exact_reference_leaves_roundings_only_and_less_than_the_static_limits() -> None:
