@@ -48,12 +48,12 @@ def grouping() -> _Grouping:
     runs, since an export is often made on one kind of machine and served on another."""
     on_gpu = tf.equal(tf.raw_ops.DeviceIndex(device_names=["GPU"]), 0)
     length = max(len(CPU.steps), len(GPU.steps))
-    steps = (
-        np.pad(np.array(how.steps, np.int32), (0, length - len(how.steps)), "edge") for how in (GPU, CPU)
+    of_gpu, of_cpu = (
+        np.pad(how.steps, (0, length - len(how.steps)), "edge").astype(np.int32) for how in (GPU, CPU)
     )
     return _Grouping(
         tf.where(on_gpu, np.int64(GPU.window_bytes), np.int64(CPU.window_bytes)),
-        tf.where(on_gpu, *steps),
+        tf.where(on_gpu, of_gpu, of_cpu),
         tf.where(on_gpu, GPU.square, CPU.square),
     )
 
