@@ -40,7 +40,7 @@ from parity.running.sides import (
     precise_backend,
     several,
 )
-from parity.running.worker import Program, Progress, call_worker, run_backend
+from parity.running.worker import Call, Program, Progress, call_worker, run_backend
 from weights.errors import UsageError
 
 
@@ -247,9 +247,9 @@ def reproduce(
     return shlex.join(words)
 
 
-def resolved(setup: Setup, folder: Path, progress: Progress) -> Setup:
+def resolved(setup: Setup, folder: Path, progress: Progress, call: Call = call_worker) -> Setup:
     """The same setup with the full configuration and a plain state dict written to ``folder``, so that both
-    sides read the same two files, and neither framework is needed to read the user's."""
+    sides read the same two files, and neither framework is needed to read the user's. ``call`` does the job."""
     target = folder / "config.yaml"
     job = {
         "mode": "resolve",
@@ -262,7 +262,7 @@ def resolved(setup: Setup, folder: Path, progress: Progress) -> Setup:
     }
     progress("reading configuration and weights")
     program = Program("parity.backends.tf_tools", timeout=setup.timeout)
-    events = call_worker(program, job, target, progress=progress)
+    events = call(program, job, target, progress=progress)
     found = next((e for e in events if e["event"] == "resolved"), None)
     if found is None:
         raise BackendError("the configuration was resolved but no weights were named")

@@ -10,12 +10,20 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from parity.backends import BACKENDS
 from parity.running.sides import DEFAULT_TIMEOUT, TORCH_BACKENDS, BackendChoice, BackendError, Setup
 
 Progress = Callable[[str], None]
+
+
+class Call(Protocol):
+    """Does a job in a process of a program and returns its events; see :func:`call_worker`."""
+
+    def __call__(
+        self, program: Program, job: Mapping[str, Any], target: Path, *, progress: Progress = ...
+    ) -> list[dict[str, Any]]: ...
 
 
 class Program(NamedTuple):

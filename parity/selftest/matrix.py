@@ -1,9 +1,9 @@
 """The same answer on every machine: models under every setting of the kernels, and under several TensorFlows.
 
 `python -m parity.selftest.matrix --output DIR` compares each model with the PyTorch reference under each setting that
-the processor has, one process a cell, and writes DIR/matrix.json (after each cell; a second start goes on from there)
-and DIR/matrix.md. `--tensorflow NAME=PYTHON` adds an interpreter that has another TensorFlow; it needs h5py, Pillow,
-PyYAML, scipy and pycocotools, too.
+the processor has. The models of a setting share a process, one after the other. It writes DIR/matrix.json (after each
+cell; a second start goes on from there) and DIR/matrix.md. `--tensorflow NAME=PYTHON` adds an interpreter that has
+another TensorFlow; it needs h5py, Pillow, PyYAML, scipy and pycocotools, too.
 """
 
 from __future__ import annotations
@@ -23,12 +23,15 @@ from typing import Any
 
 import numpy as np
 
+from parity.backends import BACKENDS
+from parity.core import machine
 from parity.core.demo import embedded_demo, sample_picture
 from parity.core.results import Comparison
 from parity.judge.judge import compare
 from parity.running.runner import resolved
 from parity.running.sides import BackendChoice, Setup
-from parity.running.worker import Program, call_worker, run_backend
+from parity.running.worker import Call, Program, job_of
+from parity.selftest.shared import Shared
 from weights.errors import UserError
 
 # Environments of the TensorFlow side. oneDNN takes no more of the processor than it has.
@@ -77,6 +80,7 @@ class Cell:
     worst_score: float | None = None
     first_bad: str = ""
     error: str = ""
+    processor: str = ""
 
     @property
     def key(self) -> _Key:
@@ -91,6 +95,7 @@ class Axes:
     settings: Sequence[str]
     tensorflows: Mapping[str, str]
     capabilities: Sequence[str]
+    published: Sequence[str] = ()  # of these the table names the ones that have no row
 
     def keys(self, model: str) -> list[_Key]:
         """The cells of a model. Other kernels of PyTorch are tried against the first setting only."""
@@ -103,45 +108,54 @@ class Axes:
         ]
 
 
-def run_matrix(output: Path, axes: Axes, timeout: float = 1800.0) -> list[Cell]:
+def run_matrix(output: Path, axes: Axes) -> list[Cell]:
     """Run the cells that ``output`` does not hold yet; a cell that cannot run is one with an error."""
     output = output.resolve()
     output.mkdir(parents=True, exist_ok=True)
     table = output / "matrix.json"
     cells = [Cell(**row) for row in json.loads(table.read_text())] if table.is_file() else []
-    for model in axes.models:
-        missing = [key for key in axes.keys(model) if key not in {cell.key for cell in cells}]
-        if not missing:
-            continue
-        folder = output / "work" / model.replace("/", "_")
-        folder.mkdir(parents=True, exist_ok=True)
-        for key in missing:
-            cells.append(_cell(key, folder, axes.tensorflows[key[2]], timeout))
-            table.write_text(json.dumps([asdict(cell) for cell in cells], indent=1) + "\n")
-            (output / "matrix.md").write_text(render(cells))
-            print(
-                f"{' / '.join(key)}: {cells[-1].exit_code} {cells[-1].first_bad or cells[-1].error}",
-                flush=True,
-            )
+    with Shared() as shared:
+        for model in axes.models:
+            missing = [key for key in axes.keys(model) if key not in {cell.key for cell in cells}]
+            folder = output / "work" / model.replace("/", "_")
+            for key in missing:
+                folder.mkdir(parents=True, exist_ok=True)
+                cell = _cell(key, folder, axes.tensorflows[key[2]], shared.call)
+                cells.append(replace(cell, processor=_processor()))
+                table.write_text(json.dumps([asdict(cell) for cell in cells], indent=1) + "\n")
+                (output / "matrix.md").write_text(render(cells, axes.published))
+                said = cells[-1].first_bad or cells[-1].error
+                print(f"{' / '.join(key)}: {cells[-1].exit_code} {said}", flush=True)
     return cells
 
 
-def _cell(key: _Key, folder: Path, python: str, timeout: float) -> Cell:
+def _processor() -> str:
+    found = machine.facts()
+    return f"{found['cpu']} ({', '.join(found['instructions'])})"
+
+
+def _cell(key: _Key, folder: Path, python: str, call: Call) -> Cell:
     model, setting, _, capability = key
     try:
-        setup = _setup(model, folder, timeout)
+        setup = _setup(model, folder, call)
         with environment(ATEN_CPU_CAPABILITY=capability):
-            runs = _references(setup, folder, capability)
+            runs = _references(setup, folder, capability, call)
         variables = dict(_SETTINGS[setting])
         threads = int(variables.pop("THREADS", "1"))
-        trace = folder / "candidate.h5"
         fed = replace(setup, threads=threads, extra={"feed": str(runs[0].resolve())})
         with environment(**variables):
-            run_backend(BackendChoice("tf", "", python), fed, trace)
+            trace = _run(BackendChoice("tf", "", python), fed, folder / "candidate.h5", call)
         comparison = compare(runs[0], trace, noise=runs[1:])[0]
     except (UserError, OSError) as error:
         return Cell(*key, 2, error=str(error)[:300])
     return _judged(key, comparison)
+
+
+def _run(backend: BackendChoice, setup: Setup, target: Path, call: Call) -> Path:
+    """One side's trace."""
+    program = Program(BACKENDS[backend.name].module, backend.interpreter, setup.timeout)
+    call(program, job_of(backend, setup), target)
+    return target
 
 
 def _judged(key: _Key, comparison: Comparison) -> Cell:
@@ -159,27 +173,27 @@ def _judged(key: _Key, comparison: Comparison) -> Cell:
     )
 
 
-def _setup(model: str, folder: Path, timeout: float) -> Setup:
-    """Files of a model: the embedded one, or a published configuration made narrow, with random weights."""
-    picture = folder / "picture.npy"
+def _setup(model: str, folder: Path, call: Call) -> Setup:
+    """Files of a model: the embedded one, or a published configuration made narrow, with random weights. Made once."""
+    picture, proposals = folder / "picture.npy", folder / "proposals.npy"
     np.save(picture, sample_picture())
+    np.save(proposals, np.array([[30, 40, 160, 140], [100, 20, 250, 150], [0, 0, 60, 60]], np.float32))
+    given = (str(proposals),) if re.search(r"fast_rcnn|/fast_R", model) else ()
+    common = Setup("", None, [str(picture)], threads=1, repeat=1, proposals=given)
+    made = folder / "setup.json"
+    if made.is_file():
+        return replace(common, **json.loads(made.read_text()))
     if model == "demo":
         demo = embedded_demo()
-        setup = Setup(str(demo / "shapes.yaml"), str(demo / "shapes.pkl"), [str(picture)])
+        setup = replace(common, config=str(demo / "shapes.yaml"), weights=str(demo / "shapes.pkl"))
     else:
         config, weights = folder / "random.yaml", folder / "random.safetensors"
-        if not weights.is_file():
-            job: dict[str, Any] = {"mode": "config", "config_yaml": model, "weights": "", "images": ["none"]}
-            tf_tools = Program("parity.backends.tf_tools", timeout=timeout)
-            call_worker(tf_tools, job | {"opts": narrow(model)}, config)
-            random_job = {"config_yaml": str(config.resolve()), "seed": 7}
-            call_worker(Program("parity.backends.torch_random", timeout=timeout), random_job, weights)
-        setup = Setup(str(config), str(weights), [str(picture)])
-    proposals = folder / "proposals.npy"
-    np.save(proposals, np.array([[30, 40, 160, 140], [100, 20, 250, 150], [0, 0, 60, 60]], np.float32))
-    given = (str(proposals),) if "fast_rcnn" in model else ()
-    setup = replace(setup, threads=1, repeat=1, timeout=timeout, proposals=given)
-    return resolved(setup, folder, lambda text: None)
+        job: dict[str, Any] = {"mode": "config", "config_yaml": model, "weights": "", "images": ["none"]}
+        call(Program("parity.backends.tf_tools"), job | {"opts": narrow(model)}, config)
+        random_job = {"config_yaml": str(config), "seed": 7}
+        call(Program("parity.backends.torch_random"), random_job, weights)
+        setup = replace(common, config=str(config), weights=str(weights))
+    return resolved(setup, folder, lambda text: None, call)
 
 
 def narrow(model: str) -> list[str]:
@@ -193,15 +207,14 @@ def narrow(model: str) -> list[str]:
     return words if regnet else [*words, "MODEL.RESNETS.WIDTH_PER_GROUP", "1" if grouped else "8"]
 
 
-def _references(setup: Setup, folder: Path, capability: str) -> list[Path]:
+def _references(setup: Setup, folder: Path, capability: str, call: Call) -> list[Path]:
     """The reference with these kernels of PyTorch, its float64 run on the same input: run once."""
     torch = BackendChoice("torch", "", sys.executable)
     reference, truth = folder / f"reference_{capability}.h5", folder / f"truth_{capability}.h5"
     if not (reference.is_file() and truth.is_file()):
-        run_backend(torch, setup, reference)
-        run_backend(
-            torch, replace(setup, profile="semantic", extra={"feed": str(reference.resolve())}), truth
-        )
+        _run(torch, setup, reference, call)
+        fed = {"feed": str(reference.resolve())}
+        _run(torch, replace(setup, profile="semantic", extra=fed), truth, call)
     return [reference, truth]
 
 
@@ -221,26 +234,37 @@ def environment(**variables: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def render(cells: Sequence[Cell]) -> str:
-    """The table in Markdown: a row for each model and pair of programs, a column for each setting."""
+def render(cells: Sequence[Cell], published: Sequence[str] = ()) -> str:
+    """The table in Markdown: a row for each model and pair of programs, a column for each setting. ``published``:
+    models that could be run; those without a row are named."""
     settings = [name for name in _SETTINGS if any(cell.setting == name for cell in cells)]
     same = sum(cell.exit_code == 0 for cell in cells)
+    table = {cell.key: cell for cell in cells}
+    models = list(dict.fromkeys(cell.model for cell in cells))
     lines = [
         "# Models under every setting",
         "",
-        f"{same} of {len(cells)} runs agree with PyTorch. Each entry: exit status of the comparison (0 = the "
-        "same), worst box corner in px, worst score; first stage that differs, where one does.",
+        f"{same} of {len(cells)} runs agree with PyTorch, of {len(models)} models. Each entry: exit status of the "
+        "comparison (0 = the same; 1 = different; 2 = it could not run), worst box corner in px, worst score (- where "
+        "a model has none); first stage that differs, where one does. An empty entry was not run.",
         "",
-        "Regenerate with `python -m parity.selftest.matrix --output DIR`.",
+        "Regenerate with `python -m parity.selftest.matrix --output DIR`. Published configurations are made narrow, "
+        "have random weights, and look at one small picture; demo is the embedded model.",
+        "",
+        *(f"Processor: {name}." for name in dict.fromkeys(cell.processor for cell in cells) if name),
         "",
         f"| model | TensorFlow | PyTorch kernels | {' | '.join(settings)} |",
         f"| --- | --- | --- | {' | '.join('---' for _ in settings)} |",
     ]
-    table = {cell.key: cell for cell in cells}
-    for row in dict.fromkeys((c.model, c.tensorflow, c.capability) for c in cells):
-        model, name, capability = row
+    for model, name, capability in sorted(
+        dict.fromkeys((c.model, c.tensorflow, c.capability) for c in cells),
+        key=lambda row: (models.index(row[0]), row[1:]),
+    ):
         entries = [_entry(table.get((model, setting, name, capability))) for setting in settings]
         lines.append(f"| {model} | {name} | {capability} | {' | '.join(entries)} |")
+    left = [name for name in published if name not in models]
+    if left:
+        lines += ["", f"Not run, {len(left)} of the {len(published)} published models: {', '.join(left)}."]
     return "\n".join(lines) + "\n"
 
 
@@ -278,8 +302,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tensorflows = dict(pair.split("=", 1) for pair in options.tensorflow) or {
         version("tensorflow"): sys.executable
     }
-    models = options.models or ["demo", *zoo_models()]
-    axes = Axes(models, options.settings, tensorflows, options.capabilities)
+    published = zoo_models()
+    models = options.models or ["demo", *published]
+    axes = Axes(models, options.settings, tensorflows, options.capabilities, published)
     cells = run_matrix(options.output, axes)
     return max((cell.exit_code for cell in cells), default=0)
 

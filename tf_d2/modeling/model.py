@@ -267,9 +267,9 @@ def build_model(config: ModelConfig, dtype: str = "float32") -> D2Model:
     """
     if dtype not in DTYPES:
         raise UsageError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(dtype)
+    policy = keras.mixed_precision.dtype_policy()  # Keras 3.0.0 has neither in keras.config
+    keras.mixed_precision.set_dtype_policy(dtype)
     try:
         return layer_of("meta_architecture", config.model)(config)
     finally:
-        keras.config.set_dtype_policy(policy)
+        keras.mixed_precision.set_dtype_policy(policy)

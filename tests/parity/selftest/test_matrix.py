@@ -21,10 +21,10 @@ def ran(monkeypatch):
     """The keys of the cells that were run, none of them really."""
     keys = []
 
-    def cell(key, folder, python, timeout):
+    def cell(key, folder, python, call):
         assert folder.is_dir() and python == PROGRAMS[key[2]]
         keys.append(key)
-        return Cell(*key, 0, 1e-4, 1e-6)
+        return Cell(*key, exit_code=0, worst_px=1e-4, worst_score=1e-6)
 
     monkeypatch.setattr(matrix, "_cell", cell)
     return keys
@@ -64,12 +64,11 @@ def test_what_cannot_run_is_a_cell_with_its_reason(monkeypatch, tmp_path):
 def test_a_cell_runs_under_its_setting_and_tells_the_worst(monkeypatch, tmp_path):
     seen = []
 
-    def candidate(backend, setup, trace):
-        seen.append(
-            (backend.interpreter, setup.threads, dict(setup.extra), os.environ["TF_ENABLE_ONEDNN_OPTS"])
-        )
+    def candidate(program, job, target, *, progress=None):
+        seen.append((program.interpreter, job["threads"], job["feed"], os.environ["TF_ENABLE_ONEDNN_OPTS"]))
+        return []
 
-    def reference(setup, folder, capability):
+    def reference(setup, folder, capability, call):
         seen.append(os.environ["ATEN_CPU_CAPABILITY"])
         return [tmp_path / "reference.h5", tmp_path / "truth.h5"]
 
@@ -81,10 +80,9 @@ def test_a_cell_runs_under_its_setting_and_tells_the_worst(monkeypatch, tmp_path
     ]
     monkeypatch.setattr(matrix, "_setup", lambda *arguments: Setup("c", "w", ["i"]))
     monkeypatch.setattr(matrix, "_references", reference)
-    monkeypatch.setattr(matrix, "run_backend", candidate)
     monkeypatch.setattr(matrix, "compare", lambda *traces, noise: [Comparison("r", "c", "strict", stages)])
-    cell = matrix._cell(("demo", "oneDNN off, 2 threads", "old", "avx2"), tmp_path, "/old/python", 9.0)
-    assert seen == ["avx2", ("/old/python", 2, {"feed": str(tmp_path / "reference.h5")}, "0")]
+    cell = matrix._cell(("demo", "oneDNN off, 2 threads", "old", "avx2"), tmp_path, "/old/python", candidate)
+    assert seen == ["avx2", ("/old/python", 2, str(tmp_path / "reference.h5"), "0")]
     assert (cell.exit_code, cell.worst_px, cell.worst_score, cell.first_bad) == (1, 0.5, 0.1, "output")
 
 
@@ -93,10 +91,40 @@ def test_table():
     bad = replace(good, setting="oneDNN", exit_code=1, worst_px=None, first_bad="backbone/p2")
     worse = replace(good, model="other", exit_code=2, error="no kernel\nfor it")
     lines = matrix.render([good, bad, worse]).splitlines()
-    assert lines[2].startswith("1 of 3 runs agree")
+    assert lines[2].startswith("1 of 3 runs agree with PyTorch, of 2 models.")
     assert lines[-4] == "| model | TensorFlow | PyTorch kernels | oneDNN off | oneDNN |"
     assert lines[-2] == "| demo | 2.21.0 | avx2 | 0 1.3e-04 1.2e-06 | **1** - 1.2e-06 backbone/p2 |"
     assert lines[-1] == "| other | 2.21.0 | avx2 | **2** no kernel |  |"
+
+
+def test_table_names_the_processor_and_what_was_not_run():
+    good = Cell("demo", "oneDNN off", "2.21.0", "avx2", 0, 1.3e-4, 1.2e-6, processor="Some CPU (avx2)")
+    old = replace(good, tensorflow="2.16.2", processor="")
+    text = matrix.render([good, replace(good, model="a/b"), old], ["a/b", "c/d"])
+    assert "\nProcessor: Some CPU (avx2).\n" in text and text.count("Processor") == 1
+    assert text.endswith("\nNot run, 1 of the 2 published models: c/d.\n")
+    # All rows of a model stand together, though they were run at different times.
+    assert [line.split(" | ")[1] for line in text.splitlines() if line.startswith("| demo")] == [
+        "2.16.2",
+        "2.21.0",
+    ]
+
+
+def test_files_of_a_model_are_made_once(tmp_path):
+    calls = []
+
+    def call(program, job, target, *, progress=None):
+        calls.append(job.get("mode", program.module))
+        target.write_text("made")
+        return [{"event": "resolved", "weights": str(target), "state": str(target)}]
+
+    model = "COCO-Detection/fast_rcnn_R_50_FPN_1x"
+    setup = matrix._setup(model, tmp_path, call)
+    assert calls == ["config", "parity.backends.torch_random", "resolve"]
+    assert setup.config == str(tmp_path / "config.yaml") and setup.weights == setup.state == setup.config
+    again = matrix._setup(model, tmp_path, call)
+    assert len(calls) == 3 and replace(setup, source=None) == again
+    assert again.threads == again.repeat == 1 and again.proposals == (str(tmp_path / "proposals.npy"),)
 
 
 def test_models_are_those_that_run_once_each():
