@@ -6,12 +6,12 @@ candidate may be NOISE_FACTOR times as far from that run as the reference itself
 The floor is what the dtype rounds in a sum of some thousand terms, where the reference happens to add them up in a
 better order: ROUNDINGS machine epsilons in the mean, LARGEST times as many in a single element or channel (measured: a
 right convolution of 2304 terms is up to 16 off, one that adds in blocks 4; boxes, which are decoded in several steps:
-BOX_ROUNDINGS units in the last place of the largest coordinate). Of few numbers (a map of two cells; the masks of three
-detections, each as wrong as its box is) the reference's may all be right by chance: the factor is then that of
-`chance_factor`, as far as it stays below the limit that would hold without a float64 run. Both sides are run on this
-machine, so that such a verdict does not depend on the processor. The two sides may then be apart by their two distances
-together, and never by more than the ceiling (TRUTH_FACTOR times as high as without that run): where the reference
-itself is nothing but rounding, nothing can be proved.
+BOX_ROUNDINGS units in the last place of the largest coordinate). Of few numbers (a map of two cells, a feature that few
+proposals have; the masks of three detections, each as wrong as its box is) the reference's may all be right by chance:
+the factor is then that of `chance_factor`, as far as it stays below the limit that would hold without a float64 run.
+Both sides are run on this machine, so that such a verdict does not depend on the processor. The two sides may then be
+apart by their two distances together, and never by more than the ceiling (TRUTH_FACTOR times as high as without that
+run): where the reference itself is nothing but rounding, nothing can be proved.
 
 Without a float64 run a limit is an estimate: ``min(ceiling, NOISE_FACTOR * noise + floor)`` on the difference of the
 two sides. The noise is the reference's difference from a second run with another thread count. Such a run adds up
@@ -155,15 +155,18 @@ def chance_factor(numbers: int) -> float:
 
 
 def truth_limit(
-    profile: Profile, error: Metrics, forced: bool, own: bool = True, rows: int | None = None
+    profile: Profile, error: Metrics, forced: bool, own: bool = True, numbers: tuple[int, int] | None = None
 ) -> Limit:
-    """Limits of a candidate's distance from a float64 run from which the reference is ``error``. ``own``: that run is
-    one of the reference itself, and not of another implementation of the model, which must not raise a ceiling.
-    ``rows``: how many items the array is of, where all numbers of one share the error of its box."""
+    """Limits of a candidate's distance from a float64 run from which the reference is ``error``.
+
+    ``own``: that run is one of the reference itself, and not of another implementation of the model, which must not
+    raise a ceiling. ``numbers``: how many independent ones the array and the candidate's worst channel hold, where
+    that is not what ``error`` counts.
+    """
     static, ceiling = _static(profile, forced)
     floor = ROUNDINGS * EPSILON if profile.exact else static
     peak_floor = floor * (LARGEST if profile.exact else PEAK_FACTOR)
-    of_all, of_channel = (n if rows is None else min(n, rows) for n in (error.count, error.channel_cells))
+    of_all, of_channel = numbers or (error.count, error.channel_cells)
     highest = PEAK_FACTOR * ceiling
     return Limit(
         allowed(error.rel_l2, of_all, floor, ceiling),

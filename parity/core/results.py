@@ -29,6 +29,11 @@ class Errors:
     reference: Metrics
     candidate: Metrics
 
+    @property
+    def numbers(self) -> tuple[int, int]:
+        """How many the whole array and the candidate's worst channel hold."""
+        return self.reference.count, self.candidate.channel_cells
+
 
 @dataclass
 class StageResult:

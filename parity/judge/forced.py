@@ -54,16 +54,15 @@ def judge_forced(context: Context, result: StageResult, name: str) -> None:
         errors = forced_errors(context.truth, context.inputs, name, lined, agreed)
         bound, result.forced_errors = forced_limit(context, name), errors
         if errors is not None and context.truth is not None:
-            bound = truth_limit(context.profile, errors.reference, forced=True, own=context.truth.own)
+            bound = truth_limit(context.profile, errors.reference, True, context.truth.own, errors.numbers)
         result.forced_limit, result.forced_metrics = bound, measure(reference, candidate)
         result.forced_status, message = verdict_of(result, bound, forced=True)
         result.forced_message = "; ".join(text for text in (message, note) if text)
         return
     result.forced_errors = forced_errors(context.truth, context.inputs, name, lined)
     if result.forced_errors is not None and context.truth is not None:
-        bound = truth_limit(
-            context.profile, result.forced_errors.reference, forced=True, own=context.truth.own
-        )
+        errors = result.forced_errors
+        bound = truth_limit(context.profile, errors.reference, True, context.truth.own, errors.numbers)
     else:
         bound = forced_limit(context, name)
     result.forced_limit, result.forced_metrics = bound, measure(reference, candidate)

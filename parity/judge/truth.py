@@ -55,10 +55,14 @@ class Lined:
     owner: str = ""
 
 
-def items(lined: Lined, error: Metrics) -> int | None:
-    """How many detections' or proposals' values ``error`` is of, which are as wrong as each one's box; None where the
-    array is none of theirs."""
-    return error.count // max(1, math.prod(lined.reference.shape[1:])) if lined.owner else None
+def numbers(lined: Lined, errors: Errors) -> tuple[int, int]:
+    """How many independent numbers the whole array and the candidate's worst channel hold, end to end: of a detection
+    or proposal all are as wrong as its box, so that they count as one."""
+    found = errors.numbers
+    if not lined.owner:
+        return found
+    rows = errors.reference.count // max(1, math.prod(lined.reference.shape[1:]))
+    return min(found[0], rows), min(found[1], rows)
 
 
 # (reference, truth) -> the truth with those cells left out of which only one was chosen, or None: nothing is alike
@@ -115,7 +119,9 @@ def over_levels(truth: Truth, reference: Arrays, name: str, error: Metrics) -> M
         exact = truth.arrays[other]
         if other in reference and reference[other].shape == exact.shape and np.isfinite(exact).all():
             found.append(measure(exact, reference[other]))
-    measures = ("rel_l2", "max_rel", "channel_rel_l2", "count", "channel_cells")
+    if len(found) == 1:
+        return error
+    measures = ("rel_l2", "max_rel", "channel_rel_l2", "count")
     return replace(error, **{m: max(getattr(e, m) for e in found) for m in measures})
 
 

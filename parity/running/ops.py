@@ -104,7 +104,8 @@ def compare_case(
         errors = _errors(exact[k], a, b) if k < len(exact) and metrics is not None else None
         if errors is not None and metrics is not None:
             probe = StageResult(result.name, "ops", "continuous", Status.PASS, metrics=metrics, errors=errors)
-            result.limit, result.errors = truth_limit(STRICT, errors.reference, forced=True), errors
+            result.errors = errors
+            result.limit = truth_limit(STRICT, errors.reference, forced=True, numbers=errors.numbers)
             problem = verdict_of(probe, result.limit)[1]
         problems += [f"output {k}: {problem}"] if problem else []
         if metrics is not None and (result.metrics is None or metrics.rel_l2 > result.metrics.rel_l2):

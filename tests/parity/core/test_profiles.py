@@ -25,6 +25,7 @@ from parity.core.profiles import (
     truth_limit,
     value_limit,
 )
+from parity.core.results import Errors
 
 
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
@@ -87,7 +88,7 @@ def test_rounding_of_a_map_of_two_cells_is_hardly_ever_called_wrong() -> None:
         reference, candidate = (
             measure(exact, exact + spread * rng.normal(size=exact.shape)) for _ in range(2)
         )
-        bound = truth_limit(STRICT, reference, forced=False)
+        bound = truth_limit(STRICT, reference, False, numbers=Errors(reference, candidate).numbers)
         assert bound.channel is not None
         floor = LARGEST * ROUNDINGS * EPSILON
         called["as they are"] += candidate.channel_rel_l2 > bound.channel
@@ -105,16 +106,36 @@ def test_masks_of_few_detections_are_as_wrong_as_their_boxes_happen_to_be() -> N
     for _ in range(1000):
         sides = [exact + 1e-6 * rng.normal(size=(3, 1, 1, 1)) * slope for _ in range(2)]
         reference, candidate = (measure(exact, side) for side in sides)
-        for kind, rows in (("rows", 3), ("cells", None)):
-            called[kind] += candidate.rel_l2 > truth_limit(STRICT, reference, False, rows=rows).value
+        for kind, numbers in (("rows", (3, 3)), ("cells", None)):
+            called[kind] += candidate.rel_l2 > truth_limit(STRICT, reference, False, numbers=numbers).value
     assert called["rows"] <= 1 < called["cells"], called
+
+
+def test_a_feature_that_few_proposals_have_is_of_few_numbers() -> None:
+    """256 features of 20 proposals behind ReLU: of one that a single proposal has, chance decides who rounds less."""
+    rng, called = np.random.default_rng(0), {"those above 0": 0, "all": 0}
+    for _ in range(300):
+        exact = rng.uniform(0.5, 1, size=(20, 256))
+        exact[1:, 57] = 0
+        exact[0, 57] = 0.3
+        sides = []
+        for _ in range(2):
+            error = 1e-7 * rng.normal(size=exact.shape)
+            error[0, 57] = 1e-6 * rng.normal()
+            sides.append(measure(exact, exact + np.where(exact > 0, error, 0)))
+        reference, candidate = sides
+        for kind, numbers in (("those above 0", Errors(reference, candidate).numbers), ("all", (20, 20))):
+            bound = truth_limit(STRICT, reference, False, numbers=numbers)
+            assert bound.channel is not None
+            called[kind] += candidate.channel_rel_l2 > bound.channel
+    assert called["those above 0"] == 0 < called["all"], called
 
 
 def test_few_numbers_never_allow_more_than_there_is_without_a_float64_run() -> None:
     for size in (1e-9, 1e-6, 1e-4):
         for forced, ceiling in ((True, STRICT.forced_ceiling), (False, STRICT.free_ceiling)):
             error = measure(np.ones((1, 4, 1, 1)), np.ones((1, 4, 1, 1)) + size)
-            bound = truth_limit(STRICT, error, forced, rows=1)
+            bound = truth_limit(STRICT, error, forced, numbers=(1, 1))
             floor = ROUNDINGS * EPSILON
             plain = truth_limit(STRICT, replace(error, count=100, channel_cells=100), forced)
             assert bound.value == max(plain.value, min(ceiling, 6366.2 * error.rel_l2 + floor))
