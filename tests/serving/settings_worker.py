@@ -25,7 +25,8 @@ def answers(folder: Path) -> dict[str, np.ndarray]:
 def served(version: Path, picture: Path) -> dict[str, np.ndarray]:
     """What a server gives for it."""
     loaded = tf.saved_model.load(str(version))
-    outputs = loaded.signatures["serving_bytes"](image_bytes=tf.constant([picture.read_bytes()]))
+    pixels = tf.constant(tf_d2.read_image(picture, "RGB")[None])
+    outputs = loaded.signatures["serving_default"](inputs=pixels)
     instances = to_result({name: value.numpy() for name, value in outputs.items()}, 0)["instances"]
     return {name: np.asarray(value) for name, value in instances.get_fields().items()}
 

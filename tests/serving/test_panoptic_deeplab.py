@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from support.recordings import eagerly
 
 import tf_d2
 import weights
@@ -45,7 +46,8 @@ def city(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
 
 def test_answers_are_the_predictors(city: dict[str, Any]) -> None:
     image = city["recorded"]["input/image"]
-    expected = tf_d2.Predictor(*city["files"])(image)
+    with eagerly():
+        expected = tf_d2.Predictor(*city["files"])(image)
     other = np.zeros([118, 242, 3], np.uint8)  # another size in the same request, the same after resizing
     answer = city["run"]("serving_bytes", image_bytes=[encoded(image[:, :, ::-1]), encoded(other)])
     got = to_result(answer, 0)
@@ -97,6 +99,7 @@ def test_fewer_rows_are_refused(city: dict[str, Any], tmp_path: Path) -> None:
         export(config, checkpoint, tmp_path / "m", masks="png")
 
 
+@pytest.mark.wide
 def test_deeplab_trained_on_crops_is_exported(tmp_path: Path) -> None:
     recorded = model_files(DATA / "deeplab_trident" / "deeplab_v3.npz", tmp_path)
     files = tmp_path / "config.yaml", tmp_path / "model.pkl"

@@ -13,7 +13,7 @@ import weights
 from tf_d2.client import to_result
 from tf_d2.serving import export
 
-from .conftest import encoded, open_session
+from .conftest import open_session
 
 RECORDING = Path(__file__).parents[1] / "data" / "tensor_mask" / "aligned.npz"
 
@@ -32,7 +32,7 @@ def test_answers_are_the_predictors(masks: str, tmp_path: Path) -> None:
         expected = predictor(image)["instances"]
     report = export(*files, tmp_path / "windows", masks=masks)
     run, close = open_session(report.path)
-    answer = run("serving_bytes", image_bytes=[encoded(image[:, :, ::-1])] * 2)
+    answer = run("serving_default", inputs=np.stack([image[:, :, ::-1]] * 2))
     close()
     # Probabilities of up to 480 x 480 cells for each detection would be too much: PNG files instead.
     wanted = "detection_masks_png_bytes" if masks == "roi" else "detection_masks_full"
