@@ -66,6 +66,7 @@ class StageResult:
     dtype: str = ""
     details: dict[str, Any] = field(default_factory=dict)
     waiver: str = ""
+    nothing: bool = False  # neither side has a number or an item here
 
     @property
     def overall(self) -> Status:
@@ -137,6 +138,8 @@ def headline(comparison: Comparison) -> str:
         return f"NOT DETERMINISTIC: repeated runs differ at {names}; differences cannot be attributed"
     if comparison.status in (Status.PASS, Status.BORDERLINE):
         extra = f", {counts['BORDERLINE']} explained by margins" if counts["BORDERLINE"] else ""
+        nothing = sum(s.nothing for s in comparison.stages)
+        extra += f", {nothing} of them on nothing: neither side finds anything" if nothing else ""
         where = f"{comparison.scope}, {comparison.profile} profile{_doubt(comparison)}"
         return f"SAME: {total} of {total} checks agree{extra} ({where})"
     first = comparison.first_bad

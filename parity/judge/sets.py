@@ -35,6 +35,7 @@ def judge_items(context: Context, spec: SetSpec) -> StageResult:
     reference, candidate = items_of(context.reference, spec), items_of(context.candidate, spec)
     if len(reference) == 0 and len(candidate) == 0:
         result.status, result.message = Status.NOT_COMPARED, "no items on either side: nothing was compared"
+        result.nothing = True
         context.matches[spec.name] = detections.compare_sets(reference, candidate, Rules(), Noise(0.0, 0.0))
         return result
     noise = decision_noise(context, spec)

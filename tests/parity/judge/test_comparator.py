@@ -12,7 +12,7 @@ from parity.core.profiles import STRICT
 from parity.core.results import StageResult
 from parity.core.status import Status, Verdict
 from parity.core.units import Stage
-from parity.core.units.table import RESULTS
+from parity.core.units.table import DETECTIONS, RESULTS
 from parity.judge.comparator import compare_image
 from parity.judge.context import Context, rung_of
 from parity.judge.limits import set_floor
@@ -294,3 +294,34 @@ def test_numbers_of_segments_differ_only_where_the_class_may(
     result = {s.name: s for s in compare_image(context, only)}["output/panoptic_seg"]
     assert result.kind == "pixels" and result.status is status
     assert result.details["flipped"] == len(flipped)
+
+
+def _nothing_found(**changes: np.ndarray) -> dict[str, StageResult]:
+    """A picture in which neither side finds anything: what detections come of, they, and what is computed on them."""
+    scores, boxes = "steps/roi_heads.box_predictor/0", DETECTIONS.boxes
+    masks, answer = f"{DETECTIONS.name}/pred_masks", RESULTS.boxes
+    arrays = {
+        scores: np.full((20, 4), -9.0, np.float32),
+        masks: np.zeros((0, 1, 28, 28), np.float32),
+        **{n: np.zeros((0, 4), np.float32) for n in (boxes, answer)},
+        **{s.scores: np.zeros(0, np.float32) for s in (DETECTIONS, RESULTS)},
+        **{s.classes: np.zeros(0, np.int64) for s in (DETECTIONS, RESULTS) if s.classes},
+    }
+    inputs = {scores: (), boxes: (scores,), masks: (boxes,), answer: (boxes, masks)}
+    table = {n: Stage(n, i, "continuous", "unit", False, False) for n, i in inputs.items()}
+    context = Context(arrays, arrays | changes, STRICT, table=table)
+    return {s.name: s for s in compare_image(context)}
+
+
+def test_nothing_on_either_side_is_the_same_where_what_it_comes_of_was_compared() -> None:
+    found = _nothing_found()
+    assert all(s.overall is Status.PASS for s in found.values()), found
+    assert found[RESULTS.name].message == "nothing on either side" and found[RESULTS.name].nothing
+
+
+def test_nothing_on_either_side_is_not_compared_where_what_it_comes_of_differs() -> None:
+    scores = "steps/roi_heads.box_predictor/0"
+    found = _nothing_found(**{scores: np.full((20, 4), -9.01, np.float32)})
+    assert found[scores].status is Status.FAIL
+    for name in (DETECTIONS.name, RESULTS.name, f"{DETECTIONS.name}/pred_masks"):
+        assert found[name].overall is Status.NOT_COMPARED, name
