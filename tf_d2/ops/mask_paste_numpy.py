@@ -17,6 +17,7 @@ align_corners=False).
 import contextlib
 import math
 import mmap
+import typing
 
 import numpy as np
 
@@ -32,7 +33,7 @@ def paste_masks_numpy(
 
     Only the window from floor(x1)-1 to ceil(x2)+1, cut to the image, is evaluated; outside all is False,
     also for threshold 0 as on detectron2's CPU path. A box without finite positive width and height gives
-    an empty mask. Memory beyond the result is below 2 MB; pages of the result that no window touches are
+    an empty mask. Memory beyond the result is a few MB; pages of the result that no window touches are
     not even allocated.
 
     Raises ValueError for masks that are not square, for boxes that do not match, and for a negative threshold
@@ -43,8 +44,14 @@ def paste_masks_numpy(
     if not threshold >= 0:
         raise ValueError(f"mask threshold must be at least 0, got {threshold}")
     pasted = _untouched((len(masks), height, width))
-    for mask, box, image in zip(masks, boxes, pasted, strict=True):
-        _paste_one(mask, box, image, np.float32(threshold))
+    usable = np.isfinite(boxes).all(axis=1) & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    at_once = max(1, CHUNK_ELEMENTS // max(height, width, 1))
+    buffers = np.empty((2, max(CHUNK_ELEMENTS, width)), np.float32)
+    for some in np.split(np.flatnonzero(usable), range(at_once, int(usable.sum()), at_once)):
+        columns = _cells(boxes[some, 0], boxes[some, 2], width, masks.shape[1])
+        rows = _cells(boxes[some, 1], boxes[some, 3], height, masks.shape[1])
+        for i, axes in zip(some, zip(rows, columns, strict=True), strict=True):
+            _paste_one(masks[i], axes, pasted[i], np.float32(threshold), buffers)
     return pasted
 
 
@@ -75,37 +82,53 @@ def checked_masks(masks: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.
     return masks, boxes
 
 
-def _paste_one(mask: np.ndarray, box: np.ndarray, image: np.ndarray, threshold: np.float32) -> None:
-    """Write the window of one mask [M,M] into `image` [H,W] bool."""
-    x1, y1, x2, y2 = box
-    if not (np.isfinite(box).all() and x2 > x1 and y2 > y1):
-        return
-    left, columns, column_weights = _cells(x1, x2, image.shape[1], len(mask))
-    top, rows, row_weights = _cells(y1, y2, image.shape[0], len(mask))
-    if not columns.size or not rows.size:
-        return
-    lines = mask[:, columns[0]] * column_weights[0] + mask[:, columns[1]] * column_weights[1]  # [M,w]
-    window = image[top : top + rows.shape[1], left : left + columns.shape[1]]
-    step = max(1, CHUNK_ELEMENTS // columns.shape[1])
-    for start in range(0, len(window), step):
-        part = slice(start, start + step)
-        value = lines[rows[0, part]] * row_weights[0, part, None]  # [rows,w]
-        value += lines[rows[1, part]] * row_weights[1, part, None]
-        np.greater_equal(value, threshold, out=window[part])
+class _Axis(typing.NamedTuple):
+    """One axis of a mask's window in the image."""
+
+    first: int  # pixel
+    cells: np.ndarray  # int [2,n], between which each pixel lies
+    weights: np.ndarray  # float32 [2,n]
 
 
-def _cells(low: np.float32, high: np.float32, limit: int, size: int) -> tuple[int, np.ndarray, np.ndarray]:
-    """First pixel of the window of one axis, cell indices [2,n] of its pixels and their weights [2,n]
-    float32."""
-    first = int(min(max(np.floor(low) - 1, 0), limit))
-    stop = int(max(min(np.ceil(high) + 1, limit), first))
-    pixels = np.arange(first, stop, dtype=np.float32) + np.float32(0.5)
-    normalised = (pixels - low) / (high - low) * np.float32(2) - np.float32(1)
+def _paste_one(
+    mask: np.ndarray, axes: tuple[_Axis, _Axis], image: np.ndarray, threshold: np.float32, buffers: np.ndarray
+) -> None:
+    """Write the window of one mask [M,M], of which `axes` are rows and columns, into `image` [H,W] bool."""
+    rows, columns = axes
+    height, width = rows.cells.shape[1], columns.cells.shape[1]
+    if not height or not width:
+        return
+    left, right = (mask[:, columns.cells[k]] * columns.weights[k] for k in (0, 1))
+    lines = left + right  # [M,w]
+    window = image[rows.first : rows.first + height, columns.first : columns.first + width]
+    step = max(1, CHUNK_ELEMENTS // width)
+    for start in range(0, height, step):
+        part = slice(start, min(start + step, height))
+        count = part.stop - start
+        upper, lower = (buffer[: count * width].reshape(count, width) for buffer in buffers)
+        for k, value in enumerate((upper, lower)):
+            np.take(lines, rows.cells[k, part], axis=0, out=value, mode="clip")  # no index needs clipping
+            value *= rows.weights[k, part, None]
+        upper += lower
+        np.greater_equal(upper, threshold, out=window[part])
+
+
+def _cells(low: np.ndarray, high: np.ndarray, limit: int, size: int) -> list[_Axis]:
+    """One axis of some windows, from the lower to the higher coordinates [n] of their boxes."""
+    first = np.clip(np.floor(low) - 1, 0, limit).astype(int)
+    stop = np.maximum(np.clip(np.ceil(high) + 1, 0, limit).astype(int), first)
+    low, high = low[:, None], high[:, None]
+    pixels = np.arange(limit, dtype=np.float32) + np.float32(0.5)
+    normalised = (pixels - low) / (high - low) * np.float32(2) - np.float32(1)  # [n,limit]
     # torch rounds this product and difference once (fused multiply-add); float64 holds the product exactly.
     position = ((normalised + np.float32(1)).astype(np.float64) * (size / 2) - 0.5).astype(np.float32)
     cell = np.floor(position)
     fraction = position - cell
-    index = np.clip(cell, -2, size).astype(np.int32) + np.array([[0], [1]], np.int32)
-    weights = np.stack([np.float32(1) - fraction, fraction])
+    index = np.clip(cell, -2, size).astype(np.int32)[:, None] + np.array([[0], [1]], np.int32)  # [n,2,limit]
+    weights = np.stack([np.float32(1) - fraction, fraction], axis=1)
     weights[(index < 0) | (index >= size)] = 0
-    return first, np.clip(index, 0, size - 1), weights
+    index = np.clip(index, 0, size - 1)
+    return [
+        _Axis(int(a), index[k, :, a:b], weights[k, :, a:b])
+        for k, (a, b) in enumerate(zip(first, stop, strict=True))
+    ]
