@@ -182,7 +182,9 @@ def _setup(model: str, folder: Path, call: Call) -> Setup:
     common = Setup("", None, [str(picture)], threads=1, repeat=1, proposals=given)
     made = folder / "setup.json"
     if made.is_file():
-        return replace(common, **json.loads(made.read_text()))
+        files = json.loads(made.read_text())
+        if Path(files["config"]).is_file():  # the folder may have been moved
+            return replace(common, **files)
     if model == "demo":
         demo = embedded_demo()
         setup = replace(common, config=str(demo / "shapes.yaml"), weights=str(demo / "shapes.pkl"))
@@ -200,11 +202,13 @@ def narrow(model: str) -> list[str]:
     """Overrides that make a published configuration small; groups stay, their width shrinks."""
     words = [*_SMALL_INPUT]
     regnet = "regnet" in model.lower()
-    for key, value in _SMALL.items():
+    norms = bool(re.search(r"_gn(_|$)", model))  # of 32 groups, so no narrower than that
+    for key, value in (_SMALL | ({"RESNETS.STEM_OUT_CHANNELS": 32} if norms else {})).items():
         if not (regnet and key.startswith("RESNETS.")):
             words += [f"MODEL.{key}", str(value)]
     grouped = "X_101" in model or "X_152" in model
-    return words if regnet else [*words, "MODEL.RESNETS.WIDTH_PER_GROUP", "1" if grouped else "8"]
+    width = "1" if grouped else "32" if norms else "8"
+    return words if regnet else [*words, "MODEL.RESNETS.WIDTH_PER_GROUP", width]
 
 
 def _references(setup: Setup, folder: Path, capability: str, call: Call) -> list[Path]:

@@ -124,6 +124,8 @@ def test_files_of_a_model_are_made_once(tmp_path):
     assert setup.config == str(tmp_path / "config.yaml") and setup.weights == setup.state == setup.config
     again = matrix._setup(model, tmp_path, call)
     assert len(calls) == 3 and replace(setup, source=None) == again
+    (tmp_path / "config.yaml").unlink()  # as when the folder was moved
+    assert matrix._setup(model, tmp_path, call) == setup and calls[3:] == calls[:3]
     assert again.threads == again.repeat == 1 and again.proposals == (str(tmp_path / "proposals.npy"),)
 
 
@@ -141,3 +143,16 @@ def test_narrow_models_keep_their_groups():
     assert "MODEL.RESNETS.NUM_GROUPS" not in words
     regnet = matrix.narrow("new_baselines/mask_rcnn_regnety_4gf_dds_FPN_100ep_LSJ")
     assert not any("RESNETS" in word for word in regnet)
+
+
+def test_narrow_models_have_whole_groups_of_channels_to_normalise():
+    for model in ("Misc/mask_rcnn_R_50_FPN_3x_gn", "Misc/cascade_mask_rcnn_X_152_32x8d_FPN_IN5k_gn_dconv"):
+        words = dict(zip(*[iter(matrix.narrow(model))] * 2, strict=True))
+        groups = 32 if "X_152" in model else 1
+        for width in (
+            int(words["MODEL.RESNETS.STEM_OUT_CHANNELS"]),
+            groups * int(words["MODEL.RESNETS.WIDTH_PER_GROUP"]),
+            int(words["MODEL.RESNETS.RES2_OUT_CHANNELS"]),
+            int(words["MODEL.FPN.OUT_CHANNELS"]),
+        ):
+            assert width % 32 == 0
