@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import tempfile
 import threading
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 
 from parity.backends import BACKENDS
 from parity.running.sides import BackendChoice, BackendError, Setup
-from parity.running.worker import event_of, job_of, python_path
+from parity.running.worker import event_of, job_of, piped
 
 
 class PictureError(BackendError):
@@ -78,22 +77,12 @@ class Kept:
         root = Path(scratch.name)
         job = job_of(self.backend, self.setup) | {"mode": "keep", "images": [picture], "output": "none"}
         (root / "job.json").write_text(json.dumps(job))
-        environment = os.environ | {"PYTHONPATH": python_path(root), "PYTHONUNBUFFERED": "1"}
         command = [self.backend.interpreter, "-m", BACKENDS[self.backend.name].module]
         try:
-            with open(self._log, "w") as errors:
-                process = subprocess.Popen(
-                    [*command, "--job", str(root / "job.json")],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=errors,
-                    text=True,
-                    env=environment,
-                    cwd=root,
-                )
-        except OSError as error:
+            process = piped([*command, "--job", str(root / "job.json")], root, self._log)
+        except BackendError:
             scratch.cleanup()
-            raise BackendError(f"cannot start {self.backend.interpreter}: {error}") from error
+            raise
         self._running = _Running(process, scratch)
         answer = self._answer(("ready", "error"))
         if answer is None or answer["event"] == "error":

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -103,6 +103,25 @@ def call_worker(
 def python_path(scratch: Path) -> str:
     """This project's packages, and behind them what the user put on the path (detectron2's projects)."""
     return os.pathsep.join([import_root(scratch), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def piped(command: Sequence[str], folder: Path, log: Path) -> subprocess.Popen[str]:
+    """A process that is asked and answers by its standard input and output, started in ``folder`` with
+    :func:`python_path`; what it says besides goes to ``log``. Raises BackendError where it cannot be started."""
+    environment = os.environ | {"PYTHONPATH": python_path(folder), "PYTHONUNBUFFERED": "1"}
+    try:
+        with open(log, "w") as errors:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=environment,
+                cwd=folder,
+            )
+    except OSError as error:
+        raise BackendError(f"cannot start {command[0]}: {error}") from error
 
 
 def import_root(scratch: Path) -> str:

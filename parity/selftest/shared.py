@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import runpy
-import subprocess
 import sys
 import tempfile
 import threading
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from parity.running.sides import BackendError
-from parity.running.worker import Program, event_of, python_path
+from parity.running.worker import Program, event_of, piped
 
 _JOBS = 12
 # What a process reads when it starts, and what the jobs themselves set.
@@ -38,22 +37,11 @@ class _Process:
         folder = Path(self.scratch.name)
         self.log = folder / "log"
         self.jobs = 0
-        environment = os.environ | {"PYTHONPATH": python_path(folder), "PYTHONUNBUFFERED": "1"}
-        command = [interpreter, "-m", "parity.selftest.shared"]
         try:
-            with open(self.log, "w") as errors:
-                self.popen = subprocess.Popen(
-                    command,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=errors,
-                    text=True,
-                    env=environment,
-                    cwd=folder,
-                )
-        except OSError as error:
+            self.popen = piped([interpreter, "-m", "parity.selftest.shared"], folder, self.log)
+        except BackendError:
             self.scratch.cleanup()
-            raise BackendError(f"cannot start {interpreter}: {error}") from error
+            raise
 
     def do(self, module: str, job: Mapping[str, Any], timeout: float) -> list[dict[str, Any]] | None:
         """The events of a job; None where the process ended in it."""
