@@ -31,6 +31,7 @@ from parity.judge.judge import compare
 from parity.running.runner import resolved
 from parity.running.sides import BackendChoice, Setup
 from parity.running.worker import Call, Program, job_of
+from parity.selftest.narrow import narrow
 from parity.selftest.shared import Shared
 from weights.errors import UserError
 
@@ -46,23 +47,6 @@ _SETTINGS: dict[str, Mapping[str, str]] = {
 }
 # Environments of the reference: what PyTorch's own kernels may use.
 _CAPABILITIES = ("default", "avx2", "avx512")
-
-# Published configurations at a width that a small machine runs in seconds; weights are random.
-_SMALL = {
-    **{"RESNETS.STEM_OUT_CHANNELS": 8, "RESNETS.RES2_OUT_CHANNELS": 32, "FPN.OUT_CHANNELS": 32},
-    **{"ROI_BOX_HEAD.FC_DIM": 64, "ROI_BOX_HEAD.CONV_DIM": 32, "ROI_MASK_HEAD.CONV_DIM": 32},
-    **{"RPN.PRE_NMS_TOPK_TEST": 200, "RPN.POST_NMS_TOPK_TEST": 100, "SEM_SEG_HEAD.CONVS_DIM": 64},
-    "ROI_KEYPOINT_HEAD.CONV_DIMS": "(32, 32)",
-}
-_SMALL_INPUT = (
-    "INPUT.MIN_SIZE_TEST",
-    "160",
-    "INPUT.MAX_SIZE_TEST",
-    "280",
-    "TEST.DETECTIONS_PER_IMAGE",
-    "20",
-)
-
 
 _Key = tuple[str, str, str, str]  # model, setting, TensorFlow, capability
 
@@ -95,6 +79,7 @@ class Axes:
     settings: Sequence[str]
     tensorflows: Mapping[str, str]
     capabilities: Sequence[str]
+    detectron2: str = ""  # an interpreter that has it, for the models of its projects
     published: Sequence[str] = ()  # of these the table names the ones that have no row
 
     def keys(self, model: str) -> list[_Key]:
@@ -120,7 +105,8 @@ def run_matrix(output: Path, axes: Axes) -> list[Cell]:
             folder = output / "work" / model.replace("/", "_")
             for key in missing:
                 folder.mkdir(parents=True, exist_ok=True)
-                cell = _cell(key, folder, axes.tensorflows[key[2]], shared.call)
+                torch = reference(model, axes.detectron2)
+                cell = _cell(key, Files(folder, axes.tensorflows[key[2]], torch), shared.call)
                 cells.append(replace(cell, processor=_processor()))
                 table.write_text(json.dumps([asdict(cell) for cell in cells], indent=1) + "\n")
                 (output / "matrix.md").write_text(render(cells, axes.published))
@@ -129,22 +115,38 @@ def run_matrix(output: Path, axes: Axes) -> list[Cell]:
     return cells
 
 
+def reference(model: str, detectron2: str) -> BackendChoice:
+    """What a model is compared with: detectron2 itself for the models of its projects."""
+    if model.startswith("projects/"):
+        return BackendChoice("detectron2", "", detectron2 or sys.executable)
+    return BackendChoice("torch", "", sys.executable)
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where a cell works: its model's folder, the interpreter of its TensorFlow, and its reference."""
+
+    folder: Path
+    tensorflow: str
+    torch: BackendChoice
+
+
 def _processor() -> str:
     found = machine.facts()
     return f"{found['cpu']} ({', '.join(found['instructions'])})"
 
 
-def _cell(key: _Key, folder: Path, python: str, call: Call) -> Cell:
+def _cell(key: _Key, files: Files, call: Call) -> Cell:
     model, setting, _, capability = key
     try:
-        setup = _setup(model, folder, call)
+        setup = _setup(model, files, call)
         with environment(ATEN_CPU_CAPABILITY=capability):
-            runs = _references(setup, folder, capability, call)
+            runs = _references(setup, files, capability, call)
         variables = dict(_SETTINGS[setting])
         threads = int(variables.pop("THREADS", "1"))
         fed = replace(setup, threads=threads, extra={"feed": str(runs[0].resolve())})
         with environment(**variables):
-            trace = _run(BackendChoice("tf", "", python), fed, folder / "candidate.h5", call)
+            trace = _run(BackendChoice("tf", "", files.tensorflow), fed, files.folder / "candidate.h5", call)
         comparison = compare(runs[0], trace, noise=runs[1:])[0]
     except (UserError, OSError) as error:
         return Cell(*key, 2, error=str(error)[:300])
@@ -173,8 +175,9 @@ def _judged(key: _Key, comparison: Comparison) -> Cell:
     )
 
 
-def _setup(model: str, folder: Path, call: Call) -> Setup:
+def _setup(model: str, files: Files, call: Call) -> Setup:
     """Files of a model: the embedded one, or a published configuration made narrow, with random weights. Made once."""
+    folder, torch = files.folder, files.torch
     picture, proposals = folder / "picture.npy", folder / "proposals.npy"
     np.save(picture, sample_picture())
     np.save(proposals, np.array([[30, 40, 160, 140], [100, 20, 250, 150], [0, 0, 60, 60]], np.float32))
@@ -182,9 +185,9 @@ def _setup(model: str, folder: Path, call: Call) -> Setup:
     common = Setup("", None, [str(picture)], threads=1, repeat=1, proposals=given)
     made = folder / "setup.json"
     if made.is_file():
-        files = json.loads(made.read_text())
-        if Path(files["config"]).is_file():  # the folder may have been moved
-            return replace(common, **files)
+        held = json.loads(made.read_text())
+        if Path(held["config"]).is_file():  # the folder may have been moved
+            return replace(common, **held)
     if model == "demo":
         demo = embedded_demo()
         setup = replace(common, config=str(demo / "shapes.yaml"), weights=str(demo / "shapes.pkl"))
@@ -192,34 +195,21 @@ def _setup(model: str, folder: Path, call: Call) -> Setup:
         config, weights = folder / "random.yaml", folder / "random.safetensors"
         job: dict[str, Any] = {"mode": "config", "config_yaml": model, "weights": "", "images": ["none"]}
         call(Program("parity.backends.tf_tools"), job | {"opts": narrow(model)}, config)
-        random_job = {"config_yaml": str(config), "seed": 7}
-        call(Program("parity.backends.torch_random"), random_job, weights)
+        random_job = {"config_yaml": str(config), "seed": 7, "reference": torch.name}
+        call(Program("parity.backends.torch_random", torch.interpreter), random_job, weights)
         setup = replace(common, config=str(config), weights=str(weights))
     return resolved(setup, folder, lambda text: None, call)
 
 
-def narrow(model: str) -> list[str]:
-    """Overrides that make a published configuration small; groups stay, their width shrinks."""
-    words = [*_SMALL_INPUT]
-    regnet = "regnet" in model.lower()
-    norms = bool(re.search(r"_gn(_|$)", model))  # of 32 groups, so no narrower than that
-    for key, value in (_SMALL | ({"RESNETS.STEM_OUT_CHANNELS": 32} if norms else {})).items():
-        if not (regnet and key.startswith("RESNETS.")):
-            words += [f"MODEL.{key}", str(value)]
-    grouped = "X_101" in model or "X_152" in model
-    width = "1" if grouped else "32" if norms else "8"
-    return words if regnet else [*words, "MODEL.RESNETS.WIDTH_PER_GROUP", width]
-
-
-def _references(setup: Setup, folder: Path, capability: str, call: Call) -> list[Path]:
+def _references(setup: Setup, files: Files, capability: str, call: Call) -> list[Path]:
     """The reference with these kernels of PyTorch, its float64 run on the same input: run once."""
-    torch = BackendChoice("torch", "", sys.executable)
-    reference, truth = folder / f"reference_{capability}.h5", folder / f"truth_{capability}.h5"
-    if not (reference.is_file() and truth.is_file()):
-        _run(torch, setup, reference, call)
-        fed = {"feed": str(reference.resolve())}
+    folder, torch = files.folder, files.torch
+    trace, truth = folder / f"reference_{capability}.h5", folder / f"truth_{capability}.h5"
+    if not (trace.is_file() and truth.is_file()):
+        _run(torch, setup, trace, call)
+        fed = {"feed": str(trace.resolve())}
         _run(torch, replace(setup, profile="semantic", extra=fed), truth, call)
-    return [reference, truth]
+    return [trace, truth]
 
 
 @contextmanager
@@ -253,7 +243,8 @@ def render(cells: Sequence[Cell], published: Sequence[str] = ()) -> str:
         "a model has none); first stage that differs, where one does. An empty entry was not run.",
         "",
         "Regenerate with `python -m parity.selftest.matrix --output DIR`. Published configurations are made narrow, "
-        "have random weights, and look at one small picture; demo is the embedded model.",
+        "have random weights, and look at one small picture; demo is the embedded model. Models below projects/ are "
+        "compared with detectron2 itself.",
         "",
         *(f"Processor: {name}." for name in dict.fromkeys(cell.processor for cell in cells) if name),
         "",
@@ -299,6 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--models", nargs="+", help="demo or names of published models; default: all")
     parser.add_argument("--settings", nargs="+", choices=list(_SETTINGS), default=list(_SETTINGS))
     parser.add_argument("--capabilities", nargs="+", choices=_CAPABILITIES, default=["avx2"])
+    parser.add_argument("--torch-python", default="", help="interpreter that has detectron2")
     parser.add_argument("--tensorflow", nargs="+", default=[], metavar="NAME=PYTHON")
     options = parser.parse_args(arguments)
     if find_spec("torch") is None:
@@ -308,7 +300,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     published = zoo_models()
     models = options.models or ["demo", *published]
-    axes = Axes(models, options.settings, tensorflows, options.capabilities, published)
+    if not options.models and not options.torch_python:
+        models = [name for name in models if not name.startswith("projects/")]
+    axes = Axes(models, options.settings, tensorflows, options.capabilities, options.torch_python, published)
     cells = run_matrix(options.output, axes)
     return max((cell.exit_code for cell in cells), default=0)
 

@@ -158,3 +158,26 @@ REFUSED = [
 def test_what_cannot_be_reproduced_is_refused_by_name(name, opts, message):
     with pytest.raises(ConfigError, match=message):
         load_config(name, opts)
+
+
+def test_options_reach_into_the_meshes():
+    key = "MODEL.ROI_DENSEPOSE_HEAD.CSE.EMBEDDERS"
+    published = yaml.safe_load(resolve_yaml(ANIMALS))
+    text = resolve_yaml(ANIMALS, [f"{key}.cat_5001.NUM_VERTICES", "60", f"{key}.cat_5001.FEATURE_DIM", 8])
+    meshes = published["MODEL"]["ROI_DENSEPOSE_HEAD"]["CSE"]["EMBEDDERS"]
+    changed = meshes | {"cat_5001": meshes["cat_5001"] | {"NUM_VERTICES": 60, "FEATURE_DIM": 8}}
+    assert yaml.safe_load(text)["MODEL"]["ROI_DENSEPOSE_HEAD"]["CSE"]["EMBEDDERS"] == changed
+    assert yaml.safe_load(resolve_yaml(ANIMALS)) == published  # the published values are not touched
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cat_5002.NUM_VERTICES", "EMBEDDERS has no cat_5002 .did you mean cat_5001"),
+        ("cat_5001.VERTICES", "cat_5001 has no VERTICES .did you mean NUM_VERTICES"),
+        ("cat_5001.NUM_VERTICES.X", "NUM_VERTICES is 5001, with nothing below it"),
+    ],
+)
+def test_options_of_a_mesh_that_is_not_there_are_refused(name, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(ANIMALS, [f"MODEL.ROI_DENSEPOSE_HEAD.CSE.EMBEDDERS.{name}", 60])

@@ -192,6 +192,9 @@ def merge_opts(flat: Flat, opts: Sequence, ignore: Sequence[str] = ()) -> Flat:
     for key, value in zip(opts[0::2], opts[1::2], strict=True):
         if isinstance(key, str) and key not in KEYS and is_ignored(key, ignore):
             continue
+        if isinstance(key, str) and (name := _mapping_of(key, merged)):
+            merged[name] = _with_entry(merged[name], key, len(name) + 1, literal(value))
+            continue
         if not isinstance(key, str) or key not in KEYS:
             known = f"{key} is a section" if key in SECTIONS else _unknown(str(key))
             raise ConfigError(f"option {key}: {known}")
@@ -200,3 +203,19 @@ def merge_opts(flat: Flat, opts: Sequence, ignore: Sequence[str] = ()) -> Flat:
         except ConfigError as error:
             raise ConfigError(f"option {error}") from error
     return merged
+
+
+def _mapping_of(key: str, merged: Flat) -> str:
+    """The key whose value is a mapping in which an option sets an entry (a mesh of DensePose's EMBEDDERS); "" where
+    there is none."""
+    return next((n for n, held in merged.items() if isinstance(held, dict) and key.startswith(n + ".")), "")
+
+
+def _with_entry(held: dict, key: str, start: int, value: Any) -> dict:
+    """A copy of a mapping, with the entry that ``key`` names from ``start`` on. Only one that is there can be set."""
+    name, _, rest = key[start:].partition(".")
+    if name not in held:
+        raise ConfigError(f"option {key}: {key[: start - 1]} has no {name}{did_you_mean(name, list(held))}")
+    if rest and not isinstance(held[name], dict):
+        raise ConfigError(f"option {key}: {name} is {held[name]!r}, with nothing below it")
+    return held | {name: _with_entry(held[name], key, start + len(name) + 1, value) if rest else value}

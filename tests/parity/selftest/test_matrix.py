@@ -9,10 +9,11 @@ import pytest
 
 from parity.core.results import Comparison, StageResult
 from parity.core.status import Status
-from parity.running.sides import BackendError, Setup
+from parity.running.sides import BackendChoice, BackendError, Setup
 from parity.selftest import matrix
-from parity.selftest.matrix import Axes, Cell
+from parity.selftest.matrix import Axes, Cell, Files
 
+TORCH = matrix.reference("demo", "")
 PROGRAMS = {"installed": sys.executable, "old": "/old/python"}
 
 
@@ -21,8 +22,8 @@ def ran(monkeypatch):
     """The keys of the cells that were run, none of them really."""
     keys = []
 
-    def cell(key, folder, python, call):
-        assert folder.is_dir() and python == PROGRAMS[key[2]]
+    def cell(key, files, call):
+        assert files.folder.is_dir() and files.tensorflow == PROGRAMS[key[2]]
         keys.append(key)
         return Cell(*key, exit_code=0, worst_px=1e-4, worst_score=1e-6)
 
@@ -68,7 +69,7 @@ def test_a_cell_runs_under_its_setting_and_tells_the_worst(monkeypatch, tmp_path
         seen.append((program.interpreter, job["threads"], job["feed"], os.environ["TF_ENABLE_ONEDNN_OPTS"]))
         return []
 
-    def reference(setup, folder, capability, call):
+    def references(setup, files, capability, call):
         seen.append(os.environ["ATEN_CPU_CAPABILITY"])
         return [tmp_path / "reference.h5", tmp_path / "truth.h5"]
 
@@ -79,9 +80,10 @@ def test_a_cell_runs_under_its_setting_and_tells_the_worst(monkeypatch, tmp_path
         ),
     ]
     monkeypatch.setattr(matrix, "_setup", lambda *arguments: Setup("c", "w", ["i"]))
-    monkeypatch.setattr(matrix, "_references", reference)
+    monkeypatch.setattr(matrix, "_references", references)
     monkeypatch.setattr(matrix, "compare", lambda *traces, noise: [Comparison("r", "c", "strict", stages)])
-    cell = matrix._cell(("demo", "oneDNN off, 2 threads", "old", "avx2"), tmp_path, "/old/python", candidate)
+    files = Files(tmp_path, "/old/python", TORCH)
+    cell = matrix._cell(("demo", "oneDNN off, 2 threads", "old", "avx2"), files, candidate)
     assert seen == ["avx2", ("/old/python", 2, str(tmp_path / "reference.h5"), "0")]
     assert (cell.exit_code, cell.worst_px, cell.worst_score, cell.first_bad) == (1, 0.5, 0.1, "output")
 
@@ -111,21 +113,24 @@ def test_table_names_the_processor_and_what_was_not_run():
 
 
 def test_files_of_a_model_are_made_once(tmp_path):
-    calls = []
+    calls, asked = [], []
 
     def call(program, job, target, *, progress=None):
         calls.append(job.get("mode", program.module))
+        asked.append((job.get("reference"), program.interpreter))
         target.write_text("made")
         return [{"event": "resolved", "weights": str(target), "state": str(target)}]
 
     model = "COCO-Detection/fast_rcnn_R_50_FPN_1x"
-    setup = matrix._setup(model, tmp_path, call)
+    files = Files(tmp_path, "/old/python", BackendChoice("detectron2", "", "/d2/python"))
+    setup = matrix._setup(model, files, call)
+    assert asked[1] == ("detectron2", "/d2/python")
     assert calls == ["config", "parity.backends.torch_random", "resolve"]
     assert setup.config == str(tmp_path / "config.yaml") and setup.weights == setup.state == setup.config
-    again = matrix._setup(model, tmp_path, call)
+    again = matrix._setup(model, files, call)
     assert len(calls) == 3 and replace(setup, source=None) == again
     (tmp_path / "config.yaml").unlink()  # as when the folder was moved
-    assert matrix._setup(model, tmp_path, call) == setup and calls[3:] == calls[:3]
+    assert matrix._setup(model, files, call) == setup and calls[3:] == calls[:3]
     assert again.threads == again.repeat == 1 and again.proposals == (str(tmp_path / "proposals.npy"),)
 
 
@@ -137,22 +142,8 @@ def test_models_are_those_that_run_once_each():
         assert any(part in name for name in names)
 
 
-def test_narrow_models_keep_their_groups():
-    words = matrix.narrow("COCO-Detection/faster_rcnn_X_101_32x8d_FPN_3x")
-    assert words[-2:] == ["MODEL.RESNETS.WIDTH_PER_GROUP", "1"] and len(words) % 2 == 0
-    assert "MODEL.RESNETS.NUM_GROUPS" not in words
-    regnet = matrix.narrow("new_baselines/mask_rcnn_regnety_4gf_dds_FPN_100ep_LSJ")
-    assert not any("RESNETS" in word for word in regnet)
-
-
-def test_narrow_models_have_whole_groups_of_channels_to_normalise():
-    for model in ("Misc/mask_rcnn_R_50_FPN_3x_gn", "Misc/cascade_mask_rcnn_X_152_32x8d_FPN_IN5k_gn_dconv"):
-        words = dict(zip(*[iter(matrix.narrow(model))] * 2, strict=True))
-        groups = 32 if "X_152" in model else 1
-        for width in (
-            int(words["MODEL.RESNETS.STEM_OUT_CHANNELS"]),
-            groups * int(words["MODEL.RESNETS.WIDTH_PER_GROUP"]),
-            int(words["MODEL.RESNETS.RES2_OUT_CHANNELS"]),
-            int(words["MODEL.FPN.OUT_CHANNELS"]),
-        ):
-            assert width % 32 == 0
+def test_models_of_projects_are_compared_with_detectron2():
+    own = matrix.reference("COCO-Detection/faster_rcnn_R_50_FPN_1x", "/d2/python")
+    assert (own.name, own.interpreter) == ("torch", sys.executable)
+    project = matrix.reference("projects/DensePose/configs/densepose_rcnn_R_50_FPN_s1x", "/d2/python")
+    assert (project.name, project.interpreter) == ("detectron2", "/d2/python")
