@@ -19,7 +19,8 @@ _SMALL = {
 _SMALL_INPUT = {"INPUT.MIN_SIZE_TEST": 160, "INPUT.MAX_SIZE_TEST": 280, "TEST.DETECTIONS_PER_IMAGE": 20}
 
 # Keys of detectron2's projects: how the names of the models begin, and what is smaller there. Later lines win.
-_CROP = {"INPUT.CROP.SIZE": "(64, 128)", "MODEL.RESNETS.STEM_OUT_CHANNELS": 16}
+# The pooled part of DeepLab's picture, 5 x 5 cells of stride 16, has to divide a map of 10 x 15.
+_CROP = {"INPUT.CROP.SIZE": "(80, 80)", "MODEL.RESNETS.STEM_OUT_CHANNELS": 16}
 _ASPP = {"MODEL.SEM_SEG_HEAD.CONVS_DIM": 24, "MODEL.SEM_SEG_HEAD.ASPP_CHANNELS": 24}
 _DENSE = "MODEL.ROI_DENSEPOSE_HEAD."
 _DECODER = {"CONV_HEAD_DIM": 32, "DECODER_NUM_CLASSES": 32, "DECODER_CONV_DIMS": 32}
