@@ -178,7 +178,9 @@ def _nms_per_group(
     boxes: tf.Tensor, ranks: tf.Tensor, groups: tf.Tensor, iou_threshold: float, limit: tf.Tensor
 ) -> tf.Tensor:
     boxes = _comparable(boxes)
-    order = tf.argsort(groups, stable=True)  # [N] group-major, file order inside
+    # int64, as TensorFlow computes int32 on the host, also where it has a GPU.
+    groups = tf.cast(groups, tf.int64)
+    order = tf.cast(tf.argsort(groups, stable=True), tf.int64)  # [N] group-major, file order inside
     # Not tf.math.bincount: on a GPU it has no deterministic kernel, and TensorFlow refuses it where determinism is on.
     by_group = tf.gather(groups, order)
     number_of_boxes = tf.shape(order)[0]
@@ -193,9 +195,9 @@ def _nms_per_group(
         return i + 1, kept.write(i, tf.gather(members, chosen))
 
     number = tf.shape(counts)[0]
-    array = tf.TensorArray(tf.int32, number, infer_shape=False, element_shape=[None])
+    array = tf.TensorArray(tf.int64, number, infer_shape=False, element_shape=[None])
     _, array = tf.while_loop(lambda i, _: i < number, one_group, (0, array))
     # Eagerly, nothing can be concatenated.
-    kept = tf.cond(number > 0, array.concat, lambda: tf.zeros([0], tf.int32))
+    kept = tf.cond(number > 0, array.concat, lambda: tf.zeros([0], tf.int64))
     best = tf.argsort(tf.gather(ranks, kept), direction="DESCENDING")
-    return tf.gather(kept, best[:limit])
+    return tf.cast(tf.gather(kept, best[:limit]), tf.int32)

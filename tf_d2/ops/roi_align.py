@@ -13,6 +13,9 @@ Bilinear interpolation, the clamping and the mean are all separable, so a region
 ``window`` is the part of the map that the region touches and row p of ``A_y`` holds the mean of g triangles. That is
 exact for any sampling ratio in float32 and float64, needs no padded copy of the map and no four-corner gather, and
 leaves the arithmetic to matrix products. Regions are handled in groups of equal window size.
+
+What belongs to regions and cells is int64: TensorFlow computes int32 on the host, also where it has a GPU, and copies
+it there and back.
 """
 
 from __future__ import annotations
@@ -34,27 +37,27 @@ class _Grouping(NamedTuple):
     # Window sizes in multiples of the number of bins. Larger windows than the last stay exact because none is larger
     # than the map.
     steps: Any
-    square: Any  # whether a window has the same size on both axes (unless the map is smaller)
+    joined: Any  # whether the maps are copied into one table, so that a group has regions of any level
 
 
 # Large enough to fill the cores, small enough to stay near the caches; few kinds of windows, little waste.
 CPU = _Grouping(16 * 2**20, (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256, 1024, 2**24), False)
-# Every group costs some fifty kernels, while memory is fast: a fourth of the groups, of twice the size together.
-GPU = _Grouping(512 * 2**20, (2, 4, 8, 16, 64, 256, 2**24), True)
+# Every group costs some eighty kernels, while memory is fast: a tenth of the groups, of twice the size together.
+GPU = _Grouping(512 * 2**20, (4, 16, 64, 2**24), True)
 
 
 def grouping() -> _Grouping:
-    """What suits the device that the graph runs on, as tensors: int64, int32 ``[S]`` and bool, all computed when it
+    """What suits the device that the graph runs on, as tensors: int64, int64 ``[S]`` and bool, all computed when it
     runs, since an export is often made on one kind of machine and served on another."""
     on_gpu = tf.equal(tf.raw_ops.DeviceIndex(device_names=["GPU"]), 0)
     length = max(len(CPU.steps), len(GPU.steps))
     of_gpu, of_cpu = (
-        np.pad(how.steps, (0, length - len(how.steps)), "edge").astype(np.int32) for how in (GPU, CPU)
+        np.pad(how.steps, (0, length - len(how.steps)), "edge").astype(np.int64) for how in (GPU, CPU)
     )
     return _Grouping(
         tf.where(on_gpu, np.int64(GPU.window_bytes), np.int64(CPU.window_bytes)),
         tf.where(on_gpu, of_gpu, of_cpu),
-        tf.where(on_gpu, GPU.square, CPU.square),
+        tf.where(on_gpu, GPU.joined, CPU.joined),
     )
 
 
@@ -63,9 +66,10 @@ class _Axes(NamedTuple):
 
     edges: tf.Tensor  # [2, N, P] index coordinate of each bin's edge
     bin_size: tf.Tensor  # [2, N]
-    grid: tf.Tensor  # [2, N] int32, samples per bin; <= 0 means none
+    grid: tf.Tensor  # [2, N] int64, samples per bin; <= 0 means none
     divisor: tf.Tensor  # [2, N] the same in floating point, at least 1
-    first: tf.Tensor  # [2, N] int32, first cell of the window
+    first: tf.Tensor  # [2, N] int64, first cell of the window
+    cells: tf.Tensor  # [2, N] int64, of the map
 
 
 def roi_align(
@@ -160,20 +164,33 @@ class Regions:
         self.channels: int = features[0].shape[-1]  # pyright: ignore[reportAttributeAccessIssue]
         accurate = tf.float64 if self.dtype == tf.float64 else tf.float32
         boxes = tf.cast(boxes, accurate)
-        self._tables = [tf.reshape(f, [-1, self.channels]) for f in features]  # [B * H * W, C], views
-        self._map_sizes = tf.stack([tf.shape(f)[1:3] for f in features])  # [L, 2] height, width
+        tables = [tf.reshape(f, [-1, self.channels]) for f in features]  # [B * H * W, C], views
+        map_sizes = tf.cast(tf.stack([tf.shape(f)[1:3] for f in features]), tf.int64)  # [L, 2] height, width
+        levels = tf.cast(levels, tf.int64)
         own_level = tf.maximum(levels, 0)
         scale = tf.gather(tf.constant(scales, accurate), own_level)  # [N]
-        sizes = tf.transpose(tf.gather(self._map_sizes, own_level))  # [2, N]
+        sizes = tf.transpose(tf.gather(map_sizes, own_level))  # [2, N]
         how = grouping()
         axes, windows = _axes(boxes, sizes, scale, sampling, how)
+        base = tf.cast(image_index, tf.int64) * sizes[0] * sizes[1]  # the row of each region's map
+        own_table = levels
+        if len(tables) > 1:
+            rows = tf.cast(tf.stack([tf.shape(t)[0] for t in tables]), tf.int64)
+            base += tf.where(how.joined, tf.gather(tf.cumsum(rows, exclusive=True), own_level), 0)
+            own_table = tf.where(how.joined & (levels >= 0), np.int64(len(tables)), levels)
+            tables.append(
+                tf.cond(tf.convert_to_tensor(how.joined), lambda: tf.concat(tables, 0), lambda: tables[0][:0])
+            )
+        self._tables = tables
         cell_bytes = self.channels * self.dtype.size
-        order, self._chunks = _chunks(levels, windows, cell_bytes, how.window_bytes)
+        order, self._chunks = _chunks(own_table, windows, cell_bytes, how.window_bytes)
         # In that order, a chunk is a slice.
         self._axes = _Axes(*(tf.gather(field, order, axis=1) for field in axes))
-        self._base = tf.gather(tf.cast(image_index, tf.int32) * sizes[0] * sizes[1], order)
-        without = tf.reduce_sum(tf.cast(levels < 0, tf.int32))  # these are first in the order
-        self.rows = _rows(order[without:], tf.shape(boxes)[0])  # as in `Pooled`
+        self._base = tf.gather(base, order)
+        without = tf.reduce_sum(tf.cast(levels < 0, tf.int64))  # these are first in the order
+        count = tf.shape(boxes)[0]
+        row = tf.maximum(tf.cast(tf.range(1, count + 1), tf.int64) - without, 0)
+        self.rows = tf.cast(tf.scatter_nd(order[:, None], row, [count]), tf.int32)  # as in `Pooled`
 
     @property
     def region_bytes(self) -> int:
@@ -234,18 +251,18 @@ class Regions:
 
     def _pool_chunk(self, chunk: _Chunk) -> tf.Tensor:
         members = slice(chunk.start, chunk.end)
-        size = self._map_sizes[chunk.level]
         axes = _Axes(*(field[:, members] for field in self._axes))
-        index, weights = _windows(axes, size, tf.maximum(chunk.height, chunk.width))
+        length = tf.maximum(chunk.height, chunk.width)
+        index, weights = _windows(axes, length)
         rows, weights_y = index[0, :, : chunk.height], weights[0, :, :, : chunk.height]  # [n, Wh], [n, P, Wh]
         columns, weights_x = index[1, :, : chunk.width], weights[1, :, :, : chunk.width]
-        cells = (self._base[members, None] + rows * size[1])[:, :, None] + columns[:, None, :]
-        window = _gather_from(self._tables, chunk.level, cells)  # [n, Wh, Ww, C]
+        cells = (self._base[members, None] + rows * axes.cells[1, :, None])[:, :, None] + columns[:, None, :]
+        window = _gather_from(self._tables, chunk.table, cells)  # [n, Wh, Ww, C]
         weights_y, weights_x = tf.cast(weights_y, self.dtype), tf.cast(weights_x, self.dtype)
         pooled = _contract(window, weights_y, weights_x, self.bins, self.channels)
 
         def with_care() -> tf.Tensor:
-            touched = tf.cast(_touched(axes, size, tf.maximum(chunk.height, chunk.width)), self.dtype)
+            touched = tf.cast(_touched(axes, length), self.dtype)
             touched_y, touched_x = touched[0, :, :, : chunk.height], touched[1, :, :, : chunk.width]
             finite = tf.where(tf.math.is_finite(window), window, tf.zeros_like(window))
             sums = _contract(finite, weights_y, weights_x, self.bins, self.channels)
@@ -260,11 +277,11 @@ class Regions:
         return tf.cond(tf.math.is_finite(tf.reduce_sum(pooled)), lambda: pooled, with_care)
 
 
-def _gather_from(tables: Sequence[tf.Tensor], level: tf.Tensor, cells: tf.Tensor) -> tf.Tensor:
-    """Rows of one of several tables, without joining the tables (they are the largest tensors of a model)."""
+def _gather_from(tables: Sequence[tf.Tensor], chosen: tf.Tensor, cells: tf.Tensor) -> tf.Tensor:
+    """Rows of one of several tables (they are the largest tensors of a model: on a CPU they are not joined)."""
     if len(tables) == 1:
         return tf.gather(tables[0], cells)
-    return tf.switch_case(level, [lambda table=table: tf.gather(table, cells) for table in tables])
+    return tf.switch_case(chosen, [lambda table=table: tf.gather(table, cells) for table in tables])
 
 
 def _axes(
@@ -272,8 +289,8 @@ def _axes(
 ) -> tuple[_Axes, tf.Tensor]:
     """Sampling along both axes, each operation in the order (and rounding) of torchvision's kernel.
 
-    ``boxes``: ``[N, 4]`` xyxy pixels; ``cells`` int32 ``[2, N]`` and ``scale`` ``[N]`` of the map each region lies
-    on. Also returns the size of each window, int32 ``[2, N]``, which holds every sample.
+    ``boxes``: ``[N, 4]`` xyxy pixels; ``cells`` int64 ``[2, N]`` and ``scale`` ``[N]`` of the map each region lies
+    on. Also returns the size of each window, int64 ``[2, N]``, which holds every sample.
     """
     bins, sampling_ratio, aligned = sampling
     low, high = (tf.stack([boxes[:, i + 1], boxes[:, i]]) for i in (0, 2))  # [2, N] (y, x)
@@ -285,9 +302,9 @@ def _axes(
     finite = tf.math.is_finite(start) & tf.math.is_finite(size)
     start, size = tf.where(finite, start, 0), tf.where(finite, size, 0)
     bin_size = size / exact_constant(bins, low.dtype)
-    needed = tf.cast(tf.math.ceil(tf.minimum(tf.abs(bin_size), 2.0**24)), tf.int32)
+    needed = tf.cast(tf.math.ceil(tf.minimum(tf.abs(bin_size), 2.0**24)), tf.int64)
     if sampling_ratio > 0:
-        grid = tf.where(finite, sampling_ratio, 0)
+        grid = tf.where(finite, np.int64(sampling_ratio), np.int64(0))
     else:
         grid = tf.where(size > 0, needed, 0)
     divisor = tf.cast(tf.maximum(grid, 1), low.dtype)
@@ -299,48 +316,47 @@ def _axes(
         lowest, margin = tf.minimum(lowest, start + size - half_step), 1
     first = tf.floor(tf.clip_by_value(lowest, 0, tf.cast(cells - 1, low.dtype)))
     # The samples span less than bins * needed - 1 cells, so their neighbours lie in bins * needed + 2 cells.
-    fitting = tf.gather(how.steps, tf.searchsorted(how.steps, tf.reshape(needed, [-1])))
+    steps = tf.cast(how.steps, tf.int64)
+    fitting = tf.gather(steps, tf.searchsorted(steps, tf.reshape(needed, [-1])))
     fitting = tf.reshape(fitting, tf.shape(needed))
-    fitting = tf.where(how.square, tf.reduce_max(fitting, axis=0, keepdims=True), fitting)
     window = tf.minimum(tf.minimum(fitting, cells) * bins + 2, cells + 1) + margin
     edges = start[:, :, None] + tf.cast(tf.range(bins), low.dtype) * bin_size[:, :, None]
-    first = tf.maximum(tf.cast(first, tf.int32) - margin, 0)
-    return _Axes(edges, bin_size, grid, divisor, first), window
+    first = tf.maximum(tf.cast(first, tf.int64) - margin, 0)
+    return _Axes(edges, bin_size, grid, divisor, first, cells), window
 
 
 class _Chunk(NamedTuple):
-    """Regions of one level and window size that are pooled together: a range of the order of pooling."""
+    """Regions of one table and window size that are pooled together: a range of the order of pooling."""
 
     start: tf.Tensor  # int32, all of them
     end: tf.Tensor
-    level: tf.Tensor
+    table: tf.Tensor
     height: tf.Tensor  # of the windows
     width: tf.Tensor
 
 
 def _chunks(
-    levels: tf.Tensor, windows: tf.Tensor, cell_bytes: int, window_bytes: tf.Tensor
+    tables: tf.Tensor, windows: tf.Tensor, cell_bytes: int, window_bytes: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """The order of pooling, int32 ``[N]``, by level and size of the window, and chunks of about ``window_bytes``.
+    """The order of pooling, int32 ``[N]``, by table and size of the window, and chunks of about ``window_bytes``.
 
-    Chunks are int32 ``[T, 5]``, the fields of :class:`_Chunk`. Regions without a level come first and are in none.
+    Chunks are int32 ``[T, 5]``, the fields of :class:`_Chunk`. Regions without a table (-1) come first and are in none.
     """
     side = 2**24  # more than any window has cells
-    key = tf.cast(levels, tf.int64) * side + tf.cast(windows[0], tf.int64)
-    key = key * side + tf.cast(windows[1], tf.int64)
+    key = (tables * side + windows[0]) * side + windows[1]
     order = tf.argsort(key, stable=True)
     kinds, first, counts = _runs(tf.gather(key, order))
-    level = kinds // side // side
+    table = kinds // side // side
     height, width = (tf.math.floormod(k, side) for k in (kinds // side, kinds))
     per_chunk = tf.cast(tf.maximum(window_bytes // tf.maximum(height * width * cell_bytes, 1), 1), tf.int32)
-    pieces = tf.where(level < 0, 0, (counts + per_chunk - 1) // per_chunk)  # [K] chunks per kind
+    pieces = tf.where(table < 0, 0, (counts + per_chunk - 1) // per_chunk)  # [K] chunks per kind
     chunk = tf.range(tf.reduce_sum(pieces))
     # What tf.repeat would do, which takes fifty operations each time.
     kind = tf.searchsorted(tf.cumsum(pieces), chunk, side="right")  # [T]
     number = chunk - tf.gather(tf.cumsum(pieces, exclusive=True), kind)
     length, last = tf.gather(per_chunk, kind), tf.gather(first + counts, kind)
     start = tf.gather(first, kind) + number * length
-    shape = tf.gather(tf.cast(tf.stack([level, height, width], axis=1), tf.int32), kind)
+    shape = tf.gather(tf.cast(tf.stack([table, height, width], axis=1), tf.int32), kind)
     return order, tf.concat([tf.stack([start, tf.minimum(start + length, last)], axis=1), shape], axis=1)
 
 
@@ -350,37 +366,37 @@ def _runs(ordered: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     return values, tf.cumsum(counts, exclusive=True), counts
 
 
-def _windows(axes: _Axes, size: tf.Tensor, length: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The first ``length`` cells of each window and the weight each bin gives them: int32 ``[2, n, S]``,
-    ``[2, n, P, S]``. ``size``: int32 ``[2]`` of the map."""
+def _windows(axes: _Axes, length: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The first ``length`` cells of each window and the weight each bin gives them: int64 ``[2, n, S]``,
+    ``[2, n, P, S]``."""
     dtype = axes.bin_size.dtype
-    index = axes.first[:, :, None] + tf.range(length)  # [2, n, S]
-    position, counted = _samples(axes, size)
+    index = axes.first[:, :, None] + tf.cast(tf.range(length), tf.int64)  # [2, n, S]
+    position, counted = _samples(axes)
     distance = tf.abs(
         tf.expand_dims(position, -1) - tf.cast(index, dtype)[:, :, None, None, :]
     )  # [2, n, P, G, S]
     triangle = tf.where(tf.expand_dims(counted, -1), tf.maximum(1 - distance, 0), 0)
     weights = tf.reduce_sum(triangle, axis=3) / axes.divisor[:, :, None, None]
-    return tf.minimum(index, size[:, None, None] - 1), weights
+    return tf.minimum(index, axes.cells[:, :, None] - 1), weights
 
 
-def _touched(axes: _Axes, size: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
+def _touched(axes: _Axes, length: tf.Tensor) -> tf.Tensor:
     """Which of the first ``length`` cells of each window the samples of a bin read, be it with weight 0: bool
     ``[2, n, P, S]``."""
-    index = axes.first[:, :, None] + tf.range(length)
-    position, counted = _samples(axes, size)
+    index = axes.first[:, :, None] + tf.cast(tf.range(length), tf.int64)
+    position, counted = _samples(axes)
     offset = tf.cast(index, position.dtype)[:, :, None, None, :] - tf.expand_dims(position, -1)
     return tf.reduce_any(tf.expand_dims(counted, -1) & (offset > -1) & (offset <= 1), axis=3)
 
 
-def _samples(axes: _Axes, size: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _samples(axes: _Axes) -> tuple[tf.Tensor, tf.Tensor]:
     """Index coordinates of the samples, clamped to the map, and which of them count: ``[2, n, P, G]``."""
     dtype = axes.bin_size.dtype
-    sample = tf.range(tf.maximum(tf.reduce_max(axes.grid), 1))
+    sample = tf.cast(tf.range(tf.maximum(tf.cast(tf.reduce_max(axes.grid), tf.int32), 1)), tf.int64)
     divisor = axes.divisor[:, :, None]
     inside_bin = (tf.cast(sample, dtype) + 0.5) * axes.bin_size[:, :, None] / divisor  # [2, n, G]
     position = axes.edges[:, :, :, None] + inside_bin[:, :, None, :]  # [2, n, P, G]
-    limit = tf.cast(size, dtype)[:, None, None, None]
+    limit = tf.cast(axes.cells, dtype)[:, :, None, None]
     counted = (position >= -1) & (position <= limit) & (sample < axes.grid[:, :, None])[:, :, None, :]
     return tf.clip_by_value(position, 0, limit - 1), counted
 
