@@ -17,14 +17,11 @@ align_corners=False).
 import contextlib
 import math
 import mmap
-import os
 import typing
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 CHUNK_ELEMENTS = 1 << 16  # float32 values per piece of rows: 256 kB, fits the L2 cache with its temporaries
-_THREADS_FROM = 1 << 22  # pixels of all masks from which threads save more than starting them takes
 _HUGE = 1 << 22  # bytes from which numpy asks for huge pages
 
 
@@ -48,34 +45,14 @@ def paste_masks_numpy(
         raise ValueError(f"mask threshold must be at least 0, got {threshold}")
     pasted = _untouched((len(masks), height, width))
     usable = np.isfinite(boxes).all(axis=1) & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    groups = _groups(np.flatnonzero(usable), max(height, width, 1))
-
-    def paste_group(some: np.ndarray) -> None:
-        buffers = np.empty((2, max(CHUNK_ELEMENTS, width)), np.float32)
+    at_once = max(1, CHUNK_ELEMENTS // max(height, width, 1))
+    buffers = np.empty((2, max(CHUNK_ELEMENTS, width)), np.float32)
+    for some in np.split(np.flatnonzero(usable), range(at_once, int(usable.sum()), at_once)):
         columns = _cells(boxes[some, 0], boxes[some, 2], width, masks.shape[1])
         rows = _cells(boxes[some, 1], boxes[some, 3], height, masks.shape[1])
         for i, axes in zip(some, zip(rows, columns, strict=True), strict=True):
             _paste_one(masks[i], axes, pasted[i], np.float32(threshold), buffers)
-
-    if pasted.size < _THREADS_FROM or len(groups) < 2 or _threads() < 2:
-        for some in groups:
-            paste_group(some)
-    else:  # numpy lets other threads run while it computes
-        with ThreadPoolExecutor(min(_threads(), len(groups))) as pool:
-            list(pool.map(paste_group, groups))
     return pasted
-
-
-def _groups(rows: np.ndarray, side: int) -> list[np.ndarray]:
-    """Masks whose weights are computed at once: few temporaries, and four groups for each thread."""
-    at_once = min(CHUNK_ELEMENTS // side, math.ceil(len(rows) / (4 * _threads())))
-    return np.split(rows, range(max(at_once, 1), len(rows), max(at_once, 1)))
-
-
-def _threads() -> int:
-    """Threads that paste, each with 512 kB of buffers; more than eight wait for one another."""
-    own = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    return min(len(own), 8)
 
 
 def _untouched(shape: tuple[int, ...]) -> np.ndarray:
