@@ -24,6 +24,7 @@ _CROP = {"INPUT.CROP.SIZE": "(80, 80)", "MODEL.RESNETS.STEM_OUT_CHANNELS": 16}
 _ASPP = {"MODEL.SEM_SEG_HEAD.CONVS_DIM": 24, "MODEL.SEM_SEG_HEAD.ASPP_CHANNELS": 24}
 _DENSE = "MODEL.ROI_DENSEPOSE_HEAD."
 _DECODER = {"CONV_HEAD_DIM": 32, "DECODER_NUM_CLASSES": 32, "DECODER_CONV_DIMS": 32}
+_MAPS = {"POOLER_RESOLUTION": 10, "HEATMAP_SIZE": 40}  # every person has about a hundred of these maps
 _PROJECTS: tuple[tuple[str, Mapping[str, Any]], ...] = (
     (r"PointRend/", {"MODEL.POINT_HEAD.FC_DIM": 24}),
     (r"pointrend_rcnn", {"MODEL.ROI_MASK_HEAD.FC_DIM": 40}),
@@ -47,7 +48,8 @@ _PROJECTS: tuple[tuple[str, Mapping[str, Any]], ...] = (
         | {"MODEL.PANOPTIC_DEEPLAB.SIZE_DIVISIBILITY": 160, "MODEL.PANOPTIC_DEEPLAB.NMS_KERNEL": 11},
     ),
     (r"TensorMask/", {f"MODEL.TENSOR_MASK.{name}_CHANNELS": 16 for name in ("CLS", "BBOX", "MASK")}),
-    (r"DensePose/", {_DENSE + name: value for name, value in _DECODER.items()}),
+    (r"DensePose/", {_DENSE + name: value for name, value in (_DECODER | _MAPS).items()}),
+    (r"DensePose/", {"TEST.DETECTIONS_PER_IMAGE": 8}),
     # A non-local block halves the channels before norms of 32 groups.
     (r"DensePose/.*_DL_", {"MODEL.FPN.OUT_CHANNELS": 64, _DENSE + "DECODER_NUM_CLASSES": 64}),
 )
