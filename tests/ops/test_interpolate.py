@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from support.torch_process import F
 
-from tf_d2.ops.interpolate import add_nearest2x, bicubic, bilinear
+from tf_d2.ops.interpolate import add_nearest2x, bicubic, bilinear, linear
 
 FUNCTIONS = {"bilinear": bilinear, "bicubic": bicubic}
 # float32: a rounding of each product and sum of values up to about 4; float64 the same, 2**29 times finer.
@@ -48,6 +48,17 @@ def test_bilinear_positions_are_rounded_as_torch_rounds_them():
     ramp = (np.arange(1216, dtype=np.float32) % 2).reshape(1, 1, -1, 1)
     expected = torch_interpolate(ramp, "bilinear", size=(1, 1917))
     np.testing.assert_allclose(bilinear(ramp, 1, 1917), expected, rtol=0, atol=2e-7)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_equal_neighbours_give_exactly_their_value(dtype):
+    """Panoptic-DeepLab's centres are compared with ==, and at the edge of a picture values repeat."""
+    x = np.random.default_rng(3).standard_normal((1, 40, 58, 3)).astype(dtype)
+    columns, rows = np.repeat(x[:, :, :1], 58, axis=2), np.repeat(x[:, :1], 40, axis=1)
+    for function in (bilinear, tf.function(bilinear)):
+        wide, tall = function(columns, 83, 119).numpy(), function(rows, 83, 119).numpy()
+        assert (wide == wide[:, :, :1]).all() and (tall == tall[:, :1]).all()
+    np.testing.assert_array_equal(linear(rows[0, :, :, 0], 83), np.repeat(rows[0, :1, :, 0], 83, axis=0))
 
 
 def test_bilinear_in_several_chunks_equals_torch():
