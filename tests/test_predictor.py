@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 import yaml
 from PIL import Image
+from support.recordings import eagerly
 
 import tf_d2
 import weights
@@ -155,7 +156,8 @@ def test_other_dtypes_are_refused(demo_files, dtype):
 
 def test_rgb_models_reverse_the_channels_and_zero_means_no_resize(small_rgb, image):
     crop = image[:70, 100:190]
-    trace = small_rgb.trace(crop)
+    with eagerly():
+        trace = small_rgb.trace(crop)
     np.testing.assert_array_equal(trace["input/resized"], crop[:, :, ::-1])
     mean, std = (
         np.array(x, np.float32) for x in (small_rgb.config.input.pixel_mean, small_rgb.config.input.pixel_std)
@@ -394,9 +396,10 @@ def proposal_network(demo_files, tmp_path_factory):
 
 def test_trace_of_a_proposal_network_holds_proposals_rescaled_in_place(proposal_network, image):
     name = "proposal_generator/0/0/proposal_boxes"
-    network = proposal_network.trace(image, rescaled=False)[name]
-    proposals = proposal_network(image)["proposals"]
-    np.testing.assert_array_equal(proposal_network.trace(image)[name], proposals.proposal_boxes)
+    with eagerly():
+        network = proposal_network.trace(image, rescaled=False)[name]
+        proposals = proposal_network(image)["proposals"]
+        np.testing.assert_array_equal(proposal_network.trace(image)[name], proposals.proposal_boxes)
     height, width = proposal_network.network_size(*image.shape[:2])
     factor = np.array([image.shape[1] / width, image.shape[0] / height] * 2)
     assert not np.allclose(factor, 1)

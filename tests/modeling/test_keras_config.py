@@ -36,11 +36,10 @@ def test_image_index_counts_over_batches(model: D2Model, demo_files: Path) -> No
     pictures = np.stack([picture, np.zeros_like(picture), picture[::-1], picture[:, ::-1], picture])
     together = model(pictures)
     assert len(set(together["image_index"].numpy())) > 3
-    for size in (1, 2, 5):
-        found = model.predict(pictures, batch_size=size, verbose=0)
-        np.testing.assert_array_equal(found["image_index"], together["image_index"])
-        np.testing.assert_array_equal(found["counts"], together["counts"])
-        assert found["image_index"].dtype == np.int32
+    found = model.predict(pictures, batch_size=2, verbose=0)
+    np.testing.assert_array_equal(found["image_index"], together["image_index"])
+    np.testing.assert_array_equal(found["counts"], together["counts"])
+    assert found["image_index"].dtype == np.int32
 
 
 def test_shapes(model: D2Model) -> None:

@@ -29,7 +29,7 @@ def heads_and_features(request):
     return heads, features
 
 
-@pytest.fixture(params=["together", "in blocks"])
+@pytest.fixture(params=["together", pytest.param("in blocks", marks=pytest.mark.wide)])
 def pooling(request, monkeypatch):
     """Regions of these small models are small; those of C4 and DC5 models are pooled in blocks."""
     if request.param == "in blocks":

@@ -31,7 +31,13 @@ def eagerly():
     tf.config.run_functions_eagerly(False)
 
 
-@pytest.mark.parametrize("name", NAMES)
+# Families of which tests/modeling/test_recorded.py always runs a larger model.
+RECORDED = ("mask", "c4", "keypoint", "panoptic", "retinanet_bn")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.wide if name in RECORDED else ()) for name in NAMES]
+)
 def test_stages_and_answer(name, recording, tmp_path, eagerly):
     write_model(tmp_path, name)
     predictor = tf_d2.Predictor(tmp_path / "config.yaml", tmp_path / "model.pkl")

@@ -42,6 +42,12 @@ def exports_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tf_d2.serving.exporter.measure", lambda *arguments, **options: (0.0, 0.0, 0.0))
 
 
+@pytest.fixture
+def pixels_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports without the signature that decodes files, a third of an export's time: where the model matters."""
+    monkeypatch.setattr("tf_d2.serving.exporter.takes_files", lambda channels: False)
+
+
 @pytest.fixture(scope="session")
 def demo_export(exported_demo: SimpleNamespace) -> SimpleNamespace:
     """``report``, ``root`` and ``folder`` of the exported demo, ``run`` to call it."""

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 import tf_d2
 from tf_d2.client import to_result
-from tf_d2.serving import export
+from tf_d2.serving import export, exporter
 
 
 def answers(folder: Path) -> dict[str, np.ndarray]:
@@ -34,6 +34,8 @@ def served(version: Path, picture: Path) -> dict[str, np.ndarray]:
 def main(folder: Path, version: Path) -> None:
     np.savez(folder / "served.npz", **served(version, folder / "picture.png"))
     np.savez(folder / "predicted.npz", **answers(folder))
+    # As in conftest.py: neither the signature that decodes files nor timing, half of an export's time.
+    exporter.takes_files, exporter.measure = lambda channels: False, lambda *arguments: (0.0, 0.0, 0.0)
     export(folder / "config.yaml", folder / "model.pkl", folder / "export")
 
 

@@ -445,6 +445,7 @@ def cpp_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return binary
 
 
+@pytest.mark.wide
 def test_cpp_server_path(demo_export: SimpleNamespace, cpp_program: Path, tmp_path: Path) -> None:
     """LoadSavedModel and Session::Run, one good and one broken file in a batch."""
     files = [(DEMO / "shapes.png").read_bytes(), b"broken"]

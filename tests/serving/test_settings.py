@@ -41,7 +41,7 @@ def opposite():
 
 
 @pytest.mark.parametrize("name", ["grouped", pytest.param("regnety", marks=pytest.mark.wide)])
-def test_models_travel_between_settings(name, tmp_path):
+def test_models_travel_between_settings(name, tmp_path, pixels_only):
     here, there = load(WORKER), tmp_path / "there"
     there.mkdir()
     write_files(there, name)

@@ -19,7 +19,7 @@ RECORDING = Path(__file__).parents[1] / "data" / "tensor_mask" / "aligned.npz"
 
 
 @pytest.mark.parametrize("masks", ["roi", pytest.param("full", marks=pytest.mark.wide)])
-def test_answers_are_the_predictors(masks: str, tmp_path: Path) -> None:
+def test_answers_are_the_predictors(masks: str, tmp_path: Path, pixels_only: None) -> None:
     with np.load(RECORDING) as file:
         recorded = {key: file[key] for key in file.files}
     (tmp_path / "config.yaml").write_text(str(recorded["config"]))

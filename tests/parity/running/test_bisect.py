@@ -93,7 +93,9 @@ def test_two_recordings_cannot_be_narrowed(tmp_path):
         bisect(parity.compare(reference, reference), tmp_path)
 
 
-@pytest.mark.parametrize(("mutate", "code"), [("", 0), ("kernel_rows_columns_swapped", 1)])
+@pytest.mark.parametrize(
+    ("mutate", "code"), [pytest.param("", 0, marks=pytest.mark.wide), ("kernel_rows_columns_swapped", 1)]
+)
 def test_the_script_runs(demo_files, demo_predictor, demo_reference, tmp_path, mutate, code):
     """A bug may be planted in weights that a Predictor has merged with norms."""
     (unit,) = (u for u in units(yaml.safe_load(demo_reference.config)) if u.name == "res4")
