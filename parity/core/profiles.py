@@ -8,7 +8,8 @@ better order: ROUNDINGS machine epsilons in the mean, LARGEST times as many in a
 right convolution of 2304 terms is up to 16 off, one that adds in blocks 4; boxes, which are decoded in several steps:
 BOX_ROUNDINGS units in the last place of the largest coordinate). Of few numbers (a map of two cells, a feature that few
 proposals have; the masks of three detections, each as wrong as its box is) the reference's may all be right by chance:
-the factor is then that of `chance_factor`, as far as it stays below the limit that would hold without a float64 run.
+the factor is then that of `chance_factor`, as far as it stays below the limit that would hold without a float64 run or
+below twice NOISE_FACTOR (from 7 numbers on, so that the reference's own error may exceed that other limit).
 Both sides are run on this machine, so that such a verdict does not depend on the processor. The two sides may then be
 apart by their two distances together, and never by more than the ceiling (TRUTH_FACTOR times as high as without that
 run): where the reference itself is nothing but rounding, nothing can be proved.
@@ -181,7 +182,9 @@ def truth_limit(
 def allowed(error: float, numbers: int, floor: float, without_truth: float) -> float:
     """How far a candidate's numbers may be from the truth where the reference's are ``error`` from it."""
     by_chance = chance_factor(numbers) * error + floor
-    return max(NOISE_FACTOR * error + floor, min(by_chance, without_truth))
+    return max(
+        NOISE_FACTOR * error + floor, min(by_chance, max(without_truth, 2 * NOISE_FACTOR * error + floor))
+    )
 
 
 def _static(profile: Profile, forced: bool) -> tuple[float, float]:

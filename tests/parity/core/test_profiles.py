@@ -20,6 +20,7 @@ from parity.core.profiles import (
     STRICT,
     TRUTH_FACTOR,
     Profile,
+    allowed,
     chance_factor,
     limit,
     truth_limit,
@@ -77,6 +78,20 @@ def test_a_channel_of_few_numbers_may_differ_by_what_chance_makes_of_so_few() ->
         expected = max(NOISE_FACTOR, float(fdtri(numbers, numbers, 0.9999)) ** 0.5)
         assert chance_factor(numbers) == pytest.approx(expected, rel=2e-3), numbers
     assert chance_factor(0) == NOISE_FACTOR  # a result of an older version does not say
+
+
+def test_chance_counts_where_the_reference_itself_exceeds_the_estimate() -> None:
+    """A feature of eleven proposals of which each is as wrong as its box: seen in a RegNet, 4.2e-5 and 1.3e-4, where
+    1e-4 would hold without a float64 run. For fewer than seven chance allows no more than twice NOISE_FACTOR."""
+    error, floor, estimate = 4.2e-5, 4e-6, 1e-4
+    eleven = allowed(error, 11, floor, estimate)
+    assert eleven == pytest.approx(chance_factor(11) * error + floor) and eleven > estimate
+    assert allowed(error, 14, floor, estimate) == pytest.approx(NOISE_FACTOR * error + floor)
+    for numbers in (1, 2, 6):
+        assert allowed(error, numbers, floor, estimate) == pytest.approx(2 * NOISE_FACTOR * error + floor)
+        assert allowed(1e-7, numbers, floor, estimate) == pytest.approx(
+            min(chance_factor(numbers) * 1e-7 + floor, estimate)
+        )
 
 
 def test_rounding_of_a_map_of_two_cells_is_hardly_ever_called_wrong() -> None:
