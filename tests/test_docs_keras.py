@@ -55,6 +55,7 @@ def test_results_are_a_perfect_match_of_themselves(ran: dict[str, Any]) -> None:
     assert ran["evaluation"].stats[0] == pytest.approx(1)
 
 
+@pytest.mark.wide
 def test_in_a_fresh_process(ran: dict[str, Any]) -> None:
     folder = ran["folder"]
     np.save(folder / "pictures.npy", ran["pictures"])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
+from support.recordings import eagerly
 
 import weights
 from tf_d2 import cli
@@ -139,7 +140,7 @@ def test_nonfinite_weights_are_loaded_when_asked_for(predict, demo_files, tmp_pa
     weights.write_detectron2_pkl(tmp_path / "nan.pkl", state)
     status, _, err, _ = predict(demo_files / "shapes.png", weights=tmp_path / "nan.pkl")
     assert status == 2 and "--allow-nonfinite" in err
-    with pytest.warns(UserWarning, match="NaN"):
+    with pytest.warns(UserWarning, match="NaN"), eagerly():
         status, _, err, _ = predict(
             demo_files / "shapes.png", weights=tmp_path / "nan.pkl", extra=("--allow-nonfinite",)
         )
@@ -210,7 +211,7 @@ def test_what_cannot_be_loaded_is_one_error_and_writes_nothing(predict, demo_fil
     fails(predict(picture, extra=("--opts", "MODEL.NO_SUCH_KEY", "1")), "NO_SUCH_KEY")
 
 
-def test_missing_pictures_are_named_before_a_model_is_loaded(predict, demo_files, tmp_path, monkeypatch):
+def test_missing_pictures_are_named_before_a_model_is_made(predict, demo_files, tmp_path, monkeypatch):
     gone, other = tmp_path / "gone.png", tmp_path / "other.jpg"
     status, out, err, _ = predict(demo_files / "shapes.png", "--input", gone)
     assert "shapes.png: 30 instances" in out

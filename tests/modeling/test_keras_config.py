@@ -31,11 +31,13 @@ def test_configurations_come_back(demo_files: Path, opts: tuple[Any, ...], dtype
         assert after.compute_dtype == dtype and after.variable_specs() == before.variable_specs()
 
 
-def test_image_index_counts_over_batches(model: D2Model, demo_files: Path) -> None:
+# The last batch of five is smaller, and Keras makes another graph for it.
+@pytest.mark.parametrize("count", [4, pytest.param(5, marks=pytest.mark.wide)])
+def test_image_index_counts_over_batches(model: D2Model, demo_files: Path, count: int) -> None:
     picture = tf_d2.read_image(demo_files / "shapes.png")[:96, :128]
-    pictures = np.stack([picture, np.zeros_like(picture), picture[::-1], picture[:, ::-1], picture])
+    pictures = np.stack([picture, np.zeros_like(picture), picture[::-1], picture[:, ::-1], picture])[:count]
     together = model(pictures)
-    assert len(set(together["image_index"].numpy())) > 3
+    assert len(set(together["image_index"].numpy())) > 2
     found = model.predict(pictures, batch_size=2, verbose=0)
     np.testing.assert_array_equal(found["image_index"], together["image_index"])
     np.testing.assert_array_equal(found["counts"], together["counts"])

@@ -91,7 +91,7 @@ IMAGES = [image(100, 150), image(150, 100), image(64, 64)]
 NETWORK = [(192, 288), (288, 192), (192, 192)]
 
 
-@pytest.mark.parametrize("pad_independent", [False, True])
+@pytest.mark.parametrize("pad_independent", [False, pytest.param(True, marks=pytest.mark.wide)])
 def test_canvas_and_order(pad_independent: bool) -> None:
     files = [png(IMAGES[0]), b"broken", png(IMAGES[1]), png(image(300, 300)), png(IMAGES[2])]
     outputs = call(pad_independent)(files)
