@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from parity.bench.results import NAMES, Agreement, Bench, Competitor
 from parity.core import machine
 from parity.running.runner import resolved
 from parity.running.sides import BackendChoice, BackendError, Setup, able
-from parity.running.worker import Program, call_worker, import_root
+from parity.running.worker import Program, call_worker, piped
 from weights.errors import UsageError
 
 Progress = Callable[[str], None]
@@ -122,21 +121,11 @@ class Worker:
 def started(module: str, interpreter: str, job: Mapping[str, Any], log: Path) -> Iterator[Worker]:
     """A worker that has loaded its model."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="bench-") as scratch, open(log, "w") as errors:
+    with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         path = Path(scratch) / "job.json"
         path.write_text(json.dumps(job))
-        environment = os.environ | {"PYTHONPATH": import_root(Path(scratch)), "PYTHONUNBUFFERED": "1"}
-        if job["threads"]:
-            environment |= {"OMP_NUM_THREADS": str(job["threads"])}
-        process = subprocess.Popen(
-            [interpreter, "-m", module, "--job", str(path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            env=environment,
-            cwd=scratch,
-        )
+        threads = {"OMP_NUM_THREADS": str(job["threads"])} if job["threads"] else {}
+        process = piped([interpreter, "-m", module, "--job", str(path)], Path(scratch), log, threads)
         assert process.stdin is not None and process.stdout is not None
         with process.stdin as commands, process.stdout as answers:
             try:

@@ -105,10 +105,14 @@ def python_path(scratch: Path) -> str:
     return os.pathsep.join([import_root(scratch), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
-def piped(command: Sequence[str], folder: Path, log: Path) -> subprocess.Popen[str]:
+def piped(
+    command: Sequence[str], folder: Path, log: Path, variables: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
     """A process that is asked and answers by its standard input and output, started in ``folder`` with
-    :func:`python_path`; what it says besides goes to ``log``. Raises BackendError where it cannot be started."""
+    :func:`python_path` and ``variables`` in its environment; what it says besides goes to ``log``. Raises BackendError
+    where it cannot be started."""
     environment = os.environ | {"PYTHONPATH": python_path(folder), "PYTHONUNBUFFERED": "1"}
+    environment |= variables or {}
     try:
         with open(log, "w") as errors:
             return subprocess.Popen(
