@@ -53,6 +53,19 @@ def test_advice(machine, enabled, environment, said):
     assert "\n" not in (advice or "")
 
 
+@pytest.mark.parametrize(
+    "enabled, environment, said",
+    [
+        (False, {}, "faster with TF_ENABLE_ONEDNN_OPTS=1 in the environment before TensorFlow is imported"),
+        (True, {}, None),
+        (False, {kernels.ONEDNN: "0"}, None),
+    ],
+)
+def test_advice_where_the_model_keeps_its_weights_itself(machine, enabled, environment, said):
+    machine(enabled, **environment)
+    assert kernels.advice(weights_kept=True) == said
+
+
 def test_advice_is_for_one_kind_of_processor(machine, monkeypatch):
     machine(False)
     monkeypatch.setattr("platform.machine", lambda: "arm64")

@@ -98,24 +98,26 @@ def check_bfloat16() -> None:
         )
 
 
-def advice() -> str | None:
+def advice(weights_kept: bool = False) -> str | None:
     """The environment variables that would make a model faster in a process like this, or None.
 
-    Only where nothing was said about them: who set one to 0 knows why.
+    Only where nothing was said about them: who set one to 0 knows why. ``weights_kept``: the model asks oneDNN itself
+    to keep its weights (:mod:`tf_d2.ops.onednn`); what TensorFlow's oneDNN then brings is its allocator, which keeps
+    the memory of large feature maps, where the system's gives it back after every call.
     """
     import tensorflow as tf
 
     enabled = onednn_enabled()
     if platform.machine() not in X86_64 or enabled is None or tf.config.list_physical_devices("GPU"):
         return None
-    wanted = [FROZEN_WEIGHTS] if enabled else [ONEDNN, FROZEN_WEIGHTS]
+    wanted = [] if enabled else [ONEDNN]
+    wanted += [] if weights_kept else [FROZEN_WEIGHTS]
     names = [name for name in wanted if os.environ.get(name, "").lower() not in ("1", "true")]
     if not names or any(name in os.environ for name in names):
         return None
-    return (
-        f"faster with {' '.join(f'{name}=1' for name in names)} in the environment before TensorFlow is imported, in a "
-        "process that does not change its models' weights"
-    )
+    variables = " ".join(f"{name}=1" for name in names)
+    text = f"faster with {variables} in the environment before TensorFlow is imported"
+    return text if weights_kept else f"{text}, in a process that does not change its models' weights"
 
 
 def rounding() -> str | None:
@@ -142,8 +144,8 @@ def warn_of_rounding() -> None:
 
 
 @cache
-def advise() -> None:
+def advise(weights_kept: bool = False) -> None:
     """Log :func:`advice` as a warning, once in a process."""
-    text = advice()
+    text = advice(weights_kept)
     if text is not None:
         _log.warning("tf_d2: %s", text)

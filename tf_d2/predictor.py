@@ -94,8 +94,7 @@ class Predictor:
             ]
             for t in (tf.uint8, tf.float16, tf.float32, tf.float64)
         }
-        if not (self._constant and onednn.available(tf.as_dtype(dtype))):
-            kernels.advise()
+        kernels.advise(weights_kept=self._constant and onednn.available(tf.as_dtype(dtype)))
         self._predict = {t: _graph(self._run, s) for t, s in spec.items()}
         self._trace = {t: _graph(self._run_traced, s) for t, s in spec.items()}
 

@@ -17,14 +17,22 @@ from parity.judge.truth import Lined, free_errors, numbers, over_levels
 # Of a refined array this part of the cells may differ, because one side refined them and the other did not. Every
 # step ends between two cells of nearly equal uncertainty, which rounding orders; a step refines hundreds of cells.
 _REFINED_SHARE = 1 / 500
-_REFINED_STEP = 1e-3  # of the largest value: what is nearer is judged as a value
+_REFINED_STEP = 1e-3  # of the largest value: rounding makes no such difference, another choice does
+_STEPS = 10.0 ** np.arange(-15, -3)
 
 
 def settled(reference: np.ndarray, candidate: np.ndarray) -> tuple[np.ndarray, str]:
-    """The candidate with the reference's value in the few cells that were refined on one side only."""
-    far = _far(reference, candidate)
+    """The candidate with the reference's value in the few cells that were refined on one side only.
+
+    Later steps mix such a cell into others, to smaller and smaller parts. So where there is one, those that stand out
+    by least are taken to be of its kind, too, as long as all of them are few.
+    """
+    apart, largest = np.abs(candidate - reference), np.abs(reference).max(initial=1e-30)
+    far = apart > _REFINED_STEP * largest
     if not far.any() or far.mean() > _REFINED_SHARE:
         return candidate, ""
+    step = next((s for s in _STEPS if (apart > s * largest).mean() <= _REFINED_SHARE), _REFINED_STEP)
+    far = apart > step * largest
     note = f"{int(far.sum())} of {far.size} cells were refined on one side only"
     return np.where(far, reference, candidate), note
 

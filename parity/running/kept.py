@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from parity.backends import BACKENDS
 from parity.running.sides import BackendChoice, BackendError, Setup
-from parity.running.worker import event_of, job_of, piped
+from parity.running.worker import ended, event_of, job_of, piped
 
 
 class PictureError(BackendError):
@@ -109,7 +109,6 @@ class Kept:
         """How the process ended, which is then forgotten."""
         assert self._running is not None
         self._running.process.wait()
-        code = self._running.process.returncode
-        tail = [t for t in self._log.read_text(errors="replace").splitlines() if t.strip()][-2:]
+        text = ended(self._running.process.returncode, self._log, self.backend.interpreter)
         self.close()
-        return " | ".join([f"its process ended with status {code}", *tail])
+        return text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,11 @@ from parity.backends import BACKENDS
 from parity.running.sides import DEFAULT_TIMEOUT, TORCH_BACKENDS, BackendChoice, BackendError, Setup
 
 Progress = Callable[[str], None]
+
+_OURS = ("parity", "weights", "tf_d2")
+_MISSING = re.compile(r"ModuleNotFoundError: No module named '(\w+)[\w.]*'")
+# What a worker imports besides its framework, and the packages of these modules.
+_NEEDED = {"numpy": "numpy", "h5py": "h5py", "yaml": "PyYAML", "PIL": "Pillow"}
 
 
 class Call(Protocol):
@@ -97,7 +103,22 @@ def call_worker(
             except OSError as error:
                 raise BackendError(f"cannot start {interpreter}: {error}") from error
             events = _listen(process, timeout, progress, on_event)
-    return _checked(events, process.returncode, target, log, timeout)
+    said = [str(e.get("message")) for e in events if e["event"] == "error"]
+    if process.returncode == 0 and not said and target.exists():
+        log.unlink(missing_ok=True)
+        return events
+    raise BackendError(f"{said[-1] if said else ended(process.returncode, log, interpreter)} (log: {log})")
+
+
+def ended(status: int, log: Path, interpreter: str) -> str:
+    """How a process ended that should not have: its status and last words, or the module that its interpreter lacks and
+    what to do about it."""
+    tail = [t.strip() for t in log.read_text(errors="replace").splitlines() if t.strip()][-3:]
+    missing = _MISSING.fullmatch(tail[-1]) if tail else None
+    if missing and missing[1] not in _OURS:
+        return f"{interpreter} has no {missing[1]}: {_remedy(missing[1], interpreter)}"
+    ending = f"ended with status {status}" if status else "ended without writing its trace"
+    return " | ".join([f"its process {ending}", *tail])
 
 
 def python_path(scratch: Path) -> str:
@@ -134,7 +155,7 @@ def import_root(scratch: Path) -> str:
     root = scratch / "packages"
     root.mkdir()
     here = Path(__file__).resolve().parents[2]
-    for name in ("parity", "weights", "tf_d2"):
+    for name in _OURS:
         if (here / name).is_dir():
             os.symlink(here / name, root / name)
     return str(root)
@@ -184,15 +205,9 @@ def event_of(line: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) and isinstance(value.get("event"), str) else None
 
 
-def _checked(
-    events: list[dict[str, Any]], code: int, target: Path, log: Path, timeout: float
-) -> list[dict[str, Any]]:
-    said = [str(e.get("message")) for e in events if e["event"] == "error"]
-    if code == 0 and not said and target.exists():
-        log.unlink(missing_ok=True)
-        return events
-    if not said:
-        tail = [t for t in log.read_text(errors="replace").splitlines() if t.strip()][-3:]
-        ending = f"ended with status {code}" if code else "ended without writing its trace"
-        said = [f"{ending}; {' | '.join(tail)}" if tail else ending]
-    raise BackendError(f"{said[-1]} (log: {log})")
+def _remedy(module: str, interpreter: str) -> str:
+    """What to do where a worker's interpreter lacks a module."""
+    if module == "detectron2":
+        return "install detectron2 there, or name the interpreter that has it (--torch-python)"
+    packages = " ".join(_NEEDED.values()) if module in _NEEDED else module
+    return f"install what this side of the comparison needs there: {interpreter} -m pip install {packages}"

@@ -235,6 +235,7 @@ def render(cells: Sequence[Cell], published: Sequence[str] = ()) -> str:
     same = sum(cell.exit_code == 0 for cell in cells)
     table = {cell.key: cell for cell in cells}
     models = list(dict.fromkeys(cell.model for cell in cells))
+    processors = list(dict.fromkeys(cell.processor for cell in cells if cell.processor))
     lines = [
         "# Models under every setting",
         "",
@@ -246,7 +247,7 @@ def render(cells: Sequence[Cell], published: Sequence[str] = ()) -> str:
         "have random weights, and look at one small picture; demo is the embedded model. Models below projects/ are "
         "compared with detectron2 itself.",
         "",
-        *(f"Processor: {name}." for name in dict.fromkeys(cell.processor for cell in cells) if name),
+        *_processors(processors),
         "",
         f"| model | TensorFlow | PyTorch kernels | {' | '.join(settings)} |",
         f"| --- | --- | --- | {' | '.join('---' for _ in settings)} |",
@@ -255,7 +256,8 @@ def render(cells: Sequence[Cell], published: Sequence[str] = ()) -> str:
         dict.fromkeys((c.model, c.tensorflow, c.capability) for c in cells),
         key=lambda row: (models.index(row[0]), row[1:]),
     ):
-        entries = [_entry(table.get((model, setting, name, capability))) for setting in settings]
+        row = [table.get((model, setting, name, capability)) for setting in settings]
+        entries = [_entry(cell, processors) for cell in row]
         lines.append(f"| {model} | {name} | {capability} | {' | '.join(entries)} |")
     left = [name for name in published if name not in models]
     if left:
@@ -263,14 +265,24 @@ def render(cells: Sequence[Cell], published: Sequence[str] = ()) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _entry(cell: Cell | None) -> str:
+def _processors(names: Sequence[str]) -> list[str]:
+    if len(names) < 2:
+        return [f"Processor: {name}." for name in names]
+    numbered = "; ".join(f"[{k}] {name}" for k, name in enumerate(names, 1))
+    return [f"Processors, the first where an entry names none: {numbered}."]
+
+
+def _entry(cell: Cell | None, processors: Sequence[str]) -> str:
     if cell is None:
         return ""
+    other = cell.processor in processors[1:]
+    where = f" [{processors.index(cell.processor) + 1}]" if other else ""
     if cell.error:
-        return f"**{cell.exit_code}** {cell.error.splitlines()[0][:80]}"
+        return f"**{cell.exit_code}** {cell.error.splitlines()[0][:80]}{where}"
     px, score = ("-" if v is None else f"{v:.1e}" for v in (cell.worst_px, cell.worst_score))
     numbers = f"{px} {score}"
-    return f"0 {numbers}" if cell.exit_code == 0 else f"**{cell.exit_code}** {numbers} {cell.first_bad}"
+    shown = f"0 {numbers}" if cell.exit_code == 0 else f"**{cell.exit_code}** {numbers} {cell.first_bad}"
+    return shown + where
 
 
 def zoo_models() -> list[str]:

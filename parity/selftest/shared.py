@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from parity.running.sides import BackendError
-from parity.running.worker import Program, event_of, piped
+from parity.running.worker import Program, ended, event_of, piped
 
 _JOBS = 12
 # What a process reads when it starts, and what the jobs themselves set.
@@ -36,6 +36,7 @@ class _Process:
         self.scratch = tempfile.TemporaryDirectory(prefix="parity-")
         folder = Path(self.scratch.name)
         self.log = folder / "log"
+        self.interpreter = interpreter
         self.jobs = 0
         try:
             self.popen = piped([interpreter, "-m", "parity.selftest.shared"], folder, self.log)
@@ -68,9 +69,7 @@ class _Process:
 
     def said(self) -> str:
         """Status and last words of a process that ended."""
-        status = self.popen.wait()
-        tail = [t for t in self.log.read_text(errors="replace").splitlines() if t.strip()][-3:]
-        return " | ".join([f"ended with status {status}", *tail])
+        return ended(self.popen.wait(), self.log, self.interpreter)
 
     def close(self) -> None:
         """End the process."""

@@ -263,6 +263,24 @@ def test_refined_logits_are_judged_by_float64_where_the_same_cells_were_refined(
     assert compared(5e-5).stages[-1].status is Status.FAIL
 
 
+@pytest.mark.parametrize(
+    ("far", "near", "status"), [(1, 5, Status.PASS), (1, 6, Status.FAIL), (0, 5, Status.FAIL)]
+)
+def test_what_later_steps_make_of_a_cell_refined_on_one_side(far: int, near: int, status: Status) -> None:
+    """One cell of 500, and only beside a cell that was evidently refined on one side."""
+    largest = np.abs(exact_map()).max()
+    moved = off(5e-6, 2)
+    moved[0, 1, 2, :far] += 0.1 * largest
+    moved[0, 3, 4, :near] += np.geomspace(2e-4, 8e-4, near) * largest
+    truth = Side("torch", [{REFINED: exact_map()}], {"dtype": "float64"})
+    sides = [
+        Side("torch", [a], {"dtype": "float32"})
+        for a in (refined(5e-6, 1), {REFINED: moved.astype(np.float32)})
+    ]
+    (found,) = parity.compare(*sides, noise=[truth], config=POINT_REND)
+    assert found.stages[-1].status is status
+
+
 def test_another_array_altogether_is_no_truth_of_refined_logits() -> None:
     truth = Side("torch", [{REFINED: exact_map() + 1}], {"dtype": "float64"})
     sides = [Side("torch", [refined(1e-7, k)], {"dtype": "float32"}) for k in (1, 2)]

@@ -64,12 +64,27 @@ def test_a_worker_that_delivers(interpreter, tmp_path):
     ("body", "message"),
     [
         ('print(json.dumps({"event": "error", "message": "no such class"})); sys.exit(2)', "no such class"),
-        ("sys.stderr.write('segmentation fault'); sys.exit(139)", "status 139; segmentation fault"),
+        ("sys.stderr.write('segmentation fault'); sys.exit(139)", "status 139 [|] segmentation fault"),
         ("pass", "without writing its trace"),
         ('open(job["output"], "w"); print(json.dumps({"event": "error", "message": "late"}))', "late"),
     ],
 )
 def test_a_worker_that_fails_says_why(interpreter, tmp_path, body, message):
+    with pytest.raises(BackendError, match=message):
+        call_worker(Program("any", interpreter(body), 60), {}, tmp_path / "out.h5")
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        ("h5py", "has no h5py: .* there: .*fake_python -m pip install numpy h5py PyYAML Pillow "),
+        ("torch", "has no torch: .*fake_python -m pip install torch "),
+        ("detectron2.config", "has no detectron2: install detectron2 there, or .*--torch-python"),
+        ("parity.selftest", "ended with status 1 [|] .*No module named 'parity.selftest'"),
+    ],
+)
+def test_a_module_that_the_interpreter_lacks_is_named_with_a_remedy(interpreter, tmp_path, module, message):
+    body = f"raise ModuleNotFoundError(\"No module named '{module}'\")"
     with pytest.raises(BackendError, match=message):
         call_worker(Program("any", interpreter(body), 60), {}, tmp_path / "out.h5")
 

@@ -112,6 +112,19 @@ def test_table_names_the_processor_and_what_was_not_run():
     ]
 
 
+def test_table_tells_which_entries_are_of_another_processor():
+    first = Cell("demo", "oneDNN off", "2.21.0", "avx2", 0, 1.3e-4, 1.2e-6, processor="Some CPU (avx2)")
+    second = replace(first, setting="oneDNN", exit_code=1, first_bad="output", processor="Other CPU (sse4_1)")
+    third = replace(first, model="a/b", exit_code=2, error="no kernel", processor="Other CPU (sse4_1)")
+    lines = matrix.render([first, second, third]).splitlines()
+    assert (
+        "Processors, the first where an entry names none: [1] Some CPU (avx2); [2] Other CPU (sse4_1)."
+        in lines
+    )
+    assert lines[-2].endswith("| 0 1.3e-04 1.2e-06 | **1** 1.3e-04 1.2e-06 output [2] |")
+    assert lines[-1].endswith("| **2** no kernel [2] |  |")
+
+
 def test_files_of_a_model_are_made_once(tmp_path):
     calls, asked = [], []
 

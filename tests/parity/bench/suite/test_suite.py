@@ -1,11 +1,13 @@
 """The parts of ``tf-d2 bench --all``: storing, merging, and sides that are left out, with stand-in workers."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from parity.bench.bench import Options
+from parity.bench.bench import Options, Subject
+from parity.bench.results import Bench, Competitor
 from parity.bench.suite import suite as bench_suite
 from parity.bench.suite.measuring import Suite, interleave
 from parity.bench.suite.models import bench_picture, jpeg_file, picture_file
@@ -42,6 +44,24 @@ def test_a_part_that_fails_is_stored_with_its_error(suite, monkeypatch):
     monkeypatch.setitem(bench_suite.PARTS, "main", fails)
     (path,) = run_parts(suite, ["main"])
     assert json.loads(path.read_text())["error"] == "no interpreter"
+
+
+def test_a_family_that_cannot_run_leaves_the_others_their_numbers(suite, monkeypatch):
+    def prepared(wanted, size, work, options):
+        ((family, _),) = wanted
+        if "GN" in family.title:
+            raise BackendError("no timm")
+        return [Subject("config", "weights", [], work, title=family.title)]
+
+    measured = [Competitor("torch", seconds=[2.0, 2.0]), Competitor("tf", seconds=[1.0, 1.0])]
+    monkeypatch.setattr(Suite, "reference", "torch")
+    monkeypatch.setattr(bench_suite, "prepare", prepared)
+    monkeypatch.setattr(bench_suite, "run_sides", lambda model, sides, options: Bench(measured, model.title))
+    (path,) = run_parts(replace(suite, families=["GN", "Keypoint"]), ["families"])
+    part = json.loads(path.read_text())
+    assert [bench["title"] for bench in part["data"]["benches"]] == ["Keypoint R-CNN R50-FPN"]
+    assert part["data"]["median_ratio"] == 0.5 and not part["error"]
+    assert part["notes"] == ["Mask R-CNN R50-FPN, GN is left out: no timm"]
 
 
 def test_unknown_parts_are_refused(suite):
