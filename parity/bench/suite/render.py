@@ -29,7 +29,7 @@ process of its own that stays loaded; a ratio is the median over rounds of our s
 the same round. Below 1 is faster. "Spread" is the fastest and the slowest run. Configurations are detectron2's, at
 their published widths; weights are random, scaled in one pass over the bench picture so that activations,
 proposals of all sizes and about 100 detections come out as from a trained model
-([weights.py](../../bench/suite/weights.py)). The picture is drawn, always the same.
+(`parity/bench/suite/weights.py`). The picture is drawn, always the same.
 """
 
 
