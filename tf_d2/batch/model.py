@@ -78,8 +78,8 @@ class Detector:
     def row(self, path: str | None, data: bytes) -> Row:
         """Detect on one encoded picture; whatever is wrong with the picture is the row's ``failure``.
 
-        The picture is read as ``Predictor`` and detectron2 read files, so that the row is the answer ``Predictor``
-        gives, bit for bit.
+        The picture is read as ``Predictor`` and detectron2 read files, so that the row is, bit for bit, the answer of a
+        ``Predictor(constant_weights=False)``, which computes as an export does.
         """
         import tensorflow as tf
 
