@@ -19,7 +19,7 @@ from tf_d2.instances import Instances
 from tf_d2.loading import DType, load_model, model_yaml
 from tf_d2.modeling.batches import Proposals
 from tf_d2.modeling.network_input import network_size, to_network
-from tf_d2.modeling.postprocess import masks_of_segments, paste, rescale_boxes
+from tf_d2.modeling.postprocess import PASTED, masks_of_segments, paste, paste_on_gpu, rescale_boxes
 from tf_d2.modeling.recording import Unrecorded
 from tf_d2.ops import onednn
 from tf_d2.ops.image_io import ImageError
@@ -94,6 +94,7 @@ class Predictor:
             ]
             for t in (tf.uint8, tf.float16, tf.float32, tf.float64)
         }
+        self._on_gpu = bool(tf.config.get_visible_devices("GPU"))
         kernels.advise(weights_kept=self._constant and onednn.available(tf.as_dtype(dtype)))
         self._predict = {t: _graph(self._run, s) for t, s in spec.items()}
         self._trace = {t: _graph(self._run_traced, s) for t, s in spec.items()}
@@ -125,7 +126,8 @@ class Predictor:
         arguments, size = self._arguments(image, proposals, proposal_logits)
         outputs = self._predict[arguments[0].dtype](*arguments)
         # Semantic logits take hundreds of megabytes: not copied, but seen in the tensor, which nobody may change.
-        fields = {k: np.asarray(v) if k == "sem_seg" else v.numpy() for k, v in outputs.items()}
+        seen = ("sem_seg", PASTED)
+        fields = {k: np.asarray(v) if k in seen else v.numpy() for k, v in outputs.items()}
         return self._result(fields, size)
 
     def trace(
@@ -260,7 +262,8 @@ class Predictor:
         proposal_logits: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
         raw, _ = self._forward(image, network_size, proposal_boxes, proposal_logits, Unrecorded())
-        return self.model.to_image(raw, network_size, size)
+        fields = self.model.to_image(raw, network_size, size)
+        return paste_on_gpu(fields, size, self.config.conventions) if self._on_gpu else fields
 
     def _run_traced(
         self,

@@ -122,6 +122,24 @@ def test_masks_are_pasted_where_there_are_some():
     assert postprocess.paste({"pred_boxes": boxes}, (40, 50)) == {"pred_boxes": boxes}
 
 
+@pytest.mark.parametrize("limit", [postprocess.PASTE_BYTES, 100])
+def test_masks_pasted_in_the_graph_are_those_that_numpy_pastes(monkeypatch, limit):
+    """Where there is a GPU; what would be too large is left to NumPy."""
+    monkeypatch.setattr(postprocess, "PASTE_BYTES", limit)
+    rng = np.random.default_rng(0)
+    boxes = np.array([[3, 4, 30, 20], [0, 0, 40, 33], [np.nan, 0, 4, 4]], np.float32)
+    fields = {"pred_masks": rng.random((3, 28, 28)).astype(np.float32), "pred_boxes": boxes}
+    in_graph = tf.function(postprocess.paste_on_gpu)(
+        {k: tf.constant(v) for k, v in fields.items()}, tf.constant([33, 40])
+    )
+    pasted = in_graph[postprocess.PASTED]
+    assert pasted.shape == ((3, 33, 40) if limit > 100 else (0, 0, 0))
+    result = postprocess.paste({k: v.numpy() for k, v in in_graph.items()}, (33, 40))
+    assert set(result) == {"pred_masks", "pred_boxes"}
+    np.testing.assert_array_equal(result["pred_masks"], postprocess.paste(fields, (33, 40))["pred_masks"])
+    assert result["pred_masks"].any() and result["pred_masks"].flags.writeable
+
+
 def test_masks_with_sides_and_windows_of_their_own():
     """TensorMask's: padded to one size, each pasted over its own window, in the order of the rows."""
     rng = np.random.default_rng(6)

@@ -13,18 +13,17 @@ from support.torch_process import F
 
 from parity.core import machine
 from tf_d2.ops import mask_paste_numpy
-from tf_d2.ops.mask_paste import paste_mask, paste_masks
-from tf_d2.ops.mask_paste_numpy import paste_masks_numpy
+from tf_d2.ops.mask_paste import paste_mask, paste_masks, paste_masks_at_once
+from tf_d2.ops.mask_paste_numpy import copy_masks, paste_masks_numpy
 
-_graph = tf.function(
-    paste_masks,
-    input_signature=[
-        tf.TensorSpec([None, None, None], tf.float32),
-        tf.TensorSpec([None, 4], tf.float32),
-        tf.TensorSpec([], tf.int32),
-        tf.TensorSpec([], tf.int32),
-    ],
-)
+_SIGNATURE = [
+    tf.TensorSpec([None, None, None], tf.float32),
+    tf.TensorSpec([None, 4], tf.float32),
+    tf.TensorSpec([], tf.int32),
+    tf.TensorSpec([], tf.int32),
+]
+_graph = tf.function(paste_masks, input_signature=_SIGNATURE)
+_at_once = tf.function(paste_masks_at_once, input_signature=_SIGNATURE)
 
 
 def probabilities(mask: np.ndarray, box: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -72,6 +71,8 @@ def test_tensorflow_equals_numpy_bit_for_bit(size, height, width):
     masks, boxes = random_masks(np.random.default_rng(1), 24, size, height, width)
     expected = paste_masks_numpy(masks, boxes, height, width)
     np.testing.assert_array_equal(_graph(masks, boxes, height, width), expected)
+    np.testing.assert_array_equal(_at_once(masks, boxes, height, width), expected)
+    np.testing.assert_array_equal(copy_masks(expected, boxes), expected)
     np.testing.assert_array_equal(paste_masks(masks[:3], boxes[:3], height, width), expected[:3])
     np.testing.assert_array_equal(paste_mask(masks[3], boxes[3], height, width), expected[3])
     assert _graph.experimental_get_tracing_count() == 1
@@ -85,6 +86,8 @@ def test_several_pieces_of_rows_equal_one(monkeypatch):
     np.testing.assert_array_equal(paste_masks_numpy(masks, boxes, 300, 200), whole)
     monkeypatch.setattr("tf_d2.ops.mask_paste._CHUNK_ELEMENTS", 1000)
     np.testing.assert_array_equal(paste_masks(masks, boxes, 300, 200), whole)
+    monkeypatch.setattr("tf_d2.ops.mask_paste._BLOCK_ELEMENTS", 3 * 300 * 200)
+    np.testing.assert_array_equal(paste_masks_at_once(masks, boxes, 300, 200), whole)
 
 
 @pytest.mark.parametrize(
@@ -107,25 +110,27 @@ def test_full_mask_counts_by_hand(box, pixels):
     mask, box = np.ones((1, 28, 28), np.float32), np.array([box], np.float32)
     assert paste_masks_numpy(mask, box, 20, 20).sum() == pixels
     assert np.sum(_graph(mask, box, 20, 20)) == pixels
+    assert np.sum(_at_once(mask, box, 20, 20)) == pixels
+    assert copy_masks(np.ones((1, 20, 20), bool), box).sum() >= pixels
 
 
 def test_threshold_is_inclusive_and_zero_stays_in_the_window():
     mask, box = np.full((1, 4, 4), 0.5, np.float32), np.array([[4, 4, 8, 8]], np.float32)
-    for paste in (paste_masks_numpy, paste_masks):
+    for paste in (paste_masks_numpy, paste_masks, paste_masks_at_once):
         assert np.sum(paste(mask, box, 12, 12)) == 16
         assert np.sum(paste(mask, box, 12, 12, 0.5000001)) == 0
         assert np.sum(paste(mask, box, 12, 12, 0.0)) == 36  # one pixel more on every side
 
 
 def test_no_masks():
-    for paste in (paste_masks_numpy, paste_masks, _graph):
+    for paste in (paste_masks_numpy, paste_masks, _graph, _at_once):
         pasted = paste(np.zeros((0, 28, 28), np.float32), np.zeros((0, 4), np.float32), 5, 6)
         assert np.asarray(pasted).shape == (0, 5, 6) and np.asarray(pasted).dtype == bool
 
 
 def test_bad_arguments_are_refused():
     mask, box = np.ones((2, 4, 4), np.float32), np.zeros((2, 4), np.float32)
-    for paste in (paste_masks_numpy, paste_masks):
+    for paste in (paste_masks_numpy, paste_masks, paste_masks_at_once):
         with pytest.raises(ValueError, match="square"):
             paste(mask[:, :3], box, 5, 5)
         with pytest.raises(ValueError, match="threshold"):

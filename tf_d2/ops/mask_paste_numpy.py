@@ -55,6 +55,17 @@ def paste_masks_numpy(
     return pasted
 
 
+def copy_masks(pasted: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """A copy of pasted masks, booleans [N,height,width], that takes memory only in the windows of `boxes` [N,4]."""
+    copied = _untouched(pasted.shape)
+    height, width = pasted.shape[1:]
+    first = np.clip(np.nan_to_num(np.floor(boxes[:, :2])) - 1, 0, [width, height]).astype(int)
+    stop = np.clip(np.nan_to_num(np.ceil(boxes[:, 2:])) + 1, 0, [width, height]).astype(int)
+    for source, target, (left, top), (right, bottom) in zip(pasted, copied, first, stop, strict=True):
+        target[top:bottom, left:right] = source[top:bottom, left:right]
+    return copied
+
+
 def _untouched(shape: tuple[int, ...]) -> np.ndarray:
     """Booleans, all False, that take memory only where something is written.
 

@@ -14,6 +14,10 @@ Bilinear interpolation, the clamping and the mean are all separable, so a region
 exact for any sampling ratio in float32 and float64, needs no padded copy of the map and no four-corner gather, and
 leaves the arithmetic to matrix products. Regions are handled in groups of equal window size.
 
+That is some eighty operations a group, too many for a GPU. There each bin is the weighted sum of the cells that it
+reads, a list of a million for a thousand regions, and two or three groups hold all. Products of matrices would round to
+TensorFloat32 besides, which detectron2's ROIAlign never does.
+
 What belongs to regions and cells is int64: TensorFlow computes int32 on the host, also where it has a GPU, and copies
 it there and back.
 """
@@ -30,35 +34,22 @@ from tf_d2.ops.exact import exact_constant
 from tf_d2.ops.onednn import matmul
 
 
-class _Grouping(NamedTuple):
-    """How regions are put together; any way gives the same results up to rounding. Numbers, or tensors of them."""
+# On a CPU: large enough to fill the cores, small enough to stay near the caches; few kinds of windows, little waste.
+WINDOW_BYTES = 16 * 2**20  # of feature windows gathered at once
+# Window sizes in multiples of the number of bins. Larger windows than the last stay exact because none is larger
+# than the map.
+STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256, 1024, 2**24)
 
-    window_bytes: Any  # of feature windows gathered at once
-    # Window sizes in multiples of the number of bins. Larger windows than the last stay exact because none is larger
-    # than the map.
-    steps: Any
-    joined: Any  # whether the maps are copied into one table, so that a group has regions of any level
-
-
-# Large enough to fill the cores, small enough to stay near the caches; few kinds of windows, little waste.
-CPU = _Grouping(16 * 2**20, (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256, 1024, 2**24), False)
-# Every group costs some eighty kernels, while memory is fast: a tenth of the groups, of twice the size together.
-GPU = _Grouping(512 * 2**20, (4, 16, 64, 2**24), True)
+# On a GPU every operation costs microseconds before it starts, while memory is fast.
+READ_BYTES = 512 * 2**20  # of feature cells gathered at once
+# Regions of at most so many samples per bin and axis are weighted together: their weights are dense arrays.
+GRIDS = (8, 64, 512, 2**24)
 
 
-def grouping() -> _Grouping:
-    """What suits the device that the graph runs on, as tensors: int64, int64 ``[S]`` and bool, all computed when it
-    runs, since an export is often made on one kind of machine and served on another."""
-    on_gpu = tf.equal(tf.raw_ops.DeviceIndex(device_names=["GPU"]), 0)
-    length = max(len(CPU.steps), len(GPU.steps))
-    of_gpu, of_cpu = (
-        np.pad(how.steps, (0, length - len(how.steps)), "edge").astype(np.int64) for how in (GPU, CPU)
-    )
-    return _Grouping(
-        tf.where(on_gpu, np.int64(GPU.window_bytes), np.int64(CPU.window_bytes)),
-        tf.where(on_gpu, of_gpu, of_cpu),
-        tf.where(on_gpu, GPU.joined, CPU.joined),
-    )
+def on_gpu() -> tf.Tensor:
+    """Whether the graph runs on a GPU: bool, computed when it runs, since an export is often made on one kind of machine
+    and served on another."""
+    return tf.equal(tf.raw_ops.DeviceIndex(device_names=["GPU"]), 0)
 
 
 class _Axes(NamedTuple):
@@ -170,22 +161,33 @@ class Regions:
         own_level = tf.maximum(levels, 0)
         scale = tf.gather(tf.constant(scales, accurate), own_level)  # [N]
         sizes = tf.transpose(tf.gather(map_sizes, own_level))  # [2, N]
-        how = grouping()
-        axes, windows = _axes(boxes, sizes, scale, sampling, how)
-        base = tf.cast(image_index, tf.int64) * sizes[0] * sizes[1]  # the row of each region's map
-        own_table = levels
-        if len(tables) > 1:
-            rows = tf.cast(tf.stack([tf.shape(t)[0] for t in tables]), tf.int64)
-            base += tf.where(how.joined, tf.gather(tf.cumsum(rows, exclusive=True), own_level), 0)
-            own_table = tf.where(how.joined & (levels >= 0), np.int64(len(tables)), levels)
-            tables.append(
-                tf.cond(tf.convert_to_tensor(how.joined), lambda: tf.concat(tables, 0), lambda: tables[0][:0])
-            )
+        axes, needed = _axes(boxes, sizes, scale, sampling)
+        self._on_gpu = on_gpu()
+        base = tf.cast(image_index, tf.int64) * sizes[0] * sizes[1]  # the row of each region's map in its table
+        rows = tf.cast(tf.stack([tf.shape(t)[0] for t in tables]), tf.int64)
+        base += tf.where(self._on_gpu, tf.gather(tf.cumsum(rows, exclusive=True), own_level), 0)
+        # A GPU reads all from one table, which ends with a cell of zeros.
         self._tables = tables
+        self._table = tf.cond(
+            self._on_gpu,
+            lambda: tf.concat([*tables, tf.zeros([1, self.channels], self.dtype)], 0),
+            lambda: tables[0][:0],
+        )
         cell_bytes = self.channels * self.dtype.size
-        order, self._chunks = _chunks(own_table, windows, cell_bytes, how.window_bytes)
+        reach = _reach(axes)
+
+        def by_reads() -> tuple[tf.Tensor, tf.Tensor]:
+            reads = tf.reduce_sum(reach.cells[0], 1) * tf.reduce_sum(reach.cells[1], 1)
+            return _chunks_of_reads(levels, tf.reduce_max(axes.grid, 0), reads, self.bins, self.channels * 4)
+
+        def by_windows() -> tuple[tf.Tensor, tf.Tensor]:
+            windows = _window_sizes(needed, sizes, sampling)
+            return _chunks(levels, windows, cell_bytes)
+
+        order, self._chunks = tf.cond(self._on_gpu, by_reads, by_windows)
         # In that order, a chunk is a slice.
         self._axes = _Axes(*(tf.gather(field, order, axis=1) for field in axes))
+        self._reach = _Reach(*(tf.gather(field, order, axis=1) for field in reach))
         self._base = tf.gather(base, order)
         without = tf.reduce_sum(tf.cast(levels < 0, tf.int64))  # these are first in the order
         count = tf.shape(boxes)[0]
@@ -250,6 +252,59 @@ class Regions:
         return pooled.concat()
 
     def _pool_chunk(self, chunk: _Chunk) -> tf.Tensor:
+        return tf.cond(self._on_gpu, lambda: self._pool_reads(chunk), lambda: self._pool_windows(chunk))
+
+    def _pool_reads(self, chunk: _Chunk) -> tf.Tensor:
+        """Bin by bin the weighted sum of the cells that its samples read."""
+        members = slice(chunk.start, chunk.end)
+        axes = _Axes(*(field[:, members] for field in self._axes))
+        reach = _Reach(*(field[:, members] for field in self._reach))
+        bins = self.bins
+        longest = tf.reduce_max(reach.cells)
+        index = reach.first[:, :, :, None] + tf.range(longest)  # [2, n, P, S]
+        weights, touched = _bin_weights(axes, index)
+        inside = tf.minimum(index, axes.cells[:, :, None, None] - 1)
+        nowhere = -tf.cast(2**48, tf.int64)
+        rows = inside[0] * axes.cells[1, :, None, None] + self._base[members, None, None]
+        rows = tf.reshape(tf.where(touched[0], rows, nowhere), [-1])
+        columns = tf.reshape(tf.where(touched[1], inside[1], nowhere), [-1])
+
+        # One read after the other: of which bin, and which cell (y, x) of that bin?
+        wide = tf.reshape(tf.tile(reach.cells[1][:, None, :], [1, bins, 1]), [-1])  # [n * P * P]
+        of_bins = reach.cells[0][:, :, None] * reach.cells[1][:, None, :]  # [n, P, P]
+        ends = tf.cumsum(tf.reshape(of_bins, [-1]))
+        starts = tf.concat([tf.zeros([1], tf.int64), ends[:-1]], 0)
+        reads = tf.range(ends[-1])
+        begins = tf.scatter_nd(starts[1:, None], tf.ones_like(starts[1:]), ends[-1:])
+        of_bin = tf.cumsum(begins)  # ascending; a search in `starts` has no kernel for int64 there
+        local = reads - tf.gather(starts, of_bin)
+        width = tf.gather(wide, of_bin)
+        cell_y = local // width
+        cell_x = local - cell_y * width
+        row_of_bins = of_bin // bins  # region * P + y
+        column_of_bins = of_bin - row_of_bins * bins + row_of_bins // bins * bins  # region * P + x
+        at_y = row_of_bins * longest + cell_y
+        at_x = column_of_bins * longest + cell_x
+        weight = tf.gather(tf.reshape(weights[0], [-1]), at_y) * tf.gather(tf.reshape(weights[1], [-1]), at_x)
+        cell = tf.gather(rows, at_y) + tf.gather(columns, at_x)
+        zeros = tf.cast(tf.shape(self._table)[0] - 1, tf.int64)
+        values = tf.gather(self._table, tf.where(cell < 0, zeros, cell))  # [R, C]
+        values = tf.cast(values, weight.dtype)
+
+        def sums(of_cells: tf.Tensor) -> tf.Tensor:
+            pooled = tf.math.segment_sum(of_cells, of_bin)
+            return tf.cast(tf.reshape(pooled, [-1, bins, bins, self.channels]), self.dtype)
+
+        pooled = sums(values * weight[:, None])
+
+        def with_care() -> tf.Tensor:
+            # A cell that is not finite makes a bin that reads it so, be it with weight 0.
+            return sums(tf.where(tf.math.is_finite(values), values * weight[:, None], values))
+
+        return tf.cond(tf.math.is_finite(tf.reduce_sum(pooled)), lambda: pooled, with_care)
+
+    def _pool_windows(self, chunk: _Chunk) -> tf.Tensor:
+        """Group by group, as products of matrices with windows of the map."""
         members = slice(chunk.start, chunk.end)
         axes = _Axes(*(field[:, members] for field in self._axes))
         length = tf.maximum(chunk.height, chunk.width)
@@ -285,12 +340,12 @@ def _gather_from(tables: Sequence[tf.Tensor], chosen: tf.Tensor, cells: tf.Tenso
 
 
 def _axes(
-    boxes: tf.Tensor, cells: tf.Tensor, scale: tf.Tensor, sampling: Sampling, how: _Grouping
+    boxes: tf.Tensor, cells: tf.Tensor, scale: tf.Tensor, sampling: Sampling
 ) -> tuple[_Axes, tf.Tensor]:
     """Sampling along both axes, each operation in the order (and rounding) of torchvision's kernel.
 
     ``boxes``: ``[N, 4]`` xyxy pixels; ``cells`` int64 ``[2, N]`` and ``scale`` ``[N]`` of the map each region lies
-    on. Also returns the size of each window, int64 ``[2, N]``, which holds every sample.
+    on. Also returns the cells of a bin, rounded up, int64 ``[2, N]``.
     """
     bins, sampling_ratio, aligned = sampling
     low, high = (tf.stack([boxes[:, i + 1], boxes[:, i]]) for i in (0, 2))  # [2, N] (y, x)
@@ -315,14 +370,19 @@ def _axes(
         # A region of negative size is sampled backwards; its last sample is rounded differently there.
         lowest, margin = tf.minimum(lowest, start + size - half_step), 1
     first = tf.floor(tf.clip_by_value(lowest, 0, tf.cast(cells - 1, low.dtype)))
-    # The samples span less than bins * needed - 1 cells, so their neighbours lie in bins * needed + 2 cells.
-    steps = tf.cast(how.steps, tf.int64)
-    fitting = tf.gather(steps, tf.searchsorted(steps, tf.reshape(needed, [-1])))
-    fitting = tf.reshape(fitting, tf.shape(needed))
-    window = tf.minimum(tf.minimum(fitting, cells) * bins + 2, cells + 1) + margin
     edges = start[:, :, None] + tf.cast(tf.range(bins), low.dtype) * bin_size[:, :, None]
     first = tf.maximum(tf.cast(first, tf.int64) - margin, 0)
-    return _Axes(edges, bin_size, grid, divisor, first, cells), window
+    return _Axes(edges, bin_size, grid, divisor, first, cells), needed
+
+
+def _window_sizes(needed: tf.Tensor, cells: tf.Tensor, sampling: Sampling) -> tf.Tensor:
+    """The size of each window, int64 ``[2, N]``, which holds every sample, from the cells of a bin and of the map."""
+    bins, margin = sampling.bins, int(sampling.ratio > 0)
+    # The samples span less than bins * needed - 1 cells, so their neighbours lie in bins * needed + 2 cells.
+    steps = tf.constant(STEPS, tf.int64)
+    fitting = tf.gather(steps, tf.searchsorted(steps, tf.reshape(needed, [-1])))
+    fitting = tf.reshape(fitting, tf.shape(needed))
+    return tf.minimum(tf.minimum(fitting, cells) * bins + 2, cells + 1) + margin
 
 
 class _Chunk(NamedTuple):
@@ -335,10 +395,8 @@ class _Chunk(NamedTuple):
     width: tf.Tensor
 
 
-def _chunks(
-    tables: tf.Tensor, windows: tf.Tensor, cell_bytes: int, window_bytes: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """The order of pooling, int32 ``[N]``, by table and size of the window, and chunks of about ``window_bytes``.
+def _chunks(tables: tf.Tensor, windows: tf.Tensor, cell_bytes: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """The order of pooling, int32 ``[N]``, by table and size of the window, and chunks of about ``WINDOW_BYTES``.
 
     Chunks are int32 ``[T, 5]``, the fields of :class:`_Chunk`. Regions without a table (-1) come first and are in none.
     """
@@ -348,7 +406,7 @@ def _chunks(
     kinds, first, counts = _runs(tf.gather(key, order))
     table = kinds // side // side
     height, width = (tf.math.floormod(k, side) for k in (kinds // side, kinds))
-    per_chunk = tf.cast(tf.maximum(window_bytes // tf.maximum(height * width * cell_bytes, 1), 1), tf.int32)
+    per_chunk = tf.cast(tf.maximum(WINDOW_BYTES // tf.maximum(height * width * cell_bytes, 1), 1), tf.int32)
     pieces = tf.where(table < 0, 0, (counts + per_chunk - 1) // per_chunk)  # [K] chunks per kind
     chunk = tf.range(tf.reduce_sum(pieces))
     # What tf.repeat would do, which takes fifty operations each time.
@@ -358,6 +416,28 @@ def _chunks(
     start = tf.gather(first, kind) + number * length
     shape = tf.gather(tf.cast(tf.stack([table, height, width], axis=1), tf.int32), kind)
     return order, tf.concat([tf.stack([start, tf.minimum(start + length, last)], axis=1), shape], axis=1)
+
+
+def _chunks_of_reads(
+    levels: tf.Tensor, grid: tf.Tensor, reads: tf.Tensor, bins: int, cell_bytes: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The same by what a GPU gathers: about ``READ_BYTES`` a chunk, of regions whose ``grid`` (int64 ``[N]``, samples per
+    bin and axis) lies between the same of ``GRIDS``. ``reads``: int64 ``[N]``, cells that the bins of a region read.
+    """
+    # Not a search, which has no kernel for int64 there.
+    kind = tf.reduce_sum(tf.cast(grid[:, None] > tf.constant(GRIDS, tf.int64), tf.int64), axis=1)
+    kind = tf.where(levels < 0, np.int64(-1), kind)
+    order = tf.argsort(kind, stable=True)
+    kind = tf.gather(kind, order)
+    limit = tf.gather(tf.constant(GRIDS, tf.int64), tf.maximum(kind, 0))
+    limit = tf.minimum(limit, tf.reduce_max(grid)) + 2
+    weights = 8 * bins * limit * limit  # bytes, of two axes in float32, some four times
+    size = tf.gather(reads, order) * cell_bytes + 4 * weights
+    chunk = kind * 2**40 + tf.where(kind < 0, np.int64(0), tf.cumsum(size) // READ_BYTES)
+    _, first, counts = _runs(chunk)
+    bounds = tf.stack([first, first + counts], axis=1)
+    bounds = tf.boolean_mask(bounds, tf.gather(kind, first) >= 0)
+    return order, tf.pad(bounds, [[0, 0], [0, 3]])
 
 
 def _runs(ordered: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -378,6 +458,37 @@ def _windows(axes: _Axes, length: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     triangle = tf.where(tf.expand_dims(counted, -1), tf.maximum(1 - distance, 0), 0)
     weights = tf.reduce_sum(triangle, axis=3) / axes.divisor[:, :, None, None]
     return tf.minimum(index, axes.cells[:, :, None] - 1), weights
+
+
+class _Reach(NamedTuple):
+    """The cells that the bins of N regions read along both axes (y, then x)."""
+
+    first: tf.Tensor  # [2, N, P] int64, of each bin
+    cells: tf.Tensor  # [2, N, P] int64, how many from there on; at least 1
+
+
+def _reach(axes: _Axes) -> _Reach:
+    """Rounding is monotonic: what lies between the first and the last sample of a bin comes out between them."""
+    limit = tf.cast(axes.cells, axes.bin_size.dtype)[:, :, None] - 1
+    divisor = axes.divisor
+    ends = [
+        tf.clip_by_value(axes.edges + ((i + 0.5) * axes.bin_size / divisor)[:, :, None], 0, limit)
+        for i in (tf.zeros_like(divisor), divisor - 1)
+    ]
+    # Of a region of negative size, the last sample is the lowest.
+    first = tf.cast(tf.floor(tf.minimum(*ends)), tf.int64)
+    last = tf.minimum(tf.cast(tf.floor(tf.maximum(*ends)), tf.int64) + 1, axes.cells[:, :, None] - 1)
+    return _Reach(first, last - first + 1)
+
+
+def _bin_weights(axes: _Axes, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The weight that each bin gives to the cells ``index`` (int64 ``[2, n, P, S]``), and whether its samples read
+    them."""
+    position, counted = _samples(axes)
+    offset = tf.cast(index, position.dtype)[:, :, :, None, :] - position[:, :, :, :, None]  # [2, n, P, G, S]
+    read = counted[:, :, :, :, None] & (offset > -1) & (offset <= 1)
+    triangle = tf.where(read, 1 - tf.abs(offset), 0)
+    return tf.reduce_sum(triangle, axis=3) / axes.divisor[:, :, None, None], tf.reduce_any(read, axis=3)
 
 
 def _touched(axes: _Axes, length: tf.Tensor) -> tf.Tensor:
