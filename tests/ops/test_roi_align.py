@@ -279,20 +279,6 @@ def test_a_gpu_gets_few_large_groups(monkeypatch):
     assert 30 < groups["CPU"] < 150 and groups["GPU"] < 7
 
 
-@pytest.mark.parametrize("index", [1, 0])
-def test_a_graph_asks_its_device_when_it_runs(monkeypatch, index):
-    """An export made without a GPU pools as suits a GPU where it is served by one."""
-    asked = tf.Variable(1)
-    if index == 0:  # tests run without a GPU
-        monkeypatch.setattr(tf.raw_ops, "DeviceIndex", lambda device_names: asked.read_value())
-    function = tf.function(module.on_gpu)
-    function.get_concrete_function()
-    asked.assign(index)
-    assert function().numpy() == (index == 0)
-    kinds = [op.type for op in function.get_concrete_function().graph.get_operations()]
-    assert ("DeviceIndex" in kinds) == (index == 1)
-
-
 @pytest.mark.parametrize(
     ("count", "block"),
     [
@@ -300,7 +286,9 @@ def test_a_graph_asks_its_device_when_it_runs(monkeypatch, index):
         *(pytest.param(*case, marks=pytest.mark.wide) for case in ((0, 5), (0, 1000), (1, 1), (1, 5))),
     ],
 )
-def test_what_is_computed_in_blocks_of_regions_is_what_is_computed_on_all(run, how, monkeypatch, count, block):
+def test_what_is_computed_in_blocks_of_regions_is_what_is_computed_on_all(
+    run, how, monkeypatch, count, block
+):
     monkeypatch.setattr(module, "READ_BYTES", 1 << 14)
     monkeypatch.setattr(module, "WINDOW_BYTES", 1 << 14)  # chunks of 1 to 17 regions
     rng = np.random.default_rng(9)
@@ -344,7 +332,9 @@ def test_bfloat16_features_are_sampled_at_float32_positions(run, how):
 
 @pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("ratio", [0, 2])
-def test_a_cell_that_is_not_finite_stays_with_the_bins_that_read_it(how: None, odd: float, ratio: int) -> None:
+def test_a_cell_that_is_not_finite_stays_with_the_bins_that_read_it(
+    how: None, odd: float, ratio: int
+) -> None:
     features = np.random.default_rng(0).random((1, 16, 16, 2)).astype(np.float32)
     boxes = np.array([[0, 0, 2, 2], [4.6, 4.6, 8, 8], [2, 2, 9, 9]], np.float32)
     arguments = boxes, np.zeros(3, np.int32), 7, 1.0, ratio

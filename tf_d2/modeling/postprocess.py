@@ -19,7 +19,9 @@ from tf_d2.ops.mask_paste_padded_numpy import paste_padded_masks_numpy
 
 PASTED = "pasted_masks"
 """Among a model's outputs: masks pasted in the graph, bool ``(N, h, w)``, or ``(0, 0, 0)`` where they are not."""
-PASTE_BYTES = 512 * 2**20  # of masks pasted on a GPU at most; most of larger ones is empty and would only be copied
+PASTE_BYTES = (
+    512 * 2**20
+)  # of masks pasted on a GPU at most; most of larger ones is empty and would only be copied
 DENSEPOSE = "pred_densepose/"
 """Before the name of each field of DensePose in a model's outputs."""
 

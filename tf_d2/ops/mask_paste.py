@@ -95,7 +95,9 @@ def paste_masks_at_once(
         # Outside of its window a mask is not set: weights are 0 there, and 0 is enough only for a threshold of 0.
         return pasted if threshold > 0 else pasted & in_rows[:, :, None] & in_columns[:, None, :]
 
-    blocks = tf.maximum((tf.shape(masks)[0] + at_once - 1) // at_once, 1)  # an empty array could not be joined
+    blocks = tf.maximum(
+        (tf.shape(masks)[0] + at_once - 1) // at_once, 1
+    )  # an empty array could not be joined
     pasted = tf.TensorArray(tf.bool, size=blocks, infer_shape=False, element_shape=[None, None, None])
     _, pasted = tf.while_loop(
         lambda block, _: block < blocks,

@@ -30,9 +30,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tf_d2.ops.device import either, on_gpu
 from tf_d2.ops.exact import exact_constant
 from tf_d2.ops.onednn import matmul
-
 
 # On a CPU: large enough to fill the cores, small enough to stay near the caches; few kinds of windows, little waste.
 WINDOW_BYTES = 16 * 2**20  # of feature windows gathered at once
@@ -44,12 +44,6 @@ STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256, 1024, 2**24)
 READ_BYTES = 512 * 2**20  # of feature cells gathered at once
 # Regions of at most so many samples per bin and axis are weighted together: their weights are dense arrays.
 GRIDS = (8, 64, 512, 2**24)
-
-
-def on_gpu() -> tf.Tensor:
-    """Whether the graph runs on a GPU: bool, computed when it runs, since an export is often made on one kind of machine
-    and served on another."""
-    return tf.equal(tf.raw_ops.DeviceIndex(device_names=["GPU"]), 0)
 
 
 class _Axes(NamedTuple):
@@ -163,31 +157,36 @@ class Regions:
         sizes = tf.transpose(tf.gather(map_sizes, own_level))  # [2, N]
         axes, needed = _axes(boxes, sizes, scale, sampling)
         self._on_gpu = on_gpu()
-        base = tf.cast(image_index, tf.int64) * sizes[0] * sizes[1]  # the row of each region's map in its table
-        rows = tf.cast(tf.stack([tf.shape(t)[0] for t in tables]), tf.int64)
-        base += tf.where(self._on_gpu, tf.gather(tf.cumsum(rows, exclusive=True), own_level), 0)
-        # A GPU reads all from one table, which ends with a cell of zeros.
+        base = tf.cast(image_index, tf.int64) * sizes[0] * sizes[1]  # of each region's map in its table
         self._tables = tables
-        self._table = tf.cond(
-            self._on_gpu,
-            lambda: tf.concat([*tables, tf.zeros([1, self.channels], self.dtype)], 0),
-            lambda: tables[0][:0],
-        )
-        cell_bytes = self.channels * self.dtype.size
-        reach = _reach(axes)
 
-        def by_reads() -> tuple[tf.Tensor, tf.Tensor]:
+        def by_reads() -> tuple[tf.Tensor, ...]:
+            # All regions read from one table, which ends with a cell of zeros.
+            rows = tf.cast(tf.stack([tf.shape(t)[0] for t in tables]), tf.int64)
+            table = tf.concat([*tables, tf.zeros([1, self.channels], self.dtype)], 0)
+            reach = _reach(axes)
             reads = tf.reduce_sum(reach.cells[0], 1) * tf.reduce_sum(reach.cells[1], 1)
-            return _chunks_of_reads(levels, tf.reduce_max(axes.grid, 0), reads, self.bins, self.channels * 4)
+            grid = tf.reduce_max(axes.grid, 0)
+            order, chunks = _chunks_of_reads(levels, grid, reads, self.bins, self.channels * 4)
+            in_order = (tf.gather(field, order, axis=1) for field in reach)
+            return (
+                order,
+                chunks,
+                base + tf.gather(tf.cumsum(rows, exclusive=True), own_level),
+                table,
+                *in_order,
+            )
 
-        def by_windows() -> tuple[tf.Tensor, tf.Tensor]:
+        def by_windows() -> tuple[tf.Tensor, ...]:
             windows = _window_sizes(needed, sizes, sampling)
-            return _chunks(levels, windows, cell_bytes)
+            order, chunks = _chunks(levels, windows, self.channels * self.dtype.size)
+            nothing = tf.zeros([2, 0, 0], tf.int64)
+            return order, chunks, base, tables[0][:0], nothing, nothing
 
-        order, self._chunks = tf.cond(self._on_gpu, by_reads, by_windows)
+        order, self._chunks, base, self._table, *reach = either(self._on_gpu, by_reads, by_windows)
         # In that order, a chunk is a slice.
         self._axes = _Axes(*(tf.gather(field, order, axis=1) for field in axes))
-        self._reach = _Reach(*(tf.gather(field, order, axis=1) for field in reach))
+        self._reach = _Reach(*reach)
         self._base = tf.gather(base, order)
         without = tf.reduce_sum(tf.cast(levels < 0, tf.int64))  # these are first in the order
         count = tf.shape(boxes)[0]
@@ -252,7 +251,7 @@ class Regions:
         return pooled.concat()
 
     def _pool_chunk(self, chunk: _Chunk) -> tf.Tensor:
-        return tf.cond(self._on_gpu, lambda: self._pool_reads(chunk), lambda: self._pool_windows(chunk))
+        return either(self._on_gpu, lambda: self._pool_reads(chunk), lambda: self._pool_windows(chunk))
 
     def _pool_reads(self, chunk: _Chunk) -> tf.Tensor:
         """Bin by bin the weighted sum of the cells that its samples read."""
@@ -421,8 +420,8 @@ def _chunks(tables: tf.Tensor, windows: tf.Tensor, cell_bytes: int) -> tuple[tf.
 def _chunks_of_reads(
     levels: tf.Tensor, grid: tf.Tensor, reads: tf.Tensor, bins: int, cell_bytes: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """The same by what a GPU gathers: about ``READ_BYTES`` a chunk, of regions whose ``grid`` (int64 ``[N]``, samples per
-    bin and axis) lies between the same of ``GRIDS``. ``reads``: int64 ``[N]``, cells that the bins of a region read.
+    """The same by what a GPU gathers: about ``READ_BYTES`` a chunk, of regions whose ``grid`` (int64 ``[N]``, samples
+    per bin and axis) lies between the same of ``GRIDS``. ``reads``: int64 ``[N]``, cells that all bins of each read.
     """
     # Not a search, which has no kernel for int64 there.
     kind = tf.reduce_sum(tf.cast(grid[:, None] > tf.constant(GRIDS, tf.int64), tf.int64), axis=1)
@@ -476,8 +475,10 @@ def _reach(axes: _Axes) -> _Reach:
         for i in (tf.zeros_like(divisor), divisor - 1)
     ]
     # Of a region of negative size, the last sample is the lowest.
-    first = tf.cast(tf.floor(tf.minimum(*ends)), tf.int64)
-    last = tf.minimum(tf.cast(tf.floor(tf.maximum(*ends)), tf.int64) + 1, axes.cells[:, :, None] - 1)
+    first = tf.cast(tf.floor(tf.minimum(ends[0], ends[1])), tf.int64)
+    last = tf.minimum(
+        tf.cast(tf.floor(tf.maximum(ends[0], ends[1])), tf.int64) + 1, axes.cells[:, :, None] - 1
+    )
     return _Reach(first, last - first + 1)
 
 
