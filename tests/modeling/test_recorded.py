@@ -175,7 +175,7 @@ def test_the_answer_with_regions_in_blocks(name, tmp_path_factory, monkeypatch):
     monkeypatch.setattr(Regions, "_pool_chunks", counted)
     monkeypatch.setattr(poolers, "LARGE_REGION", 0)
     monkeypatch.setattr(poolers, "BLOCK_BYTES", 1 << 14)
-    monkeypatch.setattr(roi_align, "CPU", roi_align.CPU._replace(window_bytes=1 << 14))
+    monkeypatch.setattr(roi_align, "WINDOW_BYTES", 1 << 14)
     predictor = make_predictor(recorded(name), tmp_path_factory)
     result, trace = answer_and_trace(predictor, images()[0])
     check_answer(recorded(name), result)
