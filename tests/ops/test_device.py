@@ -25,7 +25,9 @@ def test_a_graph_asks_its_device_when_it_runs(monkeypatch, index, expected):
 
 def test_a_graph_that_stays_here_has_only_what_runs_here(monkeypatch):
     with device.runs_here():
-        graph = tf.function(_chosen).get_concrete_function().graph
+        function = tf.function(_chosen)
+        graph = function.get_concrete_function().graph
+        assert function().numpy() == b"CPU"
         assert not {"DeviceIndex", "If", "StatelessIf"} & {op.type for op in graph.get_operations()}
         monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: [kind])
         assert not isinstance(device.on_gpu(), bool)

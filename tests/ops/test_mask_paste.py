@@ -122,6 +122,15 @@ def test_threshold_is_inclusive_and_zero_stays_in_the_window():
         assert np.sum(paste(mask, box, 12, 12, 0.0)) == 36  # one pixel more on every side
 
 
+def test_a_mask_ends_one_pixel_outside_its_box():
+    """Half a cell of this mask is 12 pixels, six of which would reach a threshold of 0.25."""
+    mask, box = np.ones((1, 4, 4), np.float32), np.array([[20, 20, 120, 120]], np.float32)
+    for paste in (paste_masks_numpy, paste_masks, paste_masks_at_once):
+        pasted = np.asarray(paste(mask, box, 140, 140, 0.25))[0]
+        for line in (pasted[70], pasted[:, 70], pasted.any(axis=0), pasted.any(axis=1)):
+            assert list(np.flatnonzero(line)) == list(range(19, 121))
+
+
 def test_no_masks():
     for paste in (paste_masks_numpy, paste_masks, _graph, _at_once):
         pasted = paste(np.zeros((0, 28, 28), np.float32), np.zeros((0, 4), np.float32), 5, 6)

@@ -348,3 +348,13 @@ def test_a_cell_that_is_not_finite_stays_with_the_bins_that_read_it(
     assert reached.any() and not reached[3:].any() and not reached[:, 3:].any()
     np.testing.assert_array_equal(pooled[2, :, :, 0][reached], np.full(reached.sum(), odd, np.float32))
     np.testing.assert_allclose(pooled[2, :, :, 0][~reached], clean[2, :, :, 0][~reached], rtol=1e-6)
+
+
+def test_a_cell_that_is_not_finite_stays_out_of_regions_elsewhere(how: None) -> None:
+    """Bins of five cells with two samples per axis hold cells that no sample reads."""
+    features = np.random.default_rng(0).random((1, 40, 40, 2)).astype(np.float32)
+    features[0, 0, 0] = np.nan
+    pooled = roi_align(
+        tf.constant(features), np.array([[2, 2, 37, 37]], np.float32), np.zeros(1, np.int32), 7, 1.0, 2
+    )
+    assert np.isfinite(pooled.numpy()).all()

@@ -19,9 +19,8 @@ from tf_d2.ops.mask_paste_padded_numpy import paste_padded_masks_numpy
 
 PASTED = "pasted_masks"
 """Among a model's outputs: masks pasted in the graph, bool ``(N, h, w)``, or ``(0, 0, 0)`` where they are not."""
-PASTE_BYTES = (
-    512 * 2**20
-)  # of masks pasted on a GPU at most; most of larger ones is empty and would only be copied
+PASTE_BYTES = 512 * 2**20
+"""Of masks pasted on a GPU at most: most of larger ones is empty and would only be copied to the host."""
 DENSEPOSE = "pred_densepose/"
 """Before the name of each field of DensePose in a model's outputs."""
 
@@ -159,7 +158,8 @@ def paste_on_gpu(
 ) -> dict[str, tf.Tensor]:
     """The same fields with ``pasted_masks``, in the graph, if there are masks that a few operations can paste.
 
-    For a GPU, where that takes a hundredth of the time; :func:`paste` takes them from there. ``size``: int32 ``[2]``.
+    For a GPU; :func:`paste` takes them from there. ``size``: int32 ``[2]``, (height, width) of the original image in
+    pixels.
     """
     if "pred_masks" not in fields or "mask_boxes" in fields or conventions.padded_mask_paste:
         return fields

@@ -68,7 +68,11 @@ def paste_masks_at_once(
 ) -> tf.Tensor:
     """The same as `paste_masks`, for a GPU: a few operations on many masks, over the whole image instead of windows.
 
-    About 1 GB besides the result. Booleans are the same, since each step is the same IEEE operation.
+    Probabilities [N,M,M] and boxes [N,4] xyxy pixels -> bool [N,height,width], with about 1 GB besides. Booleans are
+    the same, since each step is the same IEEE operation.
+
+    Raises ValueError as `paste_masks` does.
+    Source: paste_masks_in_image, detectron2/layers/mask_ops.py.
     """
     if not threshold >= 0:
         raise ValueError(f"mask threshold must be at least 0, got {threshold}")
@@ -95,9 +99,8 @@ def paste_masks_at_once(
         # Outside of its window a mask is not set: weights are 0 there, and 0 is enough only for a threshold of 0.
         return pasted if threshold > 0 else pasted & in_rows[:, :, None] & in_columns[:, None, :]
 
-    blocks = tf.maximum(
-        (tf.shape(masks)[0] + at_once - 1) // at_once, 1
-    )  # an empty array could not be joined
+    # At least one, since no array can be joined from none.
+    blocks = tf.maximum((tf.shape(masks)[0] + at_once - 1) // at_once, 1)
     pasted = tf.TensorArray(tf.bool, size=blocks, infer_shape=False, element_shape=[None, None, None])
     _, pasted = tf.while_loop(
         lambda block, _: block < blocks,

@@ -56,7 +56,8 @@ def paste_masks_numpy(
 
 
 def copy_masks(pasted: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """A copy of pasted masks, booleans [N,height,width], that takes memory only in the windows of `boxes` [N,4]."""
+    """A copy of pasted masks, booleans [N,height,width], that takes memory only in the windows of `boxes` [N,4] xyxy
+    pixels, from floor(x1)-1 to ceil(x2)+1; they are False elsewhere."""
     copied = _untouched(pasted.shape)
     height, width = pasted.shape[1:]
     first = np.clip(np.nan_to_num(np.floor(boxes[:, :2])) - 1, 0, [width, height]).astype(int)
