@@ -284,11 +284,12 @@ def draw_densepose(image_bgr: np.ndarray, instances: Instances) -> np.ndarray:
 
     Embeddings show as colours that change along the surface: their three main directions over all instances.
     """
-    from tf_d2.visualize import color_of
+    from tf_d2.visualize import color_of, rgb_canvas
 
     output = instances.get_fields().get("pred_densepose")
+    canvas = rgb_canvas(image_bgr)[:, :, ::-1]
     if output is None or not len(instances):
-        return image_bgr.copy()
+        return canvas.astype(np.uint8)
     if isinstance(output, DensePoseChartPredictorOutput):
         results = chart_results(instances)
         palette = np.array([color_of(part) for part in range(output.u.shape[1])], np.float32)[:, ::-1]
@@ -298,7 +299,6 @@ def draw_densepose(image_bgr: np.ndarray, instances: Instances) -> np.ndarray:
             layers.append((palette[result.labels] * light[:, :, None], result.labels > 0))
     else:
         layers = _embedding_layers(output, instances)
-    canvas = image_bgr.astype(np.float32)
     boxes = int_boxes(instances.pred_boxes)
     for (color, mask), (x, y, w, h) in reversed(list(zip(layers, boxes, strict=True))):
         window = canvas[y : y + h, x : x + w]

@@ -27,13 +27,13 @@ def draw_instances(
     """Masks, boxes, labels and keypoints over an image.
 
     Args:
-        image_bgr: uint8 ``(H, W, 3)``, the image the instances lie in.
+        image_bgr: uint8 ``(H, W, 3)``, the image the instances lie in; ``(H, W, 1)`` is drawn in grey.
         class_names: names by class index; a missing one is shown as its number.
 
     Returns:
         an RGB picture of the same size.
     """
-    canvas = image_bgr[:, :, ::-1].astype(np.float32)
+    canvas = rgb_canvas(image_bgr)
     boxes = instances.pred_boxes if instances.has("pred_boxes") else instances.proposal_boxes
     classes = instances.pred_classes if instances.has("pred_classes") else np.zeros(len(boxes), np.int64)
     if instances.has("pred_masks"):
@@ -61,12 +61,18 @@ def draw_instances(
 
 def draw_segments(image_bgr: np.ndarray, segments: np.ndarray) -> Image.Image:
     """Colour each segment of an int ``(H, W)`` map (0 = nothing) over the image."""
-    canvas = image_bgr[:, :, ::-1].astype(np.float32)
+    canvas = rgb_canvas(image_bgr)
     for segment in np.unique(segments):
         if segment > 0:
             where = segments == segment
             canvas[where] = canvas[where] * 0.4 + np.array(color_of(int(segment))) * 0.6
     return Image.fromarray(canvas.round().astype(np.uint8))
+
+
+def rgb_canvas(image_bgr: np.ndarray) -> np.ndarray:
+    """Float32 RGB ``(H, W, 3)`` to draw on; of any other number of channels the first one in grey."""
+    grey = image_bgr.shape[2] != 3
+    return (np.repeat(image_bgr[:, :, :1], 3, axis=2) if grey else image_bgr[:, :, ::-1]).astype(np.float32)
 
 
 def _name(names: Sequence[str], index: int) -> str:

@@ -58,9 +58,9 @@ class Backend:
         """One unit on given inputs: its arrays in order; a panoptic unit's segments follow as JSON text."""
         raise NotImplementedError
 
-    def read(self, path: str) -> np.ndarray:
-        """A picture as this side reads it: BGR uint8 (H, W, 3)."""
-        return jobs.read_image(path)
+    def read(self, path: str, channels: int) -> np.ndarray:
+        """A picture as this side reads it: uint8 (H, W, channels), BGR or grey."""
+        return jobs.read_image(path, channels)
 
     def tensors(self) -> dict[str, str]:
         """`tensor_hash` of every weight as the model holds it, by detectron2's keys."""
@@ -145,7 +145,7 @@ def _keep_running(job: Job, backend: Backend, loaded: float) -> None:
 def write_trace(job: Job, backend: Backend, output: str, loaded: float | None = None) -> None:
     """Run every image of a job and write the trace to `output`. loaded: seconds that loading took."""
     config, text = jobs.read_config(job.config_yaml)
-    pictures = [backend.read(path) for path in job.images]
+    pictures = [backend.read(path, jobs.channels_of(config)) for path in job.images]
     with contextlib.ExitStack() as stack:
         feed = stack.enter_context(Trace(job.feed)) if job.feed else None
         if feed is not None and len(feed.images) != len(pictures):

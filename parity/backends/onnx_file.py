@@ -47,9 +47,9 @@ class OnnxFile(Backend):
         found = dict(zip(self.fields, outputs, strict=False))
         return {"input/image": image, **_to_picture(found, resized, image)}, []
 
-    def read(self, path: str) -> np.ndarray:
+    def read(self, path: str, channels: int) -> np.ndarray:
         """A picture as tf_d2 reads it."""
-        return read_image(path)
+        return read_image(path, channels)
 
     def facts(self) -> dict[str, Any]:
         """Versions of what resizes and pastes."""

@@ -47,9 +47,9 @@ class SavedModel(Backend):
         outputs, segments = named_outputs(to_result({k: v.numpy() for k, v in answer.items()}, 0))
         return {"input/image": image, **outputs}, segments
 
-    def read(self, path: str) -> np.ndarray:
+    def read(self, path: str, channels: int) -> np.ndarray:
         """A picture as tf_d2 reads it."""
-        return read_image(path)
+        return read_image(path, channels)
 
     def facts(self) -> dict[str, Any]:
         """Versions and flags."""

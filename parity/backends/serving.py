@@ -37,9 +37,9 @@ class Served(Backend):
         outputs, segments = named_outputs(self.client.predict(image))
         return {"input/image": image, **outputs}, segments
 
-    def read(self, path: str) -> np.ndarray:
+    def read(self, path: str, channels: int) -> np.ndarray:
         """A picture as tf_d2 reads it."""
-        return read_image(path)
+        return read_image(path, channels)
 
     def facts(self) -> dict[str, Any]:
         """Versions of the client."""

@@ -61,9 +61,9 @@ class TensorFlowModel(Backend):
         """One unit on given inputs."""
         return list(self.predictor.run_op(unit.op, unit.args, inputs))
 
-    def read(self, path: str) -> np.ndarray:
+    def read(self, path: str, channels: int) -> np.ndarray:
         """A picture, read by tf_d2 itself; .npy files hold the pixels already."""
-        return read_image(path)
+        return read_image(path, channels)
 
     def tensors(self) -> dict[str, str]:
         """Hash of every weight as the model holds it now, under detectron2's keys and in its layout."""
@@ -78,11 +78,13 @@ class TensorFlowModel(Backend):
         return {**self.flags, "versions": versions()}
 
 
-def read_image(path: str) -> np.ndarray:
+def read_image(path: str, channels: int) -> np.ndarray:
     """A picture as tf_d2 reads it; .npy files hold the pixels already."""
     import tf_d2
 
-    return jobs.read_image(path) if path.endswith(".npy") else tf_d2.read_image(path)
+    if path.endswith(".npy") or channels not in (1, 3):
+        return jobs.read_image(path, channels)
+    return tf_d2.read_image(path, "L" if channels == 1 else "BGR")
 
 
 def versions() -> dict[str, str]:

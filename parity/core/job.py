@@ -136,18 +136,34 @@ def read_config(path: str | os.PathLike[str]) -> tuple[dict[str, Any], str]:
     return config, text
 
 
-def read_image(path: str | os.PathLike[str]) -> np.ndarray:
-    """A picture as BGR uint8 (H, W, 3), turned upright as its EXIF data say."""
+def channels_of(config: Mapping[str, Any]) -> int:
+    """How many channels the pictures of a model have: as many as it has means."""
+    means = config["MODEL"].get("PIXEL_MEAN")
+    return len((config.get("model") or {}).get("pixel_mean", (0, 0, 0)) if means is None else means)
+
+
+def read_image(path: str | os.PathLike[str], channels: int = 3) -> np.ndarray:
+    """A picture as uint8 (H, W, channels), turned upright as its EXIF data say: BGR; one channel is grey as Pillow
+    makes it. Other numbers of channels are read from .npy files only."""
     try:
         if Path(path).suffix == ".npy":
             array = np.load(path, allow_pickle=False)
         else:
             with Image.open(path) as picture:
-                array = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))[:, :, ::-1]
+                upright = ImageOps.exif_transpose(picture)
+                array = np.asarray(upright.convert("L" if channels == 1 else "RGB"))
+                array = array[:, :, None] if channels == 1 else array[:, :, ::-1]
     except (OSError, ValueError) as error:
         raise JobError(f"cannot read image {path}: {error}") from error
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
-        raise JobError(f"image {path} is {array.dtype} {array.shape}; needed: uint8 (H, W, 3), not empty")
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != channels or 0 in array.shape:
+        raise JobError(
+            f"image {path} is {array.dtype} {array.shape}; needed: uint8 (H, W, {channels}), not empty"
+            + (
+                f"; as a .npy file, as no image file holds {channels} channels"
+                if channels not in (1, 3)
+                else ""
+            )
+        )
     return np.ascontiguousarray(array)
 
 

@@ -7,7 +7,8 @@ The floor is what the dtype rounds in a sum of some thousand terms, where the re
 better order: ROUNDINGS machine epsilons in the mean, LARGEST times as many in a single element or channel (measured: a
 right convolution of 2304 terms is up to 16 off, one that adds in blocks 4; boxes, which are decoded in several steps:
 BOX_ROUNDINGS units in the last place of the largest coordinate). Of few numbers (a map of two cells, a feature that few
-proposals have; the masks of three detections, each as wrong as its box is) the reference's may all be right by chance:
+proposals have; the masks of three detections, each as wrong as its box is; a hundred boxes of which one, that its
+features hardly determine, has nearly all of the reference's error) the reference's may all be right by chance:
 the factor is then that of `chance_factor`, as far as it stays below the limit that would hold without a float64 run or
 below twice NOISE_FACTOR (from 7 numbers on, so that the reference's own error may exceed that other limit).
 Both sides are run on this machine, so that such a verdict does not depend on the processor. The two sides may then be

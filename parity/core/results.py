@@ -24,15 +24,22 @@ RUNGS = ("manifest", "weights", "preprocessing", "ops", "backbone", "heads", "de
 
 @dataclass(frozen=True)
 class Errors:
-    """How far the reference and the candidate are from a float64 run of the reference."""
+    """How far the reference and the candidate are from a float64 run of the reference.
+
+    ``rows``: of how many detections or proposals the reference's error is, where it follows theirs
+    (:func:`parity.judge.truth.effective_rows`); None for every other array.
+    """
 
     reference: Metrics
     candidate: Metrics
+    rows: int | None = None
 
     @property
     def numbers(self) -> tuple[int, int]:
-        """How many the whole array and the candidate's worst channel hold."""
-        return self.reference.count, self.candidate.channel_cells
+        """How many independent ones the whole array and the candidate's worst channel hold: all of a detection or
+        proposal are as wrong as its box, so that they count as one."""
+        found = self.reference.count, self.candidate.channel_cells
+        return found if self.rows is None else (min(found[0], self.rows), min(found[1], self.rows))
 
 
 @dataclass
@@ -213,9 +220,10 @@ def _stage_from(data: dict[str, Any]) -> StageResult:
         values[key] = Metrics(**_numbers(values[key])) if values[key] else None
     for key in ("errors", "forced_errors"):
         sides = values.get(key)
-        values[key] = (
-            Errors(*(Metrics(**_numbers(sides[k])) for k in ("reference", "candidate"))) if sides else None
+        reference, candidate = (
+            Metrics(**_numbers(sides[k])) if sides else None for k in ("reference", "candidate")
         )
+        values[key] = Errors(reference, candidate, sides.get("rows")) if reference and candidate else None
     for key in ("limit", "forced_limit"):
         values[key] = Limit(**values[key]) if values[key] else None
     values["status"] = Status(values["status"])

@@ -27,7 +27,7 @@ from parity.core.units import row_owners
 from parity.core.units.table import DETECTIONS, MASK_LOGITS, PROPOSALS, RESULTS, SetSpec, conventions_of
 from parity.judge.context import Context
 from parity.judge.detections import Noise
-from parity.judge.truth import Lined, free_errors, mask_noise, numbers, probability_noise
+from parity.judge.truth import Lined, free_errors, mask_noise, probability_noise
 
 
 def free_profile(context: Context, name: str) -> Profile:
@@ -188,7 +188,7 @@ def keypoint_limits(context: Context, name: str) -> tuple[float, float]:
     errors = free_errors(truth, heat, lined, profile)
     if errors is None:
         return profile.keypoint_px, profile.logit
-    bound = truth_limit(profile, errors.reference, forced=False, numbers=numbers(lined, errors))
+    bound = truth_limit(profile, errors.reference, forced=False, numbers=errors.numbers)
     # A cell is a bicubic mean of its neighbours, whose weights' magnitudes add up to less than two, and two of
     # them are compared.
     return 2 * bounds.apart.box_px, 4 * ((bound.peak or 0.0) + errors.reference.max_rel)

@@ -9,7 +9,6 @@ something else, however small the number is. See `parity.core.profiles` for the 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -55,14 +54,15 @@ class Lined:
     owner: str = ""
 
 
-def numbers(lined: Lined, errors: Errors) -> tuple[int, int]:
-    """How many independent numbers the whole array and the candidate's worst channel hold, end to end: of a detection
-    or proposal all are as wrong as its box, so that they count as one."""
-    found = errors.numbers
-    if not lined.owner:
-        return found
-    rows = errors.reference.count // max(1, math.prod(lined.reference.shape[1:]))
-    return min(found[0], rows), min(found[1], rows)
+def effective_rows(exact: np.ndarray, reference: np.ndarray) -> int:
+    """Of how many rows the reference's error is: their number where all err alike, 1 where one row's error is all
+    there is of it (a box that its features hardly determine), as Kish counts samples of unequal weight."""
+    squares = ((reference.astype(np.float64) - exact) ** 2).reshape(len(exact), -1).sum(axis=1)
+    largest = float(squares.max(initial=0.0))
+    if largest == 0.0:
+        return len(exact)
+    shares = squares / largest
+    return max(1, round(float(shares.sum() ** 2 / (shares**2).sum())))
 
 
 # (reference, truth) -> the truth with those cells left out of which only one was chosen, or None: nothing is alike
@@ -81,7 +81,8 @@ def free_errors(
         if aligned is None:
             return None
         exact, reference, candidate = aligned
-        return _errors(exact, reference, candidate)
+        errors = _errors(exact, reference, candidate)
+        return None if errors is None else replace(errors, rows=effective_rows(exact, reference))
     elif exact.ndim and reference.ndim:
         exact = exact[: len(reference)]  # a recording may hold the first rows only
     return _errors(exact, reference, candidate, agree)

@@ -12,7 +12,7 @@ from parity.core.results import StageResult
 from parity.core.status import Status
 from parity.judge.context import Context
 from parity.judge.limits import free_profile
-from parity.judge.truth import Lined, free_errors, numbers, over_levels
+from parity.judge.truth import Lined, free_errors, over_levels
 
 # Of a refined array this part of the cells may differ, because one side refined them and the other did not. Every
 # step ends between two cells of nearly equal uncertainty, which rounding orders; a step refines hundreds of cells.
@@ -42,7 +42,7 @@ def judge_refined(context: Context, result: StageResult, lined: Lined) -> None:
     lined, profile = replace(lined, candidate=candidate), free_profile(context, result.name)
     result.errors = free_errors(context.truth, result.name, lined, context.profile, agreed)
     if result.errors is not None and context.truth is not None:
-        error, few = result.errors.reference, numbers(lined, result.errors)
+        error, few = result.errors.reference, result.errors.numbers
         result.limit = truth_limit(profile, error, False, context.truth.own, few)
     else:
         result.limit = limit(profile, context.noise.get(result.name), forced=False)
@@ -85,7 +85,7 @@ def judge_values(context: Context, result: StageResult, name: str, lined: Lined)
     if result.errors is not None and context.truth is not None:
         error = over_levels(context.truth, context.reference, name, result.errors.reference)
         # All levels of a head together are not few.
-        few = numbers(lined, result.errors) if error is result.errors.reference else (error.count, 0)
+        few = result.errors.numbers if error is result.errors.reference else (error.count, 0)
         bound = truth_limit(context.profile, error, False, context.truth.own, few)
     else:
         bound = limit(free_profile(context, name), context.noise.get(name), forced=False)

@@ -209,7 +209,7 @@ def overlay(
     height, width = image.shape[:2]
     figure = Figure(figsize=(10.5, 10.5 * height / max(width, 1)))
     axes = figure.add_axes((0, 0, 1, 1))
-    grey = image[:, :, ::-1].astype(np.float64) * 0.6 + 255 * 0.4
+    grey = _rgb(image).astype(np.float64) * 0.6 + 255 * 0.4
     axes.imshow(grey.astype(np.uint8))
     axes.set_axis_off()
     pairs = [tuple(p) for p in details.get("pairs", [])]
@@ -242,7 +242,7 @@ def mask_difference(image: np.ndarray, reference: np.ndarray, candidate: np.ndar
     only_candidate = (candidate & ~reference).any(axis=0)
     if not (only_reference.any() or only_candidate.any()):
         return ""
-    picture = image[:, :, ::-1].astype(np.float64) * 0.35 + 255 * 0.65
+    picture = _rgb(image).astype(np.float64) * 0.35 + 255 * 0.65
     for where, colour in ((only_reference, REFERENCE), (only_candidate, CANDIDATE)):
         picture[_grown(where)] = np.array(matplotlib.colors.to_rgb(colour)) * 255  # pyright: ignore
     figure = Figure(figsize=(10.5, 10.5 * image.shape[0] / image.shape[1]))
@@ -250,6 +250,11 @@ def mask_difference(image: np.ndarray, reference: np.ndarray, candidate: np.ndar
     axes.imshow(picture.astype(np.uint8))
     axes.set_axis_off()
     return photo(figure, 90)
+
+
+def _rgb(image: np.ndarray) -> np.ndarray:
+    """RGB (H, W, 3) of a BGR picture; of any other number of channels the first one in grey."""
+    return image[:, :, ::-1] if image.shape[2] == 3 else np.repeat(image[:, :, :1], 3, axis=2)
 
 
 def _grown(where: Any) -> np.ndarray:

@@ -71,6 +71,25 @@ def test_results_are_coco_results(predict, demo_files, demo_reference):
         assert drawn.size == (480, 360)
 
 
+def test_a_model_of_one_channel_reads_pictures_as_grey_and_is_loaded(predict, demo_files, tmp_path):
+    state = dict(weights.read_checkpoint(demo_files / "shapes.pkl").state)
+    first = "backbone.bottom_up.stem.conv1.weight"
+    state[first] = np.asarray(state[first]).sum(axis=1, keepdims=True)
+    weights.write_pth(tmp_path / "grey.pth", {name: np.asarray(array) for name, array in state.items()})
+    with Image.open(demo_files / "shapes.png") as picture:
+        picture.convert("L").save(tmp_path / "grey.png")
+    means = ["MODEL.PIXEL_MEAN", "[115.0]", "MODEL.PIXEL_STD", "[1.0]", "INPUT.FORMAT", "L"]
+    extra = ["--opts", *means, "TEST.DETECTIONS_PER_IMAGE", "5"]
+    pictures = (tmp_path / "grey.png", demo_files / "shapes.png")
+    status, out, err, output = predict(*pictures, weights=tmp_path / "grey.pth", extra=extra)
+    assert (status or 0, out.count("5 instances")) == (0, 2), err
+    found = [json.loads((output / f"{path.stem}.json").read_text()) for path in pictures]
+    for one, other in zip(*found, strict=True):
+        assert one["bbox"] == other["bbox"] and one["score"] == other["score"]
+    with Image.open(output / "grey.detections.png") as drawn:
+        assert drawn.mode == "RGB"
+
+
 def test_threshold_and_no_drawing(predict, demo_files, demo_reference):
     _, _, _, output = predict(demo_files / "shapes.png", extra=("--confidence-threshold", "0.9", "--no-draw"))
     rows = json.loads((output / "shapes.json").read_text())

@@ -324,6 +324,41 @@ def test_settings_only_a_lazy_config_has(tmp_path):
     assert load_config_text(resolve_yaml(path)) == config
 
 
+@pytest.mark.parametrize(
+    ("dump", "path", "values"),
+    [
+        (mask_rcnn, "model.backbone.bottom_up.stages.norm", ("BN", "FrozenBN")),
+        (mask_rcnn, "model.backbone.bottom_up.stem.norm", ("FrozenBN", "GN")),
+        (mask_rcnn_c4, "model.roi_heads.res5.norm", ("FrozenBN", "FrozenBN", "BN")),
+    ],
+)
+def test_norms_of_stem_stages_and_res5_are_written_apart(dump, path, values, tmp_path):
+    """`stages.norm = "BN"` in a run's configuration leaves the stem as it was."""
+    data = change(dump(), path, next(v for v in values if v != "FrozenBN"))
+    config = load_config_text(yaml.dump(data))
+    backbone = getattr(config.backbone, "bottom_up", config.backbone)
+    found = [backbone.norm, backbone.stem_norm]
+    found += [config.roi_heads.res5.norm] if dump is mask_rcnn_c4 else []
+    assert tuple(found) == values
+    (tmp_path / "a.yaml").write_text(yaml.dump(data))
+    assert load_config_text(resolve_yaml(tmp_path / "a.yaml")) == config
+    option = load_config_text(yaml.dump(data), ["MODEL.RESNETS.NORM", "SyncBN"])
+    backbone = getattr(option.backbone, "bottom_up", option.backbone)
+    assert {backbone.norm, backbone.stem_norm} == {"SyncBN"}
+    assert dump is not mask_rcnn_c4 or option.roi_heads.res5.norm == "SyncBN"
+
+
+def test_the_last_box_predictor_of_a_cascade_says_what_becomes_a_detection():
+    data = cascade()
+    for stage, predictor in enumerate(data["model"]["roi_heads"]["box_predictors"]):
+        predictor.update(
+            test_score_thresh=0.1 * stage, test_nms_thresh=0.4 + 0.1 * stage, test_topk_per_image=stage + 5
+        )
+    found = load_config_text(yaml.dump(data)).roi_heads.box_predictor
+    assert (found.score_thresh_test, found.detections_per_image) == (0.2, 7)
+    assert found.nms_thresh_test == pytest.approx(0.6)
+
+
 NORMS = {
     "!!python/name:detectron2._cfg_loaderbf68.mask_rcnn_fpn.py.%3Clambda%3E ''": "naiveSyncBN_N",
     "!!python/name:None.%3Clambda%3E ''": "naiveSyncBN_N",
@@ -421,7 +456,7 @@ REFUSED = [
     (regnet, "model.backbone.bottom_up.w_m", None, "w_m is missing"),
     (regnet, "model.backbone.bottom_up.width", 8, "argument 'width' of RegNet"),
     (mask_rcnn, "model.backbone.bottom_up.num_classes", 5, "argument 'num_classes' of ResNet"),
-    (mask_rcnn, "model.backbone.bottom_up.stem.norm", "GN", "different norms"),
+    (mask_rcnn, "model.backbone.bottom_up.stem.norm", "XN", "stem.norm = 'XN'"),
     (mask_rcnn, "model.backbone.bottom_up.stages.num_groups", 3, "divisor of 64"),
     (mask_rcnn, "model.backbone.bottom_up.stages.dilation", 2, "argument 'dilation'"),
     (mask_rcnn, "model.backbone.in_features", "${.bottom_up.nothing}", "cannot be followed"),
@@ -446,7 +481,8 @@ REFUSED = [
         "short_edge_length = .*whole number",
     ),
     (mask_rcnn, "dataloader", None, "dataloader.test.mapper.augmentations is needed"),
-    (mask_rcnn_c4, "model.roi_heads.res5.norm", "GN", "the res5 of a C4 model"),
+    (mask_rcnn_c4, "model.roi_heads.res5.norm", "XN", "res5.norm = 'XN'"),
+    (mask_rcnn_c4, "model.roi_heads.res5.stride_in_1x1", False, "the res5 of a C4 model"),
     (
         mask_rcnn_c4,
         "model.roi_heads.res5.block_class",
@@ -455,9 +491,9 @@ REFUSED = [
     ),
     (
         cascade,
-        "model.roi_heads.box_predictors.1.test_score_thresh",
-        0.5,
-        "may differ in box2box_transform only",
+        "model.roi_heads.box_predictors.1.use_sigmoid_ce",
+        True,
+        "must be equal in cls_agnostic_bbox_reg and use_sigmoid_ce",
     ),
     (cascade, "model.roi_heads.box_heads", [], "as many equal box_heads"),
     (cascade, "model.roi_heads.box_heads", [3], "expected a list of objects"),

@@ -86,13 +86,14 @@ def predict(
         prefix=prefix,
         conventions=conventions,
     )
+    form = "L" if len(predictor.config.input.pixel_mean) == 1 else "BGR"
     output.mkdir(parents=True, exist_ok=True)
     failed = []
     pairs = list(zip(input, stems, strict=True))
     quiet = not console.is_terminal
     for path, stem in track(pairs, description="predicting", console=console, disable=quiet):
         try:
-            image = read_image(path, "BGR")
+            image = read_image(path, form)
             with native_notices_hidden():
                 result = _numbered(_above(predictor(image), confidence_threshold), predictor.config.model)
         except OSError as error:

@@ -196,7 +196,7 @@ class ResNet(BottomUp):
         super().__init__(name, stages_up_to(STAGES, config.out_features), config.out_features)
         self.strides["stem"], self.channels["stem"] = 4, config.stem_out_channels
         with self.scope():
-            self.stem = _stem(config)(in_channels, config.stem_out_channels, config.norm)
+            self.stem = _stem(config)(in_channels, config.stem_out_channels, config.stem_norm)
             for i, stage in enumerate(self.stage_names):
                 setattr(self, stage, make_stage(config, i, stage))
                 previous = self.strides[STAGES[i - 1]] if i else 4

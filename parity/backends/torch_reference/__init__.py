@@ -153,8 +153,11 @@ def predict(
 
 def _given_arrays(model: Model, image: np.ndarray, proposals: np.ndarray | None) -> dict[str, Tensor]:
     """The arrays that no unit computes, checked."""
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise ValueError(f"the image must be uint8 (H, W, 3) and not empty, not {image.dtype} {image.shape}")
+    channels = len(model.config["MODEL"]["PIXEL_MEAN"])
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != channels or 0 in image.shape:
+        raise ValueError(
+            f"the image must be uint8 (H, W, {channels}) and not empty, not {image.dtype} {image.shape}"
+        )
     values = {"input/image": torch.from_numpy(np.array(image)).to(model.device)}
     wanted = any("steps/input_proposals" in unit.inputs for unit in model.units)
     if wanted != (proposals is not None):

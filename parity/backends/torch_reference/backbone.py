@@ -21,9 +21,9 @@ _BASIC = (18, 34)
 class Stem(nn.Module):
     """7x7 stride-2 convolution, norm, ReLU, 3x3 stride-2 maximum: stride 4."""
 
-    def __init__(self, channels: int, norm: str) -> None:
+    def __init__(self, inputs: int, channels: int, norm: str) -> None:
         super().__init__()
-        self.conv1 = Conv(3, channels, 7, stride=2, norm=norm, bias=False)
+        self.conv1 = Conv(inputs, channels, 7, stride=2, norm=norm, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.max_pool2d(functional.relu(self.conv1(x)), kernel_size=3, stride=2, padding=1)
@@ -123,15 +123,15 @@ def bottleneck_stage(
 
 class ResNet(nn.Module):
     """Stem and the residual stages up to the last one asked for; `stem`, `res2`, ... `channels`, `strides`
-    by name."""
+    by name. `channels_in`: of the picture."""
 
-    def __init__(self, resnets: Mapping[str, Any]) -> None:
+    def __init__(self, resnets: Mapping[str, Any], channels_in: int) -> None:
         super().__init__()
         depth = resnets["DEPTH"]
         if depth not in _DEPTHS:
             raise ValueError(f"MODEL.RESNETS.DEPTH {depth} is not supported; supported: {sorted(_DEPTHS)}")
         inputs, outputs, stride = resnets["STEM_OUT_CHANNELS"], resnets["RES2_OUT_CHANNELS"], 4
-        self.stem = Stem(inputs, resnets["NORM"])
+        self.stem = Stem(channels_in, inputs, resnets["NORM"])
         self.out_features = sorted(resnets["OUT_FEATURES"])
         self.channels: dict[str, int] = {}
         self.strides: dict[str, int] = {}
@@ -226,7 +226,10 @@ def make_backbone(model: Mapping[str, Any]) -> ResNet | RegNet | FPN:
     name = model["BACKBONE"]["NAME"]
     if name not in ("build_resnet_backbone", "build_regnet_backbone", *_PYRAMIDS):
         raise ValueError(f"MODEL.BACKBONE.NAME {name!r} is not supported")
-    bottom_up = RegNet(model["REGNETS"]) if "_regnet_" in name else ResNet(model["RESNETS"])
+    channels = len(model["PIXEL_MEAN"])
+    bottom_up = (
+        RegNet(model["REGNETS"], channels) if "_regnet_" in name else ResNet(model["RESNETS"], channels)
+    )
     return FPN(bottom_up, model["FPN"], top_block=_PYRAMIDS[name]) if name in _PYRAMIDS else bottom_up
 
 

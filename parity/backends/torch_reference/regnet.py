@@ -76,9 +76,9 @@ class _RegNetBlock(nn.Module):
 class _RegNetStem(nn.Module):
     """3x3 stride-2 convolution, norm, ReLU."""
 
-    def __init__(self, channels: int, norm: str) -> None:
+    def __init__(self, inputs: int, channels: int, norm: str) -> None:
         super().__init__()
-        self.conv, self.bn = Conv(3, channels, 3, stride=2, bias=False), _norm(norm, channels)
+        self.conv, self.bn = Conv(inputs, channels, 3, stride=2, bias=False), _norm(norm, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.relu(self.bn(self.conv(x)))
@@ -111,10 +111,10 @@ def _regnet_stages(regnets: Mapping[str, Any]) -> list[tuple[int, int, int]]:
 class RegNet(nn.Module):
     """Stem (stride 2) and the stages s1, s2, ... (strides 4, 8, ...), also those after the last one asked for."""
 
-    def __init__(self, regnets: Mapping[str, Any]) -> None:
+    def __init__(self, regnets: Mapping[str, Any], channels_in: int) -> None:
         super().__init__()
         inputs, norm = regnets["STEM_WIDTH"], regnets["NORM"]
-        self.stem = _RegNetStem(inputs, norm)
+        self.stem = _RegNetStem(channels_in, inputs, norm)
         self.out_features = sorted(regnets["OUT_FEATURES"], key=lambda name: int(name.removeprefix("s")))
         self.channels: dict[str, int] = {}
         self.strides: dict[str, int] = {}

@@ -83,8 +83,8 @@ def flat(value: Any) -> list[Tensor]:
 @op
 def _resize(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     config = model.config["INPUT"]
-    if config["FORMAT"] not in ("BGR", "RGB"):
-        raise ValueError(f"INPUT.FORMAT {config['FORMAT']!r} is not supported; supported: BGR, RGB")
+    if config["FORMAT"] not in ("BGR", "RGB", "L"):
+        raise ValueError(f"INPUT.FORMAT {config['FORMAT']!r} is not supported; supported: BGR, RGB, L")
     image = in_format(inputs[0], config["FORMAT"])
     height, width = network_size(image.shape[:2], config["MIN_SIZE_TEST"], config["MAX_SIZE_TEST"])
     if min(height, width) < 1:
@@ -92,8 +92,10 @@ def _resize(model: Any, unit: Unit, inputs: Sequence[Tensor]) -> Sequence[Tensor
             f"an image of {image.shape[1]}x{image.shape[0]} pixels would be resized to {width}x{height}"
         )
     if (height, width) != image.shape[:2]:
-        picture = Image.fromarray(np.ascontiguousarray(image))
+        grey = image.shape[2] == 1
+        picture = Image.fromarray(np.ascontiguousarray(image[:, :, 0] if grey else image))
         image = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+        image = image[:, :, None] if grey else image
     return [torch.from_numpy(np.array(image)).to(inputs[0].device)]
 
 

@@ -208,6 +208,16 @@ def test_images_are_read_upright_as_bgr(tmp_path):
     np.testing.assert_array_equal(got, np.rot90(pixels, -1)[:, :, ::-1])
     Image.fromarray(pixels[:, :, 0]).save(tmp_path / "grey.png")
     assert jobs.read_image(tmp_path / "grey.png").shape == (2, 4, 3)
+    grey = jobs.read_image(tmp_path / "grey.png", 1)
+    np.testing.assert_array_equal(grey, pixels[:, :, :1])
+    picture.save(tmp_path / "colours.png")
+    assert jobs.read_image(tmp_path / "colours.png", 1).tolist() == (
+        np.asarray(picture.convert("L"))[:, :, None].tolist()
+    )
+    np.save(tmp_path / "four.npy", np.zeros((2, 4, 4), np.uint8))
+    assert jobs.read_image(tmp_path / "four.npy", 4).shape == (2, 4, 4)
+    with pytest.raises(JobError, match=r"needed: uint8 \(H, W, 4\).*no image file holds 4 channels"):
+        jobs.read_image(tmp_path / "grey.png", 4)
     np.save(tmp_path / "bad.npy", np.zeros((2, 4), np.uint8))
     with pytest.raises(JobError, match=r"uint8 \(2, 4\); needed"):
         jobs.read_image(tmp_path / "bad.npy")

@@ -507,6 +507,21 @@ def test_padding_and_normalisation():
     np.testing.assert_array_equal(values["input/resized"].numpy(), small[:, :, ::-1])
 
 
+def test_a_picture_of_one_channel():
+    model = tiny_model("mask").config
+    node = {**model["MODEL"], "PIXEL_MEAN": [110.0], "PIXEL_STD": [2.0]}
+    grey = torch_reference.build({**model, "MODEL": node, "INPUT": {**model["INPUT"], "FORMAT": "L"}})
+    values, _ = torch_reference.run_free(grey, picture()[:, :, :1])
+    colours, _ = torch_reference.run_free(tiny_model("mask"), picture())
+    small = values["input/resized"].numpy()
+    np.testing.assert_array_equal(small, colours["input/resized"].numpy()[:, :, :1])
+    np.testing.assert_array_equal(
+        values["steps/input"][0, 0, :, :91], (small[:, :, 0].astype(np.float32) - 110) / 2
+    )
+    with pytest.raises(ValueError, match=r"uint8 \(H, W, 1\)"):
+        torch_reference.predict(grey, picture())
+
+
 def test_square_padding_pads_and_cuts():
     model = tiny_model("square")
     assert predicted(model, "square")[1]["steps/input"].shape == (1, 3, 96, 96)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import parity
 from parity.core.feed import Fed, Inputs, hashes
 from parity.core.metrics import measure
 from parity.core.profiles import EPSILON, LARGEST, NOISE_FACTOR, PRODUCTION, ROUNDINGS, STRICT, truth_limit
-from parity.core.results import Comparison, from_json, headline, to_json
+from parity.core.results import Comparison, Errors, from_json, headline, to_json
 from parity.core.status import Status
 from parity.judge.detections import Items, Noise
 from parity.judge.sides import Side
@@ -134,6 +135,15 @@ def test_both_errors_survive_json() -> None:
     (again,) = from_json(to_json([found]))
     assert again.stages[-1].errors == found.stages[-1].errors and again.estimated == found.estimated
     assert again.stages[-1].limit == found.stages[-1].limit
+    assert errors_of_rows() == errors_of_rows(again=True)
+
+
+def errors_of_rows(again: bool = False) -> Errors | None:
+    """Errors that count rows, before and after they were JSON."""
+    found = judged(off(1e-6, 1), off(1e-6, 2))
+    assert found.stages[-1].errors is not None
+    found.stages[-1].errors = replace(found.stages[-1].errors, rows=7)
+    return (from_json(to_json([found]))[0] if again else found).stages[-1].errors
 
 
 # ---- detections ------------------------------------------------------------------------------------------
@@ -202,6 +212,25 @@ def test_rows_follow_the_match_and_a_row_pooled_from_another_level_says_nothing(
     assert errors.candidate.rel_l2 == pytest.approx(1e-3)
     assert free_errors(truth, "steps/x", Lined(reference, reference, np.arange(4), "unknown"), STRICT) is None
     assert free_errors(truth, "steps/y", lined, STRICT) is None
+
+
+@pytest.mark.parametrize(
+    ("ill", "factor", "same"), [(40.0, 5.0, True), (40.0, 8.0, False), (1.0, 5.0, False)]
+)
+def test_an_error_that_is_one_rows_counts_as_one_number(ill: float, factor: float, same: bool) -> None:
+    """Of a hundred rows one is ``ill`` times as wrong as the others, on both sides: ``factor`` times as wrong in the
+    candidate may be chance, where all rows err alike it cannot be."""
+    rng = np.random.default_rng(3)
+    exact, noise, other = (rng.normal(size=(100, 12)) for _ in range(3))
+    noise[7] *= ill
+    other[7] *= ill
+    reference, candidate = exact + 3e-6 * noise, exact + factor * 3e-6 * other
+    truth = Truth({"steps/x": exact}, rows={"set": {k: k for k in range(100)}})
+    errors = free_errors(truth, "steps/x", Lined(reference, candidate, np.arange(100), "set"), STRICT)
+    assert errors is not None and errors.rows is not None
+    assert errors.rows <= 2 if ill > 1 else errors.rows > 50
+    bound = truth_limit(STRICT, errors.reference, False, numbers=errors.numbers)
+    assert (errors.candidate.rel_l2 <= bound.value) == same
 
 
 def test_errors_on_the_same_input_need_a_float64_run_of_this_very_input() -> None:

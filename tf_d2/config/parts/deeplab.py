@@ -72,6 +72,7 @@ class DeepLabResNetConfig(ResNetConfig):
         fields = keys.fields(cls.KEYS)
         dilation = fields.choice("res5_dilation", (1, 2, 4))
         fields.put("res5_dilation", cls.KEYS["res5_dilation"], 1)  # the plain ResNet knows no 4
+        fields.put("stem_norm", fields.where("norm"), fields["norm"])
         resnet = ResNetConfig._checked(fields)
         if resnet.depth < 50:
             raise keys.fail(cls.KEYS["depth"], f"{name} needs one of 50, 101, 152")

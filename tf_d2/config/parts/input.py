@@ -19,7 +19,7 @@ _UNLIMITED = 2**31 - 1
 class InputConfig:
     """``INPUT.*``, ``MODEL.PIXEL_*``; in a LazyConfig the test mapper and two arguments of the model."""
 
-    format: str  # "BGR" or "RGB": channel order of mean, std and the network input
+    format: str  # "BGR" or "RGB": channel order of mean, std and the network input; "L": one channel
     min_size_test: int  # shortest edge in pixels; 0 = no resize at all
     max_size_test: int  # cap of the longest edge in pixels
     pixel_mean: Floats
@@ -39,8 +39,14 @@ class InputConfig:
     @classmethod
     def _checked(cls, fields: Fields) -> InputConfig:
         mean = fields.numbers("pixel_mean")
+        # DefaultPredictor refuses "L", with which DatasetMapper trains models of one channel.
+        formats = ("BGR", "RGB", "L") if len(mean) == 1 else ("BGR", "RGB")
+        if fields["format"] == "L" and len(mean) != 1:
+            raise fields.fail(
+                "format", f"a grey picture has one channel, and pixel_mean has {len(mean)} values"
+            )
         return cls(
-            format=fields.choice("format", ("BGR", "RGB")),
+            format=fields.choice("format", formats),
             min_size_test=fields.integer("min_size_test", 0),
             max_size_test=fields.integer("max_size_test", 1),
             pixel_mean=mean,

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tf_d2.config.defaults import Flat
-from tf_d2.config.errors import ConfigError
 from tf_d2.config.keys import Keys
 from tf_d2.config.lazy import REQUIRED, Node
 from tf_d2.config.parts.conventions import conventions_of
@@ -22,7 +21,8 @@ class ResNetConfig:
 
     depth: int
     out_features: tuple[str, ...]
-    norm: str
+    norm: str  # of the stages
+    stem_norm: str  # only LazyConfig can name another one than that of the stages
     num_groups: int
     width_per_group: int
     stride_in_1x1: bool
@@ -74,6 +74,7 @@ class ResNetConfig:
             depth=fields.choice("depth", (18, 34, 50, 101, 152)),
             out_features=fields.names("out_features", tuple(STRIDES)),
             norm=fields.norm("norm"),
+            stem_norm=fields.norm("stem_norm"),
             num_groups=fields.integer("num_groups", 1),
             width_per_group=fields.integer("width_per_group", 1),
             stride_in_1x1=fields.flag("stride_in_1x1"),
@@ -105,6 +106,7 @@ class ResNetConfig:
         fields = keys.fields(cls.KEYS)
         if fields["norm"] == "FrozenBN" and conventions_of(keys).frozen_norm_without_epsilon:
             fields.put("norm", fields.where("norm"), "AffineChannel")
+        fields.put("stem_norm", fields.where("norm"), fields["norm"])
         return cls._checked(fields)
 
     @classmethod
@@ -119,9 +121,6 @@ class ResNetConfig:
             raise fields.fail("num_groups", f"expected a divisor of {_STEM_WIDTH}")
         stages.put_norm(fields, "norm", "norm", "BN")
         stem.put_norm(fields, "stem_norm", "norm", "BN")
-        if fields["norm"] != fields["stem_norm"]:
-            norms = f"{fields['stem_norm']!r} and {fields['norm']!r}"
-            raise ConfigError(f"{node.name}: stem and stages with different norms are not supported: {norms}")
         stem.put(fields, "stem_out_channels", "out_channels", 64)
         node.put(fields, "out_features", "out_features", ["res5"])
         computed = {
@@ -137,7 +136,11 @@ class ResNetConfig:
         stem.done("in_channels")
         stages.done()
         node.done("freeze_at")
-        return cls._checked(node.overridden(fields, cls.KEYS))
+        of_stages = fields["norm"]
+        node.overridden(fields, cls.KEYS)
+        if fields["norm"] != of_stages:  # MODEL.RESNETS.NORM is that of all
+            fields.put("stem_norm", fields.where("norm"), fields["norm"])
+        return cls._checked(fields)
 
     def to_keys(self) -> Flat:
         values = {key: getattr(self, field) for field, key in self.KEYS.items()}

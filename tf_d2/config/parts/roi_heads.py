@@ -282,9 +282,16 @@ class CascadeROIHeadsConfig(StandardROIHeadsConfig):
         if not heads or len(heads) != len(predictors) or any(head != heads[0] for head in heads):
             raise ConfigError(f"{node.name}: expected as many equal box_heads as box_predictors")
         weights = tuple(predictor.bbox_reg_weights[0] for predictor in predictors)
-        if len({replace(predictor, bbox_reg_weights=weights) for predictor in predictors}) > 1:
-            raise ConfigError(f"{node.name}.box_predictors may differ in box2box_transform only")
-        return heads[0], replace(predictors[0], bbox_reg_weights=weights)
+        last = replace(
+            predictors[-1], bbox_reg_weights=weights
+        )  # its thresholds are those that detections pass
+        form = {(p.cls_agnostic_bbox_reg, p.use_sigmoid_ce) for p in predictors}
+        if len(form) > 1:
+            raise ConfigError(
+                f"{node.name}.box_predictors must be equal in cls_agnostic_bbox_reg and use_sigmoid_ce; found "
+                f"{sorted(form)}"
+            )
+        return heads[0], last
 
     def to_keys(self) -> Flat:
         weights = self.box_predictor.bbox_reg_weights
@@ -366,7 +373,6 @@ def _lazy_res5(node: Node, backbone: Any) -> ResNetConfig:
         "in_channels": 4 * backbone.res2_out_channels,
         "bottleneck_channels": 8 * backbone.num_groups * backbone.width_per_group,
         "out_channels": 8 * backbone.res2_out_channels,
-        "norm": backbone.norm,
         "stride_in_1x1": backbone.stride_in_1x1,
     }
     for key, value in expected.items():
@@ -376,5 +382,8 @@ def _lazy_res5(node: Node, backbone: Any) -> ResNetConfig:
     block = str(node.take("block_class"))
     if not block.endswith(".BottleneckBlock"):
         raise ConfigError(f"{node.name}.block_class = {block!r} is not supported: expected BottleneckBlock")
+    fields = Fields()
+    node.put_norm(fields, "norm", "norm", "BN")
+    node.overridden(fields, {"norm": ResNetConfig.KEYS["norm"]})
     node.done()
-    return _plain_res5(backbone)
+    return replace(_plain_res5(backbone), norm=fields.norm("norm"))
