@@ -1,6 +1,7 @@
 """What is said about CPU kernels, and what the command line chooses."""
 
 import os
+import platform
 import subprocess
 import sys
 
@@ -21,6 +22,7 @@ def machine(monkeypatch):
         monkeypatch.setattr(kernels, "onednn_enabled", lambda: enabled)
         monkeypatch.setattr("platform.machine", lambda: "x86_64")
         monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: [])
+        monkeypatch.setattr(kernels, "keep_memory", lambda: False)
         for name in (kernels.ONEDNN, kernels.FROZEN_WEIGHTS):
             monkeypatch.setenv(
                 name, environment.get(name, "")
@@ -64,6 +66,71 @@ def test_advice(machine, enabled, environment, said):
 def test_advice_where_the_model_keeps_its_weights_itself(machine, enabled, environment, said):
     machine(enabled, **environment)
     assert kernels.advice(weights_kept=True) == said
+
+
+def test_no_advice_where_memory_is_kept(machine, monkeypatch):
+    machine(False)
+    monkeypatch.setattr(kernels, "keep_memory", lambda: True)
+    assert kernels.advice(weights_kept=True) is None
+    assert "TF_ENABLE_ONEDNN_OPTS=1" in (kernels.advice() or "")
+
+
+_IMPORTED = """
+import importlib, pkgutil
+import tensorflow as tf
+import tf_d2
+for module in pkgutil.walk_packages(tf_d2.__path__, "tf_d2."):
+    if not module.name.endswith("__main__"):
+        try:
+            importlib.import_module(module.name)
+        except ImportError:
+            pass  # an extra that is not installed
+tf.config.threading.set_intra_op_parallelism_threads(1)
+"""
+
+
+def test_no_import_makes_a_tensor():
+    """After the first one TensorFlow takes no settings of its user any more, nor ours."""
+    done = subprocess.run([sys.executable, "-c", _IMPORTED], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+_MEMORY = """
+import os
+import tensorflow as tf
+from tf_d2 import kernels
+{before}
+names = set(os.environ)
+found = kernels.keep_memory()
+tf.ones([64, 64])
+try:
+    kept = tf.config.experimental.get_memory_info("CPU:0")["peak"] > 0
+except ValueError:
+    kept = False
+assert set(os.environ) == names
+print("found", found, "kept", kept)
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() not in kernels.X86_64, reason="not measured there"
+)
+@pytest.mark.parametrize(
+    ("before", "environment", "kept"),
+    [
+        ("", {"TF_ENABLE_ONEDNN_OPTS": "0"}, True),
+        ("", {"TF_ENABLE_ONEDNN_OPTS": "1"}, True),
+        ("tf.ones([1])", {"TF_ENABLE_ONEDNN_OPTS": "0"}, False),
+        ("", {"TF_ENABLE_ONEDNN_OPTS": "0", "TF_CPU_ALLOCATOR_USE_BFC": "0"}, False),
+    ],
+)
+def test_memory_of_feature_maps_is_kept(before, environment, kept):
+    """In a process that has made no tensor and whose user said nothing; the environment is as it was afterwards."""
+    code = _MEMORY.format(before=before)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == f"found {kept} kept {kept}", done.stderr[-2000:]
 
 
 def test_advice_is_for_one_kind_of_processor(machine, monkeypatch):

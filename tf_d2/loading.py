@@ -72,6 +72,7 @@ def load_model(
         weights.errors.UsageError: TensorFlow cannot compute in bfloat16 here, or makes a graph instead of computing.
     """
     kernels.check_eager()
+    kernels.keep_memory()  # before the first tensor
     if dtype == "bfloat16":
         kernels.check_bfloat16()
     if dtype == "float32":

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tf_d2 import kernels
 from tf_d2.batch.maps import numbered, panoptic_parts, semantic_parts
 from tf_d2.batch.rows import Row, detected, failed, usable
 from tf_d2.client.result import decode_png, segments_of
@@ -46,6 +47,7 @@ class Detector:
 
         self.folder = version_folder(Path(export))
         self.record = _read_record(self.folder)
+        kernels.keep_memory()
         self._model: Any = tf.saved_model.load(str(self.folder))
         self._call: Any = self._model.signatures["serving_default"]
         outputs = self._call.structured_outputs

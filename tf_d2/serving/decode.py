@@ -9,6 +9,7 @@ becomes a status.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,9 +34,6 @@ DECODED = (
 
 _HEADER_BYTES = 32
 
-# A grey pixel, decoded in place of a JPEG that is too large.
-_SMALL_JPEG = tf.io.encode_jpeg(np.zeros((1, 1, 1), np.uint8)).numpy()
-
 
 class Picture(NamedTuple):
     """One image of a request. Where ``status`` is not 0, ``pixels`` is empty and both sizes are 0."""
@@ -45,6 +43,14 @@ class Picture(NamedTuple):
     network_size: tf.Tensor  # int32 [2] (height, width) of `pixels`
     size: tf.Tensor  # int32 [2] (height, width) of the upright image
     status: tf.Tensor  # int32 []
+
+
+@cache
+def _small_jpeg() -> bytes:
+    """A grey pixel, decoded in place of a JPEG that is too large. Not made on import, where it would be the first
+    tensor of the user's process, after which TensorFlow takes no settings any more."""
+    with tf.init_scope():
+        return tf.io.encode_jpeg(np.zeros((1, 1, 1), np.uint8)).numpy()
 
 
 def picture_from_bytes(data: tf.Tensor, config: InputConfig, max_pixels: int) -> Picture:
@@ -120,13 +126,13 @@ _Decoded = tuple[tf.Tensor, tf.Tensor]  # uint8 RGB [H, W, 3], status
 def _read_jpeg(data: tf.Tensor, layers: tf.Tensor, max_pixels: int) -> _Decoded:
     def read(encoded: tf.Tensor) -> _Decoded:
         too_large = _too_large(tf.io.extract_jpeg_shape(encoded)[:2], max_pixels)
-        harmless = tf.where(too_large, _SMALL_JPEG, encoded)
+        harmless = tf.where(too_large, _small_jpeg(), encoded)
         return image_decode.decode_jpeg(harmless), tf.where(too_large, TOO_LARGE, OK)
 
     def read_cmyk(files: tf.Tensor, facts: tf.Tensor) -> _Decoded:
         # Decoding takes as much memory as that of several pictures.
         too_large = _too_large(tf.io.extract_jpeg_shape(files[0])[:2], max_pixels // 3)
-        harmless = tf.where(too_large, tf.fill([cmyk_jpeg.FORMS], _SMALL_JPEG), files)
+        harmless = tf.where(too_large, tf.fill([cmyk_jpeg.FORMS], _small_jpeg()), files)
         image, explained = image_decode.decode_cmyk(harmless, facts)
         return image, tf.where(too_large, TOO_LARGE, tf.where(explained, OK, NOT_EXACT))
 
