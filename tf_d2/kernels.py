@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from weights.errors import UsageError
 
@@ -93,7 +94,8 @@ def keep_memory() -> bool:
     except ImportError:  # not part of TensorFlow's public interface
         return False
     measured = sys.platform == "linux" and platform.machine() in X86_64
-    started = getattr(context(), "_initialized", True)
+    current: Any = context()
+    started = getattr(current, "_initialized", True)
     if (
         measured
         and not started
@@ -103,7 +105,7 @@ def keep_memory() -> bool:
         pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         ours = {_ALLOCATOR: "1", _ALLOCATOR_LIMIT: os.environ.get(_ALLOCATOR_LIMIT, str(pages >> 20))}
         with _environment(ours):
-            context().ensure_initialized()
+            current.ensure_initialized()
     try:
         tf.config.experimental.get_memory_info("CPU:0")  # only an allocator that keeps memory knows
     except ValueError:

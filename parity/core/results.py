@@ -219,11 +219,7 @@ def _stage_from(data: dict[str, Any]) -> StageResult:
     for key in ("metrics", "forced_metrics"):
         values[key] = Metrics(**_numbers(values[key])) if values[key] else None
     for key in ("errors", "forced_errors"):
-        sides = values.get(key)
-        reference, candidate = (
-            Metrics(**_numbers(sides[k])) if sides else None for k in ("reference", "candidate")
-        )
-        values[key] = Errors(reference, candidate, sides.get("rows")) if reference and candidate else None
+        values[key] = _errors_from(values[key]) if values.get(key) else None
     for key in ("limit", "forced_limit"):
         values[key] = Limit(**values[key]) if values[key] else None
     values["status"] = Status(values["status"])
@@ -231,6 +227,11 @@ def _stage_from(data: dict[str, Any]) -> StageResult:
     values["verdict"] = Verdict(values["verdict"])
     values["inputs"], values["shape"] = tuple(values["inputs"]), tuple(values["shape"])
     return StageResult(**values)
+
+
+def _errors_from(sides: dict[str, Any]) -> Errors:
+    reference, candidate = (Metrics(**_numbers(sides[side])) for side in ("reference", "candidate"))
+    return Errors(reference, candidate, sides.get("rows"))
 
 
 def _numbers(data: dict[str, Any]) -> dict[str, Any]:
