@@ -24,6 +24,7 @@ KERAS_BACKEND = "KERAS_BACKEND"
 _FPMATH = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE", "TF_SET_ONEDNN_FPMATH_MODE")
 _ALLOCATOR = "TF_CPU_ALLOCATOR_USE_BFC"
 _ALLOCATOR_LIMIT = "TF_CPU_BFC_MEM_LIMIT_IN_MB"
+_CPUINFO = Path("/proc/cpuinfo")
 X86_64 = ("x86_64", "AMD64")  # what platform.machine() calls it; oneDNN was measured there only
 
 _log = logging.getLogger("tf_d2")
@@ -125,6 +126,21 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@cache
+def slow_products() -> bool:
+    """Whether oneDNN multiplies with AVX2 here and no more: what a convolution saves in products is then worth passes
+    over memory. False where nobody can tell (no Linux)."""
+    try:
+        lines = _CPUINFO.read_text().splitlines()
+    except OSError:
+        return False
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    limit = (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "").upper()
+    if limit in ("SSE41", "AVX"):
+        return False
+    return "avx2" in flags and ("avx512f" not in flags or limit.startswith("AVX2"))
 
 
 @cache

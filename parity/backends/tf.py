@@ -36,13 +36,19 @@ class TensorFlowModel(Backend):
 
         self.flags = set_flags(job)
         self.name = job.backend or "tf"
-        if self.name == "tf-eager" or job.mutate or job.mutations:
-            tf.config.run_functions_eagerly(True)
+        eager = bool(self.name == "tf-eager" or job.mutate or job.mutations)
+        tf.config.run_functions_eagerly(eager)
         self.dtype: Any = job.dtype or DTYPES[job.profile]
+        as_shipped = self.dtype != "float64"
         self.predictor = tf_d2.Predictor(
-            job.config_yaml, job.weights, dtype=self.dtype, opts=job.opts, fold_norms=False
+            job.config_yaml,
+            job.weights,
+            dtype=self.dtype,
+            opts=job.opts,
+            fold_norms=False,
+            constant_weights=as_shipped and not eager,
         )
-        if self.dtype != "float64":
+        if as_shipped:  # now, so that the variables still hold what was loaded and can be hashed
             self.predictor.model.fold_norms()
         self.known = {name for unit in units(config) for name in (*unit.inputs, *unit.outputs)}
 

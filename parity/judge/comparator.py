@@ -9,13 +9,18 @@ order of proposals or detections are first put side by side by that match, never
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from parity.core.results import StageResult
 from parity.core.status import Status
 from parity.core.units import array_of
 from parity.core.units.table import SET_MEMBERS, SETS, Judge
 from parity.judge.context import Context, absent_in, rung_of, stage_table
+from parity.judge.detections import limit_budget
 from parity.judge.drawn import judge_argmax, judge_keypoints, judge_masks, judge_numbered, judge_panoptic
+from parity.judge.edges import on_an_edge
 from parity.judge.forced import judge_forced
 from parity.judge.rows import line_up
 from parity.judge.sets import judge_items
@@ -115,9 +120,32 @@ def _array(context: Context, name: str) -> StageResult:
         result.status, result.message = problem
         result.nothing = reference.shape == candidate.shape and reference.size == 0
     else:
-        _judge_array(context, result, lined)
+        result = _judge_rows(context, result, lined)
     result.message = "; ".join(t for t in (result.message, *notes) if t)
     judge_forced(context, result, name)
+    return result
+
+
+def _judge_rows(context: Context, result: StageResult, lined: Lined) -> StageResult:
+    """All rows, and where these do not agree, those that rounding does not pool otherwise."""
+    whole = replace(result, details=dict(result.details))
+    _judge_array(context, whole, lined)
+    if whole.status is not Status.FAIL or lined.rows is None:
+        return whole
+    report, edge = context.matches[lined.owner], on_an_edge(context, lined.owner)
+    kept = np.array([int(row) not in edge for row in lined.rows], bool)
+    few = limit_budget(report, context.profile.borderline_share)
+    if kept.all() or not kept.any() or int((~kept).sum()) > few:
+        return whole
+    rest = replace(
+        lined, reference=lined.reference[kept], candidate=lined.candidate[kept], rows=lined.rows[kept]
+    )
+    _judge_array(context, result, rest)
+    if result.status is not Status.PASS:
+        return whole
+    result.status = Status.BORDERLINE
+    note = f"without {int((~kept).sum())} of {len(kept)} rows, whose boxes rounding pools otherwise"
+    result.message = "; ".join(text for text in (result.message, note) if text)
     return result
 
 

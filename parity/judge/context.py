@@ -70,6 +70,9 @@ class Context:
     candidate_segments: Sequence[Mapping[str, Any]] = ()
     recorded: bool = False  # the reference is a recording, which holds module outputs only
     candidate_recorded: bool = False  # so is the candidate, or it is detectron2, which shows modules only
+    edges: dict[str, frozenset[int]] = field(
+        default_factory=dict
+    )  # of each set the rows that rounding pools otherwise (`edges.py`)
     skipped: list[str] = field(default_factory=list)
     fed: Fed = field(
         default_factory=lambda: Fed(None)

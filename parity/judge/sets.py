@@ -11,12 +11,14 @@ import numpy as np
 from parity.core.results import StageResult
 from parity.core.status import Status
 from parity.core.units import forced_name
-from parity.core.units.table import SetSpec, conventions_of
+from parity.core.units.table import PROPOSALS, SetSpec, conventions_of
 from parity.judge import detections
-from parity.judge.context import Context, absent_in, items_of, rung_of
+from parity.judge.context import Cached, Context, absent_in, items_of, rung_of
 from parity.judge.detections import MatchReport, Noise, Rules
+from parity.judge.edges import on_an_edge
 from parity.judge.explanations import explain_with_traces, origins_of
 from parity.judge.limits import decision_noise, set_bounds, set_floor, set_limits, static_noise
+from parity.judge.provenance import source_row
 
 
 def judge_items(context: Context, spec: SetSpec) -> StageResult:
@@ -83,6 +85,7 @@ _DETECTED_BY = {"RetinaNet": "RETINANET", "FCOS": "RETINANET", "TensorMask": "TE
 
 def _judge_set(context: Context, result: StageResult, report: MatchReport, spec: SetSpec) -> None:
     profile, most = context.profile, set_limits(context, spec)
+    report, moved = _without_moved(context, spec, report, most)
     px, score = (float(np.abs(a).max(initial=0.0)) for a in (report.box_px, report.score_difference))
     problems, explained = [], [c for c in report.certificates if c.certified]
     if not px <= most.box_px:
@@ -100,12 +103,12 @@ def _judge_set(context: Context, result: StageResult, report: MatchReport, spec:
             problems.append(f"scores are {far.score:.2e} from float64 > {bounds.far.score:.1e} {text}")
     problems += [c.text for c in report.uncertified[:5]]
     budget = detections.limit_budget(report, profile.borderline_share)
-    lonely = sum(1 for c in explained if c.reason != "order")
+    lonely = moved + sum(1 for c in explained if c.reason != "order")
     if lonely > budget:
         problems.append(f"{lonely} differences explained by margins, more than the {budget} allowed")
     if not report.pairs:
         problems.append("no item of one side matches any of the other")
-    result.status = Status.FAIL if problems else Status.BORDERLINE if explained else Status.PASS
+    result.status = Status.FAIL if problems else Status.BORDERLINE if explained or moved else Status.PASS
     ties = f"; {report.tied_swaps} ties reordered" if report.tied_swaps else ""
     summary = f"{len(report.pairs)} matched of {report.reference_count} and {report.candidate_count}"
     own = context.set_noise.get(result.name)
@@ -119,12 +122,36 @@ def _judge_set(context: Context, result: StageResult, report: MatchReport, spec:
     result.message = "; ".join(
         [*problems, f"{summary}, worst {px:.1e} px, {score:.1e} score{beside}{ties}"]
         + ([f"{len(explained)} explained by margins"] if explained else [])
+        + ([f"{moved} pairs left out, whose proposals rounding pools otherwise"] if moved else [])
     )
     result.details = _set_details(report, px, score) | {"box_limit": most.box_px, "score_limit": most.score}
     if own is not None:
         result.details |= {"box_noise": own.box_px, "score_noise": own.score}
     if far is not None:
         result.details |= {"box_error": far.box_px, "score_error": far.score}
+
+
+def _without_moved(
+    context: Context, spec: SetSpec, report: MatchReport, most: Noise
+) -> tuple[MatchReport, int]:
+    """The pairs without those that are too far apart because rounding pools their proposal otherwise, and how many
+    these are."""
+    edge = on_an_edge(context, PROPOSALS.name) if PROPOSALS.name in context.matches else frozenset()
+    far = np.flatnonzero(~((report.box_px <= most.box_px) & (np.abs(report.score_difference) <= most.score)))
+    if spec.rules == "rpn" or not edge or not len(far) or len(far) == len(report.pairs):
+        return report, 0
+    items, trace = items_of(context.reference, spec), Cached(context.reference)
+    if any(source_row(trace, items, report.pairs[k][0]) not in edge for k in far):
+        return report, 0
+    near = np.setdiff1d(np.arange(len(report.pairs)), far)
+    rest = replace(
+        report,
+        pairs=[report.pairs[k] for k in near],
+        box_px=report.box_px[near],
+        score_difference=report.score_difference[near],
+        iou=report.iou[near],
+    )
+    return rest, len(far)
 
 
 def _set_errors(context: Context, spec: SetSpec, report: MatchReport) -> Noise | None:

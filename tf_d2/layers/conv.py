@@ -39,8 +39,10 @@ class Conv2d(Module):
         norm: str = "",
         norm_beside: str | None = None,
         relu: bool = False,
+        large_maps: bool = False,
     ) -> None:
         super().__init__(name)
+        self.large_maps = large_maps
         self.stride, self.padding, self.dilation, self.relu = stride, padding, dilation, relu
         self.in_channels, self.out_channels = in_channels, out_channels
         shape = (kernel_size, kernel_size, in_channels // groups, out_channels)
@@ -126,6 +128,7 @@ class Conv2d(Module):
             dilation=self.dilation,
             add=add,
             relu=relu,
+            large_maps=self.large_maps,
         )
 
 

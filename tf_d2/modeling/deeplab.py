@@ -40,7 +40,17 @@ def _conv(channels: tuple[int, int], size: int, name: str, norm: str, dilation: 
     ``channels``: of the input and of the output, here and below.
     """
     padding, bias = dilation * (size // 2), norm == ""
-    return Conv2d(*channels, size, name, padding=padding, dilation=dilation, bias=bias, norm=norm, relu=True)
+    return Conv2d(
+        *channels,
+        size,
+        name,
+        padding=padding,
+        dilation=dilation,
+        bias=bias,
+        norm=norm,
+        relu=True,
+        large_maps=True,
+    )
 
 
 class DepthwiseSeparableConv2d(Module):

@@ -85,6 +85,7 @@ class FPN(Backbone):
                         padding=1,
                         bias=bias,
                         norm=norm,
+                        large_maps=level <= 4,
                     ),
                 )
             self.top_block = None

@@ -38,7 +38,9 @@ class RetinaNetHead(Module):
             self.cls_subnet = self._tower(config, in_channels, "cls_subnet")
             self.bbox_subnet = self._tower(config, in_channels, "bbox_subnet")
             width = self.tower_width = _widths(config, in_channels)[-1]
-            self.cls_score = Conv2d(width, anchors * config.num_classes, 3, "cls_score", padding=1)
+            self.cls_score = Conv2d(
+                width, anchors * config.num_classes, 3, "cls_score", padding=1, large_maps=True
+            )
             self.bbox_pred = Conv2d(width, anchors * 4, 3, "bbox_pred", padding=1)
 
     @staticmethod
@@ -49,7 +51,7 @@ class RetinaNetHead(Module):
         widths, levels = _widths(config, in_channels), len(config.in_features)
         for i, (before, after) in enumerate(pairwise((in_channels, *widths))):
             makers[str(i * step)] = lambda key, before=before, after=after: Conv2d(
-                before, after, 3, key, padding=1, relu=not config.norm
+                before, after, 3, key, padding=1, relu=not config.norm, large_maps=True
             )
             if config.norm in ("BN", "SyncBN"):
                 makers[str(i * step + 1)] = lambda key, after=after: CycleBatchNorm(levels, after, key)

@@ -70,7 +70,7 @@ class StandardRPNHead(Module):
 
     @staticmethod
     def _conv(in_channels: int, out_channels: int, name: str) -> Conv2d:
-        return Conv2d(in_channels, out_channels, 3, name, padding=1, relu=True)
+        return Conv2d(in_channels, out_channels, 3, name, padding=1, relu=True, large_maps=True)
 
     def call(self, features: list[tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         outputs = on_levels(self._on_level, features)

@@ -47,7 +47,15 @@ class SemSegFPNHead(Module):
 
         def make(key: str) -> Module:
             return Conv2d(
-                in_channels, config.convs_dim, 3, key, padding=1, bias=bias, norm=config.norm, relu=True
+                in_channels,
+                config.convs_dim,
+                3,
+                key,
+                padding=1,
+                bias=bias,
+                norm=config.norm,
+                relu=True,
+                large_maps=True,
             )
 
         return make

@@ -83,7 +83,9 @@ def _branch(config: SimpleFeaturePyramidConfig, dim: int, scale: float) -> dict[
             makers[norm] = lambda key, width=dim: _norm(config.norm, width, key)
     out, first, bias = config.out_channels, _FIRST_CONV[scale], config.norm == ""
     makers[str(first)] = lambda key, width=dim: Conv2d(width, out, 1, key, bias=bias, norm=config.norm)
-    makers[str(first + 1)] = lambda key: Conv2d(out, out, 3, key, padding=1, bias=bias, norm=config.norm)
+    makers[str(first + 1)] = lambda key: Conv2d(
+        out, out, 3, key, padding=1, bias=bias, norm=config.norm, large_maps=True
+    )
     return makers
 
 

@@ -46,7 +46,9 @@ class TensorMaskHead(Module):
             self.bbox_subnet = self._tower(in_channels, config.bbox_channels, "bbox_subnet")
             cls_channels = config.cls_channels if config.num_convs else in_channels
             box_channels = config.bbox_channels if config.num_convs else in_channels
-            self.cls_score = Conv2d(cls_channels, anchors * config.num_classes, 3, "cls_score", padding=1)
+            self.cls_score = Conv2d(
+                cls_channels, anchors * config.num_classes, 3, "cls_score", padding=1, large_maps=True
+            )
             self.bbox_pred = Conv2d(box_channels, anchors * 4, 3, "bbox_pred", padding=1)
             self.mask_preds: dict[str, Module] = {}
             if config.mask_on:
@@ -59,14 +61,16 @@ class TensorMaskHead(Module):
         for size in dict.fromkeys(config.mask_sizes):
             self.mask_preds[str(size)] = Conv2d(channels, size * size, 1, f"mask_pred_{size:02d}")
         if config.bipyramid_on:
-            makers = {"0": lambda key: Conv2d(channels, channels, 3, key, padding=1, relu=True)}
+            makers = {
+                "0": lambda key: Conv2d(channels, channels, 3, key, padding=1, relu=True, large_maps=True)
+            }
             self.mask_fuse = sequence("mask_fuse", makers)
 
     def _tower(self, in_channels: int, channels: int, name: str) -> dict[str, Module]:
         """Children numbered as in torch's Sequential, where every ReLU has a number, too."""
         makers = {
             str(2 * i): lambda key, before=in_channels if i == 0 else channels: Conv2d(
-                before, channels, 3, key, padding=1, relu=True
+                before, channels, 3, key, padding=1, relu=True, large_maps=True
             )
             for i in range(self.config.num_convs)
         }

@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_d2.kernels import weights_assumed_frozen
-from tf_d2.ops import onednn
+from tf_d2.ops import onednn, winograd
 
 
 def conv2d(
@@ -26,6 +26,7 @@ def conv2d(
     dilation: int = 1,
     add: tf.Tensor | None = None,
     relu: bool = False,
+    large_maps: bool = False,
 ) -> tf.Tensor:
     """2-D cross-correlation, then what may follow it: ``relu(conv(x) + bias + add)``.
 
@@ -37,6 +38,8 @@ def conv2d(
         padding: zeros added on every side, in cells.
         add: of the shape of the result, or None.
         relu: whether negative values become 0 at the end.
+        large_maps: whether to look if the map is so large that :func:`tf_d2.ops.winograd.conv3x3` is faster; both ways
+            are in the graph then.
 
     Returns:
         ``[N, H', W', C_out]``.
@@ -49,6 +52,12 @@ def conv2d(
     pads: Any = _conv_padding(kernel, stride, padding, dilation)
     if onednn.active(x.dtype):
         steps, after = onednn.Steps(stride, pads, dilation), onednn.After(bias, add, relu)
+        if large_maps and steps == (1, "SAME", 1) and add is None and winograd.pays(x, kernel):
+            return tf.cond(
+                winograd.large(x),
+                lambda: winograd.conv3x3(x, kernel, bias, relu),
+                lambda: onednn.conv2d(x, kernel, steps, after),
+            )
         return onednn.conv2d(x, kernel, steps, after)
     y = _afresh(lambda x, kernel: tf.nn.conv2d(x, kernel, stride, pads, dilations=dilation), x, kernel)
     y = _with_bias(x, y, kernel, bias)

@@ -1,0 +1,186 @@
+"""3x3 convolutions by Winograd's way, against the sums that define it and against float64."""
+
+from fractions import Fraction
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_d2 import kernels
+from tf_d2.ops import conv, onednn, winograd
+
+
+def exact(matrix):
+    """Thirds and fifteenths as they were meant."""
+    return [[Fraction(float(v)).limit_denominator(1024) for v in row] for row in matrix]
+
+
+def test_the_matrices_give_a_convolution_exactly():
+    rng = np.random.default_rng(0)
+    rows = [Fraction(int(v)) for v in rng.integers(-99, 99, 6)]
+    kernel = [Fraction(int(v)) for v in rng.integers(-99, 99, 3)]
+
+    def product(matrix, vector) -> list[Fraction]:
+        return [sum((a * b for a, b in zip(row, vector, strict=True)), Fraction()) for row in matrix]
+
+    parts = product(exact(winograd.OF_DIFFERENCES), [b - a for a, b in pairwise(rows)])
+    parts[winograd.POINT_ONE] += rows[winograd.BASE]
+    of_kernel = product(exact(winograd.OF_KERNEL), kernel)
+    result = product(exact(winograd.SUMS), [a * b for a, b in zip(parts, of_kernel, strict=True)])
+    assert result == [sum(rows[i + j] * kernel[j] for j in range(3)) for i in range(4)]
+
+
+def test_tiles_lie_behind_products():
+    of_differences, sums = winograd._of_tiles(2)
+    assert np.array_equal(of_differences[1::2, 4:], of_differences[::2, :5])
+    assert np.array_equal(of_differences[::2, :5], winograd.OF_DIFFERENCES)
+    assert np.array_equal(sums[4:, 1::2], winograd.SUMS)
+    assert not sums[:4, 1::2].any()
+
+
+@pytest.fixture
+def kept():
+    if not onednn.available(tf.float32):
+        pytest.skip("no x86-64 CPU alone, a build without oneDNN, or TF_ENABLE_ONEDNN_OPTS=0")
+
+
+def traced(function, weights, bias):
+    """``function(x, weights, bias)`` in a graph for maps of any size, with weights that are kept."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, weights.shape[2]])], autograph=False)
+    def call(x):
+        with onednn.keep_weights():
+            return function(x, tf.constant(weights), None if bias is None else tf.constant(bias))
+
+    return call
+
+
+def layer(channels_in, channels, seed=1):
+    rng = np.random.default_rng(seed)
+    weights = rng.standard_normal((3, 3, channels_in, channels)) * np.sqrt(2 / (9 * channels_in))
+    return weights.astype(np.float32), rng.standard_normal(channels).astype(np.float32)
+
+
+def direct64(x, weights, bias, relu):
+    y = tf.nn.conv2d(tf.constant(x, tf.float64), tf.constant(weights, tf.float64), 1, "SAME").numpy()
+    y = y if bias is None else y + bias
+    return np.maximum(y, 0) if relu else y
+
+
+# Heights around the multiples of a tile's and a step's rows, more than one image, one column.
+SHAPES = [(1, h, 5) for h in (1, 2, 3, 4, 5, 7, 8, 9, 11, 15, 16, 17, 40)] + [
+    (3, 10, 6),
+    (2, 16, 3),
+    (1, 9, 1),
+]
+
+
+@pytest.mark.parametrize(("with_bias", "relu"), [(True, True), (True, False), (False, True), (False, False)])
+def test_conv3x3_against_float64(kept, with_bias, relu):
+    weights, bias = layer(48, 32)
+    bias = bias if with_bias else None
+    call = traced(lambda x, w, b: winograd.conv3x3(x, w, b, relu), weights, bias)
+    for shape in SHAPES:
+        x = np.random.default_rng(2).standard_normal((*shape, 48)).astype(np.float32)
+        expected = direct64(x, weights, bias, relu)
+        found = call(tf.constant(x)).numpy()
+        assert found.shape == expected.shape, shape
+        # Sums of 144 and of 6 terms, the latter of numbers up to four times as large as the result.
+        error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+        assert error < 4 * np.sqrt(144 + 6) * np.finfo(np.float32).eps / 2, (shape, error)
+
+
+def test_the_error_is_less_than_twice_the_direct_one(kept):
+    weights, bias = layer(256, 128)
+    x = np.maximum(np.random.default_rng(3).standard_normal((1, 40, 24, 256)), 0).astype(np.float32)
+    truth = direct64(x, weights, bias, relu=False)
+    errors = [
+        np.linalg.norm(traced(f, weights, bias)(tf.constant(x)).numpy() - truth)
+        for f in (
+            lambda x, w, b: winograd.conv3x3(x, w, b, relu=False),
+            lambda x, w, b: conv.conv2d(x, w, b, padding=1),
+        )
+    ]
+    assert errors[0] < 2.5 * errors[1]
+
+
+def test_what_is_constant_stays_constant(kept):
+    """Cells that see the same are equal bit for bit, as they are in detectron2, where they tie."""
+    weights, bias = layer(64, 32)
+    x = np.broadcast_to(np.random.default_rng(4).standard_normal(64).astype(np.float32), (1, 50, 9, 64))
+    y = traced(lambda x, w, b: winograd.conv3x3(x, w, b, relu=False), weights, bias)(tf.constant(x)).numpy()
+    # All cells but those that see the zeros around the map: there a tile of four rows has its own rounding.
+    inside = y[0, 4:44, 1:-1]
+    assert (inside == inside[:1, :1]).all()
+
+
+def operations(function):
+    graph = function.get_concrete_function().graph.as_graph_def()
+    return {node.op for node in [*graph.node, *(n for f in graph.library.function for n in f.node_def)]}
+
+
+def test_conv2d_looks_at_the_size(kept, monkeypatch):
+    monkeypatch.setattr(winograd, "slow_products", lambda: True)
+    monkeypatch.setattr(winograd, "_CELLS", 100)
+    weights, bias = layer(128, 128)
+    plain = traced(lambda x, w, b: conv.conv2d(x, w, b, padding=1, relu=True), weights, bias)
+    both = traced(lambda x, w, b: conv.conv2d(x, w, b, padding=1, relu=True, large_maps=True), weights, bias)
+    fast = traced(lambda x, w, b: winograd.conv3x3(x, w, b, relu=True), weights, bias)
+    for shape, same in (((1, 9, 11, 128), plain), ((1, 10, 10, 128), fast), ((2, 5, 10, 128), plain)):
+        x = tf.constant(np.random.default_rng(5).standard_normal(shape).astype(np.float32))
+        assert np.array_equal(both(x).numpy(), same(x).numpy())
+    assert operations(both) & {"If", "StatelessIf"}
+    assert not operations(plain) & {"If", "StatelessIf"}
+
+
+@pytest.mark.parametrize(
+    ("change", "asked"),
+    [
+        ({}, True),
+        ({"channels": (96, 128)}, False),
+        ({"channels": (2048, 2048)}, False),
+        ({"products": False}, False),
+        ({"dtype": tf.bfloat16}, False),
+        ({"kernel": 5}, False),
+        ({"groups": 2}, False),
+    ],
+)
+def test_where_it_pays(kept, monkeypatch, change, asked):
+    monkeypatch.setattr(winograd, "slow_products", lambda: change.get("products", True))
+    first, last = change.get("channels", (256, 256))
+    size, dtype = change.get("kernel", 3), change.get("dtype", tf.float32)
+
+    @tf.function(autograph=False)
+    def call():
+        x = tf.zeros([1, 8, 8, first], dtype)
+        kernel = tf.zeros([size, size, first // change.get("groups", 1), last], dtype)
+        assert not winograd.pays(x, kernel)  # weights may change
+        with onednn.keep_weights():
+            assert winograd.pays(x, kernel) == asked
+        return x
+
+    call.get_concrete_function()
+
+
+@pytest.mark.parametrize(
+    ("flags", "limit", "slow"),
+    [
+        ("avx avx2 fma", "", True),
+        ("avx avx2 fma avx512f", "", False),
+        ("avx avx2 fma avx512f", "AVX2", True),
+        ("avx avx2 fma avx512f", "avx2_vnni", True),
+        ("avx avx2 fma avx512f", "AVX512_CORE", False),
+        ("avx", "", False),
+        ("avx avx2 fma", "SSE41", False),
+        (None, "", False),
+    ],
+)
+def test_slow_products(flags, limit, slow, monkeypatch, tmp_path):
+    cpuinfo = tmp_path / "cpuinfo"
+    if flags is not None:
+        cpuinfo.write_text(f"processor : 0\nmodel name : x\nflags\t\t: {flags}\nbugs :\n")
+    monkeypatch.setattr(kernels, "_CPUINFO", cpuinfo)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
+    assert kernels.slow_products.__wrapped__() == slow

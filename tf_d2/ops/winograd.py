@@ -1,0 +1,148 @@
+"""3x3 convolutions of large maps with half of the products: Winograd's F(4, 3), down the columns.
+
+Four rows of a 3x3 convolution need twelve products of a row of cells with a row of the kernel. Six are enough
+(Winograd, Toom and Cook): of six sums of the input's rows with six sums of the kernel's, from which four rows are
+summed. Along the row it stays a convolution, 1x3 and oneDNN's. The sums pass over memory, so this pays for wide layers
+on large maps only, and where products are slow beside memory: with AVX2, not measured with AVX-512
+(:func:`tf_d2.kernels.slow_products`).
+
+With points 0, 1, -1, 1/2, -2 and infinity, scaled by powers of two, the error is 1.4 to 1.8 times that of the
+convolution as it is written, 1.1e-6 for 6e-7 at 256 channels. A constant map must stay constant, as cells that are
+equal in detectron2 tie there, too: so the input enters as differences of rows, which are 0 exactly, and the one sum
+that is not of differences alone is of point 1, whose column of SUMS is ones.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import tensorflow as tf
+
+from tf_d2.kernels import slow_products
+from tf_d2.ops import onednn
+
+ROWS = 4  # of the result, made from ROWS + 2 of the input
+_TILES = 2  # of ROWS rows in one step: as much as stays in the processor's cache
+POINT_ONE, BASE = 1, 2  # which product takes a row of the input beside the differences, and which of the six
+
+# Rows of the result (4) from products (6).
+SUMS = np.array(
+    [
+        [1, 1, 1, 1, 1 / 8, 0],
+        [0, 1, -1, 1 / 2, -1 / 4, 0],
+        [0, 1, 1, 1 / 4, 1 / 2, 0],
+        [0, 1, -1, 1 / 8, -1, 1],
+    ]
+)
+# Products (6) from rows of the kernel (3).
+OF_KERNEL = np.array(
+    [
+        [8, 0, 0],
+        [1, 1, 1],
+        [-4 / 3, 4 / 3, -4 / 3],
+        [-128 / 15, -64 / 15, -32 / 15],
+        [32 / 15, -64 / 15, 128 / 15],
+        [0, 0, 8],
+    ]
+)
+# Products (6) from differences of neighbouring rows of the input (5), and row BASE for product POINT_ONE.
+OF_DIFFERENCES = np.array(
+    [
+        [-1 / 8, 1 / 16, 5 / 16, 1 / 8, 0],
+        [0, 1 / 3, 7 / 6, 1 / 3, 0],
+        [0, -1 / 4, 3 / 8, 1 / 4, 0],
+        [0, 1 / 4, 3 / 8, 1 / 8, 0],
+        [0, -1 / 8, 1 / 8, 1 / 4, 0],
+        [0, -1 / 8, 1 / 16, 5 / 16, 1 / 8],
+    ]
+)
+_PRODUCTS = len(OF_KERNEL)
+
+_CHANNELS = 128  # with fewer, the sums cost more than the products they save
+_WEIGHTS = 512 * 1024  # channels in times out; the kernels' sums take twice the memory of the kernel
+_CELLS = 3000  # of one image; on fewer the steps are too short
+
+
+def pays(x: tf.Tensor, kernel: tf.Tensor) -> bool:
+    """Whether :func:`conv3x3` of these shapes is worth asking for here, given a map that is large enough."""
+    height, width, channels_in, channels = (int(n or 0) for n in kernel.shape)
+    square = (height, width) == (3, 3) and channels_in == x.shape[-1]
+    wide = square and min(channels_in, channels) >= _CHANNELS and channels_in * channels <= _WEIGHTS
+    return wide and x.dtype == tf.float32 and onednn.active(x.dtype) and slow_products()
+
+
+def large(x: tf.Tensor) -> tf.Tensor:
+    """bool: whether the maps ``[N, H, W, C]`` are large enough for :func:`conv3x3`."""
+    shape = tf.shape(x)
+    return shape[1] * shape[2] >= _CELLS
+
+
+def conv3x3(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None, relu: bool) -> tf.Tensor:
+    """``relu(conv(x, kernel) + bias)`` of stride 1 with zeros of one cell around the map, where :func:`pays`.
+
+    Args:
+        x: float32 ``[N, H, W, C_in]``.
+        kernel: ``[3, 3, C_in, C_out]``; its values at the first call are used in all.
+        bias: ``[C_out]`` or None.
+        relu: whether negative values become 0 at the end.
+
+    Returns:
+        ``[N, H, W, C_out]``.
+
+    Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks (2015); points after Barabasz and others,
+    Error Analysis and Improving the Accuracy of Winograd Convolution (2018).
+    """
+    channels_in, channels = kernel.shape.as_list()[2:]
+    n, height, width = tf.unstack(tf.shape(x)[:3])
+    rows = tf.reshape(x, [n * height, width * channels_in])
+    kernels = tf.reshape(
+        tf.constant(OF_KERNEL, tf.float32) @ tf.reshape(kernel, [3, -1]),
+        [_PRODUCTS, 1, 3, channels_in, channels],
+    )
+    of_differences, sums = (tf.constant(m, tf.float32) for m in _of_tiles(_TILES))
+    along = onednn.Steps(1, [[0, 0], [0, 0], [1, 1], [0, 0]], 1)
+    nothing = onednn.After(None, None, relu=False)
+    biases = tf.tile(tf.zeros([channels]) if bias is None else bias, [width])
+    step = ROWS * _TILES
+    steps = (height + step - 1) // step  # of one image
+
+    def one_step(i: tf.Tensor, done: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+        image, first = i // steps * height, i % steps * step - 1
+        low, high = tf.maximum(first, 0), tf.minimum(first + step + 2, height)
+        inside = rows[image + low : image + high]
+        read = tf.cond(
+            tf.equal(high - low, step + 2),
+            lambda: inside,
+            lambda: tf.pad(inside, [[low - first, first + step + 2 - high], [0, 0]]),
+        )  # [step + 2, W * C_in]
+        differences = onednn.matmul(of_differences, read[1:] - read[:-1])
+        parts = tf.reshape(differences, [_PRODUCTS, _TILES, 1, width, channels_in])
+        base = tf.reshape(read[BASE : BASE + step], [_TILES, ROWS, 1, width, channels_in])[:, 0]
+        products = [
+            onednn.conv2d(parts[k] + base if k == POINT_ONE else parts[k], kernels[k], along, nothing)
+            for k in range(_PRODUCTS)
+        ]
+        products = tf.concat([tf.reshape(y, [_TILES, width * channels]) for y in products], 0)
+        y = onednn.linear(sums, products, biases, relu)
+        return i + 1, done.write(i, tf.reshape(y, [step, width, channels]))
+
+    done = tf.TensorArray(tf.float32, n * steps, element_shape=[step, None, channels])
+    # Two steps at a time: one's sums run on one core beside the other's products.
+    _, done = tf.while_loop(
+        lambda i, _: i < n * steps, one_step, (tf.constant(0), done), parallel_iterations=2
+    )
+    y = tf.reshape(done.concat(), [n, steps * step, width, channels])[:, :height]
+    y.set_shape([x.shape[0], x.shape[1], x.shape[2], channels])
+    return y
+
+
+@cache
+def _of_tiles(tiles: int) -> tuple[np.ndarray, np.ndarray]:
+    """Matrices for some tiles at once, products in front of tiles: ``[6 t, 4 t + 1]`` and ``[4 t, 6 t]``."""
+    of_differences = np.zeros((_PRODUCTS, tiles, ROWS * tiles + 1))
+    sums = np.zeros((tiles, ROWS, _PRODUCTS, tiles))
+    for t in range(tiles):
+        of_differences[:, t, ROWS * t : ROWS * t + ROWS + 1] = OF_DIFFERENCES
+        sums[t, :, :, t] = SUMS
+    return of_differences.reshape(_PRODUCTS * tiles, -1), sums.reshape(ROWS * tiles, -1)
