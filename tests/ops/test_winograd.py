@@ -1,5 +1,8 @@
 """3x3 convolutions by Winograd's way, against the sums that define it and against float64."""
 
+import os
+import subprocess
+import sys
 from fractions import Fraction
 from itertools import pairwise
 
@@ -89,6 +92,42 @@ def test_conv3x3_against_float64(kept, with_bias, relu):
         # Sums of 144 and of 6 terms, the latter of numbers up to four times as large as the result.
         error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
         assert error < 4 * np.sqrt(144 + 6) * np.finfo(np.float32).eps / 2, (shape, error)
+
+
+_TWO_PICTURES = """
+import numpy as np
+import tensorflow as tf
+from tf_d2.ops import onednn, winograd
+rng = np.random.default_rng(0)
+draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)
+weights, bias = tf.Variable(draw(3, 3, 32, 16)), tf.Variable(draw(16))
+
+@tf.function(input_signature=[tf.TensorSpec([1, None, None, 32])], autograph=False)
+def call(x):
+    with onednn.keep_weights():
+        return winograd.conv3x3(x, weights.read_value(), bias.read_value(), relu=True)
+
+for x in (draw(1, 30, 9, 32), draw(1, 30, 9, 32), draw(1, 21, 11, 32)):
+    y = tf.nn.conv2d(tf.cast(x, tf.float64), tf.cast(weights, tf.float64), 1, "SAME") + tf.cast(bias, tf.float64)
+    print(np.abs(call(x).numpy() - tf.nn.relu(y).numpy()).max() / np.abs(y).max())
+"""
+
+
+@pytest.mark.parametrize("frozen", ["0", "1"])
+def test_only_the_weights_are_kept(kept, frozen):
+    """TF_ONEDNN_ASSUME_FROZEN_WEIGHTS, which tf-d2 sets, has some operations keep any second factor: every step and
+    picture after the first would get the first one's sums."""
+    done = subprocess.run(
+        [sys.executable, "-c", _TWO_PICTURES],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+        env=os.environ | {kernels.FROZEN_WEIGHTS: frozen},
+    )
+    errors = [float(text) for text in done.stdout.split()]
+    assert len(errors) == 3
+    assert max(errors) < 1e-5
 
 
 def test_the_error_is_less_than_twice_the_direct_one(kept):

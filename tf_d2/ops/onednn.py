@@ -58,8 +58,7 @@ def available(dtype: tf.DType) -> bool:
         x = tf.zeros([1, 2, 2, 1], dtype)
         weights = tf.zeros([1, 1, 1, 1], dtype)
         y = conv2d(x, weights, Steps(1, "SAME", 1), After(None, x, relu=True))
-        y = _batch_matmul(y, x, transpose_b=True)
-        return linear(y[0, 0], y[0, 0], y[0, 0, 0], relu=True)
+        return _batch_matmul(y, x, transpose_b=True)
 
     try:
         with tf.init_scope():
@@ -144,36 +143,6 @@ def matmul(a: tf.Tensor, b: tf.Tensor, transpose_b: bool = False) -> tf.Tensor:
     if not active(a.dtype):
         return tf.matmul(a, b, transpose_b=transpose_b)
     return _batch_matmul(a, b, transpose_b)
-
-
-def linear(a: tf.Tensor, b: tf.Tensor, bias: tf.Tensor, relu: bool) -> tf.Tensor:
-    """``relu(a b + bias)`` in one operation, in a graph only.
-
-    Args:
-        a: ``[m, k]``, float32 or bfloat16.
-        b: ``[k, n]``, of the same dtype; not kept.
-        bias: ``[n]``.
-
-    Returns:
-        ``[m, n]``.
-
-    Source: TensorFlow's kernel `_MklNativeFusedMatMul`.
-    """
-    fused = [b"BiasAdd", *([b"Relu"] if relu else [])]
-    attributes = {
-        "T": _attr(type=a.dtype.as_datatype_enum),
-        "transpose_a": _attr(b=False),
-        "transpose_b": _attr(b=False),
-        "num_args": _attr(i=1),
-        "fused_ops": _attr(list=tf.compat.v1.AttrValue.ListValue(s=fused)),
-        "_kernel": _KERNEL,
-    }
-    graph: Any = tf.compat.v1.get_default_graph()
-    y = graph.create_op(
-        "_MklNativeFusedMatMul", [a, b, bias], [a.dtype], name="linear", attrs=attributes
-    ).outputs[0]
-    y.set_shape([a.shape[0], b.shape[1]])
-    return y
 
 
 def _batch_matmul(a: tf.Tensor, b: tf.Tensor, transpose_b: bool) -> tf.Tensor:

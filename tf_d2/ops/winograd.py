@@ -102,8 +102,8 @@ def conv3x3(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None, relu: bool)
     )
     of_differences, sums = (tf.constant(m, tf.float32) for m in _of_tiles(_TILES))
     along = onednn.Steps(1, [[0, 0], [0, 0], [1, 1], [0, 0]], 1)
-    nothing = onednn.After(None, None, relu=False)
-    biases = tf.tile(tf.zeros([channels]) if bias is None else bias, [width])
+    # The bias goes with the product that every row of the result takes once.
+    after = [onednn.After(bias if k == POINT_ONE else None, None, relu=False) for k in range(_PRODUCTS)]
     step = ROWS * _TILES
     steps = (height + step - 1) // step  # of one image
 
@@ -120,12 +120,13 @@ def conv3x3(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None, relu: bool)
         parts = tf.reshape(differences, [_PRODUCTS, _TILES, 1, width, channels_in])
         base = tf.reshape(read[BASE : BASE + step], [_TILES, ROWS, 1, width, channels_in])[:, 0]
         products = [
-            onednn.conv2d(parts[k] + base if k == POINT_ONE else parts[k], kernels[k], along, nothing)
+            onednn.conv2d(parts[k] + base if k == POINT_ONE else parts[k], kernels[k], along, after[k])
             for k in range(_PRODUCTS)
         ]
         products = tf.concat([tf.reshape(y, [_TILES, width * channels]) for y in products], 0)
-        y = onednn.linear(sums, products, biases, relu)
-        return i + 1, done.write(i, tf.reshape(y, [step, width, channels]))
+        # Not TensorFlow's product with a bias and ReLU: TF_ONEDNN_ASSUME_FROZEN_WEIGHTS has it keep its second factor.
+        y = tf.reshape(onednn.matmul(sums, products), [step, width, channels])
+        return i + 1, done.write(i, tf.nn.relu(y) if relu else y)
 
     done = tf.TensorArray(tf.float32, n * steps, element_shape=[step, None, channels])
     # Two steps at a time: one's sums run on one core beside the other's products.
