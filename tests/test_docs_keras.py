@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "keras.md"
+pytestmark = pytest.mark.wide
+
 NEEDS = ("pandas", "supervision", "trackers", "fiftyone")
 
 
@@ -55,7 +57,6 @@ def test_results_are_a_perfect_match_of_themselves(ran: dict[str, Any]) -> None:
     assert ran["evaluation"].stats[0] == pytest.approx(1)
 
 
-@pytest.mark.wide
 def test_in_a_fresh_process(ran: dict[str, Any]) -> None:
     folder = ran["folder"]
     np.save(folder / "pictures.npy", ran["pictures"])

@@ -119,8 +119,8 @@ print("found", found, "kept", kept)
     ("before", "environment", "kept"),
     [
         ("", {"TF_ENABLE_ONEDNN_OPTS": "0"}, True),
-        ("", {"TF_ENABLE_ONEDNN_OPTS": "1"}, True),
-        ("tf.ones([1])", {"TF_ENABLE_ONEDNN_OPTS": "0"}, False),
+        pytest.param("", {"TF_ENABLE_ONEDNN_OPTS": "1"}, True, marks=pytest.mark.wide),
+        pytest.param("tf.ones([1])", {"TF_ENABLE_ONEDNN_OPTS": "0"}, False, marks=pytest.mark.wide),
         ("", {"TF_ENABLE_ONEDNN_OPTS": "0", "TF_CPU_ALLOCATOR_USE_BFC": "0"}, False),
     ],
 )

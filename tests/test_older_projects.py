@@ -95,7 +95,11 @@ def differences(predictor: tf_d2.Predictor, name: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in RECORDINGS]
+    "name",
+    [
+        *(pytest.param(name, marks=pytest.mark.wide if name == f"mrb_{MASK}" else ()) for name in FAST),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in RECORDINGS if name not in FAST),
+    ],
 )
 def test_detections_are_those_of_the_project(predictors: Predictors, name: str) -> None:
     assert differences(predictors[name], name) == []

@@ -18,7 +18,7 @@ from tf_d2.densepose import with_densepose
 from tf_d2.instances import Instances
 from tf_d2.loading import DType, load_model, model_yaml
 from tf_d2.modeling.batches import Proposals
-from tf_d2.modeling.network_input import network_size, to_network
+from tf_d2.modeling.network_input import fits, network_size, pooling_windows, to_network
 from tf_d2.modeling.postprocess import PASTED, masks_of_segments, paste, paste_on_gpu, rescale_boxes
 from tf_d2.modeling.recording import Unrecorded
 from tf_d2.ops import device, onednn
@@ -218,6 +218,7 @@ class Predictor:
             raise UsageError(f"proposal_logits must be ({len(boxes)},), got shape {scores.shape}")
         size = image.shape[0], image.shape[1]
         network = self.network_size(*size)
+        self._check_poolable(size, network)
         return [
             tf.constant(v)
             for v in (image, np.array(network, np.int32), np.array(size, np.int32), boxes, scores)
@@ -230,6 +231,16 @@ class Predictor:
                 f"a uint8 image of {channels} channels cannot be resized: Pillow, which detectron2 resizes with, "
                 f"has no such picture of more than {MAX_CHANNELS_UINT8}; pass it as float32 (resized without "
                 "antialiasing), or set INPUT.MIN_SIZE_TEST 0 and pass it at network size"
+            )
+
+    def _check_poolable(self, size: tuple[int, int], network: tuple[int, int]) -> None:
+        if not fits(self.config, *network):
+            windows = dict.fromkeys(f"{h * s} x {w * s}" for s, (h, w) in pooling_windows(self.config))
+            raise ImageError(
+                f"a {size[0]}x{size[1]} image becomes {network[0]}x{network[1]}, which is no multiple of the window "
+                f"that this model's pooling was trained with, {' and '.join(windows)} pixels (INPUT.CROP.SIZE); "
+                "detectron2 refuses it, too: pass a picture of other proportions, or set INPUT.CROP.ENABLED False to "
+                "average over all of it, which is another result"
             )
 
     def _forward(

@@ -126,7 +126,7 @@ t.do(Path({export!r}), Path({pictures!r}), Path({output!r}), t.Fixed(stop_after=
 """
 
 
-@pytest.mark.parametrize("count", [0, 3, 6, 10])
+@pytest.mark.parametrize("count", [*(pytest.param(n, marks=pytest.mark.wide) for n in (0, 6)), 3, 10])
 def test_killed_at_any_moment_nothing_is_lost_or_doubled(
     count: int, export: Path, pictures: Path, tmp_path: Path
 ) -> None:

@@ -25,7 +25,7 @@ main(["convert", *sys.argv[1:]])
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no SIGTERM")
-@pytest.mark.parametrize("suffix", [".weights.h5", ".pth"])
+@pytest.mark.parametrize("suffix", [pytest.param(".weights.h5", marks=pytest.mark.wide), ".pth"])
 def test_sigterm(tmp_path, demo_files, suffix):
     """A container that is stopped, or `timeout`: as if the command had failed."""
     words = ["--weights", demo_files / "shapes.pkl", "--output", tmp_path / f"out{suffix}"]

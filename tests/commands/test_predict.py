@@ -71,6 +71,7 @@ def test_results_are_coco_results(predict, demo_files, demo_reference):
         assert drawn.size == (480, 360)
 
 
+@pytest.mark.wide
 def test_a_model_of_one_channel_reads_pictures_as_grey_and_is_loaded(predict, demo_files, tmp_path):
     state = dict(weights.read_checkpoint(demo_files / "shapes.pkl").state)
     first = "backbone.bottom_up.stem.conv1.weight"

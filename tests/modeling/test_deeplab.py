@@ -26,6 +26,7 @@ from support.recordings import (
 
 from tf_d2.config import load_config
 from tf_d2.modeling.deeplab import ASPP, DepthwiseSeparableConv2d
+from tf_d2.ops.image_io import ImageError
 
 MODELS = ("deeplab_v3", "deeplab_v3_plus")
 
@@ -81,10 +82,16 @@ def test_another_grid_computes_something_else_with_the_same_weights(tmp_path: Pa
 
 def test_a_picture_that_does_not_fit_the_pooling_is_refused(tmp_path: Path) -> None:
     predictor = model("deeplab_v3").predictor(tmp_path)
+    tall = np.zeros([100, 150, 3], np.uint8)
+    with pytest.raises(
+        ImageError, match=r"a 100x150 image becomes .*, 64 x 128 pixels.*INPUT\.CROP\.ENABLED False"
+    ):
+        predictor(tall)
+    sizes = tf.constant([[100, 150]])
     with pytest.raises(
         tf.errors.InvalidArgumentError, match=r"multiple of 4 x 8 cells.*INPUT\.CROP\.ENABLED False"
     ):
-        predictor(np.zeros([100, 150, 3], np.uint8))
+        predictor.model(tall[None], sizes)
 
 
 def head_config(*opts: Any) -> Any:

@@ -24,6 +24,7 @@ from tf_d2.stages import stage_array
 
 DATA = Path(__file__).parents[1] / "data" / "new_baselines"
 NAMES = sorted(path.stem for path in DATA.glob("*.h5"))
+ALIKE = ("vitdet_b_lvis", "mvitv2_b_cascade")  # larger models of parts that others have
 STATE_DICTS = json.loads(gzip.decompress((DATA / "state_dicts.json.gz").read_bytes()))
 
 
@@ -63,7 +64,9 @@ def in_float32(name):
     return found, size, {k: stage_array(k, v.numpy()) for k, v in stages.items()}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.wide if name in ALIKE else ()) for name in NAMES]
+)
 def test_detections_one_to_one(name):
     arrays = recording(name)[1]
     found, size, _ = in_float32(name)

@@ -17,7 +17,9 @@ from tensorflow.python.framework import kernels
 import tf_d2
 
 CASES = [
-    pytest.param(name, dtype, marks=[] if (name, dtype) == ("grouped", "float64") else pytest.mark.slow)
+    pytest.param(
+        name, dtype, marks=pytest.mark.wide if (name, dtype) == ("grouped", "float64") else pytest.mark.slow
+    )
     for name in variants.VARIANTS
     for dtype in ("float32", "float64", "bfloat16")
 ]

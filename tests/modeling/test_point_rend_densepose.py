@@ -98,7 +98,7 @@ def test_point_rend_semantic(tmp_path, exact):
     assert_near(got[alike], expected[alike], truth[alike])
 
 
-@pytest.mark.parametrize("name", ["densepose_dl_wc1m", "densepose_cse"])
+@pytest.mark.parametrize("name", ["densepose_dl_wc1m", pytest.param("densepose_cse", marks=pytest.mark.wide)])
 def test_densepose(name, tmp_path, exact):
     predictor, (truth, true_trace) = model(name).predictor(tmp_path), exact(name)
     image = model(name).image

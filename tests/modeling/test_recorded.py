@@ -99,7 +99,10 @@ def recorded(name):
     return Recorded(name)
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(n, marks=pytest.mark.wide if n == "cascade_keypoint" else ()) for n in FAMILIES],
+)
 def family(request, tmp_path_factory):
     """(recording, predictor): the model through the files a user would have."""
     return recorded(request.param), make_predictor(recorded(request.param), tmp_path_factory)

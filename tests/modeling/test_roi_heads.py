@@ -16,7 +16,9 @@ from tf_d2.modeling.box_head import fast_rcnn_inference, predict_probs
 DATA = Path(__file__).parents[1] / "data" / "modeling"
 
 
-@pytest.fixture(scope="module", params=["mask_fpn", "mask_c4", "cascade_keypoint"])
+@pytest.fixture(
+    scope="module", params=["mask_fpn", "mask_c4", pytest.param("cascade_keypoint", marks=pytest.mark.wide)]
+)
 def heads_and_features(request):
     with h5py.File(DATA / f"{request.param}.h5") as file:
         model = build_model(load_config_text(str(file.attrs["config"])))

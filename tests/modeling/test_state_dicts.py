@@ -27,10 +27,11 @@ LEFT_OUT = re.compile(r"\.num_batches_tracked$|^roi_heads\.embedder\.")
 
 
 def alike(name):
-    """Whether a model before this one, of the same folder, has the same tensors, or this one has a ResNet-101 in the
-    place of the ResNet-50 that another has."""
-    folder = name.rpartition("/")[0]
-    earlier = [m for m in list(MODELS)[: list(MODELS).index(name)] if m.rpartition("/")[0] == folder]
+    """Whether a model before this one has the same tensors, this one has a ResNet-101 or ResNeXt in the place of the
+    ResNet-50 that another has, or it is one of DensePose's many combinations of two heads and six outputs."""
+    earlier = list(MODELS)[: list(MODELS).index(name)]
+    if re.search(r"DensePose/.*(DL_WC|WC2|_CA_|_I0_)|X_101", name):
+        return True
     smaller = name.replace("R_101", "R_50")
     others = {smaller, smaller.replace("_3x", "_1x")}
     return any(MODELS[m] == MODELS[name] for m in earlier) or (

@@ -79,7 +79,7 @@ def test_answers_are_those_of_detectron2(computed: tuple[Any, Any], exact: Any) 
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.wide if name == "aligned" else ()) for name in VARIANTS]
+    "name", [pytest.param(name, marks=() if name == "boxes" else pytest.mark.wide) for name in VARIANTS]
 )
 def test_other_representations(name: str, tmp_path: Path) -> None:
     expected = OTHERS.group(f"{name}/")

@@ -99,7 +99,7 @@ def compared(name, group, stages):
             yield stage, distance(got, expected)
 
 
-@pytest.mark.parametrize("as_graph", [False, True])
+@pytest.mark.parametrize("as_graph", [False, pytest.param(True, marks=pytest.mark.wide)])
 @pytest.mark.parametrize("name", MODELS)
 def test_float64_steps(name, dtype, as_graph):
     if dtype == "float32":

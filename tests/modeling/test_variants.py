@@ -31,12 +31,13 @@ def eagerly():
     tf.config.run_functions_eagerly(False)
 
 
-# Families of which tests/modeling/test_recorded.py always runs a larger model.
+# Families of which tests/modeling/test_recorded.py always runs a larger model, and those whose parts others have.
 RECORDED = ("mask", "c4", "keypoint", "panoptic", "retinanet_bn")
+ALIKE = ("regnetx", "retinanet", "rpn", "fast", "semantic")
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.wide if name in RECORDED else ()) for name in NAMES]
+    "name", [pytest.param(name, marks=pytest.mark.wide if name in RECORDED + ALIKE else ()) for name in NAMES]
 )
 def test_stages_and_answer(name, recording, tmp_path, eagerly):
     write_model(tmp_path, name)

@@ -89,8 +89,8 @@ def inputs(dtype, count=12):
 
 @pytest.fixture(params=["CPU", "GPU"])
 def how(request, monkeypatch):
-    """Regions put together as on each device."""
-    monkeypatch.setattr(module, "on_gpu", lambda: tf.constant(request.param == "GPU"))
+    """Regions put together as on each device, known while a graph is traced (an export finds out when it runs)."""
+    monkeypatch.setattr(module, "on_gpu", lambda: request.param == "GPU")
 
 
 @pytest.mark.parametrize("aligned", [True, False])
@@ -115,20 +115,18 @@ def test_other_scales(scale):
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-13)
 
 
-# On a ramp of width 10 a sample returns its own clamped coordinate.
-@pytest.mark.parametrize(
-    "x, value",
-    [(-1.0001, 0), (-1, 0), (-0.5, 0), (0.25, 0.25), (9, 9), (9.5, 9), (10, 9), (10.0001, 0)],
-)
-def test_sample_on_a_ramp_recorded(run, x, value):
+def test_sample_on_a_ramp_recorded(run):
+    """On a ramp of width 10 a sample returns its own clamped coordinate."""
+    x = np.array([-1.0001, -1, -0.5, 0.25, 9, 9.5, 10, 10.0001])
+    value = np.array([0, 0, 0, 0.25, 9, 9, 9, 0])
     # The value 1 added everywhere tells "no contribution" (0) from "the value of column 0" (1).
     ramp = np.broadcast_to(np.arange(10.0) + 1, (1, 10, 10))[..., None].copy()
     half = 1 / 1024
-    box = np.array([[x + 0.5 - half, 4.5, x + 0.5 + half, 5.5]], np.float64)
-    got = run(lambda f, b: roi_align(f, b, np.zeros(1, np.int32), 1, 1.0, 1), ramp, box)
-    inside = -1 <= x <= 10
-    # Samples are taken where the box's centre is, up to rounding of the box.
-    np.testing.assert_allclose(got, np.full((1, 1, 1, 1), (value + 1) * inside), atol=1e-9)
+    boxes = np.stack([x + 0.5 - half, 0 * x + 4.5, x + 0.5 + half, 0 * x + 5.5], axis=1)
+    got = run(lambda f, b: roi_align(f, b, np.zeros(len(x), np.int32), 1, 1.0, 1), ramp, boxes)
+    inside = (x >= -1) & (x <= 10)
+    # Samples are taken where a box's centre is, up to rounding of the box.
+    np.testing.assert_allclose(got[:, 0, 0, 0], (value + 1) * inside, atol=1e-9)
 
 
 def test_sizes_that_are_whole_multiples_of_the_bins(run):
@@ -282,8 +280,11 @@ def test_a_gpu_gets_few_large_groups(monkeypatch):
 @pytest.mark.parametrize(
     ("count", "block"),
     [
-        *((0, 1), (1, 1000), (40, 1), (40, 5), (40, 1000)),
-        *(pytest.param(*case, marks=pytest.mark.wide) for case in ((0, 5), (0, 1000), (1, 1), (1, 5))),
+        *((0, 1), (40, 1), (40, 5)),
+        *(
+            pytest.param(*case, marks=pytest.mark.wide)
+            for case in ((0, 5), (0, 1000), (1, 1), (1, 5), (1, 1000), (40, 1000))
+        ),
     ],
 )
 def test_what_is_computed_in_blocks_of_regions_is_what_is_computed_on_all(

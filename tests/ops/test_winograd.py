@@ -113,7 +113,7 @@ for x in (draw(1, 30, 9, 32), draw(1, 30, 9, 32), draw(1, 21, 11, 32)):
 """
 
 
-@pytest.mark.parametrize("frozen", ["0", "1"])
+@pytest.mark.parametrize("frozen", [pytest.param("0", marks=pytest.mark.wide), "1"])
 def test_only_the_weights_are_kept(kept, frozen):
     """TF_ONEDNN_ASSUME_FROZEN_WEIGHTS, which tf-d2 sets, has some operations keep any second factor: every step and
     picture after the first would get the first one's sums."""

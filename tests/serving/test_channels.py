@@ -49,7 +49,8 @@ def picture_of(picture: np.ndarray, channels: int) -> np.ndarray:
     )
 
 
-@pytest.mark.parametrize(("channels", "order"), [(1, "L"), pytest.param(4, "RGB", marks=pytest.mark.wide)])
+@pytest.mark.wide
+@pytest.mark.parametrize(("channels", "order"), [(1, "L"), (4, "RGB")])
 def test_arrays_give_what_predictor_gives(
     channels: int, order: str, picture: np.ndarray, tmp_path: Path
 ) -> None:

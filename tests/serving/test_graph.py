@@ -134,6 +134,7 @@ def test_a_batch_goes_through_in_steps(step_pixels: int, together: list[int]) ->
         np.testing.assert_array_equal(outputs[name], value, err_msg=name)
 
 
+@pytest.mark.wide
 def test_steps_of_the_model_give_what_the_batch_gives() -> None:
     """With strings among the outputs."""
     model = tf_d2.load_model(DEMO / "shapes.yaml", DEMO / "shapes.pkl")
@@ -180,7 +181,7 @@ def test_images_with_large_maps_are_computed_alone(sem_seg_head: bool, masks: An
     assert Requests(config, options, showing_core).at_once == at_once
 
 
-@pytest.mark.parametrize("pad_independent", [False, True])
+@pytest.mark.parametrize("pad_independent", [pytest.param(False, marks=pytest.mark.wide), True])
 def test_no_usable_image(pad_independent: bool) -> None:
     run = call(pad_independent)
     outputs = run([b"", b"x"])

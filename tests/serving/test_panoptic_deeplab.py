@@ -44,6 +44,7 @@ def city(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     close()
 
 
+@pytest.mark.wide
 def test_answers_are_the_predictors(city: dict[str, Any]) -> None:
     image = city["recorded"]["input/image"]
     with eagerly():
@@ -62,6 +63,7 @@ def test_answers_are_the_predictors(city: dict[str, Any]) -> None:
     assert answer["detection_boxes"].shape[1] == city["report"].max_detections == 199
 
 
+@pytest.mark.wide
 def test_a_picture_that_does_not_fit_has_a_status(city: dict[str, Any]) -> None:
     tall = np.full([100, 90, 3], 90, np.uint8)  # 142 x 128 cells of 16: 9 rows are no multiple of 4
     fine = np.full([50, 100, 3], 90, np.uint8)
@@ -75,6 +77,7 @@ def test_a_picture_that_does_not_fit_has_a_status(city: dict[str, Any]) -> None:
     assert nothing["image_status"].tolist() == [5]
 
 
+@pytest.mark.wide
 def test_the_warm_up_is_taken(city: dict[str, Any]) -> None:
     sizes = fitting.sample_sizes(load_config(city["files"][0]), warmup.BUCKETS)
     for size in sizes:
@@ -84,12 +87,14 @@ def test_the_warm_up_is_taken(city: dict[str, Any]) -> None:
     assert len(list(records)) == 2 * len(sizes)
 
 
+@pytest.mark.wide
 def test_what_the_readme_says(city: dict[str, Any]) -> None:
     text = (city["report"].path.parent / "README.md").read_text()
     assert "class * LABEL_DIVISOR + instance" in text and "detection_panoptic_ids" in text
     assert "5 = the image, once resized" in text
 
 
+@pytest.mark.wide
 def test_fewer_rows_are_refused(city: dict[str, Any], tmp_path: Path) -> None:
     config, checkpoint = city["files"]
     assert detections_per_image(load_config(city["files"][0])) == 199

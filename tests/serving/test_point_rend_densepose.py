@@ -16,7 +16,8 @@ from .conftest import encoded, open_session
 DATA = Path(__file__).parents[1] / "data" / "point_rend_densepose"
 
 
-@pytest.mark.parametrize("name", [pytest.param("pointrend_r50", marks=pytest.mark.wide), "densepose_dl_wc1m"])
+@pytest.mark.wide
+@pytest.mark.parametrize("name", ["pointrend_r50", "densepose_dl_wc1m"])
 def test_an_export_answers_as_detectron2(name: str, tmp_path: Path) -> None:
     with np.load(DATA / f"{name}.npz") as file:
         arrays = {key: file[key] for key in file.files}

@@ -40,7 +40,8 @@ def opposite():
     return os.environ | {"TF_ENABLE_ONEDNN_OPTS": "1", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 
 
-@pytest.mark.parametrize("name", ["grouped", pytest.param("regnety", marks=pytest.mark.wide)])
+@pytest.mark.wide
+@pytest.mark.parametrize("name", ["grouped", "regnety"])
 def test_models_travel_between_settings(name, tmp_path, pixels_only):
     here, there = load(WORKER), tmp_path / "there"
     there.mkdir()

@@ -18,7 +18,8 @@ from .conftest import open_session
 RECORDING = Path(__file__).parents[1] / "data" / "tensor_mask" / "aligned.npz"
 
 
-@pytest.mark.parametrize("masks", ["roi", pytest.param("full", marks=pytest.mark.wide)])
+@pytest.mark.wide
+@pytest.mark.parametrize("masks", ["roi", "full"])
 def test_answers_are_the_predictors(masks: str, tmp_path: Path, pixels_only: None) -> None:
     with np.load(RECORDING) as file:
         recorded = {key: file[key] for key in file.files}

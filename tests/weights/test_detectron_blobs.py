@@ -41,7 +41,9 @@ def test_the_catalogue_is_covered() -> None:
     assert all(any(re.match("conv_rpn", b) for b in blobs) for n, blobs in MODELS.items() if "fast_" not in n)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.wide if "R-101" in n or "X-101" in n else ()) for n in MODELS]
+)
 def test_blobs_are_the_variables(name: str) -> None:
     with keras.StatelessScope(initialize_variables=False):
         model = build_model(load_config(f"Detectron/{name}"))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import tensorflow as tf
 
+from tf_d2.config import ModelConfig
 from tf_d2.config.parts.input import InputConfig
 from tf_d2.ops import resize
 
@@ -49,3 +52,25 @@ def to_network(image: tf.Tensor, size: tf.Tensor, config: InputConfig) -> tf.Ten
         return resize.resize_by_factor(image, factor)
     function = resize.resize_uint8 if image.dtype == tf.uint8 else resize.resize_float
     return function(image, size[0], size[1])
+
+
+def pooling_windows(config: ModelConfig) -> list[tuple[int, tuple[int, int]]]:
+    """Stride of the map and cells (height, width) of the window, of every head of DeepLab that was trained on crops:
+    its pooling divides the map by a fixed window."""
+    heads: list[Any] = [getattr(config.model, name, None) for name in ("sem_seg_head", "ins_embed_head")]
+    return [
+        (config.backbone.strides[head.in_features[-1]], head.pool_kernel)
+        for head in heads
+        if getattr(head, "pool_kernel", None)
+    ]
+
+
+def fits(config: ModelConfig, height: Any, width: Any) -> Any:
+    """Whether a network input of this size (ints, or int32 tensors of one shape) can be pooled: bool, alike."""
+    divisibility = getattr(config.model, "size_divisibility", 0) or 1
+    whole: Any = True
+    for stride, window in pooling_windows(config):
+        for pixels, cells in zip((height, width), window, strict=True):
+            padded = (pixels + divisibility - 1) // divisibility * divisibility
+            whole &= (padded + stride - 1) // stride % cells == 0
+    return whole

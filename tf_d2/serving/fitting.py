@@ -3,42 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import tensorflow as tf
 
 from tf_d2.config import ModelConfig
-from tf_d2.modeling.network_input import network_size
+from tf_d2.modeling.network_input import fits, network_size, pooling_windows
 
 # Side of the blank picture that goes through a model without such a window when no image of a request is usable.
 _BLANK = 64
 _SIDE = 96  # shorter side of a sample picture
 
 
-def _windows(config: ModelConfig) -> list[tuple[int, tuple[int, int]]]:
-    """Stride of the map and cells (height, width) of the window, of every head that has one."""
-    heads: list[Any] = [getattr(config.model, name, None) for name in ("sem_seg_head", "ins_embed_head")]
-    return [
-        (config.backbone.strides[head.in_features[-1]], head.pool_kernel)
-        for head in heads
-        if getattr(head, "pool_kernel", None)
-    ]
-
-
-def fits(config: ModelConfig, height: Any, width: Any) -> Any:
-    """Whether a network input of this size (ints, or int32 tensors of one shape) can be pooled: bool, alike."""
-    divisibility = getattr(config.model, "size_divisibility", 0) or 1
-    whole: Any = True
-    for stride, window in _windows(config):
-        for pixels, cells in zip((height, width), window, strict=True):
-            padded = (pixels + divisibility - 1) // divisibility * divisibility
-            whole &= (padded + stride - 1) // stride % cells == 0
-    return whole
-
-
 def blank_size(config: ModelConfig) -> tuple[int, int]:
     """(height, width) in pixels of the smallest network input that any model takes, or of the window."""
-    for stride, (height, width) in _windows(config):
+    for stride, (height, width) in pooling_windows(config):
         if not fits(config, _BLANK, _BLANK):
             return height * stride, width * stride
     return _BLANK, _BLANK
@@ -46,7 +24,7 @@ def blank_size(config: ModelConfig) -> tuple[int, int]:
 
 def checked(config: ModelConfig, status: tf.Tensor, sizes: tf.Tensor, ok: int, unfit: int) -> tf.Tensor:
     """``status`` int32 ``[n]`` with ``unfit`` where it was ``ok`` and network sizes ``[n, 2]`` do not fit."""
-    if not _windows(config):
+    if not pooling_windows(config):
         return status
     return tf.where((status == ok) & ~fits(config, sizes[:, 0], sizes[:, 1]), unfit, status)
 
@@ -65,7 +43,7 @@ def sample_sizes(config: ModelConfig, wanted: Sequence[tuple[int, int]]) -> list
 
 def _of_windows(config: ModelConfig) -> Iterator[tuple[int, int]]:
     """Sizes of pictures with the proportions of a few windows, small ones first."""
-    for stride, (rows, columns) in _windows(config)[:1]:
+    for stride, (rows, columns) in pooling_windows(config)[:1]:
         for i, j in ((1, 1), (1, 2), (2, 1), (2, 3), (3, 2), (3, 4), (4, 3), (1, 3), (3, 1), (1, 4), (4, 1)):
             height, width = i * rows * stride, j * columns * stride
             scale = _SIDE / min(height, width)

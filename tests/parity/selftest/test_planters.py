@@ -133,7 +133,9 @@ def test_a_bug_changes_the_model(models, name):
         assert model.differs()
 
 
-@pytest.mark.parametrize("name", bugs("ops"))
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if i == 0 else pytest.mark.wide) for i, n in enumerate(bugs("ops"))]
+)
 def test_a_bug_changes_the_operation_and_is_gone_afterwards(name):
     cases = [case for case in all_cases() if case.op in BY_NAME[name].blame]
     assert cases
