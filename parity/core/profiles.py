@@ -11,6 +11,9 @@ proposals have; the masks of three detections, each as wrong as its box is; a hu
 features hardly determine, has nearly all of the reference's error) the reference's may all be right by chance:
 the factor is then that of `chance_factor`, as far as it stays below the limit that would hold without a float64 run or
 below twice NOISE_FACTOR (from 7 numbers on, so that the reference's own error may exceed that other limit).
+The largest element of such rows is decided by fewer of them than their sum is, and may then be up to twice
+NOISE_FACTOR times as far (a hundred rows of one error each, their sensitivities lognormal with sigma 1, and two sides
+that round alike: NOISE_FACTOR alone is exceeded in 3 of a hundred, this limit in 3 of a thousand).
 Both sides are run on this machine, so that such a verdict does not depend on the processor. The two sides may then be
 apart by their two distances together, and never by more than the ceiling (TRUTH_FACTOR times as high as without that
 run): where the reference itself is nothing but rounding, nothing can be proved.
@@ -157,25 +160,30 @@ def chance_factor(numbers: int) -> float:
 
 
 def truth_limit(
-    profile: Profile, error: Metrics, forced: bool, own: bool = True, numbers: tuple[int, int] | None = None
+    profile: Profile,
+    error: Metrics,
+    forced: bool,
+    own: bool = True,
+    numbers: tuple[int, int, int] | None = None,
 ) -> Limit:
     """Limits of a candidate's distance from a float64 run from which the reference is ``error``.
 
     ``own``: that run is one of the reference itself, and not of another implementation of the model, which must not
     raise a ceiling. ``numbers``: how many independent ones the array and the candidate's worst channel hold, where
-    that is not what ``error`` counts.
+    that is not what ``error`` counts, and how many decide its largest element (0: as many as the array holds).
     """
     static, ceiling = _static(profile, forced)
     floor = ROUNDINGS * EPSILON if profile.exact else static
     peak_floor = floor * (LARGEST if profile.exact else PEAK_FACTOR)
-    of_all, of_channel = numbers or (error.count, error.channel_cells)
+    of_all, of_channel, of_peak = numbers or (error.count, error.channel_cells, 0)
     highest = PEAK_FACTOR * ceiling
+    by_rows = min(chance_factor(of_peak), 2 * NOISE_FACTOR) * error.max_rel + peak_floor
     return Limit(
         allowed(error.rel_l2, of_all, floor, ceiling),
         error.rel_l2,
         floor,
         ceiling * (TRUTH_FACTOR if own else 1.0),
-        allowed(error.max_rel, of_all, peak_floor, highest),
+        max(allowed(error.max_rel, of_all, peak_floor, highest), by_rows),
         allowed(error.channel_rel_l2, of_channel, peak_floor, highest),
     )
 

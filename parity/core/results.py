@@ -26,20 +26,25 @@ RUNGS = ("manifest", "weights", "preprocessing", "ops", "backbone", "heads", "de
 class Errors:
     """How far the reference and the candidate are from a float64 run of the reference.
 
-    ``rows``: of how many detections or proposals the reference's error is, where it follows theirs
-    (:func:`parity.judge.truth.effective_rows`); None for every other array.
+    ``rows``: of how many detections or proposals the reference's error is, where it follows theirs, and
+    ``peak_rows``: by how many the largest element is decided (:func:`parity.judge.truth.effective_rows`); None for
+    every other array.
     """
 
     reference: Metrics
     candidate: Metrics
     rows: int | None = None
+    peak_rows: int | None = None
 
     @property
-    def numbers(self) -> tuple[int, int]:
-        """How many independent ones the whole array and the candidate's worst channel hold: all of a detection or
-        proposal are as wrong as its box, so that they count as one."""
-        found = self.reference.count, self.candidate.channel_cells
-        return found if self.rows is None else (min(found[0], self.rows), min(found[1], self.rows))
+    def numbers(self) -> tuple[int, int, int]:
+        """How many independent ones the whole array and the candidate's worst channel hold, and how many decide the
+        largest element (0: nobody counted): all of a detection or proposal are as wrong as its box, so that they
+        count as one."""
+        of_all, of_channel = self.reference.count, self.candidate.channel_cells
+        if self.rows is None:
+            return of_all, of_channel, 0
+        return min(of_all, self.rows), min(of_channel, self.rows), self.peak_rows or 0
 
 
 @dataclass
@@ -231,7 +236,7 @@ def _stage_from(data: dict[str, Any]) -> StageResult:
 
 def _errors_from(sides: dict[str, Any]) -> Errors:
     reference, candidate = (Metrics(**_numbers(sides[side])) for side in ("reference", "candidate"))
-    return Errors(reference, candidate, sides.get("rows"))
+    return Errors(reference, candidate, sides.get("rows"), sides.get("peak_rows"))
 
 
 def _numbers(data: dict[str, Any]) -> dict[str, Any]:

@@ -54,14 +54,20 @@ class Lined:
     owner: str = ""
 
 
-def effective_rows(exact: np.ndarray, reference: np.ndarray) -> int:
-    """Of how many rows the reference's error is: their number where all err alike, 1 where one row's error is all
-    there is of it (a box that its features hardly determine), as Kish counts samples of unequal weight."""
-    squares = ((reference.astype(np.float64) - exact) ** 2).reshape(len(exact), -1).sum(axis=1)
-    largest = float(squares.max(initial=0.0))
+def effective_rows(exact: np.ndarray, reference: np.ndarray) -> tuple[int, int]:
+    """Of how many rows the reference's error is, and by how many its largest element is decided: their number where
+    all err alike, 1 where one row's error is all there is of it (a box that its features hardly determine), as Kish
+    counts samples of unequal weight. The weights are the rows' sums of squares; for the largest element, which a few
+    rows decide that hardly count in the sum, the fourth powers of theirs."""
+    errors = np.abs(reference.astype(np.float64) - exact).reshape(len(exact), -1)
+    return _kish((errors**2).sum(axis=1)), _kish(errors.max(axis=1, initial=0.0) ** 4)
+
+
+def _kish(weights: np.ndarray) -> int:
+    largest = float(weights.max(initial=0.0))
     if largest == 0.0:
-        return len(exact)
-    shares = squares / largest
+        return len(weights)
+    shares = weights / largest
     return max(1, round(float(shares.sum() ** 2 / (shares**2).sum())))
 
 
@@ -82,7 +88,10 @@ def free_errors(
             return None
         exact, reference, candidate = aligned
         errors = _errors(exact, reference, candidate)
-        return None if errors is None else replace(errors, rows=effective_rows(exact, reference))
+        if errors is None:
+            return None
+        of_all, of_peak = effective_rows(exact, reference)
+        return replace(errors, rows=of_all, peak_rows=of_peak)
     elif exact.ndim and reference.ndim:
         exact = exact[: len(reference)]  # a recording may hold the first rows only
     return _errors(exact, reference, candidate, agree)

@@ -85,7 +85,7 @@ def judge_values(context: Context, result: StageResult, name: str, lined: Lined)
     if result.errors is not None and context.truth is not None:
         error = over_levels(context.truth, context.reference, name, result.errors.reference)
         # All levels of a head together are not few.
-        few = result.errors.numbers if error is result.errors.reference else (error.count, 0)
+        few = result.errors.numbers if error is result.errors.reference else (error.count, 0, 0)
         bound = truth_limit(context.profile, error, False, context.truth.own, few)
     else:
         bound = limit(free_profile(context, name), context.noise.get(name), forced=False)

@@ -121,7 +121,7 @@ def test_masks_of_few_detections_are_as_wrong_as_their_boxes_happen_to_be() -> N
     for _ in range(1000):
         sides = [exact + 1e-6 * rng.normal(size=(3, 1, 1, 1)) * slope for _ in range(2)]
         reference, candidate = (measure(exact, side) for side in sides)
-        for kind, numbers in (("rows", (3, 3)), ("cells", None)):
+        for kind, numbers in (("rows", (3, 3, 3)), ("cells", None)):
             called[kind] += candidate.rel_l2 > truth_limit(STRICT, reference, False, numbers=numbers).value
     assert called["rows"] <= 1 < called["cells"], called
 
@@ -139,7 +139,7 @@ def test_a_feature_that_few_proposals_have_is_of_few_numbers() -> None:
             error[0, 57] = 1e-6 * rng.normal()
             sides.append(measure(exact, exact + np.where(exact > 0, error, 0)))
         reference, candidate = sides
-        for kind, numbers in (("those above 0", Errors(reference, candidate).numbers), ("all", (20, 20))):
+        for kind, numbers in (("those above 0", Errors(reference, candidate).numbers), ("all", (20, 20, 0))):
             bound = truth_limit(STRICT, reference, False, numbers=numbers)
             assert bound.channel is not None
             called[kind] += candidate.channel_rel_l2 > bound.channel
@@ -150,7 +150,7 @@ def test_few_numbers_never_allow_more_than_without_a_float64_run_or_twice_as_muc
     for size in (1e-9, 1e-6, 1e-4):
         for forced, ceiling in ((True, STRICT.forced_ceiling), (False, STRICT.free_ceiling)):
             error = measure(np.ones((1, 4, 1, 1)), np.ones((1, 4, 1, 1)) + size)
-            bound = truth_limit(STRICT, error, forced, numbers=(1, 1))
+            bound = truth_limit(STRICT, error, forced, numbers=(1, 1, 0))
             floor = ROUNDINGS * EPSILON
             plain = truth_limit(STRICT, replace(error, count=100, channel_cells=100), forced)
             twofold = 2 * NOISE_FACTOR * error.rel_l2 + floor
