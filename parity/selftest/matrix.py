@@ -33,6 +33,7 @@ from parity.running.sides import BackendChoice, Setup
 from parity.running.worker import Call, Program, job_of
 from parity.selftest.narrow import narrow
 from parity.selftest.shared import Shared
+from tf_d2.config.zoo import zoo_name
 from weights.errors import UserError
 
 # Environments of the TensorFlow side. oneDNN takes no more of the processor than it has.
@@ -311,6 +312,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         version("tensorflow"): sys.executable
     }
     published = zoo_models()
+    unknown = [name for name in options.models or [] if name != "demo" and not zoo_name(name)]
+    if unknown:
+        parser.error(f"not the name of a published model: {', '.join(unknown)}")
     models = options.models or ["demo", *published]
     if not options.models and not options.torch_python:
         models = [name for name in models if not name.startswith("projects/")]

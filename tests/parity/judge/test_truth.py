@@ -238,13 +238,13 @@ def test_the_largest_element_of_rows_is_decided_by_few_of_them() -> None:
     whose worst of 100 pooled proposals was 3.15 times as far as the reference's worst. Never more than twice
     NOISE_FACTOR is allowed for it."""
     rng, called = np.random.default_rng(5), {"few": 0, "all": 0}
-    alike, rows = Truth({}, rows={"set": {k: k for k in range(100)}}), np.arange(100)
+    rows = np.arange(100)
     for _ in range(400):
         exact = rng.normal(size=(100, 12))
+        truth = Truth({"steps/x": exact}, rows={"set": {k: k for k in range(100)}})
         slope = np.exp(rng.normal(size=(100, 1))) * rng.normal(size=exact.shape)
         reference, candidate = (exact + 1e-5 * rng.normal(size=(100, 1)) * slope for _ in range(2))
-        alike.arrays["steps/x"] = exact
-        errors = free_errors(alike, "steps/x", Lined(reference, candidate, rows, "set"), STRICT)
+        errors = free_errors(truth, "steps/x", Lined(reference, candidate, rows, "set"), STRICT)
         assert errors is not None and errors.rows is not None and errors.peak_rows is not None
         assert errors.peak_rows <= errors.rows
         peaks = {

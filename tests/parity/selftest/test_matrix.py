@@ -155,6 +155,14 @@ def test_models_are_those_that_run_once_each():
         assert any(part in name for name in names)
 
 
+def test_a_name_that_is_not_a_models_is_said_before_anything_runs(ran, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        matrix.main(["--output", str(tmp_path / "t"), "--models", "demo", "COCO-Detection/nothing"])
+    said = capsys.readouterr().err
+    assert "not the name of a published model: COCO-Detection/nothing" in said
+    assert not ran and not (tmp_path / "t").exists()
+
+
 def test_models_of_projects_are_compared_with_detectron2():
     own = matrix.reference("COCO-Detection/faster_rcnn_R_50_FPN_1x", "/d2/python")
     assert (own.name, own.interpreter) == ("torch", sys.executable)
