@@ -33,7 +33,6 @@ from parity.running.sides import BackendChoice, Setup
 from parity.running.worker import Call, Program, job_of
 from parity.selftest.narrow import narrow
 from parity.selftest.shared import Shared
-from tf_d2.config.zoo import zoo_name
 from weights.errors import UserError
 
 # Environments of the TensorFlow side. oneDNN takes no more of the processor than it has.
@@ -311,6 +310,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tensorflows = dict(pair.split("=", 1) for pair in options.tensorflow) or {
         version("tensorflow"): sys.executable
     }
+    from tf_d2.config.zoo import zoo_name
+
     published = zoo_models()
     unknown = [name for name in options.models or [] if name != "demo" and not zoo_name(name)]
     if unknown:
