@@ -155,6 +155,12 @@ REFUSED = [
     (REGNET, ["MODEL.REGNETS.DEPTH", 0], "at least 1"),
     (REGNET, ["MODEL.REGNETS.DEPTH", 1001], "at most 1000"),
     (REGNET, ["MODEL.REGNETS.W_A", -1], "0 or more"),
+    (FPN, ["MODEL.ROI_BOX_HEAD.NUM_CONV", 10**9], r"MODEL\.ROI_BOX_HEAD\.NUM_CONV.*at most 1000 layers"),
+    (
+        FPN,
+        ["MODEL.MASK_ON", True, "MODEL.ROI_MASK_HEAD.NUM_CONV", 10**9],
+        r"MASK_HEAD\.NUM_CONV.*at most 1000",
+    ),
     (REGNET, ["MODEL.REGNETS.W_0", 12], "multiple of 8"),
     (REGNET, ["MODEL.REGNETS.W_M", 1], "above 1"),
     (REGNET, ["MODEL.REGNETS.SE_RATIO", -0.5], "0 .none. or more"),

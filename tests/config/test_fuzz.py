@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from tf_d2.config import ConfigError, load_config_text, resolve_yaml
 from tf_d2.config.defaults import KEYS
+from tf_d2.config.detectron_defaults import DEFAULTS as DETECTRON
 from tf_d2.config.errors import ConfigNotice
 from tf_d2.config.load import to_yaml
+from tf_d2.config.maskrcnn_benchmark import DEFAULTS as BENCHMARK
 from tf_d2.config.merge import coerce, merge_opts
 
 DUMP = (Path(__file__).parents[1] / "data/zoo/training_dump.yaml").read_text()
@@ -106,6 +108,40 @@ def test_damaged_dumps(start, length, tokens):
 @given(st.sampled_from(sorted(KEYS)), VALUES)
 def test_any_value_for_any_key(key, value):
     accepts_or_refuses("VERSION: 2", [key, value])
+
+
+_CONVOLUTIONS = "FPN.add_fpn_ResNet50_conv5_body"
+_REGIONS = "fast_rcnn_heads.add_roi_2mlp_head"
+OLDER = [
+    *(
+        (f"MODEL: {{CONV_BODY: {_CONVOLUTIONS}, NUM_CLASSES: 3, {kind}}}\nFPN: {{FPN_ON: True, MULTILEVEL_ROIS: True, "
+         f"MULTILEVEL_RPN: True}}\nFAST_RCNN: {{ROI_BOX_HEAD: {_REGIONS}}}\n", DETECTRON)
+        for kind in ("RETINANET_ON: True", "KEYPOINTS_ON: True")
+    ),
+    *((f"MODEL:\n  WEIGHT: a\n  {kind}: True\n", BENCHMARK) for kind in ("RETINANET_ON", "KEYPOINT_ON")),
+]  # fmt: skip
+OLDER_KEYS = [(text, key) for text, defaults in OLDER for key in sorted(defaults)]
+LARGE = [
+    10**9,
+    2**70,
+    [2**70],
+    [["a"]],
+    [[]],
+    ["a"],
+    [None],
+    -1,
+    0,
+    [1, 2, 3],
+    [True] * 4,
+    [float("inf")] * 4,
+]
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(OLDER_KEYS), VALUES | st.sampled_from(LARGE))
+def test_any_value_for_any_key_of_an_older_project(text_and_key, value):
+    text, key = text_and_key
+    accepts_or_refuses(text, [key, value])
 
 
 @settings(max_examples=200, deadline=None)

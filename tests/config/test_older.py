@@ -86,6 +86,31 @@ def test_all_problems_are_told_at_once():
         assert part in text
 
 
+WRONG = """
+MODEL: {CONV_BODY: FPN.add_fpn_ResNet50_conv5_body, FASTER_RCNN: True}
+FPN: {FPN_ON: True, MULTILEVEL_RPN: True, MULTILEVEL_ROIS: True, RPN_MAX_LEVEL: 1000000000, ROI_MIN_LEVEL: 0}
+FAST_RCNN: {ROI_BOX_HEAD: fast_rcnn_heads.add_roi_2mlp_head, ROI_XFORM_METHOD: RoIAlign}
+RPN: {ASPECT_RATIOS: [1, wide]}
+"""
+
+
+def test_numbers_that_no_model_has_are_refused_with_what_is_expected():
+    with pytest.raises(ConfigError) as error:
+        load_config_text(WRONG, source="f")
+    told = (
+        "RPN_MAX_LEVEL = 1000000000",
+        "ROI_MIN_LEVEL = 0",
+        "expected 2 to 7",
+        "ASPECT_RATIOS = (1, 'wide')",
+    )
+    assert all(part in str(error.value) for part in told), error.value
+
+
+def test_means_may_be_written_as_detectron_does():
+    means = "PIXEL_MEANS: [[[1, 2, 3]]]\n"
+    assert load_config_text(C4 + means).input.pixel_mean == (1.0, 2.0, 3.0)
+
+
 def test_only_their_models_have_their_conventions():
     with pytest.raises(ConfigError, match=r"MODEL\.CONVENTIONS = 'detectron' is not supported: PanopticFPN"):
         load_config("COCO-PanopticSegmentation/panoptic_fpn_R_50_1x", ["MODEL.CONVENTIONS", "detectron"])

@@ -56,11 +56,10 @@ def _translate(v: Values) -> Flat:
 
 def _means(v: Values) -> tuple[float, ...]:
     means = v["PIXEL_MEANS"]
-    while len(means) == 1 and isinstance(means[0], tuple):
-        means = means[0]
-    if len(means) != 3 or not all(type(m) in (int, float) for m in means):
+    if len(means) != 3:
         v.refuse("PIXEL_MEANS", "expected three numbers, for blue, green and red")
-    return tuple(map(float, means)) if len(means) == 3 else (0.0, 0.0, 0.0)
+        return (0.0, 0.0, 0.0)
+    return tuple(map(float, means))
 
 
 def _resnet(v: Values, depth: int, last: int) -> Flat:
@@ -111,18 +110,26 @@ def _fpn(v: Values, one_stage: bool) -> Flat:
     }
 
 
+def _levels(v: Values, of: str) -> tuple[int, int]:
+    """The lowest and the highest level of the pyramid that RPN (or RetinaNet) or the regions use."""
+    lowest = v.count(f"FPN.{of}_MIN_LEVEL", 2, 7)
+    return lowest, v.count(f"FPN.{of}_MAX_LEVEL", lowest, 7)
+
+
 def _retinanet(v: Values, classes: int) -> Flat:
-    levels = range(v["FPN.RPN_MIN_LEVEL"], v["FPN.RPN_MAX_LEVEL"] + 1)
-    octaves = [2 ** (o / v["RETINANET.SCALES_PER_OCTAVE"]) for o in range(v["RETINANET.SCALES_PER_OCTAVE"])]
+    lowest, highest = _levels(v, "RPN")
+    count = v.count("RETINANET.SCALES_PER_OCTAVE")
+    octaves = [2 ** (o / count) for o in range(count)]
     if not v["FPN.FPN_ON"]:
         v.refuse("FPN.FPN_ON", "RetinaNet needs a feature pyramid")
     return {
         "MODEL.META_ARCHITECTURE": "RetinaNet",
         "MODEL.ANCHOR_GENERATOR.SIZES": tuple(
-            tuple(2**level * octave * v["RETINANET.ANCHOR_SCALE"] for octave in octaves) for level in levels
+            tuple(2**level * octave * v["RETINANET.ANCHOR_SCALE"] for octave in octaves)
+            for level in range(lowest, highest + 1)
         ),
         "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": (tuple(map(float, v["RETINANET.ASPECT_RATIOS"])),),
-        "MODEL.RETINANET.IN_FEATURES": pyramid(levels[0], levels[-1]),
+        "MODEL.RETINANET.IN_FEATURES": pyramid(lowest, highest),
         "MODEL.RETINANET.NUM_CLASSES": classes,
         "MODEL.RETINANET.NUM_CONVS": v["RETINANET.NUM_CONVS"],
         "MODEL.RETINANET.SCORE_THRESH_TEST": v["RETINANET.INFERENCE_TH"],
@@ -156,7 +163,7 @@ def _rpn(v: Values, feature: str, fpn: bool) -> Flat:
         }
     if not v["FPN.MULTILEVEL_RPN"]:
         v.refuse("FPN.MULTILEVEL_RPN", "expected True: an RPN on one level of a pyramid is not supported")
-    lowest, highest = v["FPN.RPN_MIN_LEVEL"], v["FPN.RPN_MAX_LEVEL"]
+    lowest, highest = _levels(v, "RPN")
     start = float(v["FPN.RPN_ANCHOR_START_SIZE"])
     return flat | {
         "MODEL.RPN.IN_FEATURES": pyramid(lowest, highest),
@@ -166,7 +173,7 @@ def _rpn(v: Values, feature: str, fpn: bool) -> Flat:
 
 
 def _heads(v: Values, classes: int, feature: str) -> Flat:
-    rois = pyramid(v["FPN.ROI_MIN_LEVEL"], v["FPN.ROI_MAX_LEVEL"]) if v["FPN.FPN_ON"] else (feature,)
+    rois = pyramid(*_levels(v, "ROI")) if v["FPN.FPN_ON"] else (feature,)
     if v["FPN.FPN_ON"] and not v["FPN.MULTILEVEL_ROIS"]:
         v.refuse("FPN.MULTILEVEL_ROIS", "expected True: regions on one level of a pyramid are not supported")
     flat: Flat = {
@@ -275,7 +282,7 @@ def _keypoint_head(v: Values) -> Flat:
         if v[f"KRCNN.{key}"] != value:
             v.refuse(f"KRCNN.{key}", f"expected {value}")
     return {
-        f"{prefix}CONV_DIMS": (v["KRCNN.CONV_HEAD_DIM"],) * v["KRCNN.NUM_STACKED_CONVS"],
+        f"{prefix}CONV_DIMS": (v["KRCNN.CONV_HEAD_DIM"],) * v.count("KRCNN.NUM_STACKED_CONVS"),
         f"{prefix}NUM_KEYPOINTS": v["KRCNN.NUM_KEYPOINTS"],
         f"{prefix}INFERENCE_MIN_SIZE": v["KRCNN.INFERENCE_MIN_SIZE"],
         **_pooler(v, "KRCNN", "ROI_KEYPOINT_HEAD"),

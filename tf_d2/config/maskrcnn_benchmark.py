@@ -204,7 +204,7 @@ def _resnet(v: Values, depth: int, last: str) -> Flat:
 
 
 def _retinanet(v: Values) -> Flat:
-    octave, count = v["MODEL.RETINANET.OCTAVE"], v["MODEL.RETINANET.SCALES_PER_OCTAVE"]
+    octave, count = v["MODEL.RETINANET.OCTAVE"], v.count("MODEL.RETINANET.SCALES_PER_OCTAVE")
     if v["MODEL.RETINANET.ANCHOR_STRIDES"] != (8, 16, 32, 64, 128):
         v.refuse("MODEL.RETINANET.ANCHOR_STRIDES", "expected (8, 16, 32, 64, 128)")
     return {

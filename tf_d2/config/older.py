@@ -14,7 +14,7 @@ from typing import Any
 from tf_d2.config.defaults import KEYS, Flat
 from tf_d2.config.errors import ConfigError, did_you_mean
 from tf_d2.config.merge import as_tuples, literal
-from tf_d2.config.reading import one_of, refusal
+from tf_d2.config.reading import MAX_LAYERS, one_of, refusal
 from tf_d2.config.safe_yaml import Unread
 
 # What detectron2, run on the weights of an older project, would leave as it has it.
@@ -46,6 +46,12 @@ class Values:
 
     def refuse(self, key: str, expected: str) -> None:
         self.problems.append(str(refusal(key, self[key], expected)))
+
+    def count(self, key: str, least: int = 1, most: int = MAX_LAYERS) -> int:
+        """The value of ``key`` where it is ``least`` to ``most``; the nearest that is allowed, and noted, otherwise."""
+        if not least <= self[key] <= most:
+            self.refuse(key, f"expected {least} to {most}")
+        return min(max(self[key], least), most)
 
     def choice(self, key: str, allowed: dict[Any, Any]) -> Any:
         """What the value of ``key`` stands for; the first if it is not allowed, which is noted."""
@@ -110,6 +116,13 @@ def _typed(key: str, value: Any, default: Any, problems: list[str]) -> Any:
         return default
     if isinstance(default, float) and type(value) is int:
         return float(value)
+    while (
+        isinstance(default, tuple)
+        and isinstance(value, tuple)
+        and len(value) == 1
+        and type(value[0]) is tuple
+    ):
+        value = value[0]  # Detectron writes PIXEL_MEANS as a list in lists of one
     if (
         isinstance(default, tuple)
         and isinstance(value, str)
@@ -118,10 +131,20 @@ def _typed(key: str, value: Any, default: Any, problems: list[str]) -> Any:
         return (value,)
     if isinstance(default, str) and value is None:
         return ""
-    if type(value) is not type(default):
+    if not _alike(value, default):
         problems.append(f"{key} = {value!r}: expected a value like its default, {default!r}")
         return default
     return value
+
+
+def _alike(value: Any, default: Any) -> bool:
+    """Whether a value is of its default's type; so must the values of a list be, where any number is a number."""
+    if type(value) is not type(default):
+        return False
+    if not isinstance(default, tuple) or not default:
+        return True
+    kinds = (int, float) if type(default[0]) in (int, float) else (type(default[0]),)
+    return all(type(v) in kinds for v in value)
 
 
 def pyramid(lowest: int, highest: int) -> tuple[str, ...]:

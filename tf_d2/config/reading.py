@@ -17,6 +17,7 @@ from tf_d2.config.errors import ConfigError, did_you_mean
 from tf_d2.config.safe_yaml import Unread
 
 Floats = tuple[float, ...]
+MAX_LAYERS = 1000
 
 # AffineChannel is Detectron's name for a frozen batch norm without an epsilon; detectron2 has none of that kind.
 NORMS = (
@@ -140,6 +141,12 @@ class Fields:
         if type(value) is not int or not least <= value < 2**31:
             raise self.fail(field, f"expected a whole number, at least {least}")
         return value
+
+    def layers(self, field: str, least: int) -> int:
+        """A number of layers: of a typing error's size none are made."""
+        if self.integer(field, least) > MAX_LAYERS:
+            raise self.fail(field, f"expected at most {MAX_LAYERS} layers")
+        return self[field]
 
     def integers(self, field: str, least: int = 1) -> tuple[int, ...]:
         """Any number of whole numbers, none included."""

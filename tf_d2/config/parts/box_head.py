@@ -41,7 +41,7 @@ class FastRCNNConvFCHeadConfig:
                 **cls.KEYS,
             }
         )
-        convs, fcs = fields.integer("num_conv", 0), fields.integer("num_fc", 0)
+        convs, fcs = fields.layers("num_conv", 0), fields.layers("num_fc", 0)
         fields.put("conv_dims", _PREFIX + "NUM_CONV", (fields.integer("conv_dim", 1),) * convs)
         fields.put("fc_dims", _PREFIX + "NUM_FC", (fields.integer("fc_dim", 1),) * fcs)
         return cls._checked(fields)

@@ -249,7 +249,7 @@ class DensePoseHeadConfig:
         return cls(
             name=fields.choice("name", ("DensePoseV1ConvXHead", "DensePoseDeepLabHead")),
             pooler=pooler,
-            num_stacked_convs=fields.integer("num_stacked_convs", 1),
+            num_stacked_convs=fields.layers("num_stacked_convs", 1),
             conv_head_dim=fields.integer("conv_head_dim", 1),
             conv_head_kernel=fields.integer("conv_head_kernel", 1),
             deeplab_norm=fields["deeplab_norm"],

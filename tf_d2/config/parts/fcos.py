@@ -50,7 +50,7 @@ class FCOSConfig:
             backbone=backbone,
             num_classes=fields.integer("num_classes", 1),
             in_features=fields.names("in_features", backbone.strides),
-            num_convs=fields.integer("num_convs", 1),
+            num_convs=fields.layers("num_convs", 1),
             conv_dims=fields.channels("conv_dims"),
             norm=fields.norm("norm"),
             score_thresh_test=fields.number("score_thresh_test"),

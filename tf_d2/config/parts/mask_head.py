@@ -53,7 +53,7 @@ class MaskHeadConfig:
     @classmethod
     def from_keys(cls, keys: Keys, name: str, num_classes: int) -> MaskHeadConfig:
         fields = keys.fields({"num_conv": _PREFIX + "NUM_CONV", "dim": _PREFIX + "CONV_DIM", **cls.KEYS})
-        dims = (fields.integer("dim", 1),) * (fields.integer("num_conv", 0) + 1)
+        dims = (fields.integer("dim", 1),) * (fields.layers("num_conv", 0) + 1)
         fields.put("conv_dims", _PREFIX + "CONV_DIM", dims)
         return cls._checked(fields)
 

@@ -114,6 +114,7 @@ class MViTConfig:
         mvit = cls(
             **{name: fields.integer(name, 1) for name in _COUNTS},
             **{name: fields.flag(name) for name in _FLAGS},
+            depth=fields.layers("depth", 1),
             patch_padding=fields.integer("patch_padding", 0),
             adaptive_window_size=fields.integer("adaptive_window_size", 0),
             last_block_indexes=last,
@@ -143,7 +144,7 @@ class MViTConfig:
 
 
 _COUNTS = (
-    "img_size patch_kernel patch_stride embed_dim depth num_heads qkv_pool_kernel adaptive_kv_stride "
+    "img_size patch_kernel patch_stride embed_dim num_heads qkv_pool_kernel adaptive_kv_stride "
     "pretrain_img_size"
 ).split()
 _FLAGS = "residual_pooling qkv_bias use_abs_pos use_rel_pos pretrain_use_cls_token".split()

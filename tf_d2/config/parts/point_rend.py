@@ -81,7 +81,7 @@ class PointHeadConfig:
             "in_features": fields.names("in_features"),
             "num_classes": fields.integer("num_classes", 1),
             "fc_dim": fields.integer("fc_dim", 1),
-            "num_fc": fields.integer("num_fc", 0),
+            "num_fc": fields.layers("num_fc", 0),
             "cls_agnostic_mask": fields.flag("cls_agnostic_mask"),
             "coarse_pred_each_layer": fields.flag("coarse_pred_each_layer"),
             "subdivision_steps": fields.integer("subdivision_steps", 0),
@@ -204,7 +204,7 @@ class PointRendMaskHeadConfig:
             pooler_resolution=fields["pooler_resolution"],
             conv_dim=fields.integer("conv_dim", 1),
             fc_dim=fields.integer("fc_dim", 1),
-            num_fc=fields.integer("num_fc", 1),
+            num_fc=fields.layers("num_fc", 1),
             output_side_resolution=fields.integer("output_side_resolution", 1),
             point_head=point_head,
         )

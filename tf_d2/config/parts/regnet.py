@@ -18,7 +18,6 @@ from tf_d2.config.lazy import REQUIRED, Node
 from tf_d2.config.reading import NORMS, Fields
 
 _WIDTH_MULTIPLE = 8
-_MAX_DEPTH = 1000
 
 
 class RegNetStage(NamedTuple):
@@ -91,7 +90,7 @@ class RegNetConfig:
     def _checked(cls, fields: Fields) -> RegNetConfig:
         default = fields["out_features"] is None  # the constructor's: the last stage
         regnet = cls(
-            depth=fields.integer("depth", 1),
+            depth=fields.layers("depth", 1),
             w_a=fields.number("w_a"),
             w_0=fields.integer("w_0", 1),
             w_m=fields.number("w_m"),
@@ -102,7 +101,6 @@ class RegNetConfig:
             out_features=() if default else fields.names("out_features"),
         )
         bounds = {
-            "depth": (regnet.depth <= _MAX_DEPTH, f"expected at most {_MAX_DEPTH} blocks"),
             "w_a": (0 <= regnet.w_a < 2**31, "expected 0 or more"),
             "w_0": (regnet.w_0 % _WIDTH_MULTIPLE == 0, f"expected a multiple of {_WIDTH_MULTIPLE}"),
             "w_m": (regnet.w_m > 1, "expected a number above 1"),

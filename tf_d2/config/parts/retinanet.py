@@ -61,7 +61,7 @@ class RetinaNetConfig:
             anchors=anchors,
             num_classes=fields.integer("num_classes", 1),
             in_features=fields["in_features"],
-            num_convs=fields.integer("num_convs", 1),
+            num_convs=fields.layers("num_convs", 1),
             conv_dims=_widths(fields),
             norm=fields.norm("norm"),
             bbox_reg_weights=fields.nonzero("bbox_reg_weights", [4]),

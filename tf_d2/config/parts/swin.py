@@ -8,7 +8,7 @@ from typing import Any
 from tf_d2.config.defaults import Flat
 from tf_d2.config.lazy import Node
 from tf_d2.config.parts.tokens import put_norm_eps
-from tf_d2.config.reading import Fields
+from tf_d2.config.reading import MAX_LAYERS, Fields
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,8 @@ class SwinConfig:
             patch_norm=fields.flag("patch_norm"),
             out_indices=fields.integers("out_indices", 0),
         )
+        if sum(swin.depths) > MAX_LAYERS:
+            raise fields.fail("depths", f"expected at most {MAX_LAYERS} blocks together")
         if len(swin.num_heads) < len(swin.depths):
             raise fields.fail("num_heads", f"expected one number for each of depths {swin.depths}")
         for i in range(len(swin.depths)):

@@ -101,7 +101,7 @@ class TensorMaskConfig:
             anchors=AnchorConfig.from_keys(keys, cls.KEYS["in_features"], names),
             in_features=names,
             num_classes=fields.integer("num_classes", 1),
-            num_convs=fields.integer("num_convs", 0),
+            num_convs=fields.layers("num_convs", 0),
             cls_channels=fields.integer("cls_channels", 1),
             bbox_channels=fields.integer("bbox_channels", 1),
             mask_channels=fields.integer("mask_channels", 1),

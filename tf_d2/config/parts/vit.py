@@ -59,7 +59,7 @@ class ViTConfig:
             img_size=fields.integer("img_size", 1),
             patch_size=fields.integer("patch_size", 1),
             embed_dim=fields.integer("embed_dim", 1),
-            depth=fields.integer("depth", 1),
+            depth=fields.layers("depth", 1),
             num_heads=fields.integer("num_heads", 1),
             mlp_ratio=fields.number("mlp_ratio"),
             qkv_bias=fields.flag("qkv_bias"),
