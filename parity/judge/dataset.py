@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, redirect_stdout
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,17 +41,58 @@ def add_average_precision(comparisons: Sequence[Comparison], truth: Mapping[str,
 
 
 def read_annotations(path: Path) -> dict[str, Any]:
-    """The parsed COCO file; ValueError names what it lacks."""
+    """The parsed COCO file, with what pycocotools asks for and some tools leave out: an object's ``id``, ``iscrowd``
+    (0) and ``area`` (its box's).
+
+    Raises:
+        UsageError: what it lacks, all at once.
+    """
     try:
-        truth = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        truth = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not readable as COCO annotations: {error}") from error
-    missing = [
-        k for k in ("images", "annotations", "categories") if not isinstance(truth, dict) or k not in truth
-    ]
+    missing = [k for k in _ENTRIES if not isinstance(truth, dict) or k not in truth]
     if missing:
         raise UsageError(f"{path}: not COCO annotations, there is no {', '.join(missing)}")
+    problems = [text for k, checks in _ENTRIES.items() for text in _problems(k, truth[k], checks)]
+    if problems:
+        raise UsageError(f"{path}: not COCO annotations: " + "; ".join(problems))
+    for number, entry in enumerate(truth["annotations"], 1):
+        width, height = entry["bbox"][2:]
+        entry |= {"id": number, "iscrowd": 0, "area": width * height} | entry
     return truth
+
+
+def _is_name(value: Any) -> bool:
+    return type(value) in (int, str)
+
+
+def _is_box(value: Any) -> bool:
+    numbers = isinstance(value, list) and len(value) == 4 and all(type(v) in (int, float) for v in value)
+    return numbers and all(map(isfinite, value))
+
+
+# The lists of a COCO file: what each of their objects must have.
+_ENTRIES: dict[str, dict[str, Callable[[Any], bool]]] = {
+    "images": {"file_name": lambda value: isinstance(value, str), "id": _is_name},
+    "annotations": {"image_id": _is_name, "category_id": lambda value: type(value) is int, "bbox": _is_box},
+    "categories": {"id": lambda value: type(value) is int},
+}
+
+
+def _problems(name: str, entries: Any, checks: Mapping[str, Callable[[Any], bool]]) -> list[str]:
+    if not isinstance(entries, list):
+        return [f"{name} is no list"]
+    if not all(isinstance(entry, dict) for entry in entries):
+        return [f"{name} has something else than objects"]
+    wrong = {
+        k: [i for i, e in enumerate(entries) if k not in e or not holds(e[k])] for k, holds in checks.items()
+    }
+    return [
+        f"{len(found)} of {len(entries)} {name} have no usable {k} (the first is number {found[0]})"
+        for k, found in wrong.items()
+        if found
+    ]
 
 
 def _stages(traces: tuple[str, ...], names: Mapping[int, str], truth: Mapping[str, Any]) -> list[StageResult]:
@@ -68,14 +110,18 @@ def _stages(traces: tuple[str, ...], names: Mapping[int, str], truth: Mapping[st
             found = [_results(t, chosen, truth, masks) for t in sides]
         except ValueError as error:
             return [_stage("bbox", Status.ERROR, str(error))]
-    kinds: tuple[Kind, ...] = ("bbox", "segm") if masks else ("bbox",)
+    outlined = all(entry.get("segmentation") for entry in truth["annotations"])
+    kinds: tuple[Kind, ...] = ("bbox", "segm") if masks and outlined else ("bbox",)
     return [_judge(kind, found, chosen, truth) for kind in kinds]
 
 
 def _judge(
     kind: Kind, found: Sequence[list[dict[str, Any]]], chosen: Mapping[int, int], truth: Mapping[str, Any]
 ) -> StageResult:
-    reference, candidate = (average_precision(truth, f, kind, list(chosen.values())) for f in found)
+    try:
+        reference, candidate = (average_precision(truth, f, kind, list(chosen.values())) for f in found)
+    except Exception as error:  # pycocotools raises bare ones; the rungs before are kept
+        return _stage(kind, Status.ERROR, f"pycocotools: {type(error).__name__}: {error}")
     if min(reference, candidate) < 0:
         return _stage(kind, Status.NOT_COMPARED, "the pictures have no annotated objects")
     difference = abs(reference - candidate)

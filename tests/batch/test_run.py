@@ -205,6 +205,12 @@ def test_merge_takes_numbers_from_annotations(export: Path, pictures: Path, tmp_
     with pytest.raises(BatchError, match=r"000\.jpg"):
         (tmp_path / "a.json").write_text(json.dumps({"images": [{"file_name": "x.jpg", "id": 1}]}))
         merge(tmp_path / "out", tmp_path / "all.json", tmp_path / "a.json")
+    for text in ("[", "{}", '{"images": [{"file_name": 3, "id": 1}]}'):
+        (tmp_path / "a.json").write_text(text)
+        with pytest.raises(BatchError, match=r"a\.json: not COCO annotations"):
+            merge(tmp_path / "out", tmp_path / "all.json", tmp_path / "a.json")
+    with pytest.raises(BatchError, match=r"gone\.json: not COCO annotations"):
+        merge(tmp_path / "out", tmp_path / "all.json", tmp_path / "gone.json")
     assert not (tmp_path / "all.json").exists()
     images = [{"file_name": f"val/{k:03d}.jpg", "id": 1000 + k} for k in range(11)]
     (tmp_path / "a.json").write_text(json.dumps({"images": images}))

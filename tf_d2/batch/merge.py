@@ -111,9 +111,9 @@ def _image_numbers(annotations: Path) -> dict[str, int]:
     try:
         images = json.loads(annotations.read_text(encoding="utf-8"))["images"]
         named = {image["file_name"]: image["id"] for image in images}
-    except (ValueError, KeyError, TypeError) as error:
+        numbers = {os.path.basename(name): number for name, number in named.items()}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BatchError(f"{annotations}: not COCO annotations with images ({error})") from error
-    numbers = {os.path.basename(name): number for name, number in named.items()}
     return numbers | named | {str(number): number for number in named.values()}
 
 

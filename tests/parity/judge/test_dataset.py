@@ -100,6 +100,56 @@ def test_annotations_of_another_kind_are_refused(tmp_path, text):
         read_annotations(tmp_path / "x.json")
 
 
+@pytest.mark.parametrize(
+    ("where", "changed", "told"),
+    [
+        ("images", {"file_name": 3}, "1 of 1 images have no usable file_name (the first is number 0)"),
+        ("annotations", {"bbox": [1, 2, 3]}, "2 of 2 annotations have no usable bbox"),
+        ("annotations", {"image_id": None}, "2 of 2 annotations have no usable image_id"),
+        ("categories", {"id": "dog"}, "2 of 2 categories have no usable id"),
+    ],
+)
+def test_entries_of_another_kind_are_refused_before_anything_runs(
+    tmp_path, annotations, where, changed, told
+):
+    truth = json.loads(annotations.read_text())
+    truth[where] = [entry | changed for entry in truth[where]]
+    annotations.write_text(json.dumps(truth))
+    with pytest.raises(ValueError) as error:
+        read_annotations(annotations)
+    assert told in str(error.value)
+
+
+@pytest.mark.parametrize("left_out", ["id", "iscrowd", "area"])
+def test_what_some_tools_leave_out_is_made_up(tmp_path, annotations, left_out):
+    truth = json.loads(annotations.read_text())
+    for entry in truth["annotations"]:
+        del entry[left_out]
+    annotations.write_text(json.dumps(truth))
+    found = judged(tmp_path, annotations)
+    assert {s.message for s in found.values()} == {"AP 100.00 and 100.00 on 1 pictures"} and len(found) == 2
+
+
+def test_annotations_without_outlines_judge_boxes(tmp_path, annotations):
+    truth = json.loads(annotations.read_text())
+    for entry in truth["annotations"]:
+        del entry["segmentation"]
+    annotations.write_text(json.dumps(truth))
+    assert list(judged(tmp_path, annotations)) == ["dataset/AP bbox"]
+
+
+def test_outlines_that_pycocotools_cannot_read_leave_the_other_rungs(tmp_path, annotations):
+    truth = json.loads(annotations.read_text())
+    for entry in truth["annotations"]:
+        entry["segmentation"] = "round"
+    annotations.write_text(json.dumps(truth))
+    found = judged(tmp_path, annotations)
+    assert found["dataset/AP bbox"].status is Status.PASS
+    assert (
+        found["dataset/AP segm"].status is Status.ERROR and "pycocotools" in found["dataset/AP segm"].message
+    )
+
+
 def test_more_classes_than_categories_are_an_error(tmp_path, annotations):
     found = judged(tmp_path, annotations, classes=(0, 5))["dataset/AP bbox"]
     assert found.status is Status.ERROR and "class 5, but the annotations have 2" in found.message
