@@ -333,7 +333,7 @@ def _json_list(text: str, where: str) -> list[dict[str, Any]]:
     """A list written as JSON, or as a Python literal, which is what recordings hold."""
     try:
         value = json.loads(text) if text.startswith('[{"') else ast.literal_eval(text)
-    except (ValueError, SyntaxError) as error:
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise TraceError(f"{where} is neither JSON nor a Python literal: {error}") from error
     if not isinstance(value, list):
         raise TraceError(f"{where} is not a list")

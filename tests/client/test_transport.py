@@ -2,6 +2,7 @@
 
 import base64
 import json
+import socket
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -113,6 +114,43 @@ def test_no_server():
     with pytest.raises(ServingError, match=r"^http://127\.0\.0\.1:9/v1/models/m:predict: "):
         Rest("http://127.0.0.1:9", "m", None, None, 2.0).predict("s", {"inputs": np.zeros(1)})
     assert not Rest("http://127.0.0.1:9", "m", None, None, 2.0).ready()
+
+
+@pytest.fixture
+def another_protocol():
+    """The address of a server that answers with something else than HTTP, as gRPC's port does."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve():
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:  # closed
+                    return
+                with connection:
+                    connection.recv(1 << 16)
+                    connection.sendall(b"\x00\x00\x0c\x04\x00\x00\x00\x00\x00\n")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join()
+
+
+def test_a_server_of_another_protocol(another_protocol):
+    rest = Rest(f"http://{another_protocol}", "m", None, None, 2.0)
+    with pytest.raises(ServingError, match=r"no HTTP answer .*is that the port of gRPC"):
+        rest.predict("s", {"inputs": np.zeros(1)})
+    assert not rest.ready()
+
+
+@pytest.mark.parametrize(
+    "body", [b"[]", b"3", b'{"model_version_status": ["x"]}', b'{"model_version_status": null}']
+)
+def test_a_status_of_another_kind_is_not_ready(server, body):
+    server.answers["/v1/models/m"] = 200, body
+    assert not rest(server).ready()
 
 
 def state(*names):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -60,12 +61,13 @@ class Rest:
 
     def ready(self) -> bool:
         try:
-            states = self._call(self.url, None).get("model_version_status", [])
+            answer = self._call(self.url, None)
             if self.label is not None:  # the status call answers for every label, known or not
                 self._call(self.url + "/metadata", None)
         except ServingError:
             return False
-        return any(state.get("state") == "AVAILABLE" for state in states)
+        states = answer.get("model_version_status") if isinstance(answer, dict) else None
+        return any(isinstance(s, dict) and s.get("state") == "AVAILABLE" for s in states or [])
 
     def close(self) -> None:
         """Nothing to give up: every call is a connection of its own."""
@@ -78,6 +80,10 @@ class Rest:
         except urllib.error.HTTPError as error:
             with error:
                 raise ServingError(f"{url}: HTTP {error.code}: {_message(error.read())}") from error
+        except http.client.HTTPException as error:
+            raise ServingError(
+                f"{url}: no HTTP answer ({error!r}); is that the port of gRPC? REST has one of its own (8501)"
+            ) from error
         except (OSError, ValueError) as error:
             raise ServingError(f"{url}: {error}") from error
 
@@ -141,10 +147,10 @@ class Grpc:
             answer = self._status(spec, timeout=self.timeout)
             if self.label is not None:  # the status call answers for every label, known or not
                 self._metadata(spec + wire.field(2, b"signature_def"), timeout=self.timeout)
-        except self._grpc.RpcError:
+            versions = [value for number, value in wire.fields(memoryview(answer)) if number == 1]
+            return any(dict(wire.fields(v)).get(2) == 30 for v in versions if isinstance(v, memoryview))
+        except (self._grpc.RpcError, wire.WireError):
             return False
-        versions = [value for number, value in wire.fields(memoryview(answer)) if number == 1]
-        return any(dict(wire.fields(v)).get(2) == 30 for v in versions if isinstance(v, memoryview))
 
     def close(self) -> None:
         self._channel.close()
