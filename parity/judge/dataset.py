@@ -57,7 +57,8 @@ def read_annotations(path: Path) -> dict[str, Any]:
     problems = [text for k, checks in _ENTRIES.items() for text in _problems(k, truth[k], checks)]
     if problems:
         raise UsageError(f"{path}: not COCO annotations: " + "; ".join(problems))
-    for number, entry in enumerate(truth["annotations"], 1):
+    given = [entry["id"] for entry in truth["annotations"] if type(entry.get("id")) is int]
+    for number, entry in enumerate(truth["annotations"], 1 + max(given, default=0)):
         width, height = entry["bbox"][2:]
         entry |= {"id": number, "iscrowd": 0, "area": width * height} | entry
     return truth
@@ -110,9 +111,16 @@ def _stages(traces: tuple[str, ...], names: Mapping[int, str], truth: Mapping[st
             found = [_results(t, chosen, truth, masks) for t in sides]
         except ValueError as error:
             return [_stage("bbox", Status.ERROR, str(error))]
-    outlined = all(entry.get("segmentation") for entry in truth["annotations"])
-    kinds: tuple[Kind, ...] = ("bbox", "segm") if masks and outlined else ("bbox",)
-    return [_judge(kind, found, chosen, truth) for kind in kinds]
+    boxes = _judge("bbox", found, chosen, truth)
+    if not masks:
+        return [boxes]
+    bare = sum(not entry.get("segmentation") for entry in truth["annotations"])
+    if bare:
+        boxes.message += (
+            f"; masks not judged: {bare} of {len(truth['annotations'])} annotations have no segmentation"
+        )
+        return [boxes]
+    return [boxes, _judge("segm", found, chosen, truth)]
 
 
 def _judge(

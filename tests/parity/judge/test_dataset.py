@@ -135,7 +135,19 @@ def test_annotations_without_outlines_judge_boxes(tmp_path, annotations):
     for entry in truth["annotations"]:
         del entry["segmentation"]
     annotations.write_text(json.dumps(truth))
-    assert list(judged(tmp_path, annotations)) == ["dataset/AP bbox"]
+    found = judged(tmp_path, annotations)
+    assert list(found) == ["dataset/AP bbox"] and found["dataset/AP bbox"].status is Status.PASS
+    assert found["dataset/AP bbox"].message.endswith(
+        "masks not judged: 2 of 2 annotations have no segmentation"
+    )
+
+
+def test_made_up_numbers_are_not_those_of_others(annotations):
+    truth = json.loads(annotations.read_text())
+    del truth["annotations"][0]["id"]
+    truth["annotations"][1]["id"] = 1
+    annotations.write_text(json.dumps(truth))
+    assert [entry["id"] for entry in read_annotations(annotations)["annotations"]] == [2, 1]
 
 
 def test_outlines_that_pycocotools_cannot_read_leave_the_other_rungs(tmp_path, annotations):
