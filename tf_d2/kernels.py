@@ -129,18 +129,29 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 
 @cache
-def slow_products() -> bool:
-    """Whether oneDNN multiplies with AVX2 here and no more: what a convolution saves in products is then worth passes
-    over memory. False where nobody can tell (no Linux)."""
+def products() -> str | None:
+    """The instructions oneDNN multiplies float32 with here, "AVX512_CORE" or "AVX2" (its own names); None where it has
+    neither, or where nobody can tell (no Linux)."""
     try:
         lines = _CPUINFO.read_text().splitlines()
     except OSError:
-        return False
+        return None
     flags = next((line.split() for line in lines if line.startswith("flags")), [])
     limit = (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "").upper()
-    if limit in ("SSE41", "AVX"):
-        return False
-    return "avx2" in flags and ("avx512f" not in flags or limit.startswith("AVX2"))
+    if "avx2" not in flags or limit in ("SSE41", "AVX"):
+        return None
+    wide = {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= set(flags)
+    return "AVX512_CORE" if wide and not limit.startswith("AVX2") else "AVX2"
+
+
+def threads() -> int:
+    """How many threads TensorFlow computes one operation with on this processor."""
+    import tensorflow as tf
+
+    asked = tf.config.threading.get_intra_op_parallelism_threads()
+    return asked or (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
 
 
 @cache

@@ -42,7 +42,7 @@ def add_average_precision(comparisons: Sequence[Comparison], truth: Mapping[str,
 
 def read_annotations(path: Path) -> dict[str, Any]:
     """The parsed COCO file, with what pycocotools asks for and some tools leave out: an object's ``id``, ``iscrowd``
-    (0) and ``area`` (its box's).
+    (0) and ``area`` (its box's); an image without ``file_name`` has its ``coco_url`` there (LVIS).
 
     Raises:
         UsageError: what it lacks, all at once.
@@ -54,6 +54,9 @@ def read_annotations(path: Path) -> dict[str, Any]:
     missing = [k for k in _ENTRIES if not isinstance(truth, dict) or k not in truth]
     if missing:
         raise UsageError(f"{path}: not COCO annotations, there is no {', '.join(missing)}")
+    for image in truth["images"] if isinstance(truth["images"], list) else []:
+        if isinstance(image, dict) and "coco_url" in image:  # LVIS names its pictures by this alone
+            image.setdefault("file_name", image["coco_url"])
     problems = [text for k, checks in _ENTRIES.items() for text in _problems(k, truth[k], checks)]
     if problems:
         raise UsageError(f"{path}: not COCO annotations: " + "; ".join(problems))

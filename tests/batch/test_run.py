@@ -212,10 +212,11 @@ def test_merge_takes_numbers_from_annotations(export: Path, pictures: Path, tmp_
     with pytest.raises(BatchError, match=r"gone\.json: not COCO annotations"):
         merge(tmp_path / "out", tmp_path / "all.json", tmp_path / "gone.json")
     assert not (tmp_path / "all.json").exists()
-    images = [{"file_name": f"val/{k:03d}.jpg", "id": 1000 + k} for k in range(11)]
-    (tmp_path / "a.json").write_text(json.dumps({"images": images}))
-    merge(tmp_path / "out", tmp_path / "all.json", tmp_path / "a.json")
-    assert json.loads((tmp_path / "all.json").read_text())[0]["image_id"] == 1000
+    for first, key in ((1000, "file_name"), (2000, "coco_url")):  # of COCO, and of LVIS
+        images = [{key: f"http://images.example/val/{k:03d}.jpg", "id": first + k} for k in range(11)]
+        (tmp_path / "a.json").write_text(json.dumps({"images": images}))
+        merge(tmp_path / "out", tmp_path / "all.json", tmp_path / "a.json")
+        assert json.loads((tmp_path / "all.json").read_text())[0]["image_id"] == first
 
 
 def test_merge_of_an_unfinished_folder_is_refused(export: Path, pictures: Path, tmp_path: Path) -> None:

@@ -225,9 +225,21 @@ def test_errors_name_the_server(rest_url: str, grpc_url: str, image: np.ndarray)
         client.predict(image)
     with pytest.raises(ServingError, match=r"127\.0\.0\.1:9"):
         Client("http://127.0.0.1:9", "m", timeout=2).predict(image)
-    for url in ("localhost:8501", "ftp://host", "grpc://"):
+    wrong = (
+        "localhost:8501",
+        "ftp://host",
+        "grpc://",
+        "http://",
+        "http://a b",
+        "http://[::1",
+        "http://h:x",
+        None,
+    )
+    for url in wrong:
         with pytest.raises(ValueError, match="expected http://HOST:PORT"):
-            Client(url, "m")
+            Client(url, "m")  # type: ignore[arg-type]
+    with pytest.raises(ServingError, match="control characters"):
+        Client(rest_url, "my model").predict(image)
     with pytest.raises(ValueError, match="one of them"):
         Client(rest_url, "m", version=1, label="stable")
 

@@ -160,8 +160,9 @@ def operations(function):
 
 
 def test_conv2d_looks_at_the_size(kept, monkeypatch):
-    monkeypatch.setattr(winograd, "slow_products", lambda: True)
+    monkeypatch.setattr(kernels, "products", lambda: "AVX2")
     monkeypatch.setattr(winograd, "_CELLS", 100)
+    monkeypatch.setattr(winograd, "_WORK", {"AVX2": 1})
     weights, bias = layer(128, 128)
     plain = traced(lambda x, w, b: conv.conv2d(x, w, b, padding=1, relu=True), weights, bias)
     both = traced(lambda x, w, b: conv.conv2d(x, w, b, padding=1, relu=True, large_maps=True), weights, bias)
@@ -179,14 +180,15 @@ def test_conv2d_looks_at_the_size(kept, monkeypatch):
         ({}, True),
         ({"channels": (96, 128)}, False),
         ({"channels": (2048, 2048)}, False),
-        ({"products": False}, False),
+        ({"products": "AVX512_CORE"}, True),
+        ({"products": None}, False),
         ({"dtype": tf.bfloat16}, False),
         ({"kernel": 5}, False),
         ({"groups": 2}, False),
     ],
 )
 def test_where_it_pays(kept, monkeypatch, change, asked):
-    monkeypatch.setattr(winograd, "slow_products", lambda: change.get("products", True))
+    monkeypatch.setattr(kernels, "products", lambda: change.get("products", "AVX2"))
     first, last = change.get("channels", (256, 256))
     size, dtype = change.get("kernel", 3), change.get("dtype", tf.float32)
 
@@ -202,24 +204,47 @@ def test_where_it_pays(kept, monkeypatch, change, asked):
     call.get_concrete_function()
 
 
+WIDE = "avx avx2 fma avx512f avx512dq avx512bw avx512vl"
+
+
 @pytest.mark.parametrize(
-    ("flags", "limit", "slow"),
+    ("flags", "limit", "found"),
     [
-        ("avx avx2 fma", "", True),
-        ("avx avx2 fma avx512f", "", False),
-        ("avx avx2 fma avx512f", "AVX2", True),
-        ("avx avx2 fma avx512f", "avx2_vnni", True),
-        ("avx avx2 fma avx512f", "AVX512_CORE", False),
-        ("avx", "", False),
-        ("avx avx2 fma", "SSE41", False),
-        (None, "", False),
+        ("avx avx2 fma", "", "AVX2"),
+        (WIDE, "", "AVX512_CORE"),
+        ("avx avx2 fma avx512f avx512cd", "", "AVX2"),  # oneDNN asks for more of AVX-512
+        (WIDE, "AVX2", "AVX2"),
+        (WIDE, "avx2_vnni", "AVX2"),
+        (WIDE, "AVX512_CORE", "AVX512_CORE"),
+        ("avx", "", None),
+        (WIDE, "SSE41", None),
+        (None, "", None),
     ],
 )
-def test_slow_products(flags, limit, slow, monkeypatch, tmp_path):
+def test_products(flags, limit, found, monkeypatch, tmp_path):
     cpuinfo = tmp_path / "cpuinfo"
     if flags is not None:
         cpuinfo.write_text(f"processor : 0\nmodel name : x\nflags\t\t: {flags}\nbugs :\n")
     monkeypatch.setattr(kernels, "_CPUINFO", cpuinfo)
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
     monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
-    assert kernels.slow_products.__wrapped__() == slow
+    assert kernels.products.__wrapped__() == found
+
+
+@pytest.mark.parametrize(
+    ("found", "threads", "columns"),
+    # 8 rows of 256 channels: 9.4 million operations a column.
+    [("AVX2", 2, 22), ("AVX2", 16, 170), ("AVX512_CORE", 2, 64), ("AVX512_CORE", 8, 255)],
+)
+def test_more_threads_ask_for_wider_maps(found, threads, columns, monkeypatch):
+    monkeypatch.setattr(kernels, "products", lambda: found)
+    monkeypatch.setattr(kernels, "threads", lambda: threads)
+    kernel = tf.zeros([3, 3, 256, 256])
+    for width, large in ((columns, True), (columns - 1, False)):
+        assert bool(winograd.large(tf.zeros([1, 3000, width, 1]), kernel)) == large
+    assert not winograd.large(tf.zeros([1, 4, 700, 1]), kernel)
+
+
+def test_threads_are_those_asked_for(monkeypatch):
+    monkeypatch.setattr(tf.config.threading, "get_intra_op_parallelism_threads", lambda: 5)
+    assert kernels.threads() == 5

@@ -107,10 +107,12 @@ def _results(
 
 
 def _image_numbers(annotations: Path) -> dict[str, int]:
-    """``images`` of a COCO annotations file: file name, as written and without its folders -> id."""
+    """``images`` of a COCO or LVIS annotations file: file name, as written and without its folders -> id."""
     try:
         images = json.loads(annotations.read_text(encoding="utf-8"))["images"]
-        named = {image["file_name"]: image["id"] for image in images}
+        named = {
+            image["file_name"] if "file_name" in image else image["coco_url"]: image["id"] for image in images
+        }
         numbers = {os.path.basename(name): number for name, number in named.items()}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BatchError(f"{annotations}: not COCO annotations with images ({error})") from error

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -24,6 +25,21 @@ from tf_d2.tables import to_supervision
 from weights.errors import UsageError
 
 __all__ = ["BadImageError", "Client", "ServingError", "to_coco", "to_result", "to_supervision"]
+
+
+def _scheme(url: str) -> str | None:
+    """What stands before ``://``, where a server's address follows."""
+    if not isinstance(url, str) or any(c.isspace() for c in url):
+        return None
+    scheme, _, rest = url.partition("://")
+    if scheme == "grpc":
+        return scheme if rest else None  # gRPC's names of targets are of many forms
+    try:
+        parts = urlsplit(url)
+        usable = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return None
+    return scheme if usable else None
 
 
 class Client:
@@ -51,12 +67,12 @@ class Client:
         """
         if version is not None and label is not None:
             raise UsageError("version and label both choose a version; pass one of them")
-        scheme, _, rest = url.partition("://")
+        scheme = _scheme(url)
         self._transport: Transport
-        if scheme in ("http", "https") and rest:
+        if scheme in ("http", "https"):
             self._transport = Rest(url, model, version, label, timeout)
-        elif scheme == "grpc" and rest:
-            self._transport = Grpc(rest, model, version, label, timeout)
+        elif scheme == "grpc":
+            self._transport = Grpc(url.partition("://")[2], model, version, label, timeout)
         else:
             raise UsageError(f"{url!r}: expected http://HOST:PORT, https://HOST:PORT or grpc://HOST:PORT")
 

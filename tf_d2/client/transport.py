@@ -80,6 +80,8 @@ class Rest:
         except urllib.error.HTTPError as error:
             with error:
                 raise ServingError(f"{url}: HTTP {error.code}: {_message(error.read())}") from error
+        except http.client.InvalidURL as error:
+            raise ServingError(f"{url}: {error}") from error
         except http.client.HTTPException as error:
             raise ServingError(
                 f"{url}: no HTTP answer ({error!r}); is that the port of gRPC? REST has one of its own (8501)"

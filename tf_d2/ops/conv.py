@@ -54,7 +54,7 @@ def conv2d(
         steps, after = onednn.Steps(stride, pads, dilation), onednn.After(bias, add, relu)
         if large_maps and steps == (1, "SAME", 1) and add is None and winograd.pays(x, kernel):
             return tf.cond(
-                winograd.large(x),
+                winograd.large(x, kernel),
                 lambda: winograd.conv3x3(x, kernel, bias, relu),
                 lambda: onednn.conv2d(x, kernel, steps, after),
             )

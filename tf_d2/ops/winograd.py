@@ -3,8 +3,7 @@
 Four rows of a 3x3 convolution need twelve products of a row of cells with a row of the kernel. Six are enough
 (Winograd, Toom and Cook): of six sums of the input's rows with six sums of the kernel's, from which four rows are
 summed. Along the row it stays a convolution, 1x3 and oneDNN's. The sums pass over memory, so this pays for wide layers
-on large maps only, and where products are slow beside memory: with AVX2, not measured with AVX-512
-(:func:`tf_d2.kernels.slow_products`).
+on large maps only, with AVX-512, whose products take half of the time, on fewer of them than with AVX2.
 
 With points 0, 1, -1, 1/2, -2 and infinity, scaled by powers of two, the error is 1.4 to 1.8 times that of the
 convolution as it is written, 1.1e-6 for 6e-7 at 256 channels. A constant map must stay constant, as cells that are
@@ -15,11 +14,12 @@ that is not of differences alone is of point 1, whose column of SUMS is ones.
 from __future__ import annotations
 
 from functools import cache
+from math import inf
 
 import numpy as np
 import tensorflow as tf
 
-from tf_d2.kernels import slow_products
+from tf_d2 import kernels
 from tf_d2.ops import onednn
 
 ROWS = 4  # of the result, made from ROWS + 2 of the input
@@ -61,7 +61,10 @@ _PRODUCTS = len(OF_KERNEL)
 
 _CHANNELS = 128  # with fewer, the sums cost more than the products they save
 _WEIGHTS = 512 * 1024  # channels in times out; the kernels' sums take twice the memory of the kernel
-_CELLS = 3000  # of one image; on fewer the steps are too short
+_CELLS = 3000  # of one image; on fewer there are too few steps
+# What the direct convolution of one step must take of each thread, in operations: below, the sums and the start of a
+# dozen operations cost more. Measured with two threads of AMD's Zen 3 and Zen 5.
+_WORK = {"AVX2": 100e6, "AVX512_CORE": 300e6}
 
 
 def pays(x: tf.Tensor, kernel: tf.Tensor) -> bool:
@@ -69,13 +72,19 @@ def pays(x: tf.Tensor, kernel: tf.Tensor) -> bool:
     height, width, channels_in, channels = (int(n or 0) for n in kernel.shape)
     square = (height, width) == (3, 3) and channels_in == x.shape[-1]
     wide = square and min(channels_in, channels) >= _CHANNELS and channels_in * channels <= _WEIGHTS
-    return wide and x.dtype == tf.float32 and onednn.active(x.dtype) and slow_products()
+    return wide and x.dtype == tf.float32 and onednn.active(x.dtype) and _columns(kernel) < inf
 
 
-def large(x: tf.Tensor) -> tf.Tensor:
-    """bool: whether the maps ``[N, H, W, C]`` are large enough for :func:`conv3x3`."""
-    shape = tf.shape(x)
-    return shape[1] * shape[2] >= _CELLS
+def large(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    """bool: whether the maps ``[N, H, W, C]`` are large enough for :func:`conv3x3`, where it :func:`pays`."""
+    _, height, width, _ = tf.unstack(tf.shape(x))
+    return tf.logical_and(height * width >= _CELLS, tf.cast(width, tf.float32) >= _columns(kernel))
+
+
+def _columns(kernel: tf.Tensor) -> float:
+    """How many a map must have for a step to be long enough; infinite where that is not known."""
+    work = _WORK.get(kernels.products() or "", inf)
+    return work * kernels.threads() / (2 * ROWS * _TILES * kernel.shape.num_elements())
 
 
 def conv3x3(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None, relu: bool) -> tf.Tensor:

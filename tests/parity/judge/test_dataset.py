@@ -130,6 +130,14 @@ def test_what_some_tools_leave_out_is_made_up(tmp_path, annotations, left_out):
     assert {s.message for s in found.values()} == {"AP 100.00 and 100.00 on 1 pictures"} and len(found) == 2
 
 
+def test_pictures_of_lvis_are_found_by_their_address(tmp_path, annotations):
+    truth = json.loads(annotations.read_text())
+    truth["images"][0].pop("file_name")
+    truth["images"][0]["coco_url"] = "http://images.example/train2017/a.png"
+    annotations.write_text(json.dumps(truth))
+    assert {s.status for s in judged(tmp_path, annotations).values()} == {Status.PASS}
+
+
 def test_annotations_without_outlines_judge_boxes(tmp_path, annotations):
     truth = json.loads(annotations.read_text())
     for entry in truth["annotations"]:
