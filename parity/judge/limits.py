@@ -18,6 +18,7 @@ from parity.core.profiles import (
     Limit,
     Profile,
     allowed,
+    chance_factor,
     limit,
     truth_limit,
     value_limit,
@@ -107,7 +108,8 @@ def set_bounds(context: Context, spec: SetSpec) -> _SetBounds | None:
     """The limits of a set by the reference's own error; None where that was not measured.
 
     A picture has few detections, so that theirs may be right by chance: the scores' error is the one of every class
-    probability, the boxes' one is that of the proposals, too.
+    probability, the boxes' one is that of the proposals, too, and with less than four boxes the factor is that of so
+    few numbers.
     """
     truth = context.truth
     if truth is None or spec.name not in truth.noise:
@@ -115,11 +117,13 @@ def set_bounds(context: Context, spec: SetSpec) -> _SetBounds | None:
     static, own = static_noise(context, spec), truth.noise[spec.name]
     if spec.rules == "detect":
         most = TRUTH_FACTOR * static.score
-        score = probability_noise(truth, context.reference, PROPOSALS.name, most)
+        scores = context.reference[spec.scores].astype(np.float64)
+        score = probability_noise(truth, context.reference, scores, PROPOSALS.name, most)
         proposed = truth.noise.get(PROPOSALS.name, own).box_px * _enlarged(context, spec)
         own = Noise(max(own.box_px, proposed), max(own.score, score))
     floor = set_floor(context, spec)
-    far = Noise(NOISE_FACTOR * own.box_px + floor.box_px, NOISE_FACTOR * own.score + floor.score)
+    of_boxes = min(chance_factor(4 * len(truth.rows.get(spec.name, ()))), 2 * NOISE_FACTOR)
+    far = Noise(of_boxes * own.box_px + floor.box_px, NOISE_FACTOR * own.score + floor.score)
     highest = TRUTH_FACTOR if truth.own else 1.0
     apart = Noise(
         min(highest * static.box_px, far.box_px + own.box_px),

@@ -202,11 +202,20 @@ def match_rows(reference: Items, exact: Items, static: Noise) -> tuple[dict[int,
     return rows, Noise(float(px[near].max(initial=0.0)), float(score[near].max(initial=0.0)))
 
 
-def probability_noise(truth: Truth, reference: Arrays, proposals: str, most: float) -> float:
+def probability_noise(
+    truth: Truth, reference: Arrays, scores: np.ndarray, proposals: str, most: float
+) -> float:
     """The reference's largest error in any class probability, of every proposal or anchor and not only of the few
-    that became detections. Errors beyond ``most`` are left out (another level was pooled)."""
+    that became detections, whose ``scores`` are given. Errors beyond ``most`` are left out (another level was pooled).
+
+    Nearly all of a dense head's probabilities are next to 0 and do not move with their logits: so what an error of any
+    logit makes of a detection's score counts, too.
+    """
     if f"{DENSE_HEAD}/0/0" in truth.arrays:
-        return max((_dense_noise(truth, reference, n, most) for n in _levels(truth.arrays)), default=0.0)
+        steepest = float((scores * (1.0 - scores)).max(initial=0.0))
+        return max(
+            (_dense_noise(truth, reference, n, steepest, most) for n in _levels(truth.arrays)), default=0.0
+        )
     own, exact = (provenance.box_head_probabilities(a) for a in (reference, truth.arrays))
     if own is None or exact is None:
         return 0.0
@@ -224,11 +233,12 @@ def _levels(arrays: Arrays) -> list[str]:
     return [n for n in arrays if n.startswith(f"{DENSE_HEAD}/0/")]
 
 
-def _dense_noise(truth: Truth, reference: Arrays, name: str, most: float) -> float:
+def _dense_noise(truth: Truth, reference: Arrays, name: str, steepest: float, most: float) -> float:
     if name not in reference or reference[name].shape != truth.arrays[name].shape:
         return 0.0
-    gap = np.abs(sigmoid(reference[name]) - sigmoid(truth.arrays[name]))
-    return float(gap[gap <= most].max(initial=0.0))
+    logits, exact = reference[name].astype(np.float64), truth.arrays[name]
+    gaps = np.maximum(np.abs(sigmoid(logits) - sigmoid(exact)), steepest * np.abs(logits - exact))
+    return float(gaps[gaps <= most].max(initial=0.0))
 
 
 def mask_noise(truth: Truth, name: str, lined: Callable[[], Lined | None], profile: Profile) -> float | None:

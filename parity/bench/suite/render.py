@@ -74,8 +74,9 @@ def _conditions(parts: Mapping[str, Part]) -> str:
     groups: dict[tuple[str, ...], list[str]] = {}
     for name, part in parts.items():
         facts = part["machine"]
+        sets = f" ({', '.join(facts['instructions'])})" if facts.get("instructions") else ""
         key = (
-            f"{facts['cpu']}, {facts['cores']} cores, {facts['memory_gib']} GiB, {facts['system']}, "
+            f"{facts['cpu']}{sets}, {facts['cores']} cores, {facts['memory_gib']} GiB, {facts['system']}, "
             f"Python {facts['python']}",
             str(part["threads"]),
             f"{part['size'][0]}x{part['size'][1]}",

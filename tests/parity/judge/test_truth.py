@@ -198,6 +198,33 @@ def test_scores_of_few_detections_may_err_as_the_probabilities_of_all_proposals(
     assert next(s for s in found.stages if s.name == "output/instances").status is Status[status]
 
 
+@pytest.mark.parametrize(("error", "status"), [(1e-5, "FAIL"), (3e-4, "PASS")])
+def test_scores_of_few_detections_may_err_as_the_logits_of_all_anchors_would_make_them(
+    error: float, status: str
+) -> None:
+    """Seen in a RetinaNet with one detection, whose logit happened to be right to a twentieth of the largest error:
+    every other probability was so near 0 that its logit's error did not show."""
+    name = "steps/head/0/0"
+    logits = np.random.default_rng(1).normal(-20, 3, size=(1, 4, 30, 30))
+    noisy = {
+        name: (logits + error * np.random.default_rng(2).choice([-1, 1], logits.shape)).astype(np.float32)
+    }
+    found = judged_set(detections() | noisy, detections(score=8e-6) | noisy, {name: logits})
+    assert next(s for s in found.stages if s.name == "output/instances").status is Status[status]
+
+
+@pytest.mark.parametrize(
+    ("count", "factor", "status"), [(1, 5.0, "PASS"), (1, 7.0, "FAIL"), (3, 5.0, "FAIL")]
+)
+def test_one_box_may_be_right_by_chance(count: int, factor: float, status: str) -> None:
+    reference, candidate, exact = (
+        {name: array[:count] for name, array in detections(shift).items()}
+        for shift in (4e-4, 4e-4 * factor, 0)
+    )
+    found = judged_set(reference, candidate, exact)
+    assert next(s for s in found.stages if s.name == "output/instances").status is Status[status]
+
+
 # ---- what is put side by side ----------------------------------------------------------------------------
 
 
