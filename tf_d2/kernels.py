@@ -24,6 +24,7 @@ KERAS_BACKEND = "KERAS_BACKEND"
 _FPMATH = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE", "TF_SET_ONEDNN_FPMATH_MODE")
 _ALLOCATOR = "TF_CPU_ALLOCATOR_USE_BFC"
 _ALLOCATOR_LIMIT = "TF_CPU_BFC_MEM_LIMIT_IN_MB"
+_THREADS = "TF_NUM_INTRAOP_THREADS"  # what TensorFlow takes where nothing was set in the process
 _CPUINFO = Path("/proc/cpuinfo")
 X86_64 = ("x86_64", "AMD64")  # what platform.machine() calls it; oneDNN was measured there only
 
@@ -148,10 +149,10 @@ def threads() -> int:
     """How many threads TensorFlow computes one operation with on this processor."""
     import tensorflow as tf
 
-    asked = tf.config.threading.get_intra_op_parallelism_threads()
-    return asked or (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    asked = tf.config.threading.get_intra_op_parallelism_threads() or os.environ.get(_THREADS, "")
+    if str(asked).isdecimal() and int(asked) > 0:
+        return int(asked)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache

@@ -246,5 +246,12 @@ def test_more_threads_ask_for_wider_maps(found, threads, columns, monkeypatch):
 
 
 def test_threads_are_those_asked_for(monkeypatch):
+    monkeypatch.setattr(tf.config.threading, "get_intra_op_parallelism_threads", lambda: 0)
+    monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
+    cores = kernels.threads()
+    assert 1 <= cores <= (os.cpu_count() or 1)
+    for asked, found in (("3", 3), ("0", cores), ("many", cores), ("", cores)):
+        monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", asked)
+        assert kernels.threads() == found
     monkeypatch.setattr(tf.config.threading, "get_intra_op_parallelism_threads", lambda: 5)
     assert kernels.threads() == 5
