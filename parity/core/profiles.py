@@ -11,9 +11,12 @@ proposals have; the masks of three detections, each as wrong as its box is; a hu
 features hardly determine, has nearly all of the reference's error) the reference's may all be right by chance:
 the factor is then that of `chance_factor`, as far as it stays below the limit that would hold without a float64 run or
 below twice NOISE_FACTOR (from 7 numbers on, so that the reference's own error may exceed that other limit).
-The largest element of such rows is decided by fewer of them than their sum is, and may then be up to twice
-NOISE_FACTOR times as far (a hundred rows of one error each, their sensitivities lognormal with sigma 1, and two sides
-that round alike: NOISE_FACTOR alone is exceeded in 3 of a hundred, this limit in 3 of a thousand).
+The largest element of such rows, and the farthest corner of a set of boxes, is decided by fewer of them than their sum
+is, and may then be up to twice NOISE_FACTOR times as far (a hundred rows of one error each, their sensitivities
+lognormal with sigma 1, and two sides that round alike: NOISE_FACTOR alone is exceeded in 3 of a hundred, this limit in
+3 of a thousand). How many decide is counted on the side where they are fewer: a sensitive row in which the reference
+happens to be right does not show in its errors (a thousand rows, the candidate rounding 1.3 times as much: exceeded in
+4 of a hundred, counted so in 2 of a thousand).
 Both sides are run on this machine, so that such a verdict does not depend on the processor. The two sides may then be
 apart by their two distances together, and never by more than the ceiling (TRUTH_FACTOR times as high as without that
 run): where the reference itself is nothing but rounding, nothing can be proved.

@@ -83,10 +83,11 @@ def decision_noise(context: Context, spec: SetSpec) -> Noise:
     return Noise(value_limit(static.box_px, measured.box_px), value_limit(static.score, measured.score))
 
 
-def set_limits(context: Context, spec: SetSpec) -> Noise:
-    """The most that matched boxes and scores may differ. Without a float64 run little noise in one picture's few
-    detections does not tighten the profile's limits; logits of a thousand proposals do."""
-    bounds = set_bounds(context, spec)
+def set_limits(context: Context, spec: SetSpec, deciding: int = 0) -> Noise:
+    """The most that matched boxes and scores may differ; ``deciding`` as for :func:`set_bounds`. Without a float64 run
+    little noise in one picture's few detections does not tighten the profile's limits; logits of a thousand proposals
+    do."""
+    bounds = set_bounds(context, spec, deciding)
     if bounds is not None:
         return bounds.apart
     static, noise = static_noise(context, spec), decision_noise(context, spec)
@@ -104,12 +105,13 @@ class _SetBounds:
     apart: Noise
 
 
-def set_bounds(context: Context, spec: SetSpec) -> _SetBounds | None:
+def set_bounds(context: Context, spec: SetSpec, deciding: int = 0) -> _SetBounds | None:
     """The limits of a set by the reference's own error; None where that was not measured.
 
     A picture has few detections, so that theirs may be right by chance: the scores' error is the one of every class
-    probability, the boxes' one is that of the proposals, too, and with less than four boxes the factor is that of so
-    few numbers.
+    probability, the boxes' one is that of the proposals, too. ``deciding``: by how many coordinates the largest error
+    is decided (:func:`parity.judge.truth.effective_rows`); of few the factor is that of so few numbers, up to twice
+    NOISE_FACTOR. 0: nobody counted.
     """
     truth = context.truth
     if truth is None or spec.name not in truth.noise:
@@ -122,7 +124,7 @@ def set_bounds(context: Context, spec: SetSpec) -> _SetBounds | None:
         proposed = truth.noise.get(PROPOSALS.name, own).box_px * _enlarged(context, spec)
         own = Noise(max(own.box_px, proposed), max(own.score, score))
     floor = set_floor(context, spec)
-    of_boxes = min(chance_factor(4 * len(truth.rows.get(spec.name, ()))), 2 * NOISE_FACTOR)
+    of_boxes = min(chance_factor(deciding), 2 * NOISE_FACTOR)
     far = Noise(of_boxes * own.box_px + floor.box_px, NOISE_FACTOR * own.score + floor.score)
     highest = TRUTH_FACTOR if truth.own else 1.0
     apart = Noise(

@@ -19,6 +19,7 @@ from parity.judge.edges import on_an_edge
 from parity.judge.explanations import explain_with_traces, origins_of
 from parity.judge.limits import decision_noise, set_bounds, set_floor, set_limits, static_noise
 from parity.judge.provenance import source_row
+from parity.judge.truth import fewest_rows
 
 
 def judge_items(context: Context, spec: SetSpec) -> StageResult:
@@ -84,7 +85,8 @@ _DETECTED_BY = {"RetinaNet": "RETINANET", "FCOS": "RETINANET", "TensorMask": "TE
 
 
 def _judge_set(context: Context, result: StageResult, report: MatchReport, spec: SetSpec) -> None:
-    profile, most = context.profile, set_limits(context, spec)
+    profile, deciding = context.profile, _deciding(context, spec, report)
+    most = set_limits(context, spec, deciding)
     report, moved = _without_moved(context, spec, report, most)
     px, score = (float(np.abs(a).max(initial=0.0)) for a in (report.box_px, report.score_difference))
     problems, explained = [], [c for c in report.certificates if c.certified]
@@ -93,7 +95,7 @@ def _judge_set(context: Context, result: StageResult, report: MatchReport, spec:
     if not score <= most.score:
         problems.append(f"scores differ by {score:.2e} > {most.score:.1e}")
     far = _set_errors(context, spec, report)
-    bounds = set_bounds(context, spec) if far is not None else None
+    bounds = set_bounds(context, spec, deciding) if far is not None else None
     if far is not None and bounds is not None:
         if not far.box_px <= bounds.far.box_px:
             text = f"(the reference's: {bounds.own.box_px:.1e})"
@@ -156,16 +158,35 @@ def _without_moved(
 
 def _set_errors(context: Context, spec: SetSpec, report: MatchReport) -> Noise | None:
     """How far the candidate's matched items are from the float64 run; None where that holds none of them."""
-    rows = context.truth.rows.get(spec.name, {}) if context.truth else {}
-    known = [(j, rows[i]) for i, j in report.pairs if i in rows]
+    known = _known_pairs(context, spec, report)
     if not known or context.truth is None:
         return None
-    own, exact = [j for j, _ in known], [t for _, t in known]
+    _, own, exact = zip(*known, strict=True)
     gaps = [
-        np.abs(context.candidate[n][own].astype(np.float64) - context.truth.arrays[n][exact])
+        np.abs(context.candidate[n][list(own)].astype(np.float64) - context.truth.arrays[n][list(exact)])
         for n in (spec.boxes, spec.scores)
     ]
     return Noise(float(gaps[0].max(initial=0.0)), float(gaps[1].max(initial=0.0)))
+
+
+def _deciding(context: Context, spec: SetSpec, report: MatchReport) -> int:
+    """By how many coordinates the largest distance from the float64 run is decided; 0 where there is none."""
+    known = _known_pairs(context, spec, report)
+    if not known or context.truth is None:
+        return 0
+    arrays = (context.truth.arrays, context.reference, context.candidate)
+    reference, candidate, exact = (list(rows) for rows in zip(*known, strict=True))
+    numbers = [
+        a[spec.boxes][rows].reshape(-1, 1)
+        for a, rows in zip(arrays, (exact, reference, candidate), strict=True)
+    ]
+    return fewest_rows(*numbers)[1]
+
+
+def _known_pairs(context: Context, spec: SetSpec, report: MatchReport) -> list[tuple[int, int, int]]:
+    """Rows of the pairs whose item the float64 run has, too: the reference's, the candidate's and that run's."""
+    rows = context.truth.rows.get(spec.name, {}) if context.truth else {}
+    return [(i, j, rows[i]) for i, j in report.pairs if i in rows]
 
 
 def _set_details(report: MatchReport, px: float, score: float) -> dict[str, Any]:

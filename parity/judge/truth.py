@@ -63,6 +63,13 @@ def effective_rows(exact: np.ndarray, reference: np.ndarray) -> tuple[int, int]:
     return _kish((errors**2).sum(axis=1)), _kish(errors.max(axis=1, initial=0.0) ** 4)
 
 
+def fewest_rows(exact: np.ndarray, reference: np.ndarray, candidate: np.ndarray) -> tuple[int, int]:
+    """:func:`effective_rows` of the side of which there are fewer. A row that its features hardly determine shows in
+    the reference's errors only where the reference happened to err there."""
+    sides = [effective_rows(exact, side) for side in (reference, candidate)]
+    return min(s[0] for s in sides), min(s[1] for s in sides)
+
+
 def _kish(weights: np.ndarray) -> int:
     largest = float(weights.max(initial=0.0))
     if largest == 0.0:
@@ -90,7 +97,7 @@ def free_errors(
         errors = _errors(exact, reference, candidate)
         if errors is None:
             return None
-        of_all, of_peak = effective_rows(exact, reference)
+        of_all, of_peak = fewest_rows(exact, reference, candidate)
         return replace(errors, rows=of_all, peak_rows=of_peak)
     elif exact.ndim and reference.ndim:
         exact = exact[: len(reference)]  # a recording may hold the first rows only
