@@ -17,7 +17,7 @@ from parity.judge.truth import Lined, free_errors, over_levels
 # Of a refined array this part of the cells may differ, because one side refined them and the other did not. Every
 # step ends between two cells of nearly equal uncertainty, which rounding orders; a step refines hundreds of cells.
 _REFINED_SHARE = 1 / 500
-_REFINED_STEP = 1e-3  # of the largest value: rounding makes no such difference, another choice does
+_REFINED_STEP = 1e-4  # of the largest value: rounding makes no such difference, another choice does
 _STEPS = 10.0 ** np.arange(-15, -3)
 
 

@@ -378,18 +378,26 @@ def test_refined_logits_are_judged_by_float64_where_the_same_cells_were_refined(
 
 
 @pytest.mark.parametrize(
-    ("far", "near", "status"), [(1, 5, Status.PASS), (1, 6, Status.FAIL), (0, 5, Status.FAIL)]
+    ("far", "by", "near", "status"),
+    [
+        (1, 0.1, 5, Status.PASS),
+        (1, 0.1, 6, Status.FAIL),
+        (0, 0.1, 5, Status.FAIL),
+        (1, 2.9e-4, 5, Status.PASS),  # seen: what refining made of a cell was no more
+    ],
 )
-def test_what_later_steps_make_of_a_cell_refined_on_one_side(far: int, near: int, status: Status) -> None:
+def test_what_later_steps_make_of_a_cell_refined_on_one_side(
+    far: int, by: float, near: int, status: Status
+) -> None:
     """One cell of 500, and only beside a cell that was evidently refined on one side."""
     largest = np.abs(exact_map()).max()
-    moved = off(5e-6, 2)
-    moved[0, 1, 2, :far] += 0.1 * largest
-    moved[0, 3, 4, :near] += np.geomspace(2e-4, 8e-4, near) * largest
+    moved = off(5e-7, 2)
+    moved[0, 1, 2, :far] += by * largest
+    moved[0, 3, 4, :near] += np.geomspace(3e-5, 9e-5, near) * largest
     truth = Side("torch", [{REFINED: exact_map()}], {"dtype": "float64"})
     sides = [
         Side("torch", [a], {"dtype": "float32"})
-        for a in (refined(5e-6, 1), {REFINED: moved.astype(np.float32)})
+        for a in (refined(5e-7, 1), {REFINED: moved.astype(np.float32)})
     ]
     (found,) = parity.compare(*sides, noise=[truth], config=POINT_REND)
     assert found.stages[-1].status is status
