@@ -173,6 +173,7 @@ def test_a_graph_of_unknown_sizes_finds_the_same(name):
     np.testing.assert_allclose(both["scores"][first], alone["scores"], rtol=0, atol=5e-5)
 
 
+@pytest.mark.usefixtures("bfloat16")
 def test_bfloat16_agrees_to_its_precision():
     """Backbone in bfloat16: 8 bits, so about 1 % of the norm after four blocks."""
     arrays = recording("vitdet_b")[1]

@@ -117,6 +117,7 @@ def test_no_center_no_instances(tmp_path: Path) -> None:
 
 
 @pytest.mark.wide
+@pytest.mark.usefixtures("bfloat16")
 def test_bfloat16_is_as_far_off_as_its_rounding(tmp_path: Path, exact: dict[str, Any]) -> None:
     city = model("cityscapes")
     result = city.predictor(tmp_path, dtype="bfloat16")(city.image)

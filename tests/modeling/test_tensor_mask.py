@@ -144,6 +144,7 @@ def test_no_detections(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("bfloat16")
 def test_bfloat16(tmp_path: Path) -> None:
     instances = make_predictor(tmp_path, dtype="bfloat16")(ALIGNED.image)["instances"]
     assert len(instances) == 24 and np.isfinite(instances.scores).all()
