@@ -130,9 +130,9 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 
 @cache
-def products() -> str | None:
-    """The instructions oneDNN multiplies float32 with here, "AVX512_CORE" or "AVX2" (its own names); None where it has
-    neither, or where nobody can tell (no Linux)."""
+def onednn_isa() -> str | None:
+    """The instruction set of oneDNN's float32 products here, "AVX512_CORE" or "AVX2" (its own names); None where there
+    is neither, or where nobody can tell (no Linux)."""
     try:
         lines = _CPUINFO.read_text().splitlines()
     except OSError:

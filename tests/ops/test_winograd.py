@@ -160,7 +160,7 @@ def operations(function):
 
 
 def test_conv2d_looks_at_the_size(kept, monkeypatch):
-    monkeypatch.setattr(kernels, "products", lambda: "AVX2")
+    monkeypatch.setattr(kernels, "onednn_isa", lambda: "AVX2")
     monkeypatch.setattr(winograd, "_CELLS", 100)
     monkeypatch.setattr(winograd, "_WORK", {"AVX2": 1})
     weights, bias = layer(128, 128)
@@ -180,15 +180,15 @@ def test_conv2d_looks_at_the_size(kept, monkeypatch):
         ({}, True),
         ({"channels": (96, 128)}, False),
         ({"channels": (2048, 2048)}, False),
-        ({"products": "AVX512_CORE"}, True),
-        ({"products": None}, False),
+        ({"isa": "AVX512_CORE"}, True),
+        ({"isa": None}, False),
         ({"dtype": tf.bfloat16}, False),
         ({"kernel": 5}, False),
         ({"groups": 2}, False),
     ],
 )
 def test_where_it_pays(kept, monkeypatch, change, asked):
-    monkeypatch.setattr(kernels, "products", lambda: change.get("products", "AVX2"))
+    monkeypatch.setattr(kernels, "onednn_isa", lambda: change.get("isa", "AVX2"))
     first, last = change.get("channels", (256, 256))
     size, dtype = change.get("kernel", 3), change.get("dtype", tf.float32)
 
@@ -221,14 +221,14 @@ WIDE = "avx avx2 fma avx512f avx512dq avx512bw avx512vl"
         (None, "", None),
     ],
 )
-def test_products(flags, limit, found, monkeypatch, tmp_path):
+def test_the_instruction_set_is_the_one_onednn_takes(flags, limit, found, monkeypatch, tmp_path):
     cpuinfo = tmp_path / "cpuinfo"
     if flags is not None:
         cpuinfo.write_text(f"processor : 0\nmodel name : x\nflags\t\t: {flags}\nbugs :\n")
     monkeypatch.setattr(kernels, "_CPUINFO", cpuinfo)
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
     monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
-    assert kernels.products.__wrapped__() == found
+    assert kernels.onednn_isa.__wrapped__() == found
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_products(flags, limit, found, monkeypatch, tmp_path):
     [("AVX2", 2, 22), ("AVX2", 16, 170), ("AVX512_CORE", 2, 64), ("AVX512_CORE", 8, 255)],
 )
 def test_more_threads_ask_for_wider_maps(found, threads, columns, monkeypatch):
-    monkeypatch.setattr(kernels, "products", lambda: found)
+    monkeypatch.setattr(kernels, "onednn_isa", lambda: found)
     monkeypatch.setattr(kernels, "threads", lambda: threads)
     kernel = tf.zeros([3, 3, 256, 256])
     for width, large in ((columns, True), (columns - 1, False)):

@@ -76,14 +76,15 @@ def pays(x: tf.Tensor, kernel: tf.Tensor) -> bool:
 
 
 def large(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """bool: whether the maps ``[N, H, W, C]`` are large enough for :func:`conv3x3`, where it :func:`pays`."""
+    """bool: whether the maps ``[N, H, W, C]`` are large enough for :func:`conv3x3` with this
+    kernel ``[3, 3, C, C_out]``, where it :func:`pays`."""
     _, height, width, _ = tf.unstack(tf.shape(x))
     return tf.logical_and(height * width >= _CELLS, tf.cast(width, tf.float32) >= _columns(kernel))
 
 
 def _columns(kernel: tf.Tensor) -> float:
     """How many a map must have for a step to be long enough; infinite where that is not known."""
-    work = _WORK.get(kernels.products() or "", inf)
+    work = _WORK.get(kernels.onednn_isa() or "", inf)
     return work * kernels.threads() / (2 * ROWS * _TILES * kernel.shape.num_elements())
 
 
