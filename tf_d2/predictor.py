@@ -21,7 +21,7 @@ from tf_d2.modeling.batches import Proposals
 from tf_d2.modeling.network_input import fits, network_size, pooling_windows, to_network
 from tf_d2.modeling.postprocess import PASTED, masks_of_segments, paste, paste_on_gpu, rescale_boxes
 from tf_d2.modeling.recording import Unrecorded
-from tf_d2.ops import device, onednn
+from tf_d2.ops import device, onednn, winograd
 from tf_d2.ops.image_io import ImageError
 from tf_d2.ops.resize import MAX_CHANNELS_UINT8
 from tf_d2.stages import StageArrays, combine_panoptic, run_op, stage_array
@@ -261,7 +261,7 @@ class Predictor:
         given = Proposals(proposal_boxes, proposal_logits, tf.zeros([count], tf.int32), count[None])
         stages["input"] = x = self.model.prepare(resized[None], None)
         proposals = given if self.config.needs_proposals else None
-        with onednn.keep_weights(self._constant), device.runs_here():
+        with onednn.keep_weights(self._constant), winograd.for_answers(), device.runs_here():
             return self.model.run(x, network_size[None], shape[None, :2], proposals, stages), resized
 
     def _run(

@@ -50,19 +50,21 @@ def conv2d(
         one = tf.zeros(tf.concat([[1], tf.shape(x)[1:]], 0), x.dtype)
         return conv2d(one, kernel, bias, stride=stride, padding=padding, dilation=dilation)[:0]
     pads: Any = _conv_padding(kernel, stride, padding, dilation)
-    if onednn.active(x.dtype):
-        steps, after = onednn.Steps(stride, pads, dilation), onednn.After(bias, add, relu)
-        if large_maps and steps == (1, "SAME", 1) and add is None and winograd.pays(x, kernel):
-            return tf.cond(
-                winograd.large(x, kernel),
-                lambda: winograd.conv3x3(x, kernel, bias, relu),
-                lambda: onednn.conv2d(x, kernel, steps, after),
+
+    def direct() -> tf.Tensor:
+        if onednn.active(x.dtype):
+            return onednn.conv2d(
+                x, kernel, onednn.Steps(stride, pads, dilation), onednn.After(bias, add, relu)
             )
-        return onednn.conv2d(x, kernel, steps, after)
-    y = _afresh(lambda x, kernel: tf.nn.conv2d(x, kernel, stride, pads, dilations=dilation), x, kernel)
-    y = _with_bias(x, y, kernel, bias)
-    y = y if add is None else y + add
-    return tf.nn.relu(y) if relu else y
+        y = _afresh(lambda x, kernel: tf.nn.conv2d(x, kernel, stride, pads, dilations=dilation), x, kernel)
+        y = _with_bias(x, y, kernel, bias)
+        y = y if add is None else y + add
+        return tf.nn.relu(y) if relu else y
+
+    same = (stride, pads, dilation) == (1, "SAME", 1) and add is None
+    if large_maps and same and winograd.pays(x, kernel):
+        return tf.cond(winograd.large(x, kernel), lambda: winograd.conv3x3(x, kernel, bias, relu), direct)
+    return direct()
 
 
 def depthwise_conv2d(x: tf.Tensor, kernel: tf.Tensor, *, stride: int, padding: int) -> tf.Tensor:

@@ -2,17 +2,23 @@
 
 Four rows of a 3x3 convolution need twelve products of a row of cells with a row of the kernel. Six are enough
 (Winograd, Toom and Cook): of six sums of the input's rows with six sums of the kernel's, from which four rows are
-summed. Along the row it stays a convolution, 1x3 and oneDNN's. The sums pass over memory, so this pays for wide layers
-on large maps only, with AVX-512, whose products take half of the time, on fewer of them than with AVX2.
+summed. Along the row it stays a convolution, 1x3, by oneDNN with weights that it keeps or as TensorFlow computes one.
+The sums pass over memory, so this pays for wide layers on large maps only, with AVX-512, whose products take half of
+the time, on fewer of them than with AVX2. Not on a GPU, and not while training: a graph asks for it with
+:func:`for_answers`.
 
-With points 0, 1, -1, 1/2, -2 and infinity, scaled by powers of two, the error is 1.4 to 1.8 times that of the
-convolution as it is written, 1.1e-6 for 6e-7 at 256 channels. A constant map must stay constant, as cells that are
-equal in detectron2 tie there, too: so the input enters as differences of rows, which are 0 exactly, and the one sum
-that is not of differences alone is of point 1, whose column of SUMS is ones.
+With points 0, 1, -1, 1/2, -2 and infinity, scaled by powers of two, the error is 1.4 to 1.8 times that of oneDNN's
+convolution as it is written, 1.1e-6 for 6e-7 at 256 channels; without oneDNN, where TensorFlow adds in shorter sums,
+6.5e-7 for 2e-7. A constant map must stay constant, as cells that are equal in detectron2 tie there, too: so the input
+enters as differences of rows, which are 0 exactly, and the one sum that is not of differences alone is of point 1,
+whose column of SUMS is ones.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from math import inf
 
@@ -20,7 +26,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_d2 import kernels
-from tf_d2.ops import onednn
+from tf_d2.ops import device, onednn
 
 ROWS = 4  # of the result, made from ROWS + 2 of the input
 _TILES = 2  # of ROWS rows in one step: as much as stays in the processor's cache
@@ -65,6 +71,21 @@ _CELLS = 3000  # of one image; on fewer there are too few steps
 # What the direct convolution of one step must take of each thread, in operations: below, the sums and the start of a
 # dozen operations cost more. Measured with two threads of AMD's Zen 3 and Zen 5.
 _WORK = {"AVX2": 100e6, "AVX512_CORE": 300e6}
+# Of all threads, where nobody knows who computes the graph: two of them with AVX-512, which TensorFlow's own
+# convolutions ask for, too. Where there are more, a server has more requests than one.
+_WORK_ANYWHERE = 600e6
+
+_answers: ContextVar[bool] = ContextVar("graph_is_for_answers", default=False)
+
+
+@contextmanager
+def for_answers() -> Iterator[None]:
+    """Graphs traced inside are for answers alone, not for gradients, and may compute large maps by :func:`conv3x3`."""
+    token = _answers.set(True)
+    try:
+        yield
+    finally:
+        _answers.reset(token)
 
 
 def pays(x: tf.Tensor, kernel: tf.Tensor) -> bool:
@@ -72,20 +93,24 @@ def pays(x: tf.Tensor, kernel: tf.Tensor) -> bool:
     height, width, channels_in, channels = (int(n or 0) for n in kernel.shape)
     square = (height, width) == (3, 3) and channels_in == x.shape[-1]
     wide = square and min(channels_in, channels) >= _CHANNELS and channels_in * channels <= _WEIGHTS
-    return wide and x.dtype == tf.float32 and onednn.active(x.dtype) and _columns(kernel) < inf
+    asked = _answers.get() and not tf.executing_eagerly() and x.dtype == tf.float32
+    return asked and wide and _columns(kernel) < inf
 
 
 def large(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     """bool: whether the maps ``[N, H, W, C]`` are large enough for :func:`conv3x3` with this
-    kernel ``[3, 3, C, C_out]``, where it :func:`pays`."""
+    kernel ``[3, 3, C, C_out]``, where it :func:`pays`, and not on a GPU."""
     _, height, width, _ = tf.unstack(tf.shape(x))
-    return tf.logical_and(height * width >= _CELLS, tf.cast(width, tf.float32) >= _columns(kernel))
+    enough = tf.logical_and(height * width >= _CELLS, tf.cast(width, tf.float32) >= _columns(kernel))
+    return tf.logical_and(enough, tf.logical_not(device.on_gpu()))
 
 
 def _columns(kernel: tf.Tensor) -> float:
     """How many a map must have for a step to be long enough; infinite where that is not known."""
-    work = _WORK.get(kernels.onednn_isa() or "", inf)
-    return work * kernels.threads() / (2 * ROWS * _TILES * kernel.shape.num_elements())
+    work = _WORK_ANYWHERE
+    if onednn.active(kernel.dtype):
+        work = _WORK.get(kernels.onednn_isa() or "", inf) * kernels.threads()
+    return work / (2 * ROWS * _TILES * kernel.shape.num_elements())
 
 
 def conv3x3(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None, relu: bool) -> tf.Tensor:
@@ -93,7 +118,8 @@ def conv3x3(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None, relu: bool)
 
     Args:
         x: float32 ``[N, H, W, C_in]``.
-        kernel: ``[3, 3, C_in, C_out]``; its values at the first call are used in all.
+        kernel: ``[3, 3, C_in, C_out]``; inside :func:`onednn.keep_weights` its values at the first call are used in
+            all.
         bias: ``[C_out]`` or None.
         relu: whether negative values become 0 at the end.
 
@@ -111,9 +137,6 @@ def conv3x3(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None, relu: bool)
         [_PRODUCTS, 1, 3, channels_in, channels],
     )
     of_differences, sums = (tf.constant(m, tf.float32) for m in _of_tiles(_TILES))
-    along = onednn.Steps(1, [[0, 0], [0, 0], [1, 1], [0, 0]], 1)
-    # The bias goes with the product that every row of the result takes once.
-    after = [onednn.After(bias if k == POINT_ONE else None, None, relu=False) for k in range(_PRODUCTS)]
     step = ROWS * _TILES
     steps = (height + step - 1) // step  # of one image
 
@@ -129,8 +152,11 @@ def conv3x3(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None, relu: bool)
         differences = onednn.matmul(of_differences, read[1:] - read[:-1])
         parts = tf.reshape(differences, [_PRODUCTS, _TILES, 1, width, channels_in])
         base = tf.reshape(read[BASE : BASE + step], [_TILES, ROWS, 1, width, channels_in])[:, 0]
+        # The bias goes with the product that every row of the result takes once.
         products = [
-            onednn.conv2d(parts[k] + base if k == POINT_ONE else parts[k], kernels[k], along, after[k])
+            _along(parts[k] + base, kernels[k], bias)
+            if k == POINT_ONE
+            else _along(parts[k], kernels[k], None)
             for k in range(_PRODUCTS)
         ]
         products = tf.concat([tf.reshape(y, [_TILES, width * channels]) for y in products], 0)
@@ -146,6 +172,14 @@ def conv3x3(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None, relu: bool)
     y = tf.reshape(done.concat(), [n, steps * step, width, channels])[:, :height]
     y.set_shape([x.shape[0], x.shape[1], x.shape[2], channels])
     return y
+
+
+def _along(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
+    """``conv(x, kernel) + bias`` for a kernel of one row, ``[1, 3, C_in, C_out]``."""
+    if onednn.active(x.dtype):
+        return onednn.conv2d(x, kernel, onednn.Steps(1, "SAME", 1), onednn.After(bias, None, relu=False))
+    y = tf.nn.conv2d(x, kernel, 1, "SAME")
+    return y if bias is None else tf.nn.bias_add(y, bias)
 
 
 @cache

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 import tensorflow as tf
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
+from tf_d2.ops import winograd
 from tf_d2.serving.stock_ops import STOCK_OPS
 from weights.errors import UserError
 
@@ -25,7 +26,8 @@ def traced(
     is stored once. The weights stay variables: as constants, a server would keep a dozen copies of them in the
     graphs it makes of one (measured in deploy/README.md). Raises ExportError where a large tensor is no variable.
     """
-    concrete = tf.function(function, autograph=False).get_concrete_function(*specs)
+    with winograd.for_answers():
+        concrete = tf.function(function, autograph=False).get_concrete_function(*specs)
     stray = [t for t in concrete.captured_inputs if t.dtype != tf.resource]
     if stray:
         shapes = sorted({str(tensor.shape) for tensor in stray})
