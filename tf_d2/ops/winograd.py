@@ -132,36 +132,30 @@ def conv3x3(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None, relu: bool)
     channels_in, channels = kernel.shape.as_list()[2:]
     n, height, width = tf.unstack(tf.shape(x)[:3])
     rows = tf.reshape(x, [n * height, width * channels_in])
-    kernels = tf.reshape(
-        tf.constant(OF_KERNEL, tf.float32) @ tf.reshape(kernel, [3, -1]),
-        [_PRODUCTS, 1, 3, channels_in, channels],
-    )
+    of_kernel = tf.constant(OF_KERNEL, tf.float32) @ tf.reshape(kernel, [3, -1])
+    kernels = tf.unstack(tf.reshape(of_kernel, [_PRODUCTS, 1, 3, channels_in, channels]))
     of_differences, sums = (tf.constant(m, tf.float32) for m in _of_tiles(_TILES))
     step = ROWS * _TILES
     steps = (height + step - 1) // step  # of one image
 
+    # Few nodes: TensorFlow keeps several copies of each in memory, and spends the start of a model on them.
     def one_step(i: tf.Tensor, done: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
         image, first = i // steps * height, i % steps * step - 1
         low, high = tf.maximum(first, 0), tf.minimum(first + step + 2, height)
-        inside = rows[image + low : image + high]
-        read = tf.cond(
-            tf.equal(high - low, step + 2),
-            lambda: inside,
-            lambda: tf.pad(inside, [[low - first, first + step + 2 - high], [0, 0]]),
-        )  # [step + 2, W * C_in]
+        # Nothing is added inside a map, and nothing copied.
+        around = [[low - first, first + step + 2 - high], [0, 0]]
+        read = tf.pad(rows[image + low : image + high], around)  # [step + 2, W * C_in]
         differences = onednn.matmul(of_differences, read[1:] - read[:-1])
-        parts = tf.reshape(differences, [_PRODUCTS, _TILES, 1, width, channels_in])
-        base = tf.reshape(read[BASE : BASE + step], [_TILES, ROWS, 1, width, channels_in])[:, 0]
+        parts = tf.unstack(tf.reshape(differences, [_PRODUCTS, 1, _TILES, -1, channels_in]))
+        base = tf.reshape(read[BASE : BASE + step], [1, _TILES, ROWS, -1, channels_in])
+        parts[POINT_ONE] += base[:, :, 0]
         # The bias goes with the product that every row of the result takes once.
         products = [
-            _along(parts[k] + base, kernels[k], bias)
-            if k == POINT_ONE
-            else _along(parts[k], kernels[k], None)
-            for k in range(_PRODUCTS)
+            _along(part, kernels[k], bias if k == POINT_ONE else None) for k, part in enumerate(parts)
         ]
-        products = tf.concat([tf.reshape(y, [_TILES, width * channels]) for y in products], 0)
+        products = tf.reshape(tf.concat(products, 0), [_PRODUCTS * _TILES, -1])
         # Not TensorFlow's product with a bias and ReLU: TF_ONEDNN_ASSUME_FROZEN_WEIGHTS has it keep its second factor.
-        y = tf.reshape(onednn.matmul(sums, products), [step, width, channels])
+        y = tf.reshape(onednn.matmul(sums, products), [step, -1, channels])
         return i + 1, done.write(i, tf.nn.relu(y) if relu else y)
 
     done = tf.TensorArray(tf.float32, n * steps, element_shape=[step, None, channels])
