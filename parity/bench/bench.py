@@ -42,6 +42,7 @@ MODULES = {
     "tf": _TF,
     "tf-bfloat16": _TF,
     "savedmodel": _TF,
+    "savedmodel-untuned": _TF,
 }
 # How detectron2's exports are written, and the file's ending.
 FORMATS = {
@@ -227,8 +228,8 @@ def _interpreter(name: str, options: Options) -> str:
 def exported(name: str, model: Subject, options: Options) -> str:
     """The file or folder a side loads, made where it is missing: detectron2's exports of these weights stay the
     same, ours is written anew every time. "" for sides that need none. Raises BackendError."""
-    if name == "savedmodel":
-        folder = model.folder / "export"
+    if name.startswith("savedmodel"):
+        folder = model.folder / f"export{name.removeprefix('savedmodel')}"
         shutil.rmtree(folder, ignore_errors=True)
         job = {
             "mode": "export",

@@ -21,6 +21,7 @@ NAMES = {
     "tf": "TensorFlow, tf.function",
     "tf-bfloat16": "TensorFlow, bfloat16",
     "savedmodel": "TensorFlow, SavedModel",
+    "savedmodel-untuned": "TensorFlow, SavedModel, no variable set",
 }
 
 

@@ -200,7 +200,7 @@ def load(job: Mapping[str, Any]) -> tuple[bench_loop.Actions, _Facts]:
         raise RuntimeError(f"device gpu: TensorFlow {tf.__version__} sees no GPU on this machine")
     if job.get("tf32") is not None:
         tf.config.experimental.enable_tensor_float_32_execution(job["tf32"])
-    side: Any = (_Exported if job["backend"] == "savedmodel" else _PredictorSide)(job)
+    side: Any = (_Exported if job["backend"].startswith("savedmodel") else _PredictorSide)(job)
     names = ("load", "run", "keep", "batch", "files", "phases", "paste", "traces", "convert")
     names += ("profile", "launches")
     actions = {name: getattr(side, name) for name in names if hasattr(side, name)}
@@ -216,8 +216,9 @@ def main() -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
     os.environ["KERAS_BACKEND"] = "tensorflow"
-    # As tf-d2 predict does: one model, run as a graph only, whose weights oneDNN may lay out once.
-    os.environ.setdefault("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", "1")
+    if job["backend"] != "savedmodel-untuned":
+        # As tf-d2 predict does: one model, run as a graph only, whose weights oneDNN may lay out once.
+        os.environ.setdefault("TF_ONEDNN_ASSUME_FROZEN_WEIGHTS", "1")
     if job["device"] == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     return bench_loop.serve(lambda: load(job))

@@ -73,7 +73,8 @@ def _one_model(
         list[str] | None,
         typer.Option(
             help="torch, detectron2, torchscript, onnx[:FILE], openvino[:FILE], openvino-default, "
-            "openvino-torch, compile, tf, tf-bfloat16, savedmodel[:DIR]; may be repeated. Ratios refer to the first."
+            "openvino-torch, compile, tf, tf-bfloat16, savedmodel[:DIR], savedmodel-untuned[:DIR]; may be repeated. "
+            "Ratios refer to the first."
         ),
     ] = None,
     rounds: Annotated[int, typer.Option(help="Interleaved rounds that count.")] = 10,

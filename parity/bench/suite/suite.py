@@ -30,7 +30,7 @@ from weights.errors import UsageError
 SCHEMA = "tf-d2-bench/2"
 _TRAINED_SIDES = ("tf", "tf-bfloat16")
 _EXPORTED_SIDES = ("torchscript", "onnx", "openvino", "openvino-default", "openvino-torch")
-_MAIN_SIDES = (*_EXPORTED_SIDES, "tf", "savedmodel", "tf-bfloat16")
+_MAIN_SIDES = (*_EXPORTED_SIDES, "tf", "savedmodel", "savedmodel-untuned", "tf-bfloat16")
 # The size of the exports' example, three that no multiple of 32 divides, and a small one that 32 divides.
 _AGREEMENT_SIZES = ((800, 1216), (331, 597), (601, 901), (777, 1011), (480, 640))
 # Sides of the table of agreement, and which of detectron2's exports they take: with free sizes where it can be had.
