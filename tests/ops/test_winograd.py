@@ -150,15 +150,35 @@ def test_the_error_is_of_the_size_of_the_direct_ones(keep):
     assert fast < np.sqrt(3 * 256) * np.finfo(np.float32).eps / 2
 
 
-def test_what_is_constant_stays_constant(keep):
-    """Cells that see the same are equal bit for bit, as they are in detectron2, where they tie."""
-    weights, bias = layer(64, 32)
-    x = np.broadcast_to(np.random.default_rng(4).standard_normal(64).astype(np.float32), (1, 50, 9, 64))
-    call = traced(lambda x, w, b: winograd.conv3x3(x, w, b, relu=False), weights, bias, keep)
-    y = call(tf.constant(x)).numpy()
+@pytest.mark.parametrize(
+    ("channels", "height", "width"), [(128, 50, 9), (128, 40, 160), (256, 24, 76), (256, 24, 152)]
+)
+def test_what_is_constant_stays_constant(keep, monkeypatch, channels, height, width):
+    """Cells that see the same are equal bit for bit, as they are in detectron2, where they tie: by this way, or, where
+    TensorFlow's convolutions are not even, because the plain one is taken."""
+    monkeypatch.setattr(winograd, "_CELLS", 100)
+    monkeypatch.setattr(winograd, "_WORK_ANYWHERE", 1)
+    monkeypatch.setattr(winograd, "_columns", lambda kernel: 0.0)
+    weights, bias = layer(channels, 128)
+    cell = np.random.default_rng(4).standard_normal(channels).astype(np.float32)
+    x = np.broadcast_to(cell, (1, height, width, channels))
+    y = traced(lambda x, w, b: conv.conv2d(x, w, b, padding=1, large_maps=True), weights, bias, keep)
     # All cells but those that see the zeros around the map: there a tile of four rows has its own rounding.
-    inside = y[0, 4:44, 1:-1]
+    inside = y(tf.constant(x)).numpy()[0, 4 : (height - 1) // 4 * 4, 1:-1]
     assert (inside == inside[:1, :1]).all()
+
+
+def test_convolutions_that_are_not_even_are_noticed(monkeypatch):
+    kernel, bias = (tf.constant(a) for a in layer(32, 16))
+    assert winograd.even(tf.constant(9), kernel, bias)
+
+    def uneven(x, kernel, bias):
+        y = tf.nn.conv2d(x, kernel, 1, "SAME").numpy()
+        y[1, 0, 7, 3] = np.nextafter(y[1, 0, 7, 3], np.float32(9))
+        return tf.constant(y)
+
+    monkeypatch.setattr(winograd, "_along", uneven)
+    assert not winograd.even(tf.constant(9), kernel, bias)
 
 
 def operations(function):
@@ -171,6 +191,7 @@ def test_conv2d_looks_at_the_size(keep, monkeypatch):
     monkeypatch.setattr(winograd, "_CELLS", 100)
     monkeypatch.setattr(winograd, "_WORK", {"AVX2": 1})
     monkeypatch.setattr(winograd, "_WORK_ANYWHERE", 1)
+    monkeypatch.setattr(winograd, "even", lambda *_: tf.constant(True))
     weights, bias = layer(128, 128)
     plain, both, fast = (
         traced(function, weights, bias, keep)
@@ -236,9 +257,9 @@ def test_kept_weights_ask_for_a_known_processor(keep, monkeypatch):
 def test_not_on_a_gpu(monkeypatch):
     monkeypatch.setattr(device, "on_gpu", lambda: tf.constant(True))
     x, kernel = tf.zeros([1, 200, 304, 1]), tf.zeros([3, 3, 256, 256])
-    assert not winograd.large(x, kernel)
+    assert not winograd.large(x, kernel, None)
     monkeypatch.setattr(device, "on_gpu", lambda: False)
-    assert winograd.large(x, kernel)
+    assert winograd.large(x, kernel, None)
 
 
 WIDE = "avx avx2 fma avx512f avx512dq avx512bw avx512vl"
@@ -285,8 +306,8 @@ def test_more_threads_ask_for_wider_maps(found, threads, columns, monkeypatch):
     monkeypatch.setattr(onednn, "active", lambda dtype: found != "anywhere")
     kernel = tf.zeros([3, 3, 256, 256])
     for width, large in ((columns, True), (columns - 1, False)):
-        assert bool(winograd.large(tf.zeros([1, 3000, width, 1]), kernel)) == large
-    assert not winograd.large(tf.zeros([1, 4, 700, 1]), kernel)
+        assert bool(winograd.large(tf.zeros([1, 3000, width, 1]), kernel, None)) == large
+    assert not winograd.large(tf.zeros([1, 4, 700, 1]), kernel, None)
 
 
 def test_threads_are_those_asked_for(monkeypatch):

@@ -63,7 +63,9 @@ def conv2d(
 
     same = (stride, pads, dilation) == (1, "SAME", 1) and add is None
     if large_maps and same and winograd.pays(x, kernel):
-        return tf.cond(winograd.large(x, kernel), lambda: winograd.conv3x3(x, kernel, bias, relu), direct)
+        return tf.cond(
+            winograd.large(x, kernel, bias), lambda: winograd.conv3x3(x, kernel, bias, relu), direct
+        )
     return direct()
 
 
