@@ -4,8 +4,8 @@ Four rows of a 3x3 convolution need twelve products of a row of cells with a row
 (Winograd, Toom and Cook): of six sums of the input's rows with six sums of the kernel's, from which four rows are
 summed. Along the row it stays a convolution, 1x3, by oneDNN with weights that it keeps or as TensorFlow computes one.
 The sums pass over memory, so this pays for wide layers on large maps only, with AVX-512, whose products take half of
-the time, on fewer of them than with AVX2. Not on a GPU, and not while training: a graph asks for it with
-:func:`for_answers`.
+the time, on fewer of them than with AVX2. Not on a GPU, not while training (a graph asks for it with
+:func:`for_answers`), and not where convolutions are not :func:`even`.
 
 With points 0, 1, -1, 1/2, -2 and infinity, scaled by powers of two, the error is 1.4 to 1.8 times that of oneDNN's
 convolution as it is written, 1.1e-6 for 6e-7 at 256 channels; without oneDNN, where TensorFlow adds in shorter sums,
