@@ -261,7 +261,8 @@ class Predictor:
         given = Proposals(proposal_boxes, proposal_logits, tf.zeros([count], tf.int32), count[None])
         stages["input"] = x = self.model.prepare(resized[None], None)
         proposals = given if self.config.needs_proposals else None
-        with onednn.keep_weights(self._constant), winograd.for_answers(), device.runs_here():
+        answers = winograd.for_answers(not self._on_gpu)
+        with onednn.keep_weights(self._constant), answers, device.runs_here():
             return self.model.run(x, network_size[None], shape[None, :2], proposals, stages), resized
 
     def _run(

@@ -233,6 +233,8 @@ def test_where_it_pays(keep, monkeypatch, change, asked):
             assert not winograd.pays(x, kernel)  # its gradient may be asked for
             with winograd.for_answers():
                 assert winograd.pays(x, kernel) == asked
+            with winograd.for_answers(on_cpu=False):
+                assert not winograd.pays(x, kernel)
         return x
 
     call.get_concrete_function()

@@ -79,9 +79,10 @@ _answers: ContextVar[bool] = ContextVar("graph_is_for_answers", default=False)
 
 
 @contextmanager
-def for_answers() -> Iterator[None]:
-    """Graphs traced inside are for answers alone, not for gradients, and may compute large maps by :func:`conv3x3`."""
-    token = _answers.set(True)
+def for_answers(on_cpu: bool = True) -> Iterator[None]:
+    """Graphs traced inside are for answers alone, not for gradients, and may compute large maps by :func:`conv3x3`;
+    not those that are known to run on a GPU."""
+    token = _answers.set(on_cpu)
     try:
         yield
     finally:
