@@ -157,7 +157,6 @@ def test_what_is_constant_stays_constant(keep, monkeypatch, channels, height, wi
     """Cells that see the same are equal bit for bit, as they are in detectron2, where they tie: by this way, or, where
     TensorFlow's convolutions are not even, because the plain one is taken."""
     monkeypatch.setattr(winograd, "_CELLS", 100)
-    monkeypatch.setattr(winograd, "_WORK_ANYWHERE", 1)
     monkeypatch.setattr(winograd, "_columns", lambda kernel: 0.0)
     weights, bias = layer(channels, 128)
     cell = np.random.default_rng(4).standard_normal(channels).astype(np.float32)
