@@ -143,7 +143,7 @@ def started(module: str, interpreter: str, job: Mapping[str, Any], log: Path) ->
 
 def run_bench(asked: Setup, output: Path, backends: Sequence[str], options: Options = Options()) -> Bench:
     """Bench a user's model on its picture: resolve configuration and weights, then :func:`run_sides`."""
-    _check_names(backends)
+    check_names(backends)
     output.mkdir(parents=True, exist_ok=True)
     output = output.resolve()
     setup = resolved(asked, output, options.progress)
@@ -155,7 +155,8 @@ def run_bench(asked: Setup, output: Path, backends: Sequence[str], options: Opti
     return run_sides(model, backends, options)
 
 
-def _check_names(backends: Sequence[str]) -> None:
+def check_names(backends: Sequence[str]) -> None:
+    """Raise UsageError where there is no side or one is called what none is called."""
     unknown = [b for b in backends if b.partition(":")[0] not in MODULES]
     if unknown or not backends:
         raise UsageError(
@@ -170,7 +171,7 @@ def run_sides(model: Subject, backends: Sequence[str], options: Options) -> Benc
     (left out: exported first). The first is what ratios refer to. A side that cannot run is listed with its error; the
     others still run. Raises ValueError for unknown names.
     """
-    _check_names(backends)
+    check_names(backends)
     bench = Bench([], model.title, options.threads, options.device, machine.facts())
     with contextlib.ExitStack() as stack:
         workers: list[Worker] = []

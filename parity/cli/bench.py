@@ -90,6 +90,10 @@ def _one_model(
     options = _options(rounds, warmup, threads, device, torch_python)
 
     def work() -> bool:
+        from parity.bench.bench import check_names
+
+        if backend:
+            check_names(backend)  # before anything is written
         return _single(_setup(config_file, weights, input, opts, output), output, backend, options)
 
     _end(work)

@@ -63,3 +63,10 @@ def test_commands_are_written_down_without_paths():
     ]
     expected = "tf-d2 bench --all --torch-python PYTHON_WITH_DETECTRON2 --output=FOLDER --rounds 5"
     assert public_command(words) == expected
+
+
+def test_a_side_that_does_not_exist_leaves_nothing_behind(invoke, tmp_path):
+    done = invoke("run", "--backend", "tf", "--backend", "nope", "--output", tmp_path / "out")
+    assert done.exit_code == 2
+    assert "no bench side is called nope; known: torch, detectron2" in done.output
+    assert not (tmp_path / "out").exists()
